@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The log: one line a message on stderr or in a file, in Cloud Hypervisor's shape,
+ * `program: 1.234567s: <thread> LEVEL:file:line -- message`. Safe from every thread; never on the per-exit path.
+ */
+#ifndef COMMON_LOG_H
+#define COMMON_LOG_H
+
+#include <stdbool.h>
+
+#include "common/auto.h"
+
+enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+
+/* Call before the first thread: time zero is now. `fd` stays the caller's and must stay open. */
+void log_init(const char *program, enum log_level max, int fd);
+bool log_enabled(enum log_level level);
+void log_write(enum log_level level, const char *file, int line, const char *fmt, ...) PRINTF_LIKE(4, 5);
+/* Names the calling thread, in the log and in the kernel (15 characters). */
+void log_thread_name(const char *name);
+
+#define log_at(level, ...)                                               \
+	do {                                                             \
+		if (log_enabled(level))                                  \
+			log_write(level, __FILE__, __LINE__, __VA_ARGS__); \
+	} while (0)
+#define log_error(...) log_at(LOG_ERROR, __VA_ARGS__)
+#define log_warn(...) log_at(LOG_WARN, __VA_ARGS__)
+#define log_info(...) log_at(LOG_INFO, __VA_ARGS__)
+#define log_debug(...) log_at(LOG_DEBUG, __VA_ARGS__)
+
+#endif

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Listening with a lock file, and sendmsg/recvmsg with SCM_RIGHTS. */
+#include "common/sock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+/* Aligned room for one control message with the most descriptors. */
+union rights {
+	struct cmsghdr align;
+	char bytes[CMSG_SPACE(sizeof(int) * SOCK_FDS_MAX)];
+};
+
+static int lock_path(const char *path, int *ret_fd, struct err *err)
+{
+	autofree char *name = NULL;
+
+	if (asprintf(&name, "%s.lock", path) < 0) {
+		name = NULL;
+		return err_num(err, ERR_INTERNAL, ENOMEM, "lock socket '%s'", path);
+	}
+	autoclose int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return err_sys(err, ERR_INTERNAL, "open lock file '%s'", name);
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+		if (errno == EAGAIN || errno == EACCES)
+			return err_set(err, ERR_BUSY, "socket '%s' is already in use by another running instance",
+				       path);
+		return err_sys(err, ERR_INTERNAL, "lock '%s'", name);
+	}
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+/* The lock is ours, so a socket at `path` belongs to nobody alive. */
+static int bind_path(int fd, const char *path, struct err *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct stat st;
+
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
+		unlink(path);
+	/* bind() gives the file the socket's own mode, so there is no moment at which it is open to others. */
+	if (fchmod(fd, 0700) < 0)
+		return err_sys(err, ERR_INTERNAL, "set the mode of socket '%s'", path);
+	if (bind(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
+		return err_sys(err, ERR_INTERNAL, "bind socket '%s'", path);
+	if (listen(fd, SOMAXCONN) < 0) {
+		int num = errno;
+		unlink(path);
+		return err_num(err, ERR_INTERNAL, num, "listen at '%s'", path);
+	}
+	return 0;
+}
+
+int sock_listen(const char *path, struct sock_listener *ret_listener, struct err *err)
+{
+	const size_t max = sizeof(((struct sockaddr_un *)0)->sun_path) - 1;
+	autoclose int lock_fd = -1;
+
+	if (path[0] == '\0' || strlen(path) > max)
+		return err_set(err, ERR_INVALID, "socket path '%s' must have 1 to %zu bytes", path, max);
+	if (lock_path(path, &lock_fd, err) < 0)
+		return err->num;
+	autofree char *copy = strdup(path);
+	if (!copy)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "listen at '%s'", path);
+	autoclose int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return err_sys(err, ERR_INTERNAL, "create socket '%s'", path);
+	if (bind_path(fd, path, err) < 0)
+		return err->num;
+	*ret_listener = (struct sock_listener){
+		.fd = steal_fd(&fd), .lock_fd = steal_fd(&lock_fd), .path = steal_ptr(&copy),
+	};
+	return 0;
+}
+
+int sock_listen_fd(int fd, struct sock_listener *ret_listener, struct err *err)
+{
+	autoclose int own = fd;
+	int listening = 0, domain = 0;
+	socklen_t len = sizeof(int);
+
+	if (getsockopt(own, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 ||
+	    getsockopt(own, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0)
+		return err_sys(err, ERR_INVALID, "descriptor %d is no socket", fd);
+	if (domain != AF_UNIX || !listening)
+		return err_set(err, ERR_INVALID, "descriptor %d is no listening unix socket", fd);
+	int flags = fcntl(own, F_GETFL);
+	if (flags < 0 || fcntl(own, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(own, F_SETFD, FD_CLOEXEC) < 0)
+		return err_sys(err, ERR_INTERNAL, "set the flags of descriptor %d", fd);
+	*ret_listener = (struct sock_listener){ .fd = steal_fd(&own), .lock_fd = -1 };
+	return 0;
+}
+
+void sock_listener_done(struct sock_listener *l)
+{
+	if (l->path)
+		unlink(l->path);	/* before the lock goes: it is still ours */
+	if (l->fd > 0)
+		close(l->fd);
+	if (l->lock_fd > 0)
+		close(l->lock_fd);
+	free(l->path);
+	*l = (struct sock_listener){ .fd = -1, .lock_fd = -1 };
+}
+
+static void close_all(const int *fds, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		close(fds[i]);
+}
+
+/* Copies the descriptors of all control messages out; the kernel never sends more than SOCK_FDS_MAX at once. */
+static uint32_t take_rights(struct msghdr *msg, int *fds)
+{
+	uint32_t n = 0;
+
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		uint32_t count = (uint32_t)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+		memcpy(fds + n, CMSG_DATA(c), count * sizeof(int));
+		n += count;
+	}
+	return n;
+}
+
+ssize_t sock_recv(int fd, void *buf, size_t size, int *ret_fds, uint32_t *ret_n_fds, struct err *err)
+{
+	union rights control;
+	struct iovec iov = { .iov_base = buf, .iov_len = size };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control),
+	};
+	ssize_t n;
+
+	*ret_n_fds = 0;
+	do
+		n = recvmsg(fd, &msg, MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		return -EAGAIN;
+	if (n < 0)
+		return err_sys(err, ERR_INTERNAL, "receive from socket %d", fd);
+	*ret_n_fds = take_rights(&msg, ret_fds);
+	if (msg.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) {
+		close_all(ret_fds, *ret_n_fds);
+		*ret_n_fds = 0;
+		return err_num(err, ERR_INTERNAL, msg.msg_flags & MSG_CTRUNC ? EMFILE : EMSGSIZE,
+			       "receive from socket %d: the message was cut", fd);
+	}
+	return n;
+}
+
+ssize_t sock_send(int fd, const void *buf, size_t len, const int *fds, uint32_t n_fds, struct err *err)
+{
+	union rights control;
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)buf, .iov_len = len };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	ssize_t n;
+
+	if (n_fds > SOCK_FDS_MAX || (n_fds > 0 && len == 0))
+		return err_set(err, ERR_INTERNAL, "cannot send %u descriptors with %zu bytes", n_fds, len);
+	if (n_fds > 0) {
+		control.align = (struct cmsghdr){
+			.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int) * n_fds),
+		};
+		memcpy(CMSG_DATA(&control.align), fds, sizeof(int) * n_fds);
+		msg.msg_control = &control;
+		msg.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
+	}
+	do
+		n = sendmsg(fd, &msg, MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+		return -EAGAIN;
+	if (n < 0)
+		return err_sys(err, ERR_INTERNAL, "send to socket %d", fd);
+	return n;
+}

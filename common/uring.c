@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+/* liburing: set-up with restrictions, and bulk reads and writes cut into pieces that keep the queue full. */
+#include "common/uring.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { DEPTH = 32, PIECE_BYTES = 1 << 20 };
+
+int uring_open(struct io_uring *ring, unsigned entries, const int *fds, unsigned n_fds, const uint8_t *ops,
+	       unsigned n_ops, int event_fd, struct err *err)
+{
+	struct io_uring_params params = { .flags = IORING_SETUP_R_DISABLED | IORING_SETUP_CLAMP };
+	struct io_uring_restriction r[16] = {};
+	unsigned n = 0;
+
+	int ret = io_uring_queue_init_params(entries, ring, &params);
+	if (ret < 0)
+		return err_num(err, ERR_INTERNAL, -ret, "make an io_uring of %u entries", entries);
+	for (unsigned i = 0; i < n_ops && n < ARRAY_LEN(r) - 1; i++)
+		r[n++] = (struct io_uring_restriction){ .opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = ops[i] };
+	r[n++] = (struct io_uring_restriction){ .opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED,
+						.sqe_flags = IOSQE_FIXED_FILE };
+	ret = io_uring_register_files(ring, fds, n_fds);
+	if (ret == 0 && event_fd >= 0)
+		ret = io_uring_register_eventfd_async(ring, event_fd);
+	if (ret == 0)
+		ret = io_uring_register_restrictions(ring, r, n);
+	if (ret == 0)
+		ret = io_uring_enable_rings(ring);
+	if (ret < 0) {
+		io_uring_queue_exit(ring);
+		return err_num(err, ERR_INTERNAL, -ret, "set up an io_uring");
+	}
+	return 0;
+}
+
+/* One transfer in progress: [buf, buf + len) at file offset off. */
+struct piece {
+	char *buf;
+	uint64_t off, len;
+};
+
+/* The pieces of a list of extents, one after the other. */
+struct pieces {
+	const struct extent *ext;
+	uint32_t n, at;
+	uint64_t done;		/* of ext[at] */
+};
+
+static bool next_piece(struct pieces *ps, struct piece *ret)
+{
+	while (ps->at < ps->n && ps->done == ps->ext[ps->at].len) {
+		ps->at++;
+		ps->done = 0;
+	}
+	if (ps->at == ps->n)
+		return false;
+	const struct extent *e = &ps->ext[ps->at];
+	uint64_t left = e->len - ps->done;
+	*ret = (struct piece){ .buf = (char *)(uintptr_t)e->buf + ps->done,
+			       .off = e->off + ps->done,
+			       .len = left < PIECE_BYTES ? left : PIECE_BYTES };
+	ps->done += ret->len;
+	return true;
+}
+
+/* Plain and complete; what is left of a short transfer, and all of it without io_uring. */
+static int transfer_sync(int fd, struct piece p, bool write, struct err *err)
+{
+	while (p.len > 0) {
+		ssize_t n = write ? pwrite(fd, p.buf, p.len, (off_t)p.off) : pread(fd, p.buf, p.len, (off_t)p.off);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return err_sys(err, ERR_INTERNAL, "%s %llu bytes at %llu", write ? "write" : "read",
+				       (unsigned long long)p.len, (unsigned long long)p.off);
+		if (n == 0)
+			return err_set(err, ERR_INVALID, "the file ends at byte %llu", (unsigned long long)p.off);
+		p.buf += n;
+		p.off += (uint64_t)n;
+		p.len -= (uint64_t)n;
+	}
+	return 0;
+}
+
+static void queue_piece(struct io_uring *ring, struct piece *p, bool write)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);	/* never NULL: as many entries as pieces */
+
+	if (write)
+		io_uring_prep_write(sqe, 0, p->buf, (unsigned)p->len, p->off);
+	else
+		io_uring_prep_read(sqe, 0, p->buf, (unsigned)p->len, p->off);
+	sqe->flags |= IOSQE_FIXED_FILE;
+	io_uring_sqe_set_data(sqe, p);
+}
+
+/* Takes one completion; a short one is finished plainly. */
+static int finish_one(struct io_uring *ring, int fd, bool write, struct piece **ret_free, struct err *err)
+{
+	struct io_uring_cqe *cqe;
+	int r;
+
+	do
+		r = io_uring_wait_cqe(ring, &cqe);
+	while (r == -EINTR);
+	if (r < 0)
+		return err_num(err, ERR_INTERNAL, -r, "wait for an io_uring");
+	struct piece *p = io_uring_cqe_get_data(cqe);
+	int res = cqe->res;
+	io_uring_cqe_seen(ring, cqe);
+	*ret_free = p;
+	if (res < 0 && res != -EAGAIN && res != -EINTR)
+		return err_num(err, ERR_INTERNAL, -res, "%s %llu bytes at %llu", write ? "write" : "read",
+			       (unsigned long long)p->len, (unsigned long long)p->off);
+	uint64_t got = res > 0 ? (uint64_t)res : 0;
+	struct piece rest = { p->buf + got, p->off + got, p->len - got };
+	return transfer_sync(fd, rest, write, err);
+}
+
+static int transfer_ring(struct io_uring *ring, int fd, struct pieces *ps, bool write, struct err *err)
+{
+	struct piece slot[DEPTH], *idle[DEPTH];
+	unsigned n_idle = DEPTH;
+	bool more = true;
+	int ret = 0;
+
+	for (unsigned i = 0; i < DEPTH; i++)
+		idle[i] = &slot[i];
+	while (more || n_idle < DEPTH) {	/* after a failure: drain, the kernel still uses the buffers */
+		while (more && n_idle > 0) {
+			more = ret == 0 && next_piece(ps, idle[n_idle - 1]);
+			if (more)
+				queue_piece(ring, idle[--n_idle], write);
+		}
+		if (n_idle == DEPTH)
+			break;
+		int r = io_uring_submit(ring);
+		if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY)
+			return err_num(err, ERR_INTERNAL, -r, "submit to an io_uring");
+		struct piece *free_slot = NULL;
+		struct err one = {};
+		r = finish_one(ring, fd, write, &free_slot, &one);
+		if (r < 0 && ret == 0) {
+			*err = one;
+			ret = r;
+		}
+		if (!free_slot)
+			return ret;
+		idle[n_idle++] = free_slot;
+		more = more && ret == 0;
+	}
+	return ret;
+}
+
+static int transfer(int fd, const struct extent *ext, uint32_t n, bool write, struct err *err)
+{
+	const uint8_t ops[] = { IORING_OP_READ, IORING_OP_WRITE };
+	struct pieces ps = { .ext = ext, .n = n };
+	struct io_uring ring;
+	struct err ignored = {};
+
+	if (uring_open(&ring, DEPTH, &fd, 1, ops, ARRAY_LEN(ops), -1, &ignored) == 0) {
+		int r = transfer_ring(&ring, fd, &ps, write, err);
+		io_uring_queue_exit(&ring);
+		return r;
+	}
+	struct piece p;
+	while (next_piece(&ps, &p))
+		if (transfer_sync(fd, p, write, err) < 0)
+			return err->num;
+	return 0;
+}
+
+int uring_write_extents(int fd, const struct extent *ext, uint32_t n, struct err *err)
+{
+	return transfer(fd, ext, n, true, err);
+}
+
+int uring_read_all(int fd, void *buf, uint64_t off, uint64_t len, struct err *err)
+{
+	struct extent e = { .buf = buf, .off = off, .len = len };
+
+	return transfer(fd, &e, 1, false, err);
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The device tests of the guest "devices": each has an open, a round that several CPUs may run at
+ * once, and a line of counts.
+ */
+#ifndef GUEST_DEVICES_H
+#define GUEST_DEVICES_H
+
+#include "virtio.h"
+
+#define DEVS_MAX 8
+
+struct plan { /* from the command line, constant after start */
+	unsigned n_cpus;
+	bool irq;
+	unsigned batches; /* of requests per device and round */
+};
+extern struct plan plan;
+
+/* A new vector when interrupts are on, else 0. */
+unsigned plan_vector(void);
+
+struct blk;
+struct net;
+
+struct blk *blk_open(struct virtio *v);
+void blk_round(struct blk *b, unsigned cpu, uint64_t *random);
+void blk_speed(struct blk *b);
+
+struct net *net_open(struct virtio *v);
+void net_round(struct net *n, unsigned cpu, uint64_t *random);
+void net_speed(struct net *n);
+
+void rng_open(struct virtio *v);
+void rng_round(unsigned cpu);
+
+void console_open(struct virtio *v);
+void console_write(const char *text, size_t bytes);
+/* Sends back what the host typed so far. */
+void console_echo(void);
+/* Until that many bytes were echoed since the start. */
+void console_wait(uint64_t bytes);
+
+/* Sorts and returns the median. */
+uint32_t median(uint32_t *values, unsigned n);
+
+#endif

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The host's end of the serial port and of the virtio console: nothing, a file, the terminal, a new pty, or a unix
+ * socket. Output may come from any thread; input arrives on the main thread. A reader that does not keep up loses
+ * output: a guest is never stopped by its console.
+ */
+#ifndef VMM_CHARDEV_H
+#define VMM_CHARDEV_H
+
+#include <pthread.h>
+
+#include "vmm/config.h"
+#include "vmm/loop.h"
+
+struct chardev {
+	struct loop *loop;
+	struct source in, listener;	/* fd -1: none */
+	int out_fd;			/* -1: output vanishes */
+	uint8_t mode;			/* enum console_mode */
+	bool raw_terminal, wants_input;
+	const char *socket_path;	/* of the config, unlinked at the end */
+	pthread_mutex_t lock;		/* out_fd: a socket's peer may come and go */
+	/* Called with 1..256 bytes, never before the first chardev_want_input(). */
+	void (*input)(void *opaque, const uint8_t *data, size_t len);
+	void *opaque;
+};
+
+/*
+ * Opens what the config says. CONSOLE_OFF is the caller's business. A pty's name is written to cfg->file, as
+ * vm.info shows it.
+ */
+MUST_CHECK int chardev_open(struct chardev *c, struct loop *loop, struct console_config *cfg, const char *name,
+			    struct err *err);
+void chardev_close(struct chardev *c);
+void chardev_write(struct chardev *c, const void *data, size_t len);
+/* Whether input() may be called: back-pressure for a device whose guest has no buffer. Any thread. */
+void chardev_want_input(struct chardev *c, bool want);
+
+#endif

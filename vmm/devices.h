@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The devices that a configuration asks for, made in Cloud Hypervisor's order, and their nodes in state.json. */
+#ifndef VMM_DEVICES_H
+#define VMM_DEVICES_H
+
+#include "vmm/virtio.h"
+#include "vmm/vm.h"
+
+/* Makes serial port and virtio devices and attaches them; writes automatic ids and MACs into vm->config. */
+MUST_CHECK int devices_new(struct vm *vm, struct err *err);
+void devices_free(struct vm *vm);
+/* Main thread, vCPUs parked. After pause nothing is in flight. */
+void devices_pause(struct vm *vm);
+void devices_resume(struct vm *vm, bool restored);
+/* The node "device-manager" with all its children. */
+void devices_save(struct vm *vm, struct strbuf *out);
+/* From that node; every device of the configuration must be in it. */
+MUST_CHECK int devices_load(struct vm *vm, const struct json_node *node, struct err *err);
+/* The object "device_tree" of vm.info and state.json. */
+void devices_tree(const struct vm *vm, struct strbuf *out);
+
+/* One constructor for each kind (virtio_<kind>.c): opens the back-end; the caller attaches or frees. */
+MUST_CHECK int virtio_console_new(struct vm *vm, struct console_config *cfg, struct virtio_dev **ret, struct err *err);
+MUST_CHECK int virtio_blk_new(struct vm *vm, struct disk_config *cfg, struct virtio_dev **ret, struct err *err);
+MUST_CHECK int virtio_net_new(struct vm *vm, struct net_config *cfg, struct virtio_dev **ret, struct err *err);
+MUST_CHECK int virtio_rng_new(struct vm *vm, struct rng_config *cfg, struct virtio_dev **ret, struct err *err);
+
+#endif

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The event loop of the process's main thread: descriptors and what to call when they are ready. Device back-ends,
+ * the API socket and signals are sources; vCPU threads never enter it. loop_mod() may be called from any thread.
+ */
+#ifndef VMM_LOOP_H
+#define VMM_LOOP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/epoll.h>
+
+#include "common/err.h"
+
+struct source {
+	int fd;				/* not owned */
+	void (*ready)(struct source *s, uint32_t events);
+};
+
+struct loop {
+	int epoll_fd;
+	bool stopped;
+	int exit_code;
+	struct epoll_event pending[16];	/* of the running round, so that a removed source is not called any more */
+	int n_pending;
+};
+
+MUST_CHECK int loop_init(struct loop *loop, struct err *err);
+void loop_done(struct loop *loop);
+/* `s` must stay where it is until loop_del(). `events` are EPOLLIN …; 0 waits for nothing (errors apart). */
+MUST_CHECK int loop_add(struct loop *loop, struct source *s, uint32_t events, struct err *err);
+void loop_mod(struct loop *loop, struct source *s, uint32_t events);
+/* A source that was never added is no error. */
+void loop_del(struct loop *loop, struct source *s);
+/* Runs until loop_stop(); returns its exit code. */
+int loop_run(struct loop *loop);
+void loop_stop(struct loop *loop, int exit_code);
+
+#endif

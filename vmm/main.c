@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+/* forkd-vmm: one process, one virtual machine. From the command line to the event loop and out again. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+
+#include "common/log.h"
+#include "common/version.h"
+#include "vmm/api.h"
+#include "vmm/cmdline.h"
+#include "vmm/event_monitor.h"
+#include "vmm/vmm.h"
+
+struct signals {
+	struct source source;
+	struct loop *loop;
+};
+
+static void free_vmm(struct vmm **vmm)
+{
+	vmm_free(*vmm);
+}
+
+static void free_api(struct api_server **api)
+{
+	api_server_free(*api);
+}
+
+static void signals_done(struct signals *s)
+{
+	if (s->source.fd >= 0)
+		close(s->source.fd);
+}
+
+static void on_signal(struct source *source, uint32_t events)
+{
+	struct signals *s = container_of(source, struct signals, source);
+	struct signalfd_siginfo info;
+
+	(void)events;
+	if (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+		loop_stop(s->loop, 0);
+}
+
+/* SIGTERM and SIGINT end the machine cleanly. Before any thread exists, so that every thread blocks them. */
+static int signals_init(struct signals *s, struct loop *loop, struct err *err)
+{
+	sigset_t set;
+
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	s->loop = loop;
+	s->source = (struct source){ .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .ready = on_signal };
+	if (s->source.fd < 0)
+		return err_sys(err, ERR_INTERNAL, "watch for signals");
+	return loop_add(loop, &s->source, EPOLLIN, err);
+}
+
+static int open_output(const char *path, int flags, const char *what, struct err *err)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | flags, 0600);
+
+	return fd < 0 ? err_sys(err, ERR_INTERNAL, "open the %s '%s'", what, path) : fd;
+}
+
+/* Descriptors of the command line are ours alone: not for any program that we might start. */
+static int own_fd(int fd, struct err *err)
+{
+	if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
+		return err_sys(err, ERR_INVALID, "descriptor %d of the command line", fd);
+	return 0;
+}
+
+static int own_fds(const struct cmdline *cl, struct err *err)
+{
+	for (uint32_t i = 0; i < cl->restore.n_net_fds; i++)
+		for (uint32_t k = 0; k < cl->restore.net_fds[i].n_fds; k++)
+			if (own_fd(cl->restore.net_fds[i].fds[k], err) < 0)
+				return err->num;
+	for (uint32_t i = 0; i < cl->config.n_net; i++)
+		for (uint32_t k = 0; k < cl->config.net[i].n_fds; k++)
+			if (own_fd(cl->config.net[i].fds[k], err) < 0)
+				return err->num;
+	if (cl->api_socket.has_fd && own_fd(cl->api_socket.fd, err) < 0)
+		return err->num;
+	return cl->event_monitor.has_fd ? own_fd(cl->event_monitor.fd, err) : 0;
+}
+
+/* Log and event monitor: what everything after this reports to. */
+static int reports_init(const struct cmdline *cl, struct err *err)
+{
+	static const enum log_level levels[] = { LOG_WARN, LOG_INFO, LOG_DEBUG };
+	unsigned v = cl->verbosity < ARRAY_LEN(levels) ? cl->verbosity : ARRAY_LEN(levels) - 1;
+	int log_fd = STDERR_FILENO, event_fd = cl->event_monitor.has_fd ? cl->event_monitor.fd : -1;
+
+	if (cl->log_file)
+		log_fd = open_output(cl->log_file, O_APPEND, "log file", err);
+	if (log_fd < 0)
+		return err->num;
+	log_init("forkd-vmm", levels[v], log_fd);
+	if (cl->event_monitor.path)
+		event_fd = open_output(cl->event_monitor.path, O_NONBLOCK, "event monitor", err);
+	if (event_fd < 0 && cl->event_monitor.path)
+		return err->num;
+	event_monitor_init(event_fd);
+	return 0;
+}
+
+static int start(struct vmm *vmm, struct cmdline *cl, struct err *err)
+{
+	if (cl->has_restore)
+		return vmm_restore(vmm, &cl->restore, err) < 0 ? err_wrap(err, "Error restoring VM") : 0;
+	if (cl->has_vm && (vmm_create(vmm, &cl->config, err) < 0 || vmm_boot(vmm, err) < 0))
+		return err_wrap(err, "Error booting VM");
+	return 0;
+}
+
+/* The whole life of the process; the exit code, or < 0 with the error. What is declared last is released first. */
+static int run(struct cmdline *cl, struct err *err)
+{
+	if (own_fds(cl, err) < 0 || reports_init(cl, err) < 0)
+		return err->num;
+	__attribute__((cleanup(loop_done))) struct loop loop = { .epoll_fd = -1 };
+	if (loop_init(&loop, err) < 0)
+		return err->num;
+	__attribute__((cleanup(signals_done))) struct signals signals = { .source.fd = -1 };
+	if (signals_init(&signals, &loop, err) < 0)
+		return err->num;
+	event_emit("vmm", "starting", NULL, NULL);
+	__attribute__((cleanup(free_vmm))) struct vmm *vmm = vmm_new(&loop, err);
+	if (!vmm)
+		return err->num;
+	__attribute__((cleanup(free_api))) struct api_server *api = NULL;
+	if (cl->api_socket.path || cl->api_socket.has_fd) {
+		api = api_server_new(&loop, vmm, cl->api_socket.path, cl->api_socket.has_fd ? cl->api_socket.fd : -1,
+				     err);
+		if (!api)
+			return err_wrap(err, "Error starting the API server");
+	}
+	if (start(vmm, cl, err) < 0)
+		return err->num;
+	int exit_code = loop_run(&loop);
+	event_emit("vmm", "shutdown", NULL, NULL);
+	return exit_code;
+}
+
+/* Cloud Hypervisor's shape: the outermost link first. */
+static void print_chain(const struct err *err)
+{
+	unsigned level = 0;
+
+	fputs("Error: forkd-vmm exited with the following chain of errors:\n", stderr);
+	for (const char *link = err->msg; link;) {
+		int len = (int)strcspn(link, "\n");
+		fprintf(stderr, "  %u: %.*s\n", level++, len, link);
+		link = link[len] ? link + len + 1 : NULL;
+	}
+}
+
+int main(int argc, char **argv)
+{
+	__attribute__((cleanup(cmdline_free))) struct cmdline cl = {};
+	struct err err = {};
+
+	umask(077);
+	if (argc <= 1) {
+		cmdline_help(stderr);
+		return EXIT_USAGE;
+	}
+	if (cmdline_parse(argc, argv, &cl, &err) < 0) {
+		if (cl.exit_code == EXIT_USAGE)
+			fprintf(stderr, "error: %s\n\nFor more information, try '--help'.\n", err.msg);
+		else
+			print_chain(&err);
+		return cl.exit_code;
+	}
+	if (cl.action == CMDLINE_HELP)
+		cmdline_help(stdout);
+	if (cl.action == CMDLINE_VERSION)
+		puts("forkd-vmm v" FORKD_VERSION);
+	if (cl.action != CMDLINE_RUN)
+		return 0;
+	int exit_code = run(&cl, &err);
+	if (exit_code < 0) {
+		print_chain(&err);
+		return EXIT_FAILURE;
+	}
+	return exit_code;
+}

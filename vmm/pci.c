@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+/* PCI configuration space: header, capabilities, BAR 0, and the two ways of access. */
+#include "vmm/pci.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "vmm/bus.h"
+
+enum {
+	REG_CLASS = 2,
+	REG_SUBSYSTEM = 11,
+	REG_CAP_POINTER = 13,
+	REG_INTERRUPT = 15,
+	STATUS_CAPABILITIES = 0x10,
+	FIRST_CAPABILITY = 0x40,
+	BAR_TYPE_64 = 4,
+	BAR64_ALIGN = 8 << 20,
+};
+
+static const char *const bar_types[] = { "Memory32BitRegion", "Memory64BitRegion", NULL };
+
+static const struct field bar_fields[] = {
+	F(struct pci_bar, addr, .flags = F_REQUIRED),
+	F(struct pci_bar, size, .flags = F_REQUIRED),
+	F(struct pci_bar, used, .flags = F_REQUIRED),
+	{ F_ROW(struct pci_bar, type, F_M(struct pci_bar, type), FK_OPTIONAL), .type = FT_ENUM, .names = bar_types,
+	  .count_offset = offsetof(struct pci_bar, has_type), .flags = F_NULL },
+	F_END,
+};
+
+const struct field pci_config_fields[] = {
+	F_ARRAY(struct pci_config, registers, .flags = F_REQUIRED),
+	F_ARRAY(struct pci_config, writable_bits, .flags = F_REQUIRED),
+	F_OBJ_ARRAY(struct pci_config, bars, bar_fields, .flags = F_REQUIRED),
+	F(struct pci_config, rom_bar_addr, .flags = F_REQUIRED),
+	F(struct pci_config, rom_bar_size, .flags = F_REQUIRED),
+	F(struct pci_config, rom_bar_used, .flags = F_REQUIRED),
+	F_ARRAY(struct pci_config, last_capability, .flags = F_REQUIRED),
+	F(struct pci_config, msix_cap_reg_idx, .flags = F_REQUIRED, .max = PCI_CONFIG_DWORDS - 1),
+	F_EMPTY_LIST("pending_bar_reprogram"),
+	F_END,
+};
+
+void pci_device_init(struct pci_device *dev, uint16_t vendor, uint16_t device, uint32_t class_code, uint8_t revision)
+{
+	struct pci_config *c = &dev->cfg;
+
+	c->registers[0] = (uint32_t)device << 16 | vendor;
+	c->registers[REG_CLASS] = class_code << 8 | revision;
+	c->writable_bits[PCI_REG_COMMAND] = 0xffff;
+	c->writable_bits[3] = 0xff;	/* cache line size */
+	c->writable_bits[REG_INTERRUPT] = 0xff;
+}
+
+void pci_bus_init(struct pci_bus *bus, uint64_t top32, uint64_t top64)
+{
+	*bus = (struct pci_bus){ .lock = PTHREAD_MUTEX_INITIALIZER, .next32 = top32, .next64 = top64 };
+	pci_device_init(&bus->host_bridge, 0x8086, 0x0d57, 0x060000, 0);
+	bus->slot[0] = &bus->host_bridge;
+}
+
+int pci_alloc_bar0(struct pci_bus *bus, struct pci_device *dev, uint32_t size, bool bar32, uint64_t lowest,
+		   struct err *err)
+{
+	uint64_t *next = bar32 ? &bus->next32 : &bus->next64;
+	uint64_t align = bar32 ? size : BAR64_ALIGN;
+	struct pci_config *c = &dev->cfg;
+
+	if (*next < size || ((*next - size) & ~(align - 1)) < lowest)
+		return err_set(err, ERR_INTERNAL, "no room for another device's registers below 0x%llx",
+			       (unsigned long long)*next);
+	uint64_t base = (*next - size) & ~(align - 1);
+	*next = base;
+	uint32_t mask = ~(size - 1);
+	c->bars[0] = (struct pci_bar){
+		.addr = (uint32_t)base | (bar32 ? 0 : BAR_TYPE_64),
+		.size = mask,
+		.used = true,
+		.has_type = true,
+		.type = bar32 ? PCI_BAR_MEMORY32 : PCI_BAR_MEMORY64,
+	};
+	if (!bar32)
+		c->bars[1] = (struct pci_bar){ .addr = (uint32_t)(base >> 32), .size = UINT32_MAX, .used = true };
+	c->registers[PCI_REG_BAR0] = c->bars[0].addr;
+	c->writable_bits[PCI_REG_BAR0] = 0xfffffff0;
+	if (!bar32) {
+		c->registers[PCI_REG_BAR0 + 1] = c->bars[1].addr;
+		c->writable_bits[PCI_REG_BAR0 + 1] = UINT32_MAX;
+	}
+	dev->bar0 = base;
+	return 0;
+}
+
+static void put_bytes(struct pci_config *c, unsigned offset, const void *data, unsigned len)
+{
+	memcpy((char *)c->registers + offset, data, len);
+}
+
+unsigned pci_add_capability(struct pci_device *dev, uint8_t id, const void *body, unsigned bytes)
+{
+	struct pci_config *c = &dev->cfg;
+	unsigned offset = c->last_capability[0] ? (c->last_capability[0] + c->last_capability[1] + 3) & ~3U
+						: FIRST_CAPABILITY;
+
+	if (c->last_capability[0])
+		put_bytes(c, c->last_capability[0] + 1, &(uint8_t){ (uint8_t)offset }, 1);
+	else
+		c->registers[REG_CAP_POINTER] = offset;
+	put_bytes(c, offset, &id, 1);
+	put_bytes(c, offset + 2, body, bytes);
+	c->registers[PCI_REG_COMMAND] |= STATUS_CAPABILITIES << 16;
+	c->last_capability[0] = offset;
+	c->last_capability[1] = bytes + 2;
+	return offset;
+}
+
+int pci_attach(struct pci_bus *bus, struct pci_device *dev, int wanted_slot, struct err *err)
+{
+	unsigned slot = wanted_slot > 0 ? (unsigned)wanted_slot : 1;
+
+	while (wanted_slot <= 0 && slot < PCI_SLOTS && bus->slot[slot])
+		slot++;
+	if (slot >= PCI_SLOTS || bus->slot[slot])
+		return err_set(err, ERR_INVALID, "PCI slot %u is not free", slot);
+	dev->slot = slot;
+	bus->slot[slot] = dev;
+	return 0;
+}
+
+uint64_t pci_bar0_address(const struct pci_config *cfg)
+{
+	uint64_t low = cfg->registers[PCI_REG_BAR0] & 0xfffffff0;
+
+	return cfg->bars[0].type == PCI_BAR_MEMORY64 ? low | (uint64_t)cfg->registers[PCI_REG_BAR0 + 1] << 32 : low;
+}
+
+/* BAR registers hold what was written, less the bits below the size; the guest reads the size that way. */
+static void update_bar(struct pci_device *dev)
+{
+	struct pci_config *c = &dev->cfg;
+
+	if (!c->bars[0].used)
+		return;
+	c->registers[PCI_REG_BAR0] = (c->registers[PCI_REG_BAR0] & c->bars[0].size) |
+				     (c->bars[0].type == PCI_BAR_MEMORY64 ? BAR_TYPE_64 : 0);
+	uint64_t to = pci_bar0_address(c);
+	if (!(c->registers[PCI_REG_COMMAND] & PCI_COMMAND_MEMORY) || to == dev->bar0 || to == 0)
+		return;
+	if (!dev->move_bar || !dev->move_bar(dev, dev->bar0, to))
+		return;
+	c->bars[0].addr = c->registers[PCI_REG_BAR0];
+	c->bars[1].addr = c->bars[1].used ? c->registers[PCI_REG_BAR0 + 1] : 0;
+	dev->bar0 = to;
+}
+
+static void config_read(struct pci_device *dev, unsigned reg, unsigned off, void *data, unsigned len)
+{
+	if (dev->before_read)
+		dev->before_read(dev, reg);
+	memcpy(data, (char *)&dev->cfg.registers[reg] + off, len);
+}
+
+static void config_write(struct pci_device *dev, unsigned reg, unsigned off, const void *data, unsigned len)
+{
+	struct pci_config *c = &dev->cfg;
+	uint32_t value = c->registers[reg], mask = c->writable_bits[reg];
+
+	memcpy((char *)&value + off, data, len);
+	c->registers[reg] = (c->registers[reg] & ~mask) | (value & mask);
+	if (reg == PCI_REG_COMMAND || reg == PCI_REG_BAR0 || reg == PCI_REG_BAR0 + 1)
+		update_bar(dev);
+	if (dev->after_write)
+		dev->after_write(dev, reg, off, data, len);
+}
+
+/* One access, which must not cross a dword. `address`: bus << 16 | slot << 11 | function << 8 | register. */
+static void pci_access(struct pci_bus *bus, uint32_t address, void *data, unsigned len, const void *write)
+{
+	unsigned reg = (address & 0xfff) / 4, off = address & 3;
+	struct pci_device *dev = address >> 20 ? NULL : bus->slot[address >> 15 & 31];
+
+	if (address >> 12 & 7)
+		dev = NULL;
+	if (!dev || off + len > 4) {
+		if (data)
+			memset(data, 0xff, len);
+		return;
+	}
+	pthread_mutex_lock(&bus->lock);
+	if (write)
+		config_write(dev, reg, off, write, len);
+	else
+		config_read(dev, reg, off, data, len);
+	pthread_mutex_unlock(&bus->lock);
+}
+
+enum { CONFIG_ADDRESS_ENABLE = 1U << 31, PORT_DATA = 4 };
+
+/* 0xcf8's bus, slot, function and register, moved to where ECAM has them. */
+static uint32_t port_target(const struct pci_bus *bus, unsigned off)
+{
+	uint32_t a = bus->address;
+
+	return (a >> 16 & 0xff) << 20 | (a >> 11 & 31) << 15 | (a >> 8 & 7) << 12 | (a & 0xfc) | off;
+}
+
+void pci_port_read(void *opaque, uint64_t off, void *data, unsigned len)
+{
+	struct pci_bus *bus = opaque;
+
+	if (off < PORT_DATA)
+		reg_put(data, len, off + len <= 4 ? bus->address >> 8 * off : UINT64_MAX);
+	else if (bus->address & CONFIG_ADDRESS_ENABLE)
+		pci_access(bus, port_target(bus, (unsigned)off - PORT_DATA), data, len, NULL);
+	else
+		memset(data, 0xff, len);
+}
+
+void pci_port_write(void *opaque, uint64_t off, const void *data, unsigned len)
+{
+	struct pci_bus *bus = opaque;
+
+	if (off == 0 && len == 4)
+		bus->address = (uint32_t)reg_get(data, len);
+	else if (off >= PORT_DATA && (bus->address & CONFIG_ADDRESS_ENABLE))
+		pci_access(bus, port_target(bus, (unsigned)off - PORT_DATA), NULL, len, data);
+}
+
+void pci_ecam_read(void *opaque, uint64_t off, void *data, unsigned len)
+{
+	pci_access(opaque, (uint32_t)off, data, len, NULL);
+}
+
+void pci_ecam_write(void *opaque, uint64_t off, const void *data, unsigned len)
+{
+	pci_access(opaque, (uint32_t)off, NULL, len, data);
+}

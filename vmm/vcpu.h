@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vCPUs: one thread each, which does nothing but KVM_RUN and dispatch of its exits. The thread is started parked;
+ * the main thread lets all run, or parks all and waits until they are.
+ */
+#ifndef VMM_VCPU_H
+#define VMM_VCPU_H
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "common/err.h"
+
+struct vm;
+
+struct vcpu {
+	struct vm *vm;
+	unsigned index;
+	int fd;
+	struct kvm_run *run;
+	pthread_t thread;
+	bool has_thread;
+};
+
+/* What the vCPU threads are to do; guarded by lock. */
+enum vcpu_goal { VCPUS_PARK, VCPUS_RUN, VCPUS_QUIT };
+
+struct vcpus {
+	struct vcpu *vcpu;		/* array of n */
+	unsigned n;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;		/* goal or n_parked */
+	_Atomic int goal;		/* enum vcpu_goal: read without the lock between two runs */
+	unsigned n_parked;
+};
+
+MUST_CHECK int vcpus_create(struct vm *vm, unsigned n, struct err *err);
+/* Starts the threads, parked. */
+MUST_CHECK int vcpus_start(struct vm *vm, struct err *err);
+/* Returns when every vCPU has left KVM with no operation half done. Not for vCPU threads. */
+void vcpus_park(struct vm *vm);
+void vcpus_run(struct vm *vm);
+/* Ends the threads, closes the vCPUs. */
+void vcpus_destroy(struct vm *vm);
+
+#endif

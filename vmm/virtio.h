@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A virtio device behind its transport (virtio_pci.c): features, queues, and the few functions by which one kind of
+ * device differs from another. Every function of a device runs with its lock held: on a vCPU's thread (registers,
+ * notifications) or on the main thread (descriptors, pause, snapshot).
+ */
+#ifndef VMM_VIRTIO_H
+#define VMM_VIRTIO_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "common/json64.h"
+#include "vmm/gmem.h"
+#include "vmm/vring.h"
+
+enum { VIRTIO_ID_NET = 1, VIRTIO_ID_BLOCK = 2, VIRTIO_ID_CONSOLE = 3, VIRTIO_ID_RNG = 4 };
+enum { VIRTIO_F_INDIRECT_DESC = 28, VIRTIO_F_EVENT_IDX = 29, VIRTIO_F_VERSION_1 = 32 };
+enum { VIRTIO_MAX_QUEUES = 2 * 32 + 1 };
+
+struct virtio_dev;
+struct virtio_pci;
+
+struct virtio_device_ops {
+	const char *name;
+	uint16_t type;			/* VIRTIO_ID_… */
+	uint32_t pci_class;		/* class, subclass, interface: 0x020000 … */
+	bool bar32;			/* Cloud Hypervisor puts this kind's BAR below 4 GiB */
+	uint16_t config_bytes;		/* of the device's configuration space; 0: no such capability */
+	/* DRIVER_OK, or the queues of a restored device are live: begin. */
+	void (*activate)(struct virtio_dev *vdev);
+	/* The queues go away: finish or drop what is in flight. */
+	void (*reset)(struct virtio_dev *vdev);
+	/* Chains may be waiting in `queue`. */
+	void (*notify)(struct virtio_dev *vdev, unsigned queue);
+	/* NULL: what the guest writes there vanishes. The bytes are inside config_bytes. */
+	void (*write_config)(struct virtio_dev *vdev, unsigned off, const void *data, unsigned len);
+	/* Nothing is in flight on return, and nothing starts until resume(). NULL: nothing is ever in flight. */
+	void (*pause)(struct virtio_dev *vdev);
+	/* The counterpart, before the queues are kicked. NULL: nothing to do. */
+	void (*resume)(struct virtio_dev *vdev, bool restored);
+	/* The device's node in state.json, and back. */
+	void (*save)(struct virtio_dev *vdev, struct strbuf *out);
+	int (*load)(struct virtio_dev *vdev, const struct json_node *state, struct err *err);
+	void (*free)(struct virtio_dev *vdev);
+};
+
+struct virtio_dev {
+	const struct virtio_device_ops *ops;
+	char id[80];			/* "_disk0", or what the user said */
+	const struct gmem *mem;
+	struct virtio_pci *transport;
+	pthread_mutex_t lock;
+	uint64_t avail_features, acked_features;
+	void *config;			/* ops->config_bytes, inside the device's struct */
+	struct vring *queue;		/* n_queues, owned */
+	unsigned n_queues;
+	bool active;			/* between activate() and reset() */
+	bool broken;			/* the guest broke a ring: DEVICE_NEEDS_RESET was set */
+	bool paused;			/* notifications wait for the resume */
+};
+
+/* Sets up the common part; every queue gets max_size = size = queue_size. */
+MUST_CHECK int virtio_init(struct virtio_dev *vdev, const struct virtio_device_ops *ops, const struct gmem *mem,
+			   const char *id, unsigned n_queues, uint16_t queue_size, struct err *err);
+/* Deactivates and releases the common part. */
+void virtio_done(struct virtio_dev *vdev);
+
+static inline bool virtio_has(const struct virtio_dev *vdev, unsigned feature)
+{
+	return vdev->acked_features >> feature & 1;
+}
+
+/* true: *ret_chain is the next chain. false: none, or a guest error that is recorded already. */
+bool virtio_pop(struct virtio_dev *vdev, unsigned queue, struct chain *ret_chain);
+/* Hands a chain back. The interrupt comes with virtio_interrupt(). */
+void virtio_push(struct virtio_dev *vdev, unsigned queue, uint16_t head, uint32_t written);
+/* Interrupts the guest if it wants to hear of what was pushed. */
+void virtio_interrupt(struct virtio_dev *vdev, unsigned queue);
+/* From a snapshot: what was offered then must be offered now, and what was taken must have been offered. */
+MUST_CHECK int virtio_load_features(struct virtio_dev *vdev, uint64_t avail, uint64_t acked, struct err *err);
+/* The device cannot go on with what the guest did: DEVICE_NEEDS_RESET (2.1.2), logged once. */
+void virtio_break(struct virtio_dev *vdev, unsigned queue, const char *why);
+
+/* ---- for the transport and the VM ---- */
+
+/* The driver said DRIVER_OK, or the state of an active device was loaded. */
+void virtio_activate(struct virtio_dev *vdev);
+void virtio_reset(struct virtio_dev *vdev);
+void virtio_notify(struct virtio_dev *vdev, unsigned queue);
+/* Main thread, vCPUs parked. */
+void virtio_pause(struct virtio_dev *vdev);
+/* Kicks and interrupts every active queue, so that nothing from before the pause is forgotten. */
+void virtio_resume(struct virtio_dev *vdev, bool restored);
+
+/* ---- implemented by the transport ---- */
+
+enum { VIRTIO_CONFIG_CHANGE = -1 };
+void virtio_pci_interrupt(struct virtio_pci *transport, int queue_or_config);
+void virtio_pci_needs_reset(struct virtio_pci *transport);
+
+#endif

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * One virtual machine: its KVM objects, memory, buses and devices, and the steps that build it. Built and torn
+ * down by the main thread; while it runs, vCPU threads call into buses and devices.
+ */
+#ifndef VMM_VM_H
+#define VMM_VM_H
+
+#include "vmm/arch.h"
+#include "vmm/bus.h"
+#include "vmm/config.h"
+#include "vmm/gmem.h"
+#include "vmm/kvm.h"
+#include "vmm/loop.h"
+#include "vmm/pci.h"
+#include "vmm/vcpu.h"
+
+struct chardev;
+struct serial;
+struct snapshot;
+struct virtio_pci;
+
+/* Why the guest stopped by itself, told to the main thread through vm->guest_event. */
+enum guest_event { GUEST_POWEROFF = 1, GUEST_RESET = 2, GUEST_FAULT = 4 };
+
+struct vm {
+	struct loop *loop;
+	struct vm_config *config;	/* the caller's; automatic ids, MACs … are written into it */
+	struct kvm kvm;
+	struct gmem mem;
+	struct bus pio, mmio;
+	struct pci_bus pci;
+	struct arch_vm arch;
+	struct vcpus vcpus;
+	struct serial *serial;
+	struct virtio_pci *dev[MAX_PCI_SLOTS];	/* in creation order */
+	unsigned n_devs;
+	unsigned device_id_cnt;		/* for automatic ids */
+	struct source guest_event;	/* an eventfd whose bits are enum guest_event */
+	void (*on_guest_event)(struct vm *vm, uint64_t events);
+	void *owner;
+	_Atomic bool guest_ended;	/* power-off, reset or fault: no vCPU enters the guest any more */
+	struct ondemand *ondemand;	/* filling memory still; NULL otherwise */
+	bool restored;			/* loaded from a snapshot and never ran */
+};
+
+/* Builds a machine that boots config->payload; its vCPUs are parked. `restored` fds … are in the config's nets. */
+MUST_CHECK int vm_new_boot(struct loop *loop, struct vm_config *config, struct vm **ret_vm, struct err *err);
+/* Builds a machine from an opened, parsed snapshot. */
+MUST_CHECK int vm_new_restore(struct loop *loop, struct vm_config *config, struct snapshot *snap,
+			      const struct restore_config *rc, struct vm **ret_vm, struct err *err);
+void vm_free(struct vm *vm);
+
+MUST_CHECK int vm_pause(struct vm *vm, struct err *err);
+MUST_CHECK int vm_resume(struct vm *vm, struct err *err);
+
+/* From a vCPU thread: the guest ended or broke. */
+void vm_guest_event(struct vm *vm, enum guest_event event);
+
+#endif

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * ACPI register blocks: what the guest's byte code finds at acpi_addrs(). Nothing is ever
+ * inserted or removed: they say which CPUs there are, and that the power button was pressed. Any
+ * thread may call acpi_regs_notify_power_button; reads and writes hold the bus's lock.
+ */
+#ifndef VMM_X86_ACPI_REGS_H
+#define VMM_X86_ACPI_REGS_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+enum acpi_block { ACPI_BLOCK_MEMORY, ACPI_BLOCK_PCI, ACPI_BLOCK_CPU, ACPI_BLOCK_GED };
+
+/* Lengths of the blocks; each has a page for itself. */
+enum {
+	ACPI_MEMORY_BLOCK_BYTES = 0x18,
+	ACPI_PCI_BLOCK_BYTES = 0x10,
+	ACPI_CPU_BLOCK_BYTES = 0x0c,
+	ACPI_GED_BLOCK_BYTES = 1,
+};
+
+/* Bits of the event register. */
+enum {
+	ACPI_EVENT_CPU = 1,
+	ACPI_EVENT_MEMORY = 2,
+	ACPI_EVENT_PCI = 4,
+	ACPI_EVENT_POWER_BUTTON = 8,
+};
+
+/* Starts as zero but for n_vcpus. Not in a snapshot: the guest selects before each use. */
+struct acpi_regs {
+	uint32_t n_vcpus;		/* these are enabled */
+	uint32_t cpu_selected;
+	uint32_t pci_segment;
+	_Atomic uint8_t events;		/* set by any thread, taken by the guest's read */
+};
+
+/* Any offset and length are answered, with zeros where there is nothing. */
+void acpi_regs_read(struct acpi_regs *regs, enum acpi_block block, uint64_t off, void *data,
+		    unsigned len);
+void acpi_regs_write(struct acpi_regs *regs, enum acpi_block block, uint64_t off, const void *data,
+		     unsigned len);
+
+/* The caller then pulses ACPI_GSI_GED. */
+void acpi_regs_notify_power_button(struct acpi_regs *regs);
+
+#endif

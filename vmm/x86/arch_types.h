@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The x86 structs behind vmm/arch.h: platform around the vCPUs, saved vCPU, saved clock and CPUID. */
+#ifndef VMM_X86_ARCH_TYPES_H
+#define VMM_X86_ARCH_TYPES_H
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vmm/x86/acpi_regs.h"
+
+enum { IOAPIC_PINS = 24, MAX_CPUID_ENTRIES = 256 };
+
+/* As in state.json ("__ioapic"). */
+struct ioapic_state {
+	uint32_t id_reg, reg_sel;
+	uint64_t reg_entries[IOAPIC_PINS];
+	bool used_entries[IOAPIC_PINS];
+	uint64_t apic_address;
+};
+
+struct ioapic {
+	struct ioapic_state s;
+	pthread_mutex_t lock;
+	bool level[IOAPIC_PINS];	/* what devices drive */
+	bool routed;			/* level-triggered pins were made known to KVM */
+};
+
+struct cpuid_entry {
+	uint32_t function, index, flags, eax, ebx, ecx, edx;
+};
+
+struct cpuid_table {
+	struct cpuid_entry *entry;
+	uint32_t n_entry;
+};
+
+struct arch_vm {
+	struct ioapic ioapic;
+	struct acpi_regs acpi_regs;
+	struct acpi_block_dev { struct arch_vm *arch; enum acpi_block block; } acpi_dev[4];
+	unsigned phys_bits;
+	uint32_t tsc_khz;
+	uint8_t cmos_index;
+	struct cpuid_table cpuid;	/* common to all vCPUs */
+	struct kvm_clock_data clock;	/* stamped at pause */
+};
+
+struct msr_entry {
+	uint32_t index;
+	uint64_t data;
+};
+
+/* As in state.json ("Kvm" of a vCPU). */
+struct vcpu_kvm_state {
+	struct cpuid_entry *cpuid;
+	uint32_t n_cpuid;
+	struct msr_entry *msrs;
+	uint32_t n_msrs;
+	struct kvm_vcpu_events vcpu_events;
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	struct kvm_fpu fpu;
+	struct { int8_t regs[KVM_APIC_REG_SIZE]; } lapic_state;
+	struct { uint32_t *region; uint32_t n_region; } xsave;
+	struct kvm_xcrs xcrs;
+	struct kvm_mp_state mp_state;
+	uint32_t tsc_khz;
+	bool has_tsc_khz;
+	bool hyperv_synic;
+};
+
+struct vcpu_state {
+	struct vcpu_kvm_state Kvm;
+};
+
+struct arch_state {
+	struct { struct kvm_clock_data Kvm; } clock;
+	struct cpuid_entry *common_cpuid;
+	uint32_t n_common_cpuid;
+};
+
+#endif

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What guests are told about their CPU: made from what KVM supports, checked against it at restore. */
+#ifndef VMM_X86_CPUID_H
+#define VMM_X86_CPUID_H
+
+#include "vmm/arch.h"
+#include "vmm/kvm.h"
+#include "vmm/x86/topology.h"
+
+struct cpus_config;
+
+/* KVM's supported set with the hypervisor's own leaves; no vCPU's own values yet. Release: cpuid_free(). */
+MUST_CHECK int cpuid_common(const struct kvm *kvm, const struct cpus_config *cfg, uint32_t tsc_khz,
+			    struct cpuid_table *ret, unsigned *ret_phys_bits, struct err *err);
+void cpuid_free(struct cpuid_table *t);
+/* A vCPU's own: APIC ids and topology. */
+MUST_CHECK int cpuid_for_vcpu(const struct cpuid_table *common, const struct cpus_config *cfg, unsigned vcpu,
+			      struct cpuid_table *ret, struct err *err);
+MUST_CHECK int cpuid_set(int vcpu_fd, const struct cpuid_entry *entry, uint32_t n, struct err *err);
+/* Everything that `saved` promises must be in `host`; the message names leaf, register and bits. */
+MUST_CHECK int cpuid_check(const struct cpuid_table *saved, const struct cpuid_table *host, struct err *err);
+struct cpu_topology cpuid_topology(const struct cpus_config *cfg);
+
+extern const struct field cpuid_entry_fields[];
+
+#endif

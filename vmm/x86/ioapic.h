@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The IOAPIC in user space: set up, and the end of a level-triggered interrupt. See arch.h for the lines. */
+#ifndef VMM_X86_IOAPIC_H
+#define VMM_X86_IOAPIC_H
+
+#include "vmm/arch.h"
+
+enum { IOAPIC_BASE = 0xfec00000, IOAPIC_BYTES = 0x20 };
+
+void ioapic_init(struct ioapic *io);
+MUST_CHECK int ioapic_map(struct vm *vm, struct err *err);
+/* On a vCPU's thread. */
+void ioapic_eoi(struct vm *vm, uint8_t vector);
+
+#endif

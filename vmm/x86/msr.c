@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+/* MSRs through KVM_GET_MSRS and KVM_SET_MSRS, which stop at the first one that they do not know. */
+#include "vmm/x86/msr.h"
+
+#include <errno.h>
+#include <sys/ioctl.h>
+
+#include "common/log.h"
+
+enum { MTRR_DEF_TYPE = 0x2ff, MISC_ENABLE = 0x1a0, MISC_FAST_STRING = 1, MTRR_ENABLE_WB = 0x806 };
+
+struct msr_list {
+	struct kvm_msrs head;
+	struct kvm_msr_entry entry[MSR_MAX];
+};
+
+int msr_init(int vcpu_fd, struct err *err)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry[2];
+	} m = {
+		.head.nmsrs = 2,
+		.entry = { { .index = MISC_ENABLE, .data = MISC_FAST_STRING },
+			   { .index = MTRR_DEF_TYPE, .data = MTRR_ENABLE_WB } },
+	};
+
+	int r = kvm_ioctl(vcpu_fd, KVM_SET_MSRS, &m, "set MSRs", err);
+	return r < 0 ? r : 0;
+}
+
+int msr_get(int vcpu_fd, uint32_t index, uint64_t *ret_data, struct err *err)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry[1];
+	} m = { .head.nmsrs = 1, .entry = { { .index = index } } };
+
+	int r = kvm_ioctl(vcpu_fd, KVM_GET_MSRS, &m, "get an MSR", err);
+	if (r < 1)
+		return r < 0 ? r : err_set(err, ERR_INTERNAL, "KVM does not give MSR 0x%x", index);
+	*ret_data = m.entry[0].data;
+	return 0;
+}
+
+/* The fixed and variable MTRRs and their default type: not in KVM's list. */
+static const struct { uint32_t first, last; } mtrrs[] = {
+	{ 0x2ff, 0x2ff }, { 0x200, 0x20f }, { 0x250, 0x250 }, { 0x258, 0x259 }, { 0x268, 0x26f },
+};
+
+static int list_indices(const struct kvm *kvm, struct msr_list *l, struct err *err)
+{
+	struct {
+		struct kvm_msr_list head;
+		uint32_t index[MSR_MAX];
+	} list = { .head.nmsrs = MSR_MAX };
+
+	if (kvm_ioctl(kvm->fd, KVM_GET_MSR_INDEX_LIST, &list, "list MSRs", err) < 0)
+		return err->num;
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < list.head.nmsrs && n < MSR_MAX - 64; i++)
+		l->entry[n++].index = list.index[i];
+	for (size_t r = 0; r < ARRAY_LEN(mtrrs); r++)
+		for (uint32_t index = mtrrs[r].first; index <= mtrrs[r].last; index++)
+			l->entry[n++].index = index;
+	l->head.nmsrs = n;
+	return 0;
+}
+
+int msr_save(const struct kvm *kvm, int vcpu_fd, struct msr_entry **ret_msrs, uint32_t *ret_n, struct err *err)
+{
+	autofree struct msr_list *l = calloc(1, sizeof(*l));
+	autofree struct msr_entry *out = calloc(MSR_MAX, sizeof(*out));
+	uint32_t n = 0;
+
+	if (!l || !out)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "save MSRs");
+	if (list_indices(kvm, l, err) < 0)
+		return err->num;
+	for (uint32_t at = 0, total = l->head.nmsrs; at < total;) {
+		struct kvm_msrs *rest = (struct kvm_msrs *)(void *)((char *)&l->entry[at] - sizeof(l->head));
+		rest->nmsrs = total - at;	/* over the entry before: already copied */
+		rest->pad = 0;
+		int r = kvm_ioctl(vcpu_fd, KVM_GET_MSRS, rest, "get MSRs", err);
+		if (r < 0)
+			return r;
+		for (int i = 0; i < r; i++)
+			out[n++] = (struct msr_entry){ rest->entries[i].index, rest->entries[i].data };
+		at += (uint32_t)r + 1;	/* the one after is not available here */
+	}
+	*ret_msrs = steal_ptr(&out);
+	*ret_n = n;
+	return 0;
+}
+
+static int set_from(int vcpu_fd, unsigned vcpu, struct msr_list *l, struct err *err)
+{
+	for (uint32_t at = 0, total = l->head.nmsrs; at < total;) {
+		struct kvm_msrs *rest = (struct kvm_msrs *)(void *)((char *)&l->entry[at] - sizeof(l->head));
+		rest->nmsrs = total - at;
+		rest->pad = 0;
+		int r = kvm_ioctl(vcpu_fd, KVM_SET_MSRS, rest, "set MSRs", err);
+		if (r < 0)
+			return r;
+		at += (uint32_t)r;
+		if (at < total)
+			log_warn("vCPU %u: this host refuses MSR 0x%x = 0x%llx", vcpu, l->entry[at].index,
+				 (unsigned long long)l->entry[at].data);
+		at++;
+	}
+	return 0;
+}
+
+int msr_load(int vcpu_fd, unsigned vcpu, const struct msr_entry *msrs, uint32_t n, struct err *err)
+{
+	autofree struct msr_list *l = calloc(1, sizeof(*l));
+	uint64_t deadline = 0;
+	uint32_t used = 0;
+
+	if (!l)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "load MSRs");
+	for (uint32_t i = 0; i < n && used < MSR_MAX - 1; i++) {
+		if (msrs[i].index == MSR_IA32_TSC_DEADLINE)
+			deadline = msrs[i].data;
+		else
+			l->entry[used++] = (struct kvm_msr_entry){ .index = msrs[i].index, .data = msrs[i].data };
+	}
+	if (deadline)
+		l->entry[used++] = (struct kvm_msr_entry){ .index = MSR_IA32_TSC_DEADLINE, .data = deadline };
+	l->head.nmsrs = used;
+	return set_from(vcpu_fd, vcpu, l, err);
+}

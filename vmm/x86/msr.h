@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Model-specific registers of a vCPU: reset values, the list that is saved, and back. */
+#ifndef VMM_X86_MSR_H
+#define VMM_X86_MSR_H
+
+#include "vmm/arch.h"
+#include "vmm/kvm.h"
+
+enum { MSR_MAX = 1024, MSR_IA32_TSC = 0x10, MSR_IA32_TSC_DEADLINE = 0x6e0 };
+
+MUST_CHECK int msr_init(int vcpu_fd, struct err *err);
+/* All that KVM lists and the MTRRs, less what this host does not have after all. *ret_msrs is heap. */
+MUST_CHECK int msr_save(const struct kvm *kvm, int vcpu_fd, struct msr_entry **ret_msrs, uint32_t *ret_n,
+			struct err *err);
+/* An MSR that this host refuses is skipped with a warning. The deadline timer is set after the TSC. */
+MUST_CHECK int msr_load(int vcpu_fd, unsigned vcpu, const struct msr_entry *msrs, uint32_t n, struct err *err);
+MUST_CHECK int msr_get(int vcpu_fd, uint32_t index, uint64_t *ret_data, struct err *err);
+
+#endif

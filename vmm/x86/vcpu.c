@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The x86 vCPU: reset state, its own exits, and its saved state in Cloud Hypervisor's encoding. */
+#include "vmm/vcpu.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "common/log.h"
+#include "vmm/vm.h"
+#include "vmm/x86/cpuid.h"
+#include "vmm/x86/ioapic.h"
+#include "vmm/x86/msr.h"
+
+enum { XSAVE_MAX_WORDS = 1 << 20, APIC_LVT0 = 0x350, APIC_LVT1 = 0x360, APIC_MODE_EXTINT = 7, APIC_MODE_NMI = 4 };
+enum { XSAVE_WORDS = sizeof(struct kvm_xsave) / sizeof(uint32_t) };
+
+static const struct field msr_fields[] = {
+	F(struct msr_entry, index, .flags = F_REQUIRED),
+	F(struct msr_entry, data, .flags = F_REQUIRED),
+	F_END,
+};
+
+static const struct field fpu_fields[] = {
+	F_ROWS16(struct kvm_fpu, fpr, .flags = F_REQUIRED),
+	F(struct kvm_fpu, fcw, .flags = F_REQUIRED),
+	F(struct kvm_fpu, fsw, .flags = F_REQUIRED),
+	F(struct kvm_fpu, ftwx, .flags = F_REQUIRED),
+	F(struct kvm_fpu, last_opcode, .flags = F_REQUIRED),
+	F(struct kvm_fpu, last_ip, .flags = F_REQUIRED),
+	F(struct kvm_fpu, last_dp, .flags = F_REQUIRED),
+	F_ROWS16(struct kvm_fpu, xmm, .flags = F_REQUIRED),
+	F(struct kvm_fpu, mxcsr, .flags = F_REQUIRED),
+	F_END,
+};
+
+typedef __typeof__(((struct vcpu_kvm_state *)0)->lapic_state) lapic_state;
+typedef __typeof__(((struct vcpu_kvm_state *)0)->xsave) xsave_state;
+
+static const struct field lapic_fields[] = { F_ARRAY(lapic_state, regs, .flags = F_REQUIRED), F_END };
+static const struct field xsave_fields[] = {
+	F_LIST(xsave_state, region, .flags = F_REQUIRED, .count = XSAVE_MAX_WORDS),
+	F_END,
+};
+
+static const struct field kvm_fields[] = {
+	F_OBJ_LIST(struct vcpu_kvm_state, cpuid, cpuid_entry_fields, .flags = F_REQUIRED, .count = MAX_CPUID_ENTRIES),
+	F_OBJ_LIST(struct vcpu_kvm_state, msrs, msr_fields, .flags = F_REQUIRED, .count = MSR_MAX),
+	F_BYTES(struct vcpu_kvm_state, vcpu_events, .flags = F_REQUIRED),
+	F_BYTES(struct vcpu_kvm_state, regs, .flags = F_REQUIRED),
+	F_BYTES(struct vcpu_kvm_state, sregs, .flags = F_REQUIRED),
+	F_OBJ(struct vcpu_kvm_state, fpu, fpu_fields, .flags = F_REQUIRED),
+	F_OBJ(struct vcpu_kvm_state, lapic_state, lapic_fields, .flags = F_REQUIRED),
+	F_OBJ(struct vcpu_kvm_state, xsave, xsave_fields, .flags = F_REQUIRED),
+	F_BYTES(struct vcpu_kvm_state, xcrs, .flags = F_REQUIRED),
+	F_BYTES(struct vcpu_kvm_state, mp_state, .flags = F_REQUIRED),
+	F_OPT(struct vcpu_kvm_state, tsc_khz, .flags = F_NULL),
+	F_ABSENT("nested_state"),
+	F(struct vcpu_kvm_state, hyperv_synic, .flags = F_REFUSE),
+	F_END,
+};
+
+const struct field vcpu_state_fields[] = { F_OBJ(struct vcpu_state, Kvm, kvm_fields, .flags = F_REQUIRED), F_END };
+
+static int get(struct vcpu *vcpu, unsigned long request, void *arg, const char *what, struct err *err)
+{
+	if (kvm_ioctl(vcpu->fd, request, arg, what, err) < 0)
+		return err_wrap(err, "vCPU %u", vcpu->index);
+	return 0;
+}
+
+#define set get
+
+/* ---- boot ---- */
+
+/* LINT0 takes the PIC's interrupts, LINT1 is NMI: as firmware would leave them. */
+static int init_lapic(struct vcpu *vcpu, struct err *err)
+{
+	struct kvm_lapic_state lapic;
+
+	if (get(vcpu, KVM_GET_LAPIC, &lapic, "get the LAPIC", err) < 0)
+		return err->num;
+	uint32_t lvt0, lvt1;
+	memcpy(&lvt0, lapic.regs + APIC_LVT0, 4);
+	memcpy(&lvt1, lapic.regs + APIC_LVT1, 4);
+	lvt0 = (lvt0 & ~0x700U) | APIC_MODE_EXTINT << 8;
+	lvt1 = (lvt1 & ~0x700U) | APIC_MODE_NMI << 8;
+	memcpy(lapic.regs + APIC_LVT0, &lvt0, 4);
+	memcpy(lapic.regs + APIC_LVT1, &lvt1, 4);
+	return set(vcpu, KVM_SET_LAPIC, &lapic, "set the LAPIC", err);
+}
+
+int arch_vcpu_init(struct vcpu *vcpu, struct err *err)
+{
+	struct cpuid_table cpuid = {};
+
+	if (cpuid_for_vcpu(&vcpu->vm->arch.cpuid, &vcpu->vm->config->cpus, vcpu->index, &cpuid, err) < 0)
+		return err->num;
+	int r = cpuid_set(vcpu->fd, cpuid.entry, cpuid.n_entry, err);
+	cpuid_free(&cpuid);
+	if (r < 0)
+		return err_wrap(err, "vCPU %u", vcpu->index);
+	if (msr_init(vcpu->fd, err) < 0)
+		return err_wrap(err, "vCPU %u", vcpu->index);
+	return init_lapic(vcpu, err);
+}
+
+bool arch_vcpu_exit(struct vcpu *vcpu)
+{
+	if (vcpu->run->exit_reason != KVM_EXIT_IOAPIC_EOI)
+		return false;
+	ioapic_eoi(vcpu->vm, vcpu->run->eoi.vector);
+	return true;
+}
+
+void arch_vcpu_paused(struct vcpu *vcpu)
+{
+	(void)ioctl(vcpu->fd, KVM_KVMCLOCK_CTRL, 0);	/* EINVAL: the guest has no kvmclock */
+}
+
+/* ---- save ---- */
+
+static int save_cpuid(struct vcpu *vcpu, struct vcpu_kvm_state *s, struct err *err)
+{
+	autofree struct kvm_cpuid2 *k = calloc(1, sizeof(*k) + MAX_CPUID_ENTRIES * sizeof(k->entries[0]));
+
+	s->cpuid = calloc(MAX_CPUID_ENTRIES, sizeof(*s->cpuid));
+	if (!k || !s->cpuid)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "save vCPU %u", vcpu->index);
+	k->nent = MAX_CPUID_ENTRIES;
+	if (get(vcpu, KVM_GET_CPUID2, k, "get CPUID", err) < 0)
+		return err->num;
+	for (uint32_t i = 0; i < k->nent; i++) {
+		const struct kvm_cpuid_entry2 *e = &k->entries[i];
+		s->cpuid[s->n_cpuid++] = (struct cpuid_entry){ e->function, e->index, e->flags, e->eax,
+							       e->ebx,	    e->ecx,   e->edx };
+	}
+	return 0;
+}
+
+static int save_xsave(struct vcpu *vcpu, struct vcpu_kvm_state *s, struct err *err)
+{
+	int bytes = kvm_check_cap(&vcpu->vm->kvm, KVM_CAP_XSAVE2);
+	uint32_t words = bytes > (int)sizeof(struct kvm_xsave) ? (uint32_t)bytes / 4 : XSAVE_WORDS;
+
+	s->xsave.region = calloc(words, sizeof(uint32_t));
+	s->xsave.n_region = words;
+	if (!s->xsave.region)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "save vCPU %u", vcpu->index);
+	return get(vcpu, words > XSAVE_WORDS ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, s->xsave.region, "get the FPU state",
+		   err);
+}
+
+/* A guest hypervisor's own guests are not saved: refused while it has any. A host that has no such state is fine. */
+static int check_nested(struct vcpu *vcpu, struct err *err)
+{
+	int bytes = kvm_check_cap(&vcpu->vm->kvm, KVM_CAP_NESTED_STATE);
+
+	if (bytes < (int)sizeof(struct kvm_nested_state))
+		return 0;
+	autofree struct kvm_nested_state *n = calloc(1, (size_t)bytes);
+	if (!n)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "save vCPU %u", vcpu->index);
+	n->size = (uint32_t)bytes;
+	if (ioctl(vcpu->fd, KVM_GET_NESTED_STATE, n) < 0)
+		return 0;
+	bool vmx_on = n->format == KVM_STATE_NESTED_FORMAT_VMX && n->hdr.vmx.vmxon_pa != UINT64_MAX;
+	if (vmx_on || (n->flags & (KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_RUN_PENDING)))
+		return err_set(err, ERR_INTERNAL,
+			       "vCPU %u runs a virtual machine of its own (nested virtualization): that is not saved",
+			       vcpu->index);
+	return 0;
+}
+
+int arch_vcpu_save(struct vcpu *vcpu, struct vcpu_state *state, struct err *err)
+{
+	struct vcpu_kvm_state *s = &state->Kvm;
+
+	*state = (struct vcpu_state){};
+	if (check_nested(vcpu, err) < 0 || save_cpuid(vcpu, s, err) < 0)
+		return err->num;
+	/* mp_state first: reading it makes KVM process a pending INIT or SIPI */
+	if (get(vcpu, KVM_GET_MP_STATE, &s->mp_state, "get the run state", err) < 0 ||
+	    get(vcpu, KVM_GET_REGS, &s->regs, "get registers", err) < 0 ||
+	    get(vcpu, KVM_GET_SREGS, &s->sregs, "get system registers", err) < 0 ||
+	    save_xsave(vcpu, s, err) < 0 || get(vcpu, KVM_GET_XCRS, &s->xcrs, "get XCR0", err) < 0 ||
+	    get(vcpu, KVM_GET_LAPIC, &s->lapic_state, "get the LAPIC", err) < 0 ||
+	    get(vcpu, KVM_GET_FPU, &s->fpu, "get the FPU", err) < 0)
+		return err->num;
+	int khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ);
+	s->has_tsc_khz = khz > 0;
+	s->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
+	if (msr_save(&vcpu->vm->kvm, vcpu->fd, &s->msrs, &s->n_msrs, err) < 0)
+		return err_wrap(err, "vCPU %u", vcpu->index);
+	return get(vcpu, KVM_GET_VCPU_EVENTS, &s->vcpu_events, "get events", err);
+}
+
+/* ---- load ---- */
+
+static int load_xsave(struct vcpu *vcpu, const struct vcpu_kvm_state *s, struct err *err)
+{
+	int bytes = kvm_check_cap(&vcpu->vm->kvm, KVM_CAP_XSAVE2);
+	size_t words = bytes > (int)sizeof(struct kvm_xsave) ? (size_t)bytes / 4 : XSAVE_WORDS;
+
+	if (s->xsave.n_region < XSAVE_WORDS)
+		return err_set(err, ERR_INVALID, "vCPU %u: xsave.region has %u words, expected %d or more", vcpu->index,
+			       s->xsave.n_region, XSAVE_WORDS);
+	/* KVM reads as much as this host's FPU needs */
+	autofree uint32_t *region = calloc(words > s->xsave.n_region ? words : s->xsave.n_region, sizeof(*region));
+	if (!region)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "load vCPU %u", vcpu->index);
+	memcpy(region, s->xsave.region, s->xsave.n_region * sizeof(*region));
+	return set(vcpu, KVM_SET_XSAVE, region, "set the FPU state", err);
+}
+
+/* Asking for the rate that the vCPU has anyway is not free. */
+static int load_tsc_khz(struct vcpu *vcpu, const struct vcpu_kvm_state *s, struct err *err)
+{
+	int khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ);
+
+	if (!s->has_tsc_khz || (uint32_t)khz == s->tsc_khz)
+		return 0;
+	if (ioctl(vcpu->fd, KVM_SET_TSC_KHZ, s->tsc_khz) < 0)
+		return err_sys(err, ERR_INTERNAL, "vCPU %u: this host cannot give the guest its TSC rate of %u kHz (it has %d)",
+			       vcpu->index, s->tsc_khz, khz);
+	return 0;
+}
+
+int arch_vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state, struct err *err)
+{
+	struct vcpu_kvm_state s = state->Kvm;	/* ioctls take pointers to what they only read */
+
+	if (cpuid_set(vcpu->fd, s.cpuid, s.n_cpuid, err) < 0)
+		return err_wrap(err, "vCPU %u", vcpu->index);
+	if (set(vcpu, KVM_SET_MP_STATE, &s.mp_state, "set the run state", err) < 0 ||
+	    set(vcpu, KVM_SET_REGS, &s.regs, "set registers", err) < 0 ||
+	    set(vcpu, KVM_SET_SREGS, &s.sregs, "set system registers", err) < 0 ||
+	    load_xsave(vcpu, &s, err) < 0 || set(vcpu, KVM_SET_XCRS, &s.xcrs, "set XCR0", err) < 0 ||
+	    set(vcpu, KVM_SET_LAPIC, &s.lapic_state, "set the LAPIC", err) < 0 || load_tsc_khz(vcpu, &s, err) < 0)
+		return err->num;
+	if (msr_load(vcpu->fd, vcpu->index, s.msrs, s.n_msrs, err) < 0)
+		return err_wrap(err, "vCPU %u", vcpu->index);
+	return set(vcpu, KVM_SET_VCPU_EVENTS, &s.vcpu_events, "set events", err);
+}

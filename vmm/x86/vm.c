@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The x86 machine around its vCPUs: memory map, platform registers, and state of the VM as a whole. */
+#include "vmm/vm.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+
+#include "common/log.h"
+#include "vmm/x86/acpi.h"
+#include "vmm/x86/cpuid.h"
+#include "vmm/x86/ioapic.h"
+#include "vmm/x86/layout.h"
+#include "vmm/x86/msr.h"
+
+#ifndef KVM_VCPU_TSC_OFFSET
+#define KVM_VCPU_TSC_CTRL 0
+#define KVM_VCPU_TSC_OFFSET 0
+#endif
+
+enum { NSEC_PER_SEC = 1000000000 };
+const unsigned arch_serial_gsi = ACPI_GSI_SERIAL;
+
+void arch_layout_ram(struct gmem *mem, uint64_t size)
+{
+	gmem_layout(mem, size, LOW_RAM_END, HIGH_RAM_START);
+}
+
+static int need_cap(struct vm *vm, int cap, const char *name, struct err *err)
+{
+	if (kvm_check_cap(&vm->kvm, cap))
+		return 0;
+	return err_set(err, ERR_INTERNAL, "this host's KVM has no %s", name);
+}
+
+int arch_vm_init(struct vm *vm, struct err *err)
+{
+	struct arch_vm *a = &vm->arch;
+	uint64_t identity_map = KVM_IDENTITY_MAP_ADDRESS;
+
+	if (need_cap(vm, KVM_CAP_SPLIT_IRQCHIP, "split irqchip", err) < 0 ||
+	    need_cap(vm, KVM_CAP_SIGNAL_MSI, "message-signalled interrupts", err) < 0 ||
+	    need_cap(vm, KVM_CAP_IMMEDIATE_EXIT, "immediate exit", err) < 0)
+		return err->num;
+	int khz = ioctl(vm->kvm.vm_fd, KVM_GET_TSC_KHZ);
+	a->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
+	if (cpuid_common(&vm->kvm, &vm->config->cpus, a->tsc_khz, &a->cpuid, &a->phys_bits, err) < 0)
+		return err->num;
+	if (kvm_ioctl(vm->kvm.vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map, "place the identity map", err) < 0)
+		return err->num;
+	return kvm_ioctl(vm->kvm.vm_fd, KVM_SET_TSS_ADDR, (void *)(uintptr_t)KVM_TSS_ADDRESS, "place the TSS", err);
+}
+
+int arch_irqchip_init(struct vm *vm, struct err *err)
+{
+	struct kvm_enable_cap split = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args = { IOAPIC_PINS } };
+
+	if (kvm_ioctl(vm->kvm.vm_fd, KVM_ENABLE_CAP, &split, "split the irqchip", err) < 0)
+		return err->num;
+	/* 32-bit APIC ids in MSIs only where vCPUs need them: it changes what the guest is told */
+	struct kvm_enable_cap x2apic = { .cap = KVM_CAP_X2APIC_API,
+					 .args = { KVM_X2APIC_API_USE_32BIT_IDS |
+						   KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK } };
+	if (vm->config->cpus.max_vcpus > 254 &&
+	    kvm_ioctl(vm->kvm.vm_fd, KVM_ENABLE_CAP, &x2apic, "enable 32-bit APIC ids", err) < 0)
+		return err->num;
+	return 0;
+}
+
+/* ---- ports ---- */
+
+static void sleep_write(void *opaque, uint64_t off, const void *data, unsigned len)
+{
+	uint8_t v = *(const uint8_t *)data;
+
+	(void)off;
+	if (len == 1 && v == ACPI_SLEEP_RESET)
+		vm_guest_event(opaque, GUEST_RESET);
+	else if (len == 1 && v == ACPI_SLEEP_S5)
+		vm_guest_event(opaque, GUEST_POWEROFF);
+}
+
+static void zero_read(void *opaque, uint64_t off, void *data, unsigned len)
+{
+	(void)opaque;
+	(void)off;
+	memset(data, 0, len);
+}
+
+static void pm_timer_read(void *opaque, uint64_t off, void *data, unsigned len)
+{
+	struct timespec now;
+
+	(void)opaque;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	__uint128_t ns = (__uint128_t)now.tv_sec * NSEC_PER_SEC + (unsigned long)now.tv_nsec;
+	reg_put(data, len, (uint32_t)(ns * ACPI_PM_TIMER_HZ / NSEC_PER_SEC) >> 8 * off);
+}
+
+/* The i8042 keyboard controller: nothing but its reset line. */
+enum { I8042_BASE = 0x61, I8042_PORTS = 4, I8042_COMMAND = 3, I8042_RESET = 0xfe, PORT_B_REFRESH = 0x20 };
+
+static void i8042_read(void *opaque, uint64_t off, void *data, unsigned len)
+{
+	(void)opaque;
+	memset(data, 0, len);
+	if (off == 0)
+		*(uint8_t *)data = PORT_B_REFRESH;
+}
+
+static void i8042_write(void *opaque, uint64_t off, const void *data, unsigned len)
+{
+	if (len == 1 && off == I8042_COMMAND && *(const uint8_t *)data == I8042_RESET)
+		vm_guest_event(opaque, GUEST_RESET);
+}
+
+/* The CMOS clock (MC146818) in UTC and BCD, and where firmware looks for the size of RAM. */
+enum { CMOS_BASE = 0x70, CMOS_PORTS = 2 };
+
+static uint8_t bcd(int v)
+{
+	return (uint8_t)(v / 10 % 10 << 4 | v % 10);
+}
+
+static uint8_t cmos_register(const struct vm *vm, uint8_t index)
+{
+	struct timespec now;
+	struct tm tm;
+	uint64_t low = vm->mem.region[0].size, ext = low > 16 << 20 ? (low - (16 << 20)) >> 16 : 0;
+	uint64_t high = vm->mem.n > 1 ? vm->mem.region[1].size >> 16 : 0;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	gmtime_r(&now.tv_sec, &tm);
+	switch (index) {
+	case 0x00:
+		return bcd(tm.tm_sec);
+	case 0x02:
+		return bcd(tm.tm_min);
+	case 0x04:
+		return bcd(tm.tm_hour);
+	case 0x06:
+		return bcd(tm.tm_wday + 1);
+	case 0x07:
+		return bcd(tm.tm_mday);
+	case 0x08:
+		return bcd(tm.tm_mon + 1);
+	case 0x09:
+		return bcd(tm.tm_year % 100);
+	case 0x32:
+		return bcd((tm.tm_year + 1900) / 100);
+	case 0x0a:	/* update in progress for the last 8 ms of each second: clocks wait for its edge */
+		return (uint8_t)(0x26 | (now.tv_nsec > 992000000 ? 0x80 : 0));
+	case 0x0b:
+		return 0x02;	/* 24 hours, BCD */
+	case 0x0d:
+		return 0x80;	/* the battery is fine */
+	case 0x34:
+	case 0x35:
+		return (uint8_t)(ext >> 8 * (index - 0x34));
+	case 0x5b:
+	case 0x5c:
+	case 0x5d:
+		return (uint8_t)(high >> 8 * (index - 0x5b));
+	default:
+		return 0;
+	}
+}
+
+static void cmos_read(void *opaque, uint64_t off, void *data, unsigned len)
+{
+	struct vm *vm = opaque;
+
+	memset(data, 0, len);
+	if (off == 1 && len == 1)
+		*(uint8_t *)data = cmos_register(vm, vm->arch.cmos_index);
+}
+
+static void cmos_write(void *opaque, uint64_t off, const void *data, unsigned len)
+{
+	struct vm *vm = opaque;
+
+	if (off == 0 && len == 1)
+		vm->arch.cmos_index = *(const uint8_t *)data & 0x7f;
+}
+
+static void acpi_block_read(void *opaque, uint64_t off, void *data, unsigned len)
+{
+	struct acpi_block_dev *d = opaque;
+
+	acpi_regs_read(&d->arch->acpi_regs, d->block, off, data, len);
+}
+
+static void acpi_block_write(void *opaque, uint64_t off, const void *data, unsigned len)
+{
+	struct acpi_block_dev *d = opaque;
+
+	acpi_regs_write(&d->arch->acpi_regs, d->block, off, data, len);
+}
+
+static int map_acpi(struct vm *vm, struct err *err)
+{
+	struct acpi_addrs at = acpi_addrs(vm->arch.phys_bits, false);
+	const struct { enum acpi_block block; uint64_t base, size; } blocks[] = {
+		{ ACPI_BLOCK_PCI, at.pci, ACPI_PCI_BLOCK_BYTES },
+		{ ACPI_BLOCK_CPU, at.cpu, ACPI_CPU_BLOCK_BYTES },
+		{ ACPI_BLOCK_GED, at.ged, ACPI_GED_BLOCK_BYTES },
+	};
+
+	vm->arch.acpi_regs.n_vcpus = vm->config->cpus.boot_vcpus;
+	for (size_t i = 0; i < ARRAY_LEN(blocks); i++) {
+		struct acpi_block_dev *d = &vm->arch.acpi_dev[i];
+		*d = (struct acpi_block_dev){ .arch = &vm->arch, .block = blocks[i].block };
+		struct bus_range r = { .base = blocks[i].base, .size = blocks[i].size, .dev = d,
+				       .read = acpi_block_read, .write = acpi_block_write };
+		if (bus_add(&vm->mmio, &r, err) < 0)
+			return err->num;
+	}
+	return 0;
+}
+
+int arch_platform_init(struct vm *vm, struct err *err)
+{
+	const struct bus_range ports[] = {
+		{ .base = I8042_BASE, .size = I8042_PORTS, .dev = vm, .read = i8042_read, .write = i8042_write },
+		{ .base = CMOS_BASE, .size = CMOS_PORTS, .dev = vm, .read = cmos_read, .write = cmos_write },
+		{ .base = 0xcf8, .size = 8, .dev = &vm->pci, .read = pci_port_read, .write = pci_port_write },
+		{ .base = ACPI_PORT_SLEEP, .size = 1, .dev = vm, .read = zero_read, .write = sleep_write },
+		{ .base = ACPI_PORT_PM_TIMER, .size = 4, .dev = vm, .read = pm_timer_read },
+	};
+	const struct bus_range ecam = {
+		.base = ECAM_BASE, .size = ECAM_BYTES, .dev = &vm->pci, .read = pci_ecam_read, .write = pci_ecam_write,
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(ports); i++)
+		if (bus_add(&vm->pio, &ports[i], err) < 0)
+			return err->num;
+	ioapic_init(&vm->arch.ioapic);
+	pci_bus_init(&vm->pci, arch_mmio32(vm).last + 1, arch_mmio64(vm).last + 1);
+	if (bus_add(&vm->mmio, &ecam, err) < 0 || ioapic_map(vm, err) < 0)
+		return err->num;
+	return map_acpi(vm, err);
+}
+
+void arch_vm_done(struct vm *vm)
+{
+	cpuid_free(&vm->arch.cpuid);
+}
+
+struct arch_window arch_mmio64(const struct vm *vm)
+{
+	struct acpi_cfg cfg = { .phys_bits = vm->arch.phys_bits, .ram_bytes = vm->mem.size };
+	struct acpi_range r = acpi_pci_range(&cfg);
+
+	return (struct arch_window){ r.first, r.last };
+}
+
+struct arch_window arch_mmio32(const struct vm *vm)
+{
+	(void)vm;
+	return (struct arch_window){ LOW_RAM_END, MMIO32_END - 1 };
+}
+
+/* ---- clocks ---- */
+
+static uint64_t wall_clock_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (uint64_t)now.tv_sec * NSEC_PER_SEC + (uint64_t)now.tv_nsec;
+}
+
+int arch_clock_pause(struct vm *vm, struct err *err)
+{
+	struct kvm_clock_data *clock = &vm->arch.clock;
+
+	*clock = (struct kvm_clock_data){};
+	if (kvm_ioctl(vm->kvm.vm_fd, KVM_GET_CLOCK, clock, "get the clock", err) < 0)
+		return err->num;
+	/* our own stamp: KVM has none before the first run, and none on hosts with an unstable TSC */
+	clock->realtime = wall_clock_ns();
+	clock->flags |= KVM_CLOCK_REALTIME;
+	return 0;
+}
+
+/* All vCPUs get vCPU 0's offset, so that their TSCs agree to the cycle. Kernels before 5.16 lack this. */
+static void align_tsc(struct vm *vm)
+{
+	uint64_t offset;
+	struct kvm_device_attr attr = {
+		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset,
+	};
+
+	if (ioctl(vm->vcpus.vcpu[0].fd, KVM_GET_DEVICE_ATTR, &attr) < 0)
+		return;
+	for (unsigned i = 1; i < vm->vcpus.n; i++)
+		(void)ioctl(vm->vcpus.vcpu[i].fd, KVM_SET_DEVICE_ATTR, &attr);
+}
+
+/* A restored TSC stands where it was saved; a host that was up would have counted on. Deadlines are absolute. */
+static int advance_tsc(struct vm *vm, uint64_t elapsed_ns, struct err *err)
+{
+	uint64_t ticks = (uint64_t)((__uint128_t)elapsed_ns * vm->arch.tsc_khz / 1000000);
+
+	for (unsigned i = 0; i < vm->vcpus.n; i++) {
+		struct vcpu *vcpu = &vm->vcpus.vcpu[i];
+		uint64_t tsc;
+		if (msr_get(vcpu->fd, MSR_IA32_TSC, &tsc, err) < 0)
+			return err->num;
+		struct msr_entry e = { .index = MSR_IA32_TSC, .data = tsc + ticks };
+		if (msr_load(vcpu->fd, vcpu->index, &e, 1, err) < 0)
+			return err->num;
+	}
+	align_tsc(vm);
+	return 0;
+}
+
+int arch_clock_resume(struct vm *vm, bool restored, struct err *err)
+{
+	struct kvm_clock_data clock = vm->arch.clock;
+	uint64_t now = wall_clock_ns();
+	uint64_t elapsed = now > clock.realtime ? now - clock.realtime : 0;	/* never backwards */
+
+	if (restored && advance_tsc(vm, elapsed, err) < 0)
+		return err->num;
+	struct kvm_clock_data set = { .clock = clock.clock + elapsed };
+	if (kvm_ioctl(vm->kvm.vm_fd, KVM_SET_CLOCK, &set, "set the clock", err) < 0)
+		return err->num;
+	for (unsigned i = 0; i < vm->vcpus.n; i++)
+		arch_vcpu_paused(&vm->vcpus.vcpu[i]);
+	return 0;
+}
+
+/* ---- state ---- */
+
+const struct field arch_state_fields[] = {
+	F_OBJ(struct arch_state, clock,
+	      ((const struct field[]){ F_BYTES(__typeof__(((struct arch_state *)0)->clock), Kvm, .flags = F_REQUIRED),
+				       F_END }),
+	      .flags = F_REQUIRED),
+	F_OBJ_LIST(struct arch_state, common_cpuid, cpuid_entry_fields, .flags = F_REQUIRED, .count = MAX_CPUID_ENTRIES),
+	F_END,
+};
+
+int arch_state_save(struct vm *vm, struct arch_state *state, struct err *err)
+{
+	const struct cpuid_table *t = &vm->arch.cpuid;
+
+	*state = (struct arch_state){ .clock.Kvm = vm->arch.clock, .n_common_cpuid = t->n_entry };
+	state->common_cpuid = malloc(t->n_entry * sizeof(*t->entry));
+	if (!state->common_cpuid)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "save the CPUID");
+	memcpy(state->common_cpuid, t->entry, t->n_entry * sizeof(*t->entry));
+	return 0;
+}
+
+int arch_state_check(const struct vm *vm, const struct arch_state *state, struct err *err)
+{
+	const struct cpuid_table saved = { .entry = state->common_cpuid, .n_entry = state->n_common_cpuid };
+
+	return cpuid_check(&saved, &vm->arch.cpuid, err);
+}
+
+/* The guest keeps what it was told, so a snapshot of this VM says the same again. */
+void arch_state_load(struct vm *vm, struct arch_state *state)
+{
+	cpuid_free(&vm->arch.cpuid);
+	vm->arch.cpuid = (struct cpuid_table){ .entry = state->common_cpuid, .n_entry = state->n_common_cpuid };
+	state->common_cpuid = NULL;
+	state->n_common_cpuid = 0;
+	vm->arch.clock = state->clock.Kvm;
+}
