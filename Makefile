@@ -15,7 +15,7 @@ LDFLAGS += -pthread $(SAN)
 
 COMMON_SRC = $(wildcard common/*.c)
 VMM_SRC = $(filter-out vmm/main.c,$(wildcard vmm/*.c)) $(wildcard vmm/$(ARCH)/*.c)
-VMM_LIBS = -luring -lhttp_parser
+VMM_LIBS = -l:liburing.a -lhttp_parser
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
 LIB = $(BUILD)/libvmm.a
 UNIT = $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/test_*.c))

@@ -565,7 +565,8 @@ void guest_main(void)
 	print("hostile: %u devices, seed %lu\n", n_devs, state);
 	for (uint64_t round = 1; rounds == 0 || round <= rounds; round++) {
 		round_run(round);
-		print("round %lu ok: %lu attacks, %lu needs-reset, ", round, n_attacks, n_needs_reset);
+		print("round %lu ok: %lu attacks, %lu needs-reset, ", round, n_attacks,
+		      n_needs_reset);
 		print("%lu features refused, %lu sticky queues\n", n_refused, n_sticky);
 	}
 	print("hostile done\n");

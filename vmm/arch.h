@@ -70,6 +70,9 @@ MUST_CHECK int arch_state_save(struct vm *vm, struct arch_state *state, struct e
 MUST_CHECK int arch_state_check(const struct vm *vm, const struct arch_state *state, struct err *err);
 /* Takes the lists over. */
 void arch_state_load(struct vm *vm, struct arch_state *state);
+/* The first address that devices may take above RAM which ends at `ram_end`; and the fixed list "arch_mem_regions". */
+uint64_t arch_device_area(uint64_t ram_end);
+void arch_memory_regions_save(struct strbuf *out);
 /* The interrupt controller's node in state.json. */
 extern const char arch_irqchip_id[];
 void arch_irqchip_save(struct vm *vm, struct strbuf *out);

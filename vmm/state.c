@@ -62,7 +62,7 @@ int state_parse(const struct json_node *node, const char *what, struct json *jso
 
 int state_load_leaf(const struct json_node *node, const char *id, const struct field *rows, void *obj, struct err *err)
 {
-	const struct json_node *child, *state;
+	const struct json_node *child = NULL, *state = NULL;
 	autojson struct json json = {};
 
 	if (state_child(node, id, &child, err) < 0 || state_parse(child, id, &json, &state, err) < 0)

@@ -594,7 +594,7 @@ static int load_msix(struct virtio_pci *t, const struct json_node *node, struct 
 static int load_device(struct virtio_pci *t, const struct json_node *node, struct saved_device *s, struct err *err)
 {
 	autojson struct json json = {};
-	const struct json_node *state;
+	const struct json_node *state = NULL;
 
 	if (state_parse(node, t->id, &json, &state, err) < 0)
 		return err->num;

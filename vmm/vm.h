@@ -52,7 +52,8 @@ MUST_CHECK int vm_new_restore(struct loop *loop, struct vm_config *config, struc
 void vm_free(struct vm *vm);
 
 MUST_CHECK int vm_pause(struct vm *vm, struct err *err);
-MUST_CHECK int vm_resume(struct vm *vm, struct err *err);
+/* `first`: this boot has not run yet. */
+MUST_CHECK int vm_resume(struct vm *vm, bool first, struct err *err);
 
 /* From a vCPU thread: the guest ended or broke. */
 void vm_guest_event(struct vm *vm, enum guest_event event);

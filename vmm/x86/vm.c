@@ -371,3 +371,17 @@ void arch_state_load(struct vm *vm, struct arch_state *state)
 	state->n_common_cpuid = 0;
 	vm->arch.clock = state->clock.Kvm;
 }
+
+uint64_t arch_device_area(uint64_t ram_end)
+{
+	return ram_end > HIGH_RAM_START ? ram_end : HIGH_RAM_START;
+}
+
+void arch_memory_regions_save(struct strbuf *out)
+{
+	strbuf_printf(out,
+		      "[{\"base\":0,\"size\":%llu,\"r_type\":\"Ram\"},{\"base\":%llu,\"size\":%llu,\"r_type\":\"Ram\"},"
+		      "{\"base\":%llu,\"size\":%llu,\"r_type\":\"SubRegion\"},"
+		      "{\"base\":%llu,\"size\":%llu,\"r_type\":\"Reserved\"}]",
+		      LOW_RAM_END, HIGH_RAM_START, ~0ULL, LOW_RAM_END, MMIO32_END - LOW_RAM_END, ECAM_BASE, ECAM_BYTES);
+}

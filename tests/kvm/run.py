@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the tests on the host's /dev/kvm:  run.py [PART-OF-A-NAME...]
+
+Prints one line per test, and at the end `N passed, N failed` and what was skipped, why. Exit status 1 on a failure.
+FORKD_VMM: program under test (build/forkd-vmm). FORKD_PEERS: folder with cloud-hypervisor and ch-remote.
+FORKD_TEST_FULL=1: the long tests too.
+"""
+import faulthandler
+import os
+import signal
+import sys
+import time
+import traceback
+import unittest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.dont_write_bytecode = True
+sys.path.insert(0, HERE)
+import kvmtest  # noqa: E402
+
+
+class Lines(unittest.TestResult):
+    def __init__(self):
+        super().__init__()
+        self.passed, self.failed, self.skips, self.began = 0, 0, [], 0.0
+
+    def name(self, test):
+        return test.id().replace("__main__.", "")
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.began, self.bad = time.monotonic(), None
+
+    def _note(self, test, err):
+        kind, value, tb = err
+        text = str(value).strip() if issubclass(kind, AssertionError) else "".join(traceback.format_exception(kind, value, tb))
+        lines = [f for f in traceback.extract_tb(tb) if f.filename.startswith(HERE) and not f.filename.endswith("kvmtest.py")]
+        where = f" [{os.path.basename(lines[-1].filename)}:{lines[-1].lineno}]" if lines else ""
+        self.bad = (self.bad + "; also: " if self.bad else "") + text + where
+
+    def addError(self, test, err):
+        self._note(test, err)
+        if not isinstance(test, unittest.TestCase) or not hasattr(test, "dir"):       # setUpClass and the like
+            self.stopTest(test)
+
+    def addFailure(self, test, err):
+        self._note(test, err)
+
+    def addSubTest(self, test, subtest, err):
+        if err:
+            params = ", ".join(f"{k}={v}" for k, v in subtest.params.items())
+            self._note(test, (err[0], AssertionError(f"({params}) {err[1]}") if issubclass(err[0], AssertionError) else err[1], err[2]))
+
+    def addSkip(self, test, reason):
+        self.skips.append((self.name(test), reason))
+        print(f"SKIPPED {self.name(test)}: {reason}", flush=True)
+        self.bad = "skipped"
+
+    def stopTest(self, test):
+        took = time.monotonic() - self.began
+        if self.bad == "skipped":
+            return
+        if self.bad:
+            self.failed += 1
+            print(f"not ok {self.name(test)} ({took:.1f} s): {self.bad}", flush=True)
+        else:
+            self.passed += 1
+            print(f"ok {self.name(test)} ({took:.1f} s)", flush=True)
+
+
+def flatten(suite):
+    for item in suite:
+        if isinstance(item, unittest.TestSuite):
+            yield from flatten(item)
+        else:
+            yield item
+
+
+def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("kvm tests: ended by SIGTERM"))
+    faulthandler.enable()
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        print("SKIPPED all tests on KVM: /dev/kvm is not there or not ours to open")
+        print("0 passed, 0 failed")
+        return 1
+    for path in (kvmtest.VMM, kvmtest.guest("devices")):
+        if not os.path.exists(path):
+            print(f"kvm tests: {path} is missing; run make first")
+            return 1
+    kvmtest.isolate()
+    tests = list(flatten(unittest.defaultTestLoader.discover(HERE)))
+    wanted = sys.argv[1:]
+    tests = [t for t in tests if not wanted or any(w in t.id() for w in wanted)]
+    print(f"kvm tests of {kvmtest.VMM}{', long ones too' if kvmtest.FULL else ''}", flush=True)
+    result = Lines()
+    unittest.TestSuite(tests).run(result)
+    for name, reason in result.skips:
+        print(f"skipped: {name}: {reason}")
+    if result.skips:
+        print(f"{len(result.skips)} skipped")
+    print(f"{result.passed} passed, {result.failed} failed")
+    return 1 if result.failed or not result.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network devices on restore: descriptors by SCM_RIGHTS (net_fds), taps by name, and what must be refused."""
+import contextlib
+import json
+import os
+import socket
+
+from kvmtest import IS_FORKD, KvmTest, Tap, read, wait_for
+
+
+class NetFds(KvmTest):
+    def two_nets(self, cpus=2):
+        """A guest with two nets of two queue pairs each, checking every frame; its snapshot."""
+        taps = [Tap(self, queues=2), Tap(self, queues=2)]
+        nets = [f"id={name},fd=[{','.join(map(str, tap.fds))}],num_queues=4" for name, tap in zip(("left", "right"), taps)]
+        vmm = self.boot("devices", f"rounds=0 cpus={cpus} mode=irq batches=4 dev=net mem=4", cpus=cpus, extra=["--net", *nets],
+                        pass_fds=taps[0].fds + taps[1].fds)
+        vmm.wait_rounds(2)
+        directory = vmm.snapshot()
+        vmm.stop()
+        for tap in taps:
+            tap.close()
+        return vmm, directory
+
+    def test_descriptors_in_another_order(self):
+        vmm, directory = self.two_nets()
+        config = json.loads(read(os.path.join(directory, "config.json")))
+        self.assertEqual([(n["id"], len(n["fds"]), n["num_queues"]) for n in config["net"]], [("left", 2, 4), ("right", 2, 4)])
+        for order in (("left", "right"), ("right", "left")):
+            taps = {name: Tap(self, queues=2) for name in order}
+            before = len(os.listdir("/proc/self/fd"))
+            clone = self.restore(directory, net_fds=[{"id": n, "num_fds": 2} for n in order],
+                                 fds=[fd for n in order for fd in taps[n].fds])
+            self.assertEqual(len(os.listdir("/proc/self/fd")) - before, 2)     # the pipes to the VMM
+            self.assertGreaterEqual(clone.wait_rounds(4), vmm.rounds()[-1] + 1)
+            self.check_frames(directory, order, taps)
+            clone.stop()
+            for tap in taps.values():
+                tap.close()
+
+    def check_frames(self, directory, order, taps):
+        """Each tap hears the MAC of its own net, no other."""
+        config = json.loads(read(os.path.join(directory, "config.json")))
+        macs = {n["id"]: bytes.fromhex(n["mac"].replace(":", "")) for n in config["net"]}
+        for name in order:
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5)) as s:
+                s.bind((taps[name].name, 0x88b5))
+                s.settimeout(20)
+                frame = s.recv(2048)
+                while frame[6:12] == b"\x02\0\0\0\0\x01":       # the echo's own
+                    frame = s.recv(2048)
+                self.assertEqual(frame[6:12], macs[name], name)
+
+    def refused(self, clone, body, fds, status, last):
+        answer = clone.call("PUT", "vm.restore", body, fds)
+        self.assertEqual(answer.status, status, answer)
+        self.assertIn(last, answer.json[-1], answer)
+
+    def test_wrong_descriptors(self):
+        _, directory = self.two_nets()
+        url = "file://" + directory
+        taps = {name: Tap(self, queues=2) for name in ("left", "right")}
+        four = taps["left"].fds + taps["right"].fds
+
+        def body(*nets):
+            return {"source_url": url, "resume": True, "net_fds": [{"id": i, "num_fds": n} for i, n in nets]}
+        both = body(("left", 2), ("right", 2))
+        clone = self.start(name="clone")
+        clone.get("vmm.ping")
+        before = clone.n_fds()
+        cases = [
+            ("none", {"source_url": url}, [], 400, "is associated with FDs and is required"),
+            ("fewer than announced", both, four[:3], 400, "Bad Request"),
+            ("more than announced", both, four + four[:1], 400, "Bad Request"),
+            ("announced none", {"source_url": url}, four, 400, "Bad Request"),
+            ("one net missing", body(("left", 2)), four[:2], 400, "Net id right is associated with FDs and is required"),
+            ("too few for one", body(("left", 1), ("right", 2)), four[:3], 400,
+             "Number of Net FDs passed for 'left' during Restore: 1. Expected: 2"),
+            ("too many for one", body(("left", 2), ("right", 3)), four + four[:1], 400,
+             "Number of Net FDs passed for 'right' during Restore: 3. Expected: 2"),
+            ("twice the same", body(("left", 2), ("left", 2)), four, 409, "Identifier left is not unique"),
+        ]
+        for what, request, fds, status, last in cases:
+            with self.subTest(what):
+                self.refused(clone, request, fds, status, last)
+        null = os.open("/dev/null", os.O_RDWR)
+        answer = clone.call("PUT", "vm.restore", both, [null] * 4)
+        self.assertIn(answer.status, (400, 500), answer)
+        wait_for("descriptors to be closed", lambda: clone.n_fds() <= before,
+                 context=lambda: f": {before} before, {clone.n_fds()} now: {listing(clone.pid)}")
+        os.close(null)
+        self.assertEqual(clone.call("GET", "vm.info").status, 404)
+        # an id that nobody has is a warning; the restore is fine and the descriptor is closed
+        spare = Tap(self, echo=False)
+        clone.put("vm.restore", body(("left", 2), ("right", 2), ("nobody", 1)), four + spare.fds)
+        clone.wait_rounds(3)
+        clone.put("vm.delete")
+        wait_for("descriptors to be closed", lambda: clone.n_fds() <= before,
+                 context=lambda: f": {before} before, {clone.n_fds()} now: {listing(clone.pid)}")
+        clone.stop()
+
+    def test_descriptors_of_other_requests_are_closed(self):
+        clone = self.start(name="clone")
+        clone.get("vmm.ping")
+        before = clone.n_fds()
+        null = os.open("/dev/null", os.O_RDWR)
+        for _ in range(20):
+            self.assertEqual(clone.call("GET", "vmm.ping", fds=[null] * 50).status, 200)
+            self.assertEqual(clone.call("GET", "nothing", fds=[null] * 3).status, 404)
+        os.close(null)
+        wait_for("descriptors to be closed", lambda: clone.n_fds() <= before,
+                 context=lambda: f": {before} before, {clone.n_fds()} now")
+        clone.stop()
+
+    def test_command_line_descriptors(self):
+        vmm, directory = self.two_nets()
+        taps = {name: Tap(self, queues=2) for name in ("left", "right")}
+        lists = ",".join(f"{n}@[{','.join(map(str, taps[n].fds))}]" for n in ("right", "left"))
+        forms = [[f"source_url=file://{directory},resume=on,net_fds=[{lists}]"]]
+        if IS_FORKD:
+            forms.append([f"source_url=file://{directory},resume=on", f"net_fds=[{lists}]"])
+        for form in forms:
+            clone = self.start("--restore", *form, name="clone", pass_fds=[fd for t in taps.values() for fd in t.fds])
+            self.assertGreaterEqual(clone.wait_rounds(3), vmm.rounds()[-1] + 1)
+            clone.stop()
+
+    def test_tap_by_name(self):
+        tap = Tap(self, persistent=True)
+        vmm = self.boot("devices", "rounds=0 dev=net batches=4", extra=["--net", f"tap={tap.name},mac=2e:00:00:00:00:07"])
+        vmm.wait_rounds(2)
+        directory = vmm.snapshot()
+        config = json.loads(read(os.path.join(directory, "config.json")))
+        self.assertEqual((config["net"][0]["tap"], config["net"][0]["mac"]), (tap.name, "2e:00:00:00:00:07"))
+        # in use by the first
+        clone = self.start(name="clone")
+        answer = clone.call("PUT", "vm.restore", {"source_url": "file://" + directory})
+        self.assertEqual(answer.status, 500)
+        self.assertIn("Device or resource busy", answer.json[-1])
+        # another one
+        other = Tap(self, persistent=True)
+        copy = self.copy_snapshot(directory, lambda c: c["net"][0].update(tap=other.name))
+        clone.put("vm.restore", {"source_url": "file://" + copy, "resume": True})
+        clone.wait_rounds(3)
+        vmm.put("vm.resume")
+        vmm.wait_rounds(3)
+        clone.stop()
+        vmm.stop()
+
+    def test_taps_are_gone_after_the_end(self):
+        before = interfaces()
+        vmm = self.boot("devices", "rounds=1 dev=rng end=halt", extra=["--net", "mac=2e:00:00:00:00:08"])
+        vmm.wait_output(rb"PASS")
+        self.assertEqual(len(interfaces()), len(before) + 1)
+        vmm.stop()
+        self.assertEqual(interfaces(), before)
+
+
+def interfaces():
+    return sorted(name for _, name in socket.if_nameindex())
+
+
+def listing(pid):
+    names = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            names.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return names

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Devices of a machine: made in Cloud Hypervisor's order, saved and loaded as the tree below "device-manager". */
+#include "vmm/devices.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "vmm/serial.h"
+#include "vmm/state.h"
+#include "vmm/virtio_pci.h"
+
+static int auto_id(struct vm *vm, char **id, const char *prefix, struct err *err)
+{
+	char text[32];
+
+	if (*id)
+		return 0;
+	snprintf(text, sizeof(text), "%s%u", prefix, vm->device_id_cnt++);
+	*id = strdup(text);
+	return *id ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "name a device");
+}
+
+/* `made`: what the constructor said that filled *vdev. */
+static int add(struct vm *vm, int made, struct virtio_dev **vdev, bool has_slot, uint8_t slot, struct err *err)
+{
+	return made < 0 ? made : virtio_pci_attach(vm, *vdev, has_slot ? slot : 0, err);
+}
+
+static int add_disk(struct vm *vm, struct disk_config *d, struct err *err)
+{
+	struct virtio_dev *vdev = NULL;
+
+	if (auto_id(vm, &d->id, "_disk", err) < 0)
+		return err->num;
+	return add(vm, virtio_blk_new(vm, d, &vdev, err), &vdev, d->has_pci_device_id, d->pci_device_id, err);
+}
+
+static int add_net(struct vm *vm, struct net_config *n, struct err *err)
+{
+	struct virtio_dev *vdev = NULL;
+
+	if (auto_id(vm, &n->id, "_net", err) < 0)
+		return err->num;
+	return add(vm, virtio_net_new(vm, n, &vdev, err), &vdev, n->has_pci_device_id, n->pci_device_id, err);
+}
+
+/* Slots are given out in this order: the guest sees it. */
+static int add_virtio(struct vm *vm, struct err *err)
+{
+	struct vm_config *c = vm->config;
+	struct virtio_dev *vdev = NULL;
+
+	if (c->console.mode != CONSOLE_OFF &&
+	    add(vm, virtio_console_new(vm, &c->console, &vdev, err), &vdev, c->console.has_pci_device_id,
+		c->console.pci_device_id, err) < 0)
+		return err->num;
+	for (uint32_t i = 0; i < c->n_disks; i++)
+		if (add_disk(vm, &c->disks[i], err) < 0)
+			return err->num;
+	for (uint32_t i = 0; i < c->n_net; i++)
+		if (add_net(vm, &c->net[i], err) < 0)
+			return err->num;
+	return add(vm, virtio_rng_new(vm, &c->rng, &vdev, err), &vdev, c->rng.has_pci_device_id, c->rng.pci_device_id, err);
+}
+
+int devices_new(struct vm *vm, struct err *err)
+{
+	if (vm->config->serial.mode != CONSOLE_OFF && serial_new(vm, &vm->config->serial, &vm->serial, err) < 0)
+		return err->num;
+	return add_virtio(vm, err);
+}
+
+void devices_free(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->n_devs; i++)
+		virtio_pci_free(vm->dev[i]);
+	vm->n_devs = 0;
+	serial_free(vm->serial);
+	vm->serial = NULL;
+}
+
+void devices_pause(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->n_devs; i++)
+		virtio_pause(vm->dev[i]->vdev);
+}
+
+void devices_resume(struct vm *vm, bool restored)
+{
+	for (unsigned i = 0; i < vm->n_devs; i++)
+		virtio_resume(vm->dev[i]->vdev, restored);
+}
+
+/* ---- state ---- */
+
+static void save_platform(struct vm *vm, const char *id, struct strbuf *out)
+{
+	autostrbuf struct strbuf state = {};
+
+	if (strcmp(id, "__serial") == 0)
+		serial_save(vm->serial, &state);
+	else
+		arch_irqchip_save(vm, &state);
+	state_open(out, id);
+	state_close(out, &state);
+}
+
+static void save_device(struct virtio_dev *vdev, struct strbuf *out)
+{
+	autostrbuf struct strbuf state = {};
+
+	pthread_mutex_lock(&vdev->lock);
+	vdev->ops->save(vdev, &state);
+	pthread_mutex_unlock(&vdev->lock);
+	state_open(out, vdev->id);
+	state_close(out, &state);
+}
+
+/* One child of "device-manager": children stand in the order of their ids. */
+struct child {
+	const char *id;
+	struct virtio_pci *transport;	/* its own node */
+	struct virtio_dev *device;	/* its device's node; both NULL: a platform device */
+};
+
+static int child_order(const void *a, const void *b)
+{
+	return strcmp(((const struct child *)a)->id, ((const struct child *)b)->id);
+}
+
+void devices_save(struct vm *vm, struct strbuf *out)
+{
+	struct child child[2 * MAX_PCI_SLOTS + 2];
+	autostrbuf struct strbuf state = {};
+	unsigned n = 0;
+
+	child[n++] = (struct child){ .id = arch_irqchip_id };
+	if (vm->serial)
+		child[n++] = (struct child){ .id = "__serial" };
+	for (unsigned i = 0; i < vm->n_devs; i++) {
+		child[n++] = (struct child){ .id = vm->dev[i]->id, .transport = vm->dev[i] };
+		child[n++] = (struct child){ .id = vm->dev[i]->vdev->id, .device = vm->dev[i]->vdev };
+	}
+	qsort(child, n, sizeof(child[0]), child_order);
+	state_open(out, "device-manager");
+	for (unsigned i = 0; i < n; i++) {
+		if (child[i].transport)
+			virtio_pci_save(child[i].transport, out);
+		else if (child[i].device)
+			save_device(child[i].device, out);
+		else
+			save_platform(vm, child[i].id, out);
+	}
+	strbuf_puts(&state, "{\"device_tree\":");
+	devices_tree(vm, &state);
+	strbuf_printf(&state, ",\"device_id_cnt\":%u}", vm->device_id_cnt);
+	state_close(out, &state);
+}
+
+static void tree_leaf(const char *id, struct strbuf *out)
+{
+	strbuf_printf(out, "\"%s\":{\"id\":\"%s\",\"resources\":[],\"children\":[]}", id, id);
+}
+
+void devices_tree(const struct vm *vm, struct strbuf *out)
+{
+	strbuf_putc(out, '{');
+	tree_leaf(arch_irqchip_id, out);
+	if (vm->serial) {
+		strbuf_putc(out, ',');
+		tree_leaf("__serial", out);
+	}
+	for (unsigned i = 0; i < vm->n_devs; i++) {
+		strbuf_putc(out, ',');
+		virtio_pci_tree(vm->dev[i], out);
+	}
+	strbuf_putc(out, '}');
+}
+
+/* A child's state, handed to a function that loads it. */
+static int load_node(const struct json_node *node, const char *id, struct json *json,
+		     const struct json_node **ret_state, struct err *err)
+{
+	const struct json_node *child = NULL;
+
+	if (state_child(node, id, &child, err) < 0)
+		return err->num;
+	return state_parse(child, id, json, ret_state, err);
+}
+
+static int load_device(struct virtio_pci *t, const struct json_node *node, struct json *json, struct err *err)
+{
+	const struct json_node *state = NULL, *own = NULL;
+
+	if (load_node(node, t->vdev->id, json, &state, err) < 0 || t->vdev->ops->load(t->vdev, state, err) < 0)
+		return err->num;
+	if (state_child(node, t->id, &own, err) < 0)
+		return err->num;
+	return virtio_pci_load(t, own, err);
+}
+
+/* Ids below "device-manager" that nothing of this configuration claims: a device that we would silently lose. */
+static int check_all_known(const struct vm *vm, const struct json_node *node, struct err *err)
+{
+	const struct json_node *children = json_get(node, "snapshots");
+
+	for (json_each(c, children)) {
+		bool known = strcmp(c->key, arch_irqchip_id) == 0 || (vm->serial && strcmp(c->key, "__serial") == 0);
+		for (unsigned i = 0; i < vm->n_devs && !known; i++)
+			known = strcmp(c->key, vm->dev[i]->id) == 0 || strcmp(c->key, vm->dev[i]->vdev->id) == 0;
+		if (!known)
+			return err_set(err, ERR_INVALID, "state.json: device '%s' is not in config.json, or not supported",
+				       c->key);
+	}
+	return 0;
+}
+
+int devices_load(struct vm *vm, const struct json_node *node, struct err *err)
+{
+	autojson struct json json = {};
+	const struct json_node *state = NULL;
+
+	if (load_node(node, arch_irqchip_id, &json, &state, err) < 0 || arch_irqchip_load(vm, state, err) < 0)
+		return err->num;
+	if (vm->serial &&
+	    (load_node(node, "__serial", &json, &state, err) < 0 || serial_load(vm->serial, state, err) < 0))
+		return err->num;
+	for (unsigned i = 0; i < vm->n_devs; i++)
+		if (load_device(vm->dev[i], node, &json, err) < 0)
+			return err->num;
+	if (state_parse(node, "device-manager", &json, &state, err) < 0)
+		return err->num;
+	const struct json_node *cnt = json_get(state, "device_id_cnt");
+	if (cnt && cnt->type == JSON_INT && cnt->num < UINT32_MAX)
+		vm->device_id_cnt = (unsigned)cnt->num;
+	return check_all_known(vm, node, err);
+}

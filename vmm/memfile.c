@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Which pages must be written is told by /proc/self/pagemap: anonymous memory that was never touched is zero, and a page
+ * of a private mapping that is still file-backed is in the old file.
+ */
+#include "vmm/memfile.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "common/uring.h"
+
+#define PM_PRESENT (1ULL << 63)
+#define PM_SWAPPED (1ULL << 62)
+#define PM_FILE (1ULL << 61)
+
+enum { PAGEMAP_BATCH = 4096, EXTENT_BATCH = 1024 };
+
+/* Extents are collected and written in batches. */
+struct writer {
+	int fd;
+	struct extent ext[EXTENT_BATCH];
+	uint32_t n;
+};
+
+static int flush(struct writer *w, struct err *err)
+{
+	uint32_t n = w->n;
+
+	w->n = 0;
+	return n ? uring_write_extents(w->fd, w->ext, n, err) : 0;
+}
+
+static int add_page(struct writer *w, const uint8_t *page, uint64_t off, struct err *err)
+{
+	struct extent *last = w->n ? &w->ext[w->n - 1] : NULL;
+
+	if (last && (const uint8_t *)last->buf + last->len == page && last->off + last->len == off) {
+		last->len += GUEST_PAGE;
+		return 0;
+	}
+	if (w->n == EXTENT_BATCH && flush(w, err) < 0)
+		return err->num;
+	w->ext[w->n++] = (struct extent){ .buf = page, .off = off, .len = GUEST_PAGE };
+	return 0;
+}
+
+static bool is_zero(const uint8_t *page)
+{
+	const uint64_t *w = (const uint64_t *)(const void *)page;
+
+	for (unsigned i = 0; i < GUEST_PAGE / sizeof(*w); i += 8)
+		if (w[i] | w[i + 1] | w[i + 2] | w[i + 3] | w[i + 4] | w[i + 5] | w[i + 6] | w[i + 7])
+			return false;
+	return true;
+}
+
+/* Whether this page is memory of our own, by its pagemap entry. */
+static bool is_private(uint64_t entry)
+{
+	return (entry & (PM_PRESENT | PM_SWAPPED)) && !(entry & PM_FILE);
+}
+
+static int write_region(struct writer *w, int pagemap_fd, const struct gmem_region *r, bool keep_zeroes,
+			struct err *err)
+{
+	uint64_t entry[PAGEMAP_BATCH], pages = r->size / GUEST_PAGE;
+
+	for (uint64_t at = 0; at < pages; at += PAGEMAP_BATCH) {
+		uint64_t n = pages - at < PAGEMAP_BATCH ? pages - at : PAGEMAP_BATCH;
+		off_t where = (off_t)(((uintptr_t)r->hva / GUEST_PAGE + at) * sizeof(entry[0]));
+		ssize_t got = pread(pagemap_fd, entry, n * sizeof(entry[0]), where);
+		if (got != (ssize_t)(n * sizeof(entry[0])))
+			return err_sys(err, ERR_INTERNAL, "read /proc/self/pagemap");
+		for (uint64_t i = 0; i < n; i++) {
+			const uint8_t *page = r->hva + (at + i) * GUEST_PAGE;
+			if (!is_private(entry[i]) || (!keep_zeroes && is_zero(page)))
+				continue;
+			if (add_page(w, page, r->file_offset + (at + i) * GUEST_PAGE, err) < 0)
+				return err->num;
+		}
+	}
+	return 0;
+}
+
+bool memfile_next_data(int fd, uint64_t off, uint64_t end, uint64_t *ret_start, uint64_t *ret_end)
+{
+	off_t start = lseek(fd, (off_t)off, SEEK_DATA);
+
+	if (start < 0 && errno == ENXIO)
+		return false;
+	if (start < 0)
+		start = (off_t)off;
+	if ((uint64_t)start >= end)
+		return false;
+	off_t hole = lseek(fd, start, SEEK_HOLE);
+	*ret_start = (uint64_t)start;
+	*ret_end = hole > start && (uint64_t)hole < end ? (uint64_t)hole : end;
+	return true;
+}
+
+/* The old file's data, holes kept; shared with it where the file system can. */
+static int copy_file(int from, int to, uint64_t size, struct err *err)
+{
+	uint64_t start, end;
+
+	for (uint64_t off = 0; memfile_next_data(from, off, size, &start, &end); off = end) {
+		off_t in = (off_t)start, out = (off_t)start;
+		while (in < (off_t)end) {
+			ssize_t n = copy_file_range(from, &in, to, &out, (size_t)((off_t)end - in), 0);
+			if (n < 0 && errno == EINTR)
+				continue;
+			if (n <= 0)
+				return err_sys(err, ERR_INTERNAL, "copy memory from the template at %lld", (long long)in);
+		}
+	}
+	return 0;
+}
+
+int memfile_write(int fd, const struct gmem *mem, struct err *err)
+{
+	bool cow = mem->backing == GMEM_FILE_COW;
+	autoclose int pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	autofree struct writer *w = calloc(1, sizeof(*w));
+
+	if (pagemap_fd < 0)
+		return err_sys(err, ERR_INTERNAL, "open /proc/self/pagemap");
+	if (!w)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "write guest memory");
+	if (ftruncate(fd, (off_t)mem->size) < 0)
+		return err_sys(err, ERR_INTERNAL, "make a file of %llu bytes", (unsigned long long)mem->size);
+	if (cow && copy_file(mem->file_fd, fd, mem->size, err) < 0)
+		return err->num;
+	w->fd = fd;
+	for (unsigned i = 0; i < mem->n; i++)
+		if (write_region(w, pagemap_fd, &mem->region[i], cow, err) < 0)
+			return err->num;
+	return flush(w, err);
+}
+
+int memfile_read(int fd, const struct gmem *mem, struct err *err)
+{
+	for (unsigned i = 0; i < mem->n; i++) {
+		const struct gmem_region *r = &mem->region[i];
+		uint64_t start, end, last = r->file_offset + r->size;
+		for (uint64_t off = r->file_offset; memfile_next_data(fd, off, last, &start, &end); off = end)
+			if (uring_read_all(fd, r->hva + (start - r->file_offset), start, end - start, err) < 0)
+				return err->num;
+	}
+	return 0;
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The state machine around the one VM of this process. */
+#include "vmm/vmm.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "vmm/devices.h"
+#include "vmm/event_monitor.h"
+#include "vmm/ondemand.h"
+#include "vmm/snapshot.h"
+#include "vmm/vm.h"
+
+enum vm_state { VM_CREATED, VM_RUNNING, VM_PAUSED };
+static const char *const state_names[] = { "Created", "Running", "Paused" };
+
+struct vmm {
+	struct loop *loop;
+	struct vm *vm;			/* NULL: not booted */
+	struct vm_config config;
+	bool has_config;
+	enum vm_state state;
+};
+
+static void on_guest_event(struct vm *vm, uint64_t events)
+{
+	struct vmm *vmm = vm->owner;
+	struct err err = {};
+	char line[ERR_MSG_BYTES];
+
+	if (events & GUEST_FAULT) {
+		log_error("the guest broke: the VM ends");
+		loop_stop(vmm->loop, 1);
+	} else if (events & GUEST_POWEROFF) {
+		log_info("the guest powered off");
+		event_emit("vm", "shutdown", NULL, NULL);
+		loop_stop(vmm->loop, 0);
+	} else if (vmm_reboot(vmm, &err) < 0) {
+		log_error("%s", err_line(&err, line, sizeof(line)));
+		loop_stop(vmm->loop, 1);
+	}
+}
+
+static void drop_vm(struct vmm *vmm)
+{
+	vm_free(vmm->vm);
+	vmm->vm = NULL;
+	vmm->state = VM_CREATED;
+}
+
+static void drop_config(struct vmm *vmm)
+{
+	if (vmm->has_config)
+		vm_config_free(&vmm->config);
+	vmm->has_config = false;
+}
+
+struct vmm *vmm_new(struct loop *loop, struct err *err)
+{
+	struct vmm *vmm = calloc(1, sizeof(*vmm));
+
+	if (!vmm)
+		err_num(err, ERR_INTERNAL, ENOMEM, "start the VMM");
+	else
+		vmm->loop = loop;
+	return vmm;
+}
+
+void vmm_free(struct vmm *vmm)
+{
+	if (!vmm)
+		return;
+	drop_vm(vmm);
+	drop_config(vmm);
+	free(vmm);
+}
+
+static void adopt(struct vmm *vmm, struct vm *vm, enum vm_state state)
+{
+	vmm->vm = vm;
+	vmm->state = state;
+	vm->owner = vmm;
+	vm->on_guest_event = on_guest_event;
+}
+
+static int need_vm(const struct vmm *vmm, struct err *err)
+{
+	return vmm->vm ? 0 : err_set(err, ERR_INTERNAL, "VM is not running");
+}
+
+int vmm_create(struct vmm *vmm, struct vm_config *config, struct err *err)
+{
+	if (vmm->has_config)
+		return err_set(err, ERR_INTERNAL, "VM is already created");
+	vmm->config = *config;
+	vm_config_init(config);
+	vmm->has_config = true;
+	return 0;
+}
+
+static int boot(struct vmm *vmm, struct err *err)
+{
+	struct vm *vm;
+
+	if (vm_config_check(&vmm->config, err) < 0 || vm_new_boot(vmm->loop, &vmm->config, &vm, err) < 0)
+		return err->num;
+	adopt(vmm, vm, VM_RUNNING);
+	if (vm_resume(vm, true, err) < 0) {
+		drop_vm(vmm);
+		return err->num;
+	}
+	return 0;
+}
+
+int vmm_boot(struct vmm *vmm, struct err *err)
+{
+	if (!vmm->has_config)
+		return err_set(err, ERR_NOT_FOUND, "VM is not created");
+	if (vmm->vm)
+		return err_set(err, ERR_INTERNAL, "invalid VM state transition: %s to Running", state_names[vmm->state]);
+	event_emit("vm", "booting", NULL, NULL);
+	if (boot(vmm, err) < 0)
+		return err->num;
+	event_emit("vm", "booted", NULL, NULL);
+	return 0;
+}
+
+int vmm_pause(struct vmm *vmm, struct err *err)
+{
+	if (need_vm(vmm, err) < 0)
+		return err->num;
+	if (vmm->state != VM_RUNNING)
+		return err_set(err, ERR_INTERNAL, "Invalid transition: InvalidStateTransition(%s, Paused)",
+			       state_names[vmm->state]);
+	event_emit("vm", "pausing", NULL, NULL);
+	if (vm_pause(vmm->vm, err) < 0)
+		return err->num;
+	vmm->state = VM_PAUSED;
+	event_emit("vm", "paused", NULL, NULL);
+	return 0;
+}
+
+int vmm_resume(struct vmm *vmm, struct err *err)
+{
+	if (need_vm(vmm, err) < 0)
+		return err->num;
+	if (vmm->state != VM_PAUSED)
+		return err_set(err, ERR_INTERNAL, "invalid VM state transition: %s to Running", state_names[vmm->state]);
+	event_emit("vm", "resuming", NULL, NULL);
+	if (vm_resume(vmm->vm, false, err) < 0)
+		return err->num;
+	vmm->state = VM_RUNNING;
+	event_emit("vm", "resumed", NULL, NULL);
+	return 0;
+}
+
+int vmm_snapshot(struct vmm *vmm, const char *destination_url, struct err *err)
+{
+	if (need_vm(vmm, err) < 0)
+		return err->num;
+	if (vmm->state != VM_PAUSED)
+		return err_set(err, ERR_INTERNAL, "Trying to snapshot while VM is running");
+	if (!ondemand_complete(vmm->vm->ondemand))
+		return err_set(err, ERR_INTERNAL, "VM on-demand memory restore is still in progress");
+	event_emit("vm", "snapshotting", NULL, NULL);
+	if (snapshot_save(vmm->vm, destination_url, err) < 0)
+		return err_wrap(err, "Cannot send VM snapshot");
+	event_emit("vm", "snapshotted", NULL, NULL);
+	return 0;
+}
+
+/* ---- restore ---- */
+
+static struct restored_net *find_net_fds(const struct restore_config *rc, const char *id)
+{
+	for (uint32_t i = 0; id && i < rc->n_net_fds; i++)
+		if (strcmp(rc->net_fds[i].id, id) == 0)
+			return &rc->net_fds[i];
+	return NULL;
+}
+
+static int check_restore(const struct restore_config *rc, struct err *err)
+{
+	static const char *const modes[] = { "copy", "ondemand", "copyonwrite" };
+
+	if (rc->prefault && rc->memory_restore_mode != RESTORE_COPY)
+		return err_set(err, ERR_INVALID, "'prefault' cannot be combined with 'memory_restore_mode=%s'",
+			       modes[rc->memory_restore_mode]);
+	for (uint32_t i = 0; i < rc->n_net_fds; i++)
+		for (uint32_t k = 0; k < i; k++)
+			if (strcmp(rc->net_fds[i].id, rc->net_fds[k].id) == 0)
+				return err_set(err, ERR_CONFLICT, "Identifier %s is not unique", rc->net_fds[i].id);
+	return 0;
+}
+
+/* Descriptors in config.json are the source process's numbers: each net that has some needs new ones. */
+static int apply_net_fds(struct vm_config *config, const struct restore_config *rc, struct err *err)
+{
+	unsigned used = 0;
+
+	for (uint32_t i = 0; i < config->n_net; i++) {
+		struct net_config *n = &config->net[i];
+		struct restored_net *given = find_net_fds(rc, n->id);
+		if (!n->fds)
+			continue;
+		if (!given)
+			return err_set(err, ERR_INVALID, "Net id %s is associated with FDs and is required",
+				       n->id ? n->id : "");
+		if (given->n_fds != n->n_fds)
+			return err_set(err, ERR_INVALID,
+				       "Number of Net FDs passed for '%s' during Restore: %u. Expected: %u", n->id,
+				       given->n_fds, n->n_fds);
+		memcpy(n->fds, given->fds, n->n_fds * sizeof(*n->fds));
+		used++;
+	}
+	if (used < rc->n_net_fds)
+		log_warn("Ignoring unused 'net_fds' for VM restore.");
+	return 0;
+}
+
+static int restore(struct vmm *vmm, const struct restore_config *rc, struct err *err)
+{
+	autosnapshot struct snapshot snap = { .mem_fd = -1 };
+	struct vm *vm;
+
+	if (check_restore(rc, err) < 0 || snapshot_open(&snap, rc->source_url, err) < 0)
+		return err->num;
+	if (snapshot_config(&snap, &vmm->config, err) < 0 || apply_net_fds(&vmm->config, rc, err) < 0 ||
+	    vm_config_check(&vmm->config, err) < 0)
+		return err->num;
+	if (vm_new_restore(vmm->loop, &vmm->config, &snap, rc, &vm, err) < 0)
+		return err->num;
+	adopt(vmm, vm, VM_PAUSED);
+	return 0;
+}
+
+/* Devices hold duplicates of the descriptors, so these are closed in any case. */
+static void close_net_fds(struct restore_config *rc)
+{
+	for (uint32_t i = 0; i < rc->n_net_fds; i++)
+		for (uint32_t k = 0; k < rc->net_fds[i].n_fds; k++)
+			if (rc->net_fds[i].fds[k] >= 0)
+				close(steal_fd(&rc->net_fds[i].fds[k]));
+}
+
+int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err)
+{
+	int r = 0;
+
+	if (vmm->has_config)
+		r = err_set(err, ERR_INTERNAL, "VM is already created");
+	if (r == 0) {
+		event_emit("vm", "restoring", NULL, NULL);
+		vm_config_init(&vmm->config);
+		vmm->has_config = true;
+		r = restore(vmm, rc, err);
+		if (r < 0)
+			drop_config(vmm);
+	}
+	close_net_fds(rc);
+	if (r < 0)
+		return r;
+	event_emit("vm", "restored", NULL, NULL);
+	if (rc->resume && vmm_resume(vmm, err) < 0) {
+		drop_vm(vmm);
+		drop_config(vmm);
+		return err->num;
+	}
+	return 0;
+}
+
+/* ---- end and reboot ---- */
+
+int vmm_shutdown(struct vmm *vmm, struct err *err)
+{
+	if (need_vm(vmm, err) < 0)
+		return err->num;
+	drop_vm(vmm);
+	event_emit("vm", "shutdown", NULL, NULL);
+	return 0;
+}
+
+int vmm_delete(struct vmm *vmm, struct err *err)
+{
+	if (vmm->vm && vmm_shutdown(vmm, err) < 0)
+		return err->num;
+	if (!vmm->has_config)
+		return 0;
+	drop_config(vmm);
+	event_emit("vm", "deleted", NULL, NULL);
+	return 0;
+}
+
+int vmm_reboot(struct vmm *vmm, struct err *err)
+{
+	if (need_vm(vmm, err) < 0)
+		return err->num;
+	event_emit("vm", "rebooting", NULL, NULL);
+	drop_vm(vmm);
+	if (boot(vmm, err) < 0)
+		return err_wrap(err, "reboot");
+	event_emit("vm", "rebooted", NULL, NULL);
+	return 0;
+}
+
+int vmm_info(struct vmm *vmm, struct strbuf *out, struct err *err)
+{
+	if (!vmm->has_config)
+		return err_set(err, ERR_NOT_FOUND, "VM is not created");
+	strbuf_puts(out, "{\"config\":");
+	fields_save(vm_config_fields, &vmm->config, out);
+	strbuf_printf(out, ",\"state\":\"%s\",\"memory_actual_size\":%llu", state_names[vmm->state],
+		      (unsigned long long)vmm->config.memory.size);
+	if (vmm->vm) {
+		strbuf_puts(out, ",\"device_tree\":");
+		devices_tree(vmm->vm, out);
+	}
+	strbuf_putc(out, '}');
+	return out->failed ? err_num(err, ERR_INTERNAL, ENOMEM, "vm.info") : 0;
+}
