@@ -1,17 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 # Programs go to build/; a new source file or test is picked up by its place, without an edit here.
-CC ?= gcc
+#
+#   make                 programs in build/ (CC=clang works too)
+#   make check           unit tests, tests on /dev/kvm, the short lab: what CI runs
+#   make check-unit check-kvm check-lab check-peers check-full
+#   make asan tsan       the same programs with sanitizers, in build/asan and build/tsan
+#   make bench lint install guests clean
+#
+# FORKD_PEERS=DIR names a folder with cloud-hypervisor, ch-remote and firecracker, to compare with; nothing needs it.
+ifeq ($(origin CC),default)
+CC = gcc
+endif
 BUILD ?= build
 SAN ?=
 OPT ?= -O2
+ARCH ?= x86
+PYTHON ?= python3
+PREFIX ?= /usr/local
 WARN = -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual \
 	-Wwrite-strings -Wvla -Wundef -Wformat=2 -Wimplicit-fallthrough
-ARCH ?= x86
-CFLAGS += -iquote vmm/$(ARCH) -std=gnu17 $(OPT) -g $(WARN) -fno-common -fstack-protector-strong -D_GNU_SOURCE -I. -MMD -MP -pthread $(SAN)
-ifeq ($(SAN),)
-CFLAGS += -D_FORTIFY_SOURCE=2
-endif
+CPPFLAGS += -iquote vmm/$(ARCH) -I. -D_GNU_SOURCE -MMD -MP
+CFLAGS += -std=gnu17 $(OPT) -g $(WARN) -fno-common -fstack-protector-strong -pthread $(SAN)
 LDFLAGS += -pthread $(SAN)
+ifeq ($(SAN),)
+CPPFLAGS += -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
+LDFLAGS += -Wl,-z,relro,-z,now
+endif
 
 COMMON_SRC = $(wildcard common/*.c)
 VMM_SRC = $(filter-out vmm/main.c,$(wildcard vmm/*.c)) $(wildcard vmm/$(ARCH)/*.c)
@@ -19,11 +33,17 @@ VMM_LIBS = -l:liburing.a -lhttp_parser
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
 LIB = $(BUILD)/libvmm.a
 UNIT = $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/test_*.c))
+# Small programs that tests and benchmarks start; each is one file.
+HELPERS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/kvm/*.c tests/bench/*.c))
+SANITIZE_ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SANITIZE_TSAN = -fsanitize=thread -fno-omit-frame-pointer
 
 all: $(BUILD)/forkd-vmm
+include guest/guest.mk
+
 $(BUILD)/%.o: %.c Makefile
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -c $< -o $@
+	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 $(LIB): $(call obj,$(COMMON_SRC) $(VMM_SRC))
 	@rm -f $@
 	ar rcs $@ $^
@@ -31,11 +51,64 @@ $(BUILD)/forkd-vmm: $(BUILD)/vmm/main.o $(LIB)
 	$(CC) $(LDFLAGS) $^ $(VMM_LIBS) -o $@
 $(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(LIB)
 	$(CC) $(LDFLAGS) $^ -lcmocka $(VMM_LIBS) -o $@
+$(HELPERS): $(BUILD)/%: $(BUILD)/%.o
+	$(CC) $(LDFLAGS) $^ -o $@
+helpers: $(HELPERS)
+
+# Everything that the tests start, and nothing run.
+test-programs: all guests helpers $(UNIT)
+
+check: check-unit check-kvm check-lab
 
 check-unit: $(UNIT)
-	@for t in $(UNIT); do ./$$t || exit 1; done
+	@failed=0; for t in $(UNIT); do echo "== $$t"; ./$$t || failed=$$((failed + 1)); done; \
+	[ $$failed -eq 0 ] || { echo "$$failed unit test programs failed"; exit 1; }
+
+check-kvm: all guests helpers
+	$(PYTHON) tests/kvm/run.py $(TESTS)
+
+check-lab: all
+	scripts/lab.sh
+
+check-peers: all guests helpers $(BUILD)/tests/unit/test_acpi
+ifeq ($(FORKD_PEERS),)
+	@echo "SKIPPED check-peers: FORKD_PEERS is not set, nothing was compared with Cloud Hypervisor"
+else
+	tests/kvm/compare_tables.sh $(BUILD)/tests/unit/test_acpi $(BUILD)/guest/ticker
+	FORKD_VMM=$(FORKD_PEERS)/cloud-hypervisor $(PYTHON) tests/kvm/run.py test_lifecycle test_snapshot
+	$(PYTHON) tests/kvm/run.py test_peers
+endif
+
+check-full: export FORKD_TEST_FULL = 1
+check-full: check-unit check-kvm check-peers
+	scripts/lab.sh -f
+
+asan tsan: SANITIZE = $(SANITIZE_$(shell echo $@ | tr a-z A-Z))
+asan tsan:
+	$(MAKE) BUILD=build/$@ SAN="$(SANITIZE)" OPT="-O1" build/$@/forkd-vmm \
+		$(patsubst $(BUILD)/%,build/$@/%,$(UNIT))
+
+# Unit tests and the hostile guest on sanitizer builds. A guest of its own build: only forkd-vmm is instrumented.
+check-asan: asan guests helpers
+	$(MAKE) BUILD=build/asan SAN="$(SANITIZE_ASAN)" OPT="-O1" check-unit
+	FORKD_VMM=build/asan/forkd-vmm $(PYTHON) tests/kvm/run.py test_hostile test_badinput
+
+check-tsan: tsan guests helpers
+	FORKD_VMM=build/tsan/forkd-vmm $(PYTHON) tests/kvm/run.py test_lifecycle test_snapshot
+
+bench: all guests helpers
+	$(PYTHON) tests/bench/bench.py restore io $(BENCH)
+
+lint:
+	scripts/lint.sh
+
+install: all
+	install -D -m 0755 $(BUILD)/forkd-vmm $(DESTDIR)$(PREFIX)/bin/forkd-vmm
+
 clean:
 	rm -rf $(BUILD)
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
-.PHONY: all check-unit clean
+-include $(shell find $(BUILD) -name '*.d' -not -path '*/guest/*' 2>/dev/null)
+.DEFAULT_GOAL := all
+.PHONY: all helpers test-programs check check-unit check-kvm check-lab check-peers check-full check-asan check-tsan \
+	asan tsan bench lint install clean
 .SECONDARY:

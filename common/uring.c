@@ -23,7 +23,7 @@ int uring_open(struct io_uring *ring, unsigned entries, const int *fds, unsigned
 						.sqe_flags = IOSQE_FIXED_FILE };
 	ret = io_uring_register_files(ring, fds, n_fds);
 	if (ret == 0 && event_fd >= 0)
-		ret = io_uring_register_eventfd_async(ring, event_fd);
+		ret = io_uring_register_eventfd(ring, event_fd);
 	if (ret == 0)
 		ret = io_uring_register_restrictions(ring, r, n);
 	if (ret == 0)

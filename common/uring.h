@@ -12,7 +12,7 @@
 
 /*
  * A ring that can do only the given operations, and only on the registered files 0..n_fds-1: what a broken process could
- * do with it otherwise goes past seccomp. Completions that were not immediate signal event_fd (-1: none).
+ * do with it otherwise goes past seccomp. Completions signal event_fd (-1: none; see io_uring_cq_eventfd_toggle()).
  */
 MUST_CHECK int uring_open(struct io_uring *ring, unsigned entries, const int *fds, unsigned n_fds, const uint8_t *ops,
 			  unsigned n_ops, int event_fd, struct err *err);

@@ -83,6 +83,7 @@ struct blk {
 	char *path;
 	char serial[ID_BYTES];
 	int fd;
+	int lock_fd;		/* the lock's own open file: a ring lets go of its files only some time after we ended */
 	bool readonly, direct, no_uring, has_ring;
 	struct io_uring ring;
 	struct source done;		/* eventfd of completions that were not immediate */
@@ -412,16 +413,22 @@ static void reap(struct blk *blk)
 			virtio_interrupt(&blk->vdev, q);
 }
 
+/* What completes while we are here is taken here: no signal for that. */
 static void submit(struct blk *blk)
 {
-	while (blk->has_ring && io_uring_sq_ready(&blk->ring) > 0) {
+	if (!blk->has_ring || io_uring_sq_ready(&blk->ring) == 0)
+		return;
+	(void)io_uring_cq_eventfd_toggle(&blk->ring, false);
+	while (io_uring_sq_ready(&blk->ring) > 0) {
 		int r = io_uring_submit(&blk->ring);
+		reap(blk);
 		if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY) {
 			log_error("disk '%s': io_uring_submit: errno %d", blk->vdev.id, -r);
-			return;
+			break;
 		}
-		reap(blk);
 	}
+	(void)io_uring_cq_eventfd_toggle(&blk->ring, true);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);	/* a completion before the switch is seen here, one after it signals */
 	reap(blk);
 }
 
@@ -564,7 +571,9 @@ static void blk_free(struct virtio_dev *vdev)
 	if (blk->done.fd >= 0)
 		close(blk->done.fd);
 	if (blk->fd >= 0)
-		close(blk->fd);	/* and with it the lock */
+		close(blk->fd);
+	if (blk->lock_fd >= 0)
+		close(blk->lock_fd);
 	free(blk->requests);
 	free(blk->path);
 	free(blk);
@@ -594,7 +603,7 @@ static int lock_image(const struct blk *blk, const struct disk_config *cfg, uint
 		.l_len = cfg->lock_granularity == LOCK_FULL ? 0 : (off_t)bytes,
 	};
 
-	if (fcntl(blk->fd, F_OFD_SETLK, &lock) == 0)
+	if (fcntl(blk->lock_fd, F_OFD_SETLK, &lock) == 0)
 		return 0;
 	if (errno != EAGAIN && errno != EACCES)
 		return err_sys(err, ERR_INTERNAL, "lock disk image '%s'", cfg->path);
@@ -682,7 +691,8 @@ static int open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
 	if (!blk->path)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "open disk '%s'", cfg->path);
 	blk->fd = open(cfg->path, (cfg->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
-	if (blk->fd < 0)
+	blk->lock_fd = open(cfg->path, (cfg->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+	if (blk->fd < 0 || blk->lock_fd < 0)
 		return err_sys(err, ERR_INTERNAL, "open disk image '%s'", cfg->path);
 	if (fstat(blk->fd, &st) < 0)
 		return err_sys(err, ERR_INTERNAL, "stat disk image '%s'", cfg->path);
@@ -704,7 +714,7 @@ int virtio_blk_new(struct vm *vm, struct disk_config *cfg, struct virtio_dev **r
 	if (!blk)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make disk '%s'", cfg->path);
 	blk->vm = vm;
-	blk->fd = blk->done.fd = -1;
+	blk->fd = blk->lock_fd = blk->done.fd = -1;
 	int r = open_image(blk, cfg, err);
 	if (r == 0)
 		r = virtio_init(&blk->vdev, &blk_ops, &vm->mem, cfg->id, cfg->num_queues, cfg->queue_size, err);

@@ -124,7 +124,7 @@ def wait_for(what, probe, timeout_s=None, context=lambda: "", step_s=0.005):
 class Vmm:
     """One VMM process. Its stdout is the guest's serial port (`--serial tty`), its stderr a file."""
 
-    def __init__(self, test, *args, program=None, name="vmm", api=True, pass_fds=(), env=None):
+    def __init__(self, test, *args, program=None, name="vmm", api=True, pass_fds=(), terminal=False):
         self.test, self.args = test, [str(a) for a in args]
         self.program = program or VMM
         self.name = test.unique(name)
@@ -133,9 +133,11 @@ class Vmm:
         self.output = b""
         self.changed = threading.Condition()
         argv = [self.program] + (["--api-socket", self.socket] if api else []) + self.args
+        self.keyboard, stdin = os.openpty() if terminal else os.pipe()[::-1]
         with open(self.stderr_path, "wb") as stderr:
-            self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
-                                            pass_fds=pass_fds, cwd=test.dir, env=dict(os.environ, **(env or {})))
+            self.process = subprocess.Popen(argv, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, pass_fds=pass_fds,
+                                            cwd=test.dir)
+        os.close(stdin)
         self.pid = self.process.pid
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
@@ -217,7 +219,7 @@ class Vmm:
         return first
 
     def type(self, data):
-        os.write(self.process.stdin.fileno(), data)
+        os.write(self.keyboard, data)
 
     # ---- the API
 
@@ -286,9 +288,10 @@ class Vmm:
         self.release()
 
     def release(self):
-        for stream in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):
-                stream.close()
+        self.process.stdout.close()
+        if self.keyboard >= 0:
+            os.close(self.keyboard)
+            self.keyboard = -1
         if self in self.test.vmms:
             self.test.vmms.remove(self)
         self.test.check_stderr(self)

@@ -43,7 +43,7 @@ class NetFds(KvmTest):
         config = json.loads(read(os.path.join(directory, "config.json")))
         macs = {n["id"]: bytes.fromhex(n["mac"].replace(":", "")) for n in config["net"]}
         for name in order:
-            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88b5)) as s:
+            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as s:     # hears nothing before bind()
                 s.bind((taps[name].name, 0x88b5))
                 s.settimeout(20)
                 frame = s.recv(2048)

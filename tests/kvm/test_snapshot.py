@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Snapshots and restores: every mode, every device, every byte."""
+import fcntl
 import json
 import os
 import shutil
@@ -117,34 +118,36 @@ class Snapshot(KvmTest):
             clone.stop()
 
     def many(self, n, cpus, irq, mode, devices):
-        """n restores of one snapshot; each clone has a disk of its own and finds every byte right."""
-        taps = [Tap(self, queues=1, echo=False) for _ in range(2 if devices else 0)]
-        disk = self.disk(4)
-        extra = ["--disk", f"id=disk0,path={disk},image_type=raw,num_queues={cpus}"] if devices else []
+        """n restores of one snapshot; each clone has a disk and a tap of its own and finds every byte right."""
+        disk, extra, fds = self.disk(4), [], ()
         if devices:
-            extra += ["--net", f"id=net0,fd=[{taps[0].fds[0]}],num_queues=2", "--console", "null"]
-            taps[0].start_echo()
-        vmm = self.loop_guest(cpus, 8, options=f"mode={'irq' if irq else 'poll'} sectors=1024 split=odd", extra=extra,
-                              pass_fds=taps[0].fds if devices else ())
+            tap = Tap(self)
+            fds = tap.fds
+            extra = ["--disk", f"id=disk0,path={disk},image_type=raw,num_queues={cpus}",
+                     "--net", f"id=net0,fd=[{tap.fds[0]}],num_queues=2", "--console", "null"]
+        vmm = self.loop_guest(cpus, 8, options=f"mode={'irq' if irq else 'poll'} sectors=1024 split=odd", extra=extra, pass_fds=fds)
         first = vmm.snapshot()
         vmm.stop()
         if devices:
-            taps[0].close()
-            taps[1].start_echo()
+            tap.close()
         for _ in range(n):
-            copy, mine = first, None
             if devices:
-                mine = self.clone_disk(disk)
-                copy = self.copy_snapshot(first, lambda c: c["disks"][0].update(path=mine))
-            clone = self.restore(copy, mode, net_fds=[{"id": "net0", "num_fds": 1}] if devices else None,
-                                 fds=taps[1].fds if devices else ())
-            self.goes_on(vmm, clone, 2)
-            clone.kill()
-            if devices:
-                shutil.rmtree(copy)
-                os.unlink(mine)
-                os.unlink(clone.stderr_path)
-                os.unlink(clone.socket)
+                self.one_of_many(vmm, first, disk, mode)
+            else:
+                clone = self.restore(first, mode)
+                self.goes_on(vmm, clone, 2)
+                clone.kill()
+
+    def one_of_many(self, vmm, first, disk, mode):
+        mine, tap = self.clone_disk(disk), Tap(self)
+        copy = self.copy_snapshot(first, lambda c: c["disks"][0].update(path=mine))
+        clone = self.restore(copy, mode, net_fds=[{"id": "net0", "num_fds": 1}], fds=tap.fds)
+        self.goes_on(vmm, clone, 2)
+        clone.kill()
+        tap.close()
+        shutil.rmtree(copy)
+        for path in (mine, clone.stderr_path, clone.socket):
+            os.unlink(path)
 
     def test_many_restores_1_cpu(self):
         for mode in modes():
@@ -290,6 +293,30 @@ class Snapshot(KvmTest):
         wait_for("ticks", lambda: len(vmm.output) > seen + 3)
         vmm.stop()
 
+    def test_many_restores_in_one_vmm(self):
+        """Nothing of one machine gets in the way of the next in the same process."""
+        disk, tap = self.disk(4), Tap(self, persistent=True)
+        vmm = self.loop_guest(2, 2, options="sectors=512 mode=irq", extra=[
+            "--disk", f"path={disk},image_type=raw", "--net", f"tap={tap.name}", "--console", "null"])
+        directory = vmm.snapshot()
+        vmm.stop()
+        clone = self.start(name="clone")
+        fds = None
+        for n in range(100 if FULL else 15):
+            copy = self.copy_snapshot(directory, lambda c: c["disks"][0].update(path=self.clone_disk(disk)))
+            mode = modes()[n % len(modes())]
+            for resume in (False, True):
+                seen = len(clone.output)
+                clone.put("vm.restore", {"source_url": "file://" + copy, "resume": resume, "memory_restore_mode": mode})
+                if resume:
+                    found = clone.wait_output(rb"round (\d+) ok[^$]*round", seen)
+                    self.assertIn(int(found.group(1)), (vmm.rounds()[-1] + 1, vmm.rounds()[-1] + 2))
+                clone.put("vm.delete")
+                wait_for("the disk's lock", lambda: unlocked(copy), 5)
+            fds = fds or clone.n_fds()
+            wait_for("descriptors to be closed", lambda: clone.n_fds() <= fds, 5)
+        clone.stop()
+
     def test_reset_of_a_clone_boots_again(self):
         vmm = self.loop_guest(options="")
         directory = vmm.snapshot()
@@ -302,15 +329,27 @@ class Snapshot(KvmTest):
 
     def test_console_echo_across_a_snapshot(self):
         """What is typed before and after comes back once and in order."""
-        vmm = self.boot("devices", "rounds=0 dev=console pause=1 mode=irq", extra=["--serial", "null", "--console", "tty"])
+        vmm = self.boot("devices", "rounds=0 dev=console pause=1 mode=irq", extra=["--serial", "null", "--console", "tty"],
+                        terminal=True)
         vmm.wait_output(rb"console ready")
         vmm.type(b"before-")
         vmm.wait_output(rb"before-")
         directory = vmm.snapshot()
         vmm.stop()
         for mode in modes():
-            clone = self.restore(directory, mode)
+            clone = self.restore(directory, mode, terminal=True)
             clone.type(b"after.")
             clone.wait_output(rb"after\.")
             self.assertEqual(clone.output, b"after.")
             clone.stop()
+
+
+def unlocked(directory):
+    """Can the disk of this snapshot be locked?"""
+    path = json.loads(read(os.path.join(directory, "config.json")))["disks"][0]["path"]
+    with open(path, "rb+") as f:
+        try:
+            fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
