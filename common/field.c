@@ -161,23 +161,16 @@ int field_enum(const struct field *f, void *dst, const char *text, bool loose, c
 static int load_object(const struct field *rows, char *obj, const struct json_node *node, const struct path *at,
 		       struct err *err);
 
-static int load_one(const struct field *f, void *dst, const struct json_node *node, const struct path *at,
-		    struct err *err);
+static int load_ints(const struct field *f, char *dst, const struct json_node *node, const struct path *at,
+		     struct err *err);
 
 static int load_row16(uint8_t *dst, const struct json_node *node, const struct path *at, struct err *err)
 {
 	static const struct field byte = { .name = "", .size = 1, .type = FT_U8 };
-	struct path item = { .up = at, .index = 0 };
 
-	if (node->type != JSON_ARRAY || node->count != 16)
+	if (node->type != JSON_INTS || node->count != 16)
 		return field_bad(at, err, "expected an array of 16 bytes");
-	for (json_each(child, node)) {
-		if (load_one(&byte, dst, child, &item, err) < 0)
-			return err->num;
-		dst = dst ? dst + 1 : NULL;
-		item.index++;
-	}
-	return 0;
+	return load_ints(&byte, (char *)dst, node, at, err);
 }
 
 /* One element: a scalar, a string or a struct. dst NULL: check only. */
@@ -214,11 +207,42 @@ static int load_one(const struct field *f, void *dst, const struct json_node *no
 	}
 }
 
+static bool is_plain_number(const struct field *f)
+{
+	return f->type >= FT_U8 && f->type <= FT_U64 && !f->min && !f->max && !f->align && !(f->flags & F_POW2);
+}
+
+/* An array of integers. Rows without bounds of their own are most of a snapshot: their loop is a tight one. */
+static int load_ints(const struct field *f, char *dst, const struct json_node *node, const struct path *at,
+		     struct err *err)
+{
+	const uint64_t *value = json_ints(node);
+	bool plain = is_plain_number(f) && !node->negative;
+	uint64_t max = plain ? type_max(f) : 0;
+
+	for (uint32_t i = 0; i < node->count; i++) {
+		if (plain && value[i] <= max) {
+			if (dst)
+				put_uint(f, dst + (size_t)i * f->size, value[i]);
+			continue;
+		}
+		bool negative = node->negative && (int64_t)value[i] < 0;
+		const struct json_node one = { .type = JSON_INT, .num = negative ? -value[i] : value[i],
+					       .negative = negative, .span = 1 };
+		const struct path item = { .up = at, .index = i };
+		if (load_one(f, dst ? dst + (size_t)i * f->size : NULL, &one, &item, err) < 0)
+			return err->num;
+	}
+	return 0;
+}
+
 static int load_elements(const struct field *f, char *dst, const struct json_node *node, const struct path *at,
 			 struct err *err)
 {
 	struct path item = { .up = at, .index = 0 };
 
+	if (node->type == JSON_INTS)
+		return load_ints(f, dst, node, at, err);
 	for (json_each(child, node)) {
 		if (load_one(f, dst, child, &item, err) < 0)
 			return err->num;
@@ -270,7 +294,7 @@ char *field_pointer_new(const struct field *f, char *obj)
 static int load_array(const struct field *f, char *obj, const struct json_node *node, const struct path *at,
 		      struct err *err)
 {
-	if (node->type != JSON_ARRAY)
+	if (node->type != JSON_ARRAY && node->type != JSON_INTS)
 		return field_bad(at, err, "expected an array, found %s", json_type_name(node));
 	if (f->kind == FK_ARRAY) {
 		if (node->count != f->count)

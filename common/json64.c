@@ -148,6 +148,28 @@ static char *unescape(struct parser *ps, char *out)
 	return out;
 }
 
+static bool is_plain(char c)
+{
+	return c != '"' && c != '\\' && (unsigned char)c >= 0x20 && (unsigned char)c < 0x80;
+}
+
+/* Behind the bytes of a string that stand for themselves; eight at a time while no byte can be special. */
+static char *skip_plain(char *p, const char *end)
+{
+	const uint64_t each = 0x0101010101010101;
+	uint64_t w;
+
+	for (; end - p >= 8; p += 8) {
+		memcpy(&w, p, sizeof(w));
+		uint64_t quote = (w ^ each * '"') - each, escape = (w ^ each * '\\') - each, control = w - each * 0x20;
+		if ((w | quote | escape | control) & each * 0x80)	/* maybe special */
+			break;
+	}
+	while (p < end && is_plain(*p))
+		p++;
+	return p;
+}
+
 /* At the opening quote. The unescaped bytes take the place of the escaped ones. */
 static int parse_string(struct parser *ps, char **ret_str, uint32_t *ret_len)
 {
@@ -155,9 +177,7 @@ static int parse_string(struct parser *ps, char **ret_str, uint32_t *ret_len)
 
 	for (;;) {
 		char *run = ps->p;
-		while (ps->p < ps->end && *ps->p != '"' && *ps->p != '\\' && (unsigned char)*ps->p >= 0x20 &&
-		       (unsigned char)*ps->p < 0x80)
-			ps->p++;
+		ps->p = skip_plain(ps->p, ps->end);
 		if (out != run)
 			memmove(out, run, (size_t)(ps->p - run));
 		out += ps->p - run;
@@ -294,6 +314,70 @@ static int parse_member(struct parser *ps)
 	return parse_value(ps, key);
 }
 
+/* Room for value number `n` behind nodes[index], which is the last node so far. */
+static uint64_t *ints_room(struct parser *ps, uint32_t index, uint32_t n)
+{
+	uint32_t nodes = (uint32_t)(((uint64_t)n * sizeof(uint64_t)) / sizeof(struct json_node)) + 1;
+
+	while (ps->json->n < index + 1 + nodes)
+		if (!node_new(ps))
+			return NULL;
+	return (uint64_t *)(void *)&ps->json->nodes[index + 1] + n;
+}
+
+/* Digits of an integer of at most 19 of them, which fits; 0: it is something else. */
+static unsigned short_int(const struct parser *ps, uint64_t *ret)
+{
+	unsigned n = 0;
+	uint64_t v = 0;
+
+	for (; ps->p + n < ps->end && ps->p[n] >= '0' && ps->p[n] <= '9' && n < 20; n++)
+		v = v * 10 + (uint64_t)(ps->p[n] - '0');
+	*ret = v;
+	return n == 20 || (n > 1 && ps->p[0] == '0') ? 0 : n;
+}
+
+/*
+ * Behind the bracket of an array: true when all of it is integers, packed now. Else nothing has happened, and the general
+ * reader starts again.
+ */
+static bool parse_ints(struct parser *ps, uint32_t index)
+{
+	struct parser saved = *ps;
+	uint32_t count = 0;
+	bool some_negative = false, some_large = false;
+
+	for (;;) {
+		uint64_t v;
+		bool negative = ps->p < ps->end && *ps->p == '-';
+		ps->p += negative;
+		unsigned digits = short_int(ps, &v);
+		uint64_t *to = digits ? ints_room(ps, index, count) : NULL;
+		if (!to)
+			break;
+		ps->p += digits;
+		*to = negative ? -v : v;
+		some_negative |= negative;
+		some_large |= v > INT64_MAX;
+		count++;
+		skip_space(ps);
+		if (ps->p >= ps->end || (*ps->p != ',' && *ps->p != ']') || (some_negative && some_large))
+			break;
+		if (*ps->p++ == ']') {
+			struct json_node *node = &ps->json->nodes[index];
+			node->type = JSON_INTS;
+			node->count = count;
+			node->negative = some_negative;
+			node->span = ps->json->n - index;
+			return true;
+		}
+		skip_space(ps);
+	}
+	ps->json->n = index + 1;
+	*ps = saved;
+	return false;
+}
+
 /* At the opening bracket of the array or object in nodes[index]. */
 static int parse_container(struct parser *ps, uint32_t index)
 {
@@ -305,6 +389,10 @@ static int parse_container(struct parser *ps, uint32_t index)
 		return fail(ps, "nested too deeply");
 	ps->p++;
 	skip_space(ps);
+	if (!object && parse_ints(ps, index)) {
+		ps->depth--;
+		return 0;
+	}
 	while (ps->p >= ps->end || *ps->p != close_char || count > 0) {
 		int r = object ? parse_member(ps) : parse_value(ps, NULL);
 		if (r < 0)
@@ -400,7 +488,7 @@ const char *json_type_name(const struct json_node *node)
 {
 	static const char *const names[] = {
 		[JSON_NULL] = "null",	    [JSON_BOOL] = "a boolean", [JSON_INT] = "an integer",
-		[JSON_FLOAT] = "a fraction", [JSON_STRING] = "a string", [JSON_ARRAY] = "an array",
+		[JSON_FLOAT] = "a fraction", [JSON_STRING] = "a string", [JSON_ARRAY] = "an array", [JSON_INTS] = "an array",
 		[JSON_OBJECT] = "an object",
 	};
 

@@ -14,7 +14,7 @@
 
 #include "common/err.h"
 
-enum json_type { JSON_NULL, JSON_BOOL, JSON_INT, JSON_FLOAT, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
+enum json_type { JSON_NULL, JSON_BOOL, JSON_INT, JSON_FLOAT, JSON_STRING, JSON_ARRAY, JSON_INTS, JSON_OBJECT };
 enum { JSON_DEPTH_MAX = 64 };
 
 struct json_node {
@@ -24,7 +24,7 @@ struct json_node {
 	uint32_t count;		/* array, object: children; string: bytes */
 	uint32_t span;		/* nodes of this subtree, itself included: the next sibling is node + span */
 	uint8_t type;		/* enum json_type */
-	bool negative;		/* int */
+	bool negative;		/* int; ints: some are */
 };
 
 struct json {
@@ -41,9 +41,19 @@ MUST_CHECK int json_parse(struct json *json, char *text, size_t len, struct err 
 void json_done(struct json *json);
 #define autojson __attribute__((cleanup(json_done)))
 
+/*
+ * A non-empty array of nothing but integers is JSON_INTS: `count` values (two's complement when node->negative) packed
+ * behind the node instead of nodes of their own; state.json is mostly that. An integer above INT64_MAX beside a negative one
+ * makes it an ordinary JSON_ARRAY.
+ */
+static inline const uint64_t *json_ints(const struct json_node *node)
+{
+	return (const uint64_t *)(const void *)(node + 1);
+}
+
 /* The member `key` of an object, or NULL (also when `node` is NULL or no object). */
 const struct json_node *json_get(const struct json_node *node, const char *key);
-/* for (json_each(child, node)): the children of an array or object, in order. */
+/* for (json_each(child, node)): the children of an array (not of JSON_INTS) or object, in order. */
 #define json_each(child, node)                                                                     \
 	const struct json_node *child = (node) + 1, *child##_end = (node) + (node)->span;          \
 	child < child##_end;                                                                       \

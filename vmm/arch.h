@@ -20,6 +20,8 @@ struct gmem;
 void arch_layout_ram(struct gmem *mem, uint64_t size);
 /* Right after KVM_CREATE_VM: needed capabilities, fixed addresses. */
 MUST_CHECK int arch_vm_init(struct vm *vm, struct err *err);
+/* A machine that boots: what its guest will be told about the CPU. A restored one has that in its state. */
+MUST_CHECK int arch_cpu_init(struct vm *vm, struct err *err);
 /* After the memory slots: the interrupt controller. */
 MUST_CHECK int arch_irqchip_init(struct vm *vm, struct err *err);
 /* Puts the platform's registers on the buses: interrupt controller, timers, reset, ACPI. */
@@ -66,10 +68,10 @@ MUST_CHECK int arch_clock_pause(struct vm *vm, struct err *err);
  * from a snapshot and has not run yet. */
 MUST_CHECK int arch_clock_resume(struct vm *vm, bool restored, struct err *err);
 MUST_CHECK int arch_state_save(struct vm *vm, struct arch_state *state, struct err *err);
-/* What the guest was told about its CPU must be there: after arch_vm_init(), before the rest is built. */
-MUST_CHECK int arch_state_check(const struct vm *vm, const struct arch_state *state, struct err *err);
-/* Takes the lists over. */
+/* Takes the lists over. Before the platform is built: it depends on what the guest was told. */
 void arch_state_load(struct vm *vm, struct arch_state *state);
+/* What the guest was told about its CPU must be there. Any thread, after arch_state_load(). */
+MUST_CHECK int arch_state_check(const struct vm *vm, struct err *err);
 /* The first address that devices may take above RAM which ends at `ram_end`; and the fixed list "arch_mem_regions". */
 uint64_t arch_device_area(uint64_t ram_end);
 void arch_memory_regions_save(struct strbuf *out);

@@ -17,7 +17,8 @@ struct chardev {
 	struct source in, listener;	/* fd -1: none */
 	int out_fd;			/* -1: output vanishes */
 	uint8_t mode;			/* enum console_mode */
-	bool raw_terminal, wants_input;
+	bool raw_terminal;
+	_Atomic bool wants_input;
 	const char *socket_path;	/* of the config, unlinked at the end */
 	pthread_mutex_t lock;		/* out_fd: a socket's peer may come and go */
 	/* Called with 1..256 bytes, never before the first chardev_want_input(). */

@@ -49,7 +49,7 @@ struct pci_bus {
 	pthread_mutex_t lock;
 	struct pci_device host_bridge;
 	struct pci_device *slot[PCI_SLOTS];
-	uint32_t address;		/* the register at port 0xcf8; not in snapshots */
+	_Atomic uint32_t address;	/* the register at port 0xcf8; not in snapshots */
 	uint64_t next32, next64;	/* BARs are given out downward from here */
 };
 

@@ -169,6 +169,8 @@ static void *vcpu_main(void *arg)
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
 	log_thread_name(name);
 	own_run = vcpu->run;
+	if (vcpu->vm->vcpus.prepare && vcpu->vm->vcpus.prepare(vcpu, vcpu->vm->vcpus.prepare_arg, &vcpu->err) < 0)
+		log_debug("vCPU %u: not prepared", vcpu->index);
 	for (;;) {
 		if (must_park(vcpu)) {
 			if (ran)
@@ -184,11 +186,13 @@ static void *vcpu_main(void *arg)
 	return NULL;
 }
 
-int vcpus_start(struct vm *vm, struct err *err)
+int vcpus_start(struct vm *vm, vcpu_prepare_fn prepare, void *arg, struct err *err)
 {
 	struct sigaction kick = { .sa_handler = on_kick };
 	sigset_t all, old;
 
+	vm->vcpus.prepare = prepare;
+	vm->vcpus.prepare_arg = arg;
 	sigaction(KICK_SIGNAL, &kick, NULL);
 	sigfillset(&all);
 	sigdelset(&all, KICK_SIGNAL);
@@ -218,19 +222,37 @@ static void kick_all(struct vcpus *vs)
 			pthread_kill(vs->vcpu[i].thread, KICK_SIGNAL);
 }
 
-void vcpus_park(struct vm *vm)
+static void wait_all_parked(struct vcpus *vs)
 {
-	struct vcpus *vs = &vm->vcpus;
 	unsigned threads = 0;
 
 	for (unsigned i = 0; i < vs->n; i++)
 		threads += vs->vcpu[i].has_thread;
-	set_goal(vs, VCPUS_PARK);
-	kick_all(vs);
 	pthread_mutex_lock(&vs->lock);
 	while (vs->n_parked < threads)
 		pthread_cond_wait(&vs->changed, &vs->lock);
 	pthread_mutex_unlock(&vs->lock);
+}
+
+int vcpus_wait(struct vm *vm, struct err *err)
+{
+	struct vcpus *vs = &vm->vcpus;
+
+	wait_all_parked(vs);
+	for (unsigned i = 0; i < vs->n; i++) {
+		if (vs->vcpu[i].err.code == ERR_NONE)
+			continue;
+		*err = vs->vcpu[i].err;
+		return err->num;
+	}
+	return 0;
+}
+
+void vcpus_park(struct vm *vm)
+{
+	set_goal(&vm->vcpus, VCPUS_PARK);
+	kick_all(&vm->vcpus);
+	wait_all_parked(&vm->vcpus);
 }
 
 void vcpus_run(struct vm *vm)

@@ -21,7 +21,11 @@ struct vcpu {
 	struct kvm_run *run;
 	pthread_t thread;
 	bool has_thread;
+	struct err err;			/* of the thread's preparation; read by vcpus_wait() */
 };
+
+/* What a vCPU's thread does once before it parks: loading saved state, on all vCPUs at once. */
+typedef int (*vcpu_prepare_fn)(struct vcpu *vcpu, void *arg, struct err *err);
 
 /* What the vCPU threads are to do; guarded by lock. */
 enum vcpu_goal { VCPUS_PARK, VCPUS_RUN, VCPUS_QUIT };
@@ -33,11 +37,15 @@ struct vcpus {
 	pthread_cond_t changed;		/* goal or n_parked */
 	_Atomic int goal;		/* enum vcpu_goal: read without the lock between two runs */
 	unsigned n_parked;
+	vcpu_prepare_fn prepare;	/* NULL: nothing */
+	void *prepare_arg;
 };
 
 MUST_CHECK int vcpus_create(struct vm *vm, unsigned n, struct err *err);
-/* Starts the threads, parked. */
-MUST_CHECK int vcpus_start(struct vm *vm, struct err *err);
+/* Starts the threads, which prepare and park. */
+MUST_CHECK int vcpus_start(struct vm *vm, vcpu_prepare_fn prepare, void *arg, struct err *err);
+/* Returns when all have parked; the error of the first that could not prepare. */
+MUST_CHECK int vcpus_wait(struct vm *vm, struct err *err);
 /* Returns when every vCPU has left KVM with no operation half done. Not for vCPU threads. */
 void vcpus_park(struct vm *vm);
 void vcpus_run(struct vm *vm);

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <string.h>
@@ -16,7 +17,8 @@
 #include "common/uring.h"
 #include "vmm/devices.h"
 
-enum { SECTOR_SHIFT = 9, SECTOR_BYTES = 512, ID_BYTES = 20, INLINE_SEGMENTS = 4, RING_MAX = 1024 };
+enum { SECTOR_SHIFT = 9, SECTOR_BYTES = 512, ID_BYTES = 20, INLINE_SEGMENTS = 4, RING_MAX = 1024,
+       BOUNCE_MAX_BYTES = 64 << 20 };
 enum { F_SEG_MAX = 2, F_RO = 5, F_BLK_SIZE = 6, F_FLUSH = 9, F_TOPOLOGY = 10, F_CONFIG_WCE = 11, F_MQ = 12,
        F_DISCARD = 13, F_WRITE_ZEROES = 14 };
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
@@ -69,7 +71,7 @@ struct request {
 	struct iovec *iov;		/* data segments: own, or `few` */
 	unsigned n_iov;
 	struct iovec few[INLINE_SEGMENTS];
-	void *bounce;			/* O_DIRECT with unaligned buffers */
+	void *bounce;			/* see make_bounce() */
 	struct iovec *guest_iov;	/* with a bounce buffer: the guest's own */
 	unsigned n_guest_iov;
 	uint32_t type, flags;
@@ -178,16 +180,16 @@ static bool take_segments(struct request *rq, const struct chain *c, bool fill)
 	return rq->guest_iov;
 }
 
-/* O_DIRECT wants aligned memory; guests mostly have it. */
+/* O_DIRECT wants aligned memory, and no system call takes more than IOV_MAX segments; guests mostly keep to both. */
 static bool make_bounce(const struct blk *blk, struct request *rq)
 {
 	uintptr_t bits = 0;
 
 	for (unsigned i = 0; i < rq->n_guest_iov; i++)
 		bits |= (uintptr_t)rq->guest_iov[i].iov_base | rq->guest_iov[i].iov_len;
-	if (!blk->direct || bits % SECTOR_BYTES == 0)
+	if ((!blk->direct || bits % SECTOR_BYTES == 0) && rq->n_guest_iov <= IOV_MAX)
 		return true;
-	if (posix_memalign(&rq->bounce, GUEST_PAGE, rq->len) != 0)
+	if (rq->len > BOUNCE_MAX_BYTES || posix_memalign(&rq->bounce, GUEST_PAGE, rq->len) != 0)
 		return false;
 	rq->iov = malloc(sizeof(*rq->iov));
 	if (!rq->iov)

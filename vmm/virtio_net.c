@@ -4,6 +4,7 @@
  * notified; frames to the guest come on the main thread, and wait in the tap while the guest has no buffer.
  */
 #include <errno.h>
+#include <limits.h>
 #include <linux/if_ether.h>
 #include <linux/if_tun.h>
 #include <string.h>
@@ -109,12 +110,13 @@ static ssize_t receive(const struct pair *p, const struct chain *c)
 {
 	char overflow[1];
 	struct iovec *fill = c->iov + c->n_read;
+	unsigned used = c->n_write < IOV_MAX ? c->n_write : IOV_MAX - 1;
 
-	fill[c->n_write] = (struct iovec){ overflow, sizeof(overflow) };	/* see struct chain: room for one more */
-	ssize_t n = readv(p->tap.fd, fill, c->n_write + 1);
+	fill[used] = (struct iovec){ overflow, sizeof(overflow) };	/* see struct chain: room for one more */
+	ssize_t n = readv(p->tap.fd, fill, (int)used + 1);
 	if (n < 0)
 		return -errno;
-	return (uint64_t)n > iov_bytes(fill, c->n_write) ? -EMSGSIZE : n;
+	return (uint64_t)n > iov_bytes(fill, used) ? -EMSGSIZE : n;
 }
 
 /* virtio 1.2, 5.1.6.4: num_buffers is 1, since buffers are never merged. */
@@ -168,6 +170,20 @@ static void on_frames(struct source *s, uint32_t events)
 
 /* ---- transmit ---- */
 
+/* A tap that takes no frame now loses it, as a wire would. */
+static void send_frame(const struct pair *p, const struct chain *c)
+{
+	static _Thread_local char flat[FRAME_MAX_BYTES];
+	uint64_t bytes = iov_bytes(c->iov, c->n_read);
+
+	if (c->n_read == 0 || bytes > FRAME_MAX_BYTES)
+		return;
+	if (c->n_read <= IOV_MAX)
+		(void)!writev(p->tap.fd, c->iov, c->n_read);
+	else
+		(void)!write(p->tap.fd, flat, iov_to_buf(c->iov, c->n_read, 0, flat, bytes));
+}
+
 static void transmit_frames(struct pair *p)
 {
 	struct virtio_dev *vdev = &p->net->vdev;
@@ -176,9 +192,7 @@ static void transmit_frames(struct pair *p)
 
 	do {
 		while (virtio_pop(vdev, queue, &c)) {
-			/* a tap that takes no frame now drops it, as a wire would */
-			if (c.n_read > 0 && iov_bytes(c.iov, c.n_read) <= FRAME_MAX_BYTES)
-				(void)!writev(p->tap.fd, c.iov, c.n_read);
+			send_frame(p, &c);
 			virtio_push(vdev, queue, c.head, 0);
 		}
 	} while (!vdev->broken && !vdev->paused && vring_rearm(&vdev->queue[queue]));

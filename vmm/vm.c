@@ -18,7 +18,10 @@ struct build {
 	struct vm *vm;
 	struct snapshot *snap;			/* NULL: boot */
 	const struct restore_config *rc;
-	struct arch_state state;
+	const struct json_node *cpus;		/* "cpu-manager" */
+	pthread_t checker;
+	bool has_checker;
+	struct err checker_err;
 };
 
 struct step {
@@ -59,6 +62,11 @@ static int step_events(struct build *b, struct err *err)
 	if (vm->guest_event.fd < 0)
 		return err_sys(err, ERR_INTERNAL, "make an eventfd");
 	return loop_add(vm->loop, &vm->guest_event, EPOLLIN, err);
+}
+
+static int step_boot_cpu(struct build *b, struct err *err)
+{
+	return arch_cpu_init(b->vm, err);
 }
 
 static int step_boot_memory(struct build *b, struct err *err)
@@ -131,28 +139,56 @@ static int step_payload(struct build *b, struct err *err)
 	return arch_load_payload(b->vm, err);
 }
 
-static int step_check_state(struct build *b, struct err *err)
+static void *checker(void *arg)
 {
+	struct build *b = arg;
+
+	log_thread_name("checker");
+	if (arch_state_check(b->vm, &b->checker_err) < 0)
+		log_debug("the host's CPU does not fit");
+	return NULL;
+}
+
+/* What the guest was told, and at the side (asking KVM is slow) whether this host has it: step_finish() waits for that. */
+static int step_state(struct build *b, struct err *err)
+{
+	struct arch_state s = {};
 	const struct json_node *state = NULL;
 	autojson struct json json = {};
 
 	if (state_parse(&b->snap->state.nodes[0], "root", &json, &state, err) < 0)
 		return err->num;
-	if (fields_load(arch_state_fields, &b->state, state, "root", err) < 0)
+	if (fields_load(arch_state_fields, &s, state, "root", err) < 0) {
+		fields_free(arch_state_fields, &s);
 		return err_wrap(err, "state.json");
-	if (arch_state_check(b->vm, &b->state, err) < 0)
-		return err->num;
-	arch_state_load(b->vm, &b->state);
-	return 0;
+	}
+	arch_state_load(b->vm, &s);
+	int r = pthread_create(&b->checker, NULL, checker, b);
+	b->has_checker = r == 0;
+	return r ? err_num(err, ERR_INTERNAL, r, "start a thread") : 0;
 }
 
-static int load_vcpu(struct vcpu *vcpu, const struct json_node *manager, struct err *err)
+static int finish_check(struct build *b, struct err *err)
 {
+	if (!b->has_checker)
+		return 0;
+	pthread_join(b->checker, NULL);
+	b->has_checker = false;
+	if (b->checker_err.code == ERR_NONE)
+		return 0;
+	*err = b->checker_err;
+	return err->num;
+}
+
+/* On the vCPU's thread. */
+static int load_vcpu(struct vcpu *vcpu, void *arg, struct err *err)
+{
+	const struct build *b = arg;
 	struct vcpu_state state = {};
 	char id[16];
 
 	snprintf(id, sizeof(id), "%u", vcpu->index);
-	int r = state_load_leaf(manager, id, vcpu_state_fields, &state, err);
+	int r = state_load_leaf(b->cpus, id, vcpu_state_fields, &state, err);
 	if (r == 0)
 		r = arch_vcpu_load(vcpu, &state, err);
 	fields_free(vcpu_state_fields, &state);
@@ -161,18 +197,13 @@ static int load_vcpu(struct vcpu *vcpu, const struct json_node *manager, struct 
 
 static int step_restore_vcpus(struct build *b, struct err *err)
 {
-	const struct json_node *manager = NULL;
-
-	if (state_child(&b->snap->state.nodes[0], "cpu-manager", &manager, err) < 0)
+	if (state_child(&b->snap->state.nodes[0], "cpu-manager", &b->cpus, err) < 0)
 		return err->num;
-	const struct json_node *saved = json_get(manager, "snapshots");
+	const struct json_node *saved = json_get(b->cpus, "snapshots");
 	if (!saved || saved->count != b->vm->vcpus.n)
 		return err_set(err, ERR_INVALID, "state.json: cpu-manager has %u vCPUs, config.json says %u",
 			       saved ? saved->count : 0, b->vm->vcpus.n);
-	for (unsigned i = 0; i < b->vm->vcpus.n; i++)
-		if (load_vcpu(&b->vm->vcpus.vcpu[i], manager, err) < 0)
-			return err->num;
-	return 0;
+	return vcpus_start(b->vm, load_vcpu, b, err);
 }
 
 static int step_restore_devices(struct build *b, struct err *err)
@@ -186,7 +217,12 @@ static int step_restore_devices(struct build *b, struct err *err)
 
 static int step_threads(struct build *b, struct err *err)
 {
-	return vcpus_start(b->vm, err);
+	return vcpus_start(b->vm, NULL, NULL, err);
+}
+
+static int step_finish(struct build *b, struct err *err)
+{
+	return vcpus_wait(b->vm, err) < 0 ? err->num : finish_check(b, err);
 }
 
 /*
@@ -194,7 +230,8 @@ static int step_threads(struct build *b, struct err *err)
  * it waits for a grace period), no ioeventfd. `make bench` shows what each step costs.
  */
 static const struct step boot_steps[] = {
-	{ "events", step_events },   { "kvm", step_kvm },	  { "memory", step_boot_memory },
+	{ "events", step_events },   { "kvm", step_kvm },	  { "cpu", step_boot_cpu },
+	{ "memory", step_boot_memory },
 	{ "slots", step_slots },     { "irqchip", step_irqchip }, { "devices", step_devices },
 	{ "vcpus", step_vcpus },     { "cpu state", step_boot_vcpus }, { "payload", step_payload },
 	{ "threads", step_threads }, {},
@@ -202,11 +239,11 @@ static const struct step boot_steps[] = {
 
 static const struct step restore_steps[] = {
 	{ "events", step_events },	    { "kvm", step_kvm },
-	{ "check", step_check_state },	    { "memory", step_restore_memory },
+	{ "state", step_state },	    { "memory", step_restore_memory },
 	{ "slots", step_slots },	    { "irqchip", step_irqchip },
-	{ "devices", step_devices },	    { "vcpus", step_vcpus },
-	{ "cpu state", step_restore_vcpus }, { "device state", step_restore_devices },
-	{ "threads", step_threads },	    {},
+	{ "vcpus", step_vcpus },	    { "threads", step_restore_vcpus },
+	{ "devices", step_devices },	    { "device state", step_restore_devices },
+	{ "all threads", step_finish },	    {},
 };
 
 static uint64_t now_us(void)
@@ -243,8 +280,9 @@ static int build_vm(const struct step *steps, struct loop *loop, struct vm_confi
 	vm->restored = b->snap != NULL;
 	b->vm = vm;
 	int r = run_steps(steps, b, err);
-	fields_free(arch_state_fields, &b->state);
 	if (r < 0) {
+		struct err ignored;
+		(void)!finish_check(b, &ignored);
 		vm_free(vm);
 		return r;
 	}

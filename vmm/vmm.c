@@ -20,6 +20,7 @@ struct vmm {
 	struct vm *vm;			/* NULL: not booted */
 	struct vm_config config;
 	bool has_config;
+	bool owns_net_fds;		/* those in config came with a restore: kept for a reboot */
 	enum vm_state state;
 };
 
@@ -49,11 +50,20 @@ static void drop_vm(struct vmm *vmm)
 	vmm->state = VM_CREATED;
 }
 
+static void close_fds(int32_t *fds, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (fds[i] >= 0)
+			close(steal_fd(&fds[i]));
+}
+
 static void drop_config(struct vmm *vmm)
 {
+	for (uint32_t i = 0; vmm->owns_net_fds && i < vmm->config.n_net; i++)
+		close_fds(vmm->config.net[i].fds, vmm->config.net[i].n_fds);
 	if (vmm->has_config)
 		vm_config_free(&vmm->config);
-	vmm->has_config = false;
+	vmm->has_config = vmm->owns_net_fds = false;
 }
 
 struct vmm *vmm_new(struct loop *loop, struct err *err)
@@ -195,10 +205,15 @@ static int check_restore(const struct restore_config *rc, struct err *err)
 }
 
 /* Descriptors in config.json are the source process's numbers: each net that has some needs new ones. */
-static int apply_net_fds(struct vm_config *config, const struct restore_config *rc, struct err *err)
+static int take_net_fds(struct vmm *vmm, const struct restore_config *rc, struct err *err)
 {
+	struct vm_config *config = &vmm->config;
 	unsigned used = 0;
 
+	for (uint32_t i = 0; i < config->n_net; i++)
+		for (uint32_t k = 0; k < config->net[i].n_fds; k++)
+			config->net[i].fds[k] = -1;
+	vmm->owns_net_fds = true;
 	for (uint32_t i = 0; i < config->n_net; i++) {
 		struct net_config *n = &config->net[i];
 		struct restored_net *given = find_net_fds(rc, n->id);
@@ -211,7 +226,8 @@ static int apply_net_fds(struct vm_config *config, const struct restore_config *
 			return err_set(err, ERR_INVALID,
 				       "Number of Net FDs passed for '%s' during Restore: %u. Expected: %u", n->id,
 				       given->n_fds, n->n_fds);
-		memcpy(n->fds, given->fds, n->n_fds * sizeof(*n->fds));
+		for (uint32_t k = 0; k < n->n_fds; k++)
+			n->fds[k] = steal_fd(&given->fds[k]);
 		used++;
 	}
 	if (used < rc->n_net_fds)
@@ -226,7 +242,7 @@ static int restore(struct vmm *vmm, const struct restore_config *rc, struct err 
 
 	if (check_restore(rc, err) < 0 || snapshot_open(&snap, rc->source_url, err) < 0)
 		return err->num;
-	if (snapshot_config(&snap, &vmm->config, err) < 0 || apply_net_fds(&vmm->config, rc, err) < 0 ||
+	if (snapshot_config(&snap, &vmm->config, err) < 0 || take_net_fds(vmm, rc, err) < 0 ||
 	    vm_config_check(&vmm->config, err) < 0)
 		return err->num;
 	if (vm_new_restore(vmm->loop, &vmm->config, &snap, rc, &vm, err) < 0)
@@ -235,14 +251,6 @@ static int restore(struct vmm *vmm, const struct restore_config *rc, struct err 
 	return 0;
 }
 
-/* Devices hold duplicates of the descriptors, so these are closed in any case. */
-static void close_net_fds(struct restore_config *rc)
-{
-	for (uint32_t i = 0; i < rc->n_net_fds; i++)
-		for (uint32_t k = 0; k < rc->net_fds[i].n_fds; k++)
-			if (rc->net_fds[i].fds[k] >= 0)
-				close(steal_fd(&rc->net_fds[i].fds[k]));
-}
 
 int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err)
 {
@@ -258,7 +266,8 @@ int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err)
 		if (r < 0)
 			drop_config(vmm);
 	}
-	close_net_fds(rc);
+	for (uint32_t i = 0; i < rc->n_net_fds; i++)	/* those that no net took */
+		close_fds(rc->net_fds[i].fds, rc->net_fds[i].n_fds);
 	if (r < 0)
 		return r;
 	event_emit("vm", "restored", NULL, NULL);

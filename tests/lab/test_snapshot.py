@@ -58,7 +58,8 @@ class Snapshot:
         config["disks"][0]["path"] = vm.disk
         config["serial"]["file"] = vm.serial
         config["console"]["file"] = vm.hvc0
-        config["vsock"]["socket"] = vm.vsock
+        if "vsock" in config:
+            config["vsock"]["socket"] = vm.vsock
         with open(os.path.join(path, "config.json"), "w") as f:
             json.dump(config, f)
         copy_sparse(self.disk, vm.disk)

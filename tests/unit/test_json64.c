@@ -264,8 +264,57 @@ static void reuse(void **state)
 		assert_int_equal(parse(&json, sample, sizeof(sample) - 1, &good, &err), 0);
 		assert_int_equal(parse(&json, "[1,2,{", 6, &bad, &err), -EINVAL);
 		assert_int_equal(parse(&json, "[7]", 3, &small, &err), 0);
-		assert_int_equal(json.n, 2);
-		assert_true(json.nodes[1].num == 7);
+		assert_int_equal(json.nodes[0].type, JSON_INTS);
+		assert_int_equal(json.nodes[0].count, 1);
+		assert_true(json_ints(&json.nodes[0])[0] == 7);
+	}
+}
+
+/* Arrays of integers are packed, with the same values and the same refusals as one by one. */
+static void packed(void **state)
+{
+	static const struct {
+		const char *text;
+		int type;
+		uint32_t count;
+		bool negative;
+		uint64_t last;
+	} cases[] = {
+		{ "[0]", JSON_INTS, 1, false, 0 },
+		{ "[1, 2 ,\n3]", JSON_INTS, 3, false, 3 },
+		{ "[-1,5]", JSON_INTS, 2, true, 5 },
+		{ "[5,-128]", JSON_INTS, 2, true, (uint64_t)-128 },
+		{ "[9223372036854775807]", JSON_INTS, 1, false, INT64_MAX },
+		{ "[9999999999999999999]", JSON_INTS, 1, false, 9999999999999999999U },
+		{ "[18446744073709551615]", JSON_ARRAY, 1, false, 0 },
+		{ "[-1,9999999999999999999]", JSON_ARRAY, 2, false, 0 },
+		{ "[1,\"a\"]", JSON_ARRAY, 2, false, 0 },
+		{ "[1,2.5]", JSON_ARRAY, 2, false, 0 },
+		{ "[]", JSON_ARRAY, 0, false, 0 },
+	};
+	static const char *const refused[] = { "[1,]", "[01]", "[1 2]", "[-]", "[1", "[1,2", "[--1]", "[18446744073709551616]",
+					       "[1,-9223372036854775809]" };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		autojson struct json json = {};
+		autofree char *copy = NULL;
+		struct err err = {};
+		assert_int_equal(parse(&json, cases[i].text, strlen(cases[i].text), &copy, &err), 0);
+		const struct json_node *node = &json.nodes[0];
+		assert_int_equal(node->type, cases[i].type);
+		assert_int_equal(node->count, cases[i].count);
+		assert_int_equal(node->span, json.n);
+		if (node->type == JSON_INTS) {
+			assert_int_equal(node->negative, cases[i].negative);
+			assert_true(json_ints(node)[node->count - 1] == cases[i].last);
+		}
+	}
+	for (size_t i = 0; i < ARRAY_LEN(refused); i++) {
+		autojson struct json json = {};
+		autofree char *copy = NULL;
+		struct err err = {};
+		assert_int_equal(parse(&json, refused[i], strlen(refused[i]), &copy, &err), -EINVAL);
 	}
 }
 
@@ -308,7 +357,7 @@ int main(void)
 		cmocka_unit_test(integers), cmocka_unit_test(floats_keep_their_digits), cmocka_unit_test(strings),
 		cmocka_unit_test(refuses), cmocka_unit_test(refuses_zero_bytes), cmocka_unit_test(depth),
 		cmocka_unit_test(many_keys), cmocka_unit_test(truncated_everywhere), cmocka_unit_test(flipped_everywhere),
-		cmocka_unit_test(tree), cmocka_unit_test(reuse), cmocka_unit_test(writing), cmocka_unit_test(utf8),
+		cmocka_unit_test(tree), cmocka_unit_test(reuse), cmocka_unit_test(packed), cmocka_unit_test(writing), cmocka_unit_test(utf8),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -38,11 +38,12 @@ struct cpuid_table {
 
 struct arch_vm {
 	struct ioapic ioapic;
+	pthread_mutex_t acpi_lock;
 	struct acpi_regs acpi_regs;
 	struct acpi_block_dev { struct arch_vm *arch; enum acpi_block block; } acpi_dev[4];
 	unsigned phys_bits;
 	uint32_t tsc_khz;
-	uint8_t cmos_index;
+	_Atomic uint8_t cmos_index;
 	struct cpuid_table cpuid;	/* common to all vCPUs */
 	struct kvm_clock_data clock;	/* stamped at pause */
 };

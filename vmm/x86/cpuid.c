@@ -83,45 +83,7 @@ static int read_supported(const struct kvm *kvm, struct cpuid_table *t, struct e
 	return 0;
 }
 
-static void adjust_common(struct cpuid_table *t, const struct kvm *kvm, uint32_t tsc_khz, unsigned phys_bits)
-{
-	struct cpuid_entry *e = entry(t, 1, 0, 0);
-
-	if (e) {
-		e->ecx |= LEAF1_ECX_HYPERVISOR;
-		if (kvm_check_cap(kvm, KVM_CAP_TSC_DEADLINE_TIMER))
-			e->ecx |= LEAF1_ECX_TSC_DEADLINE;
-		e->edx |= LEAF1_EDX_MTRR;
-	}
-	for (uint32_t i = 0; i < t->n_entry; i++) {
-		e = &t->entry[i];
-		if (e->function == 7 && e->index == 0)	/* AMX bf16, tile, int8: not offered */
-			e->edx &= ~(1U << 22 | 1U << 24 | 1U << 25);
-		if (e->function == 0xd && e->index == 0)
-			e->eax &= ~(3U << 17);
-		if (e->function == LEAF_AMX_TILE || e->function == LEAF_AMX_TMUL)
-			e->eax = e->ebx = e->ecx = e->edx = 0;
-	}
-	e = entry(t, LEAF_KVM_FEATURES, 0, 0);
-	if (e)
-		e->eax |= KVM_FEATURE_BIT_EXT_DEST;
-	e = entry(t, LEAF_KVM_TIMING, 0, 0);
-	if (e && tsc_khz) {
-		e->eax = tsc_khz;
-		e->ebx = 1000000;	/* LAPIC bus, kHz */
-	}
-	for (uint32_t leaf = LEAF_BRAND; leaf < LEAF_BRAND + 3; leaf++) {
-		e = entry(t, leaf, 0, 0);
-		if (e)
-			__get_cpuid(leaf, &e->eax, &e->ebx, &e->ecx, &e->edx);
-	}
-	e = find(t, LEAF_ADDRESS, 0);
-	if (e)
-		e->eax = (e->eax & ~0xff00ffU) | phys_bits | phys_bits << 16;
-}
-
-int cpuid_common(const struct kvm *kvm, const struct cpus_config *cfg, uint32_t tsc_khz, struct cpuid_table *ret,
-		 unsigned *ret_phys_bits, struct err *err)
+int cpuid_host(const struct kvm *kvm, struct cpuid_table *ret, struct err *err)
 {
 	struct cpuid_table t = {};
 
@@ -129,13 +91,65 @@ int cpuid_common(const struct kvm *kvm, const struct cpus_config *cfg, uint32_t 
 		cpuid_free(&t);
 		return err->num;
 	}
-	const struct cpuid_entry *e = find(&t, LEAF_ADDRESS, 0);
-	unsigned bits = e ? e->eax & 0xff : 36;
+	struct cpuid_entry *e = entry(&t, 1, 0, 0);
+	if (e) {
+		e->ecx |= LEAF1_ECX_HYPERVISOR;
+		if (kvm_check_cap(kvm, KVM_CAP_TSC_DEADLINE_TIMER))
+			e->ecx |= LEAF1_ECX_TSC_DEADLINE;
+		e->edx |= LEAF1_EDX_MTRR;
+	}
+	e = entry(&t, LEAF_KVM_FEATURES, 0, 0);
+	if (e)
+		e->eax |= KVM_FEATURE_BIT_EXT_DEST;
+	*ret = t;
+	return 0;
+}
+
+unsigned cpuid_phys_bits(const struct cpuid_table *t)
+{
+	const struct cpuid_entry *e = find(t, LEAF_ADDRESS, 0);
+
+	return e ? e->eax & 0xff : 36;
+}
+
+static void clear_amx(struct cpuid_table *t)
+{
+	for (uint32_t i = 0; i < t->n_entry; i++) {
+		struct cpuid_entry *e = &t->entry[i];
+		if (e->function == 7 && e->index == 0)	/* bf16, tile, int8 */
+			e->edx &= ~(1U << 22 | 1U << 24 | 1U << 25);
+		if (e->function == 0xd && e->index == 0)
+			e->eax &= ~(3U << 17);
+		if (e->function == LEAF_AMX_TILE || e->function == LEAF_AMX_TMUL)
+			e->eax = e->ebx = e->ecx = e->edx = 0;
+	}
+}
+
+int cpuid_common(const struct kvm *kvm, const struct cpus_config *cfg, uint32_t tsc_khz, struct cpuid_table *ret,
+		 struct err *err)
+{
+	struct cpuid_table t = {};
+
+	if (cpuid_host(kvm, &t, err) < 0)
+		return err->num;
+	clear_amx(&t);
+	struct cpuid_entry *e = entry(&t, LEAF_KVM_TIMING, 0, 0);
+	if (e && tsc_khz) {
+		e->eax = tsc_khz;
+		e->ebx = 1000000;	/* LAPIC bus, kHz */
+	}
+	for (uint32_t leaf = LEAF_BRAND; leaf < LEAF_BRAND + 3; leaf++) {
+		e = entry(&t, leaf, 0, 0);
+		if (e)
+			__get_cpuid(leaf, &e->eax, &e->ebx, &e->ecx, &e->edx);
+	}
+	unsigned bits = cpuid_phys_bits(&t);
 	if (bits > cfg->max_phys_bits)
 		bits = cfg->max_phys_bits;
-	adjust_common(&t, kvm, tsc_khz, bits);
+	e = entry(&t, LEAF_ADDRESS, 0, 0);
+	if (e)
+		e->eax = (e->eax & ~0xff00ffU) | bits | bits << 16;
 	*ret = t;
-	*ret_phys_bits = bits;
 	return 0;
 }
 

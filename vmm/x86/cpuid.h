@@ -9,9 +9,13 @@
 
 struct cpus_config;
 
-/* KVM's supported set with the hypervisor's own leaves; no vCPU's own values yet. Release: cpuid_free(). */
+/* KVM's supported set, plus what it can do but does not list. Slow where CPUID is emulated. Release: cpuid_free(). */
+MUST_CHECK int cpuid_host(const struct kvm *kvm, struct cpuid_table *ret, struct err *err);
+/* The same with the hypervisor's own leaves and the brand string, for a new guest; no vCPU's own values yet. */
 MUST_CHECK int cpuid_common(const struct kvm *kvm, const struct cpus_config *cfg, uint32_t tsc_khz,
-			    struct cpuid_table *ret, unsigned *ret_phys_bits, struct err *err);
+			    struct cpuid_table *ret, struct err *err);
+/* Width of guest-physical addresses. */
+unsigned cpuid_phys_bits(const struct cpuid_table *t);
 void cpuid_free(struct cpuid_table *t);
 /* A vCPU's own: APIC ids and topology. */
 MUST_CHECK int cpuid_for_vcpu(const struct cpuid_table *common, const struct cpus_config *cfg, unsigned vcpu,

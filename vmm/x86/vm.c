@@ -36,7 +36,6 @@ static int need_cap(struct vm *vm, int cap, const char *name, struct err *err)
 
 int arch_vm_init(struct vm *vm, struct err *err)
 {
-	struct arch_vm *a = &vm->arch;
 	uint64_t identity_map = KVM_IDENTITY_MAP_ADDRESS;
 
 	if (need_cap(vm, KVM_CAP_SPLIT_IRQCHIP, "split irqchip", err) < 0 ||
@@ -44,12 +43,20 @@ int arch_vm_init(struct vm *vm, struct err *err)
 	    need_cap(vm, KVM_CAP_IMMEDIATE_EXIT, "immediate exit", err) < 0)
 		return err->num;
 	int khz = ioctl(vm->kvm.vm_fd, KVM_GET_TSC_KHZ);
-	a->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
-	if (cpuid_common(&vm->kvm, &vm->config->cpus, a->tsc_khz, &a->cpuid, &a->phys_bits, err) < 0)
-		return err->num;
+	vm->arch.tsc_khz = khz > 0 ? (uint32_t)khz : 0;
 	if (kvm_ioctl(vm->kvm.vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map, "place the identity map", err) < 0)
 		return err->num;
 	return kvm_ioctl(vm->kvm.vm_fd, KVM_SET_TSS_ADDR, (void *)(uintptr_t)KVM_TSS_ADDRESS, "place the TSS", err);
+}
+
+int arch_cpu_init(struct vm *vm, struct err *err)
+{
+	struct arch_vm *a = &vm->arch;
+
+	if (cpuid_common(&vm->kvm, &vm->config->cpus, a->tsc_khz, &a->cpuid, err) < 0)
+		return err->num;
+	a->phys_bits = cpuid_phys_bits(&a->cpuid);
+	return 0;
 }
 
 int arch_irqchip_init(struct vm *vm, struct err *err)
@@ -188,14 +195,18 @@ static void acpi_block_read(void *opaque, uint64_t off, void *data, unsigned len
 {
 	struct acpi_block_dev *d = opaque;
 
+	pthread_mutex_lock(&d->arch->acpi_lock);
 	acpi_regs_read(&d->arch->acpi_regs, d->block, off, data, len);
+	pthread_mutex_unlock(&d->arch->acpi_lock);
 }
 
 static void acpi_block_write(void *opaque, uint64_t off, const void *data, unsigned len)
 {
 	struct acpi_block_dev *d = opaque;
 
+	pthread_mutex_lock(&d->arch->acpi_lock);
 	acpi_regs_write(&d->arch->acpi_regs, d->block, off, data, len);
+	pthread_mutex_unlock(&d->arch->acpi_lock);
 }
 
 static int map_acpi(struct vm *vm, struct err *err)
@@ -207,6 +218,7 @@ static int map_acpi(struct vm *vm, struct err *err)
 		{ ACPI_BLOCK_GED, at.ged, ACPI_GED_BLOCK_BYTES },
 	};
 
+	pthread_mutex_init(&vm->arch.acpi_lock, NULL);
 	vm->arch.acpi_regs.n_vcpus = vm->config->cpus.boot_vcpus;
 	for (size_t i = 0; i < ARRAY_LEN(blocks); i++) {
 		struct acpi_block_dev *d = &vm->arch.acpi_dev[i];
@@ -316,16 +328,22 @@ static int advance_tsc(struct vm *vm, uint64_t elapsed_ns, struct err *err)
 	return 0;
 }
 
+/* Where the machine was only paused, KVM's clock and the TSC have gone on by themselves. */
+static int restore_clocks(struct vm *vm, struct err *err)
+{
+	const struct kvm_clock_data *saved = &vm->arch.clock;
+	uint64_t now = wall_clock_ns();
+	uint64_t elapsed = now > saved->realtime ? now - saved->realtime : 0;	/* never backwards */
+	struct kvm_clock_data set = { .clock = saved->clock + elapsed };
+
+	if (advance_tsc(vm, elapsed, err) < 0)
+		return err->num;
+	return kvm_ioctl(vm->kvm.vm_fd, KVM_SET_CLOCK, &set, "set the clock", err);
+}
+
 int arch_clock_resume(struct vm *vm, bool restored, struct err *err)
 {
-	struct kvm_clock_data clock = vm->arch.clock;
-	uint64_t now = wall_clock_ns();
-	uint64_t elapsed = now > clock.realtime ? now - clock.realtime : 0;	/* never backwards */
-
-	if (restored && advance_tsc(vm, elapsed, err) < 0)
-		return err->num;
-	struct kvm_clock_data set = { .clock = clock.clock + elapsed };
-	if (kvm_ioctl(vm->kvm.vm_fd, KVM_SET_CLOCK, &set, "set the clock", err) < 0)
+	if (restored && restore_clocks(vm, err) < 0)
 		return err->num;
 	for (unsigned i = 0; i < vm->vcpus.n; i++)
 		arch_vcpu_paused(&vm->vcpus.vcpu[i]);
@@ -355,20 +373,24 @@ int arch_state_save(struct vm *vm, struct arch_state *state, struct err *err)
 	return 0;
 }
 
-int arch_state_check(const struct vm *vm, const struct arch_state *state, struct err *err)
+int arch_state_check(const struct vm *vm, struct err *err)
 {
-	const struct cpuid_table saved = { .entry = state->common_cpuid, .n_entry = state->n_common_cpuid };
+	struct cpuid_table host = {};
 
-	return cpuid_check(&saved, &vm->arch.cpuid, err);
+	if (cpuid_host(&vm->kvm, &host, err) < 0)
+		return err->num;
+	int r = cpuid_check(&vm->arch.cpuid, &host, err);
+	cpuid_free(&host);
+	return r;
 }
 
 /* The guest keeps what it was told, so a snapshot of this VM says the same again. */
 void arch_state_load(struct vm *vm, struct arch_state *state)
 {
-	cpuid_free(&vm->arch.cpuid);
 	vm->arch.cpuid = (struct cpuid_table){ .entry = state->common_cpuid, .n_entry = state->n_common_cpuid };
 	state->common_cpuid = NULL;
 	state->n_common_cpuid = 0;
+	vm->arch.phys_bits = cpuid_phys_bits(&vm->arch.cpuid);
 	vm->arch.clock = state->clock.Kvm;
 }
 

@@ -1,0 +1,76 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Static checks of the whole tree: layout, clang-tidy, cppcheck, gcc's analyzer, Python and shell syntax.
+#   scripts/lint.sh [format|tidy|cppcheck|analyzer|scripts]...      without arguments: all
+# Exit status 1 when anything is found. A tool that is missing is a failure: scripts/setup.sh installs it.
+set -u
+cd "$(dirname "$0")/.."
+jobs=$(nproc)
+includes="-iquote vmm/x86 -I. -D_GNU_SOURCE -std=gnu17"
+mapfile -t hosted < <(git ls-files -co --exclude-standard 'common/*.c' 'vmm/*.c' 'tests/*.c' | sort)
+mapfile -t guest < <(git ls-files -co --exclude-standard 'guest/*.c' | sort)
+mapfile -t all < <(git ls-files -co --exclude-standard '*.c' '*.h' | sort)
+passed=0 failed=0
+
+# step NAME TOOL COMMAND…: silent when fine; prints what COMMAND prints when not.
+step() {
+	local name=$1 tool=$2 out
+	shift 2
+	if ! command -v "$tool" >/dev/null; then
+		echo "not ok lint $name: $tool is missing; run scripts/setup.sh"
+		failed=$((failed + 1))
+	elif out=$("$@" 2>&1); then
+		echo "ok lint $name"
+		passed=$((passed + 1))
+	else
+		echo "$out"
+		echo "not ok lint $name"
+		failed=$((failed + 1))
+	fi
+}
+
+format() { clang-format --dry-run -Werror "${all[@]}"; }
+
+tidy() {
+	printf '%s\0' "${hosted[@]}" |
+		xargs -0 -n 4 -P "$jobs" sh -c 'clang-tidy --quiet --warnings-as-errors="*" "$@" -- '"$includes"' 2>&1 | grep -v "warnings generated\|Suppressed\|Use -header-filter" ; exit "${PIPESTATUS:-0}"' sh >build/lint-tidy 2>&1
+	! grep -E 'warning:|error:' -A 4 build/lint-tidy
+}
+
+run_cppcheck() {
+	# shellcheck disable=SC2086
+	cppcheck --quiet --error-exitcode=1 --inline-suppr --enable=warning,performance,portability --std=c11 -j "$jobs" \
+		--suppressions-list=scripts/cppcheck.txt -Ivmm/x86 -I. -D_GNU_SOURCE "${hosted[@]}"
+}
+
+# One file at a time, as it is compiled, nothing linked.
+analyzer() {
+	# shellcheck disable=SC2016
+	printf '%s\0' "${hosted[@]}" | xargs -0 -n 1 -P "$jobs" sh -c 'gcc '"$includes"' -O2 -fanalyzer -Werror \
+		-Wno-analyzer-possible-null-argument -c "$1" -o /dev/null' sh
+}
+
+scripts() {
+	local f status=0
+	for f in $(git ls-files -co --exclude-standard '*.sh' .ci/run); do bash -n "$f" || status=1; done
+	for f in $(git ls-files -co --exclude-standard '*.py'); do
+		python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' "$f" || status=1
+	done
+	return $status
+}
+
+mkdir -p build
+[ $# -gt 0 ] || set -- format tidy cppcheck analyzer scripts
+for what in "$@"; do
+	case $what in
+	format) step format clang-format format ;;
+	tidy) step tidy clang-tidy tidy ;;
+	cppcheck) step cppcheck cppcheck run_cppcheck ;;
+	analyzer) step analyzer gcc analyzer ;;
+	scripts) step scripts python3 scripts ;;
+	*) echo "lint: no check is called '$what'"; exit 2 ;;
+	esac
+done
+: "${guest[@]}"
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]

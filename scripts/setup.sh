@@ -1,0 +1,42 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs what is needed to build and test on Debian or Ubuntu. May be run again at any time.
+#   scripts/setup.sh [-n]      -n: only say what is missing
+set -eu
+
+build="gcc clang make pkg-config libc6-dev liburing-dev libhttp-parser-dev"
+unit="libcmocka-dev"
+kvm="python3 coreutils"
+lab="qemu-system-x86 busybox-static cpio kmod e2fsprogs xz-utils zstd lz4 iproute2"
+lint="clang-format clang-tidy cppcheck"
+packages="$build $unit $kvm $lab $lint"
+
+say() { echo "setup: $*"; }
+fail() { echo "setup: $*" >&2; exit 1; }
+
+command -v apt-get >/dev/null && command -v dpkg-query >/dev/null ||
+	fail "there is no apt-get here; install by other means what these Debian packages hold: $packages"
+
+missing=
+for p in $packages; do
+	[ "$(dpkg-query -W -f '${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing="$missing $p"
+done
+
+if [ -z "$missing" ]; then
+	say "every package is there already"
+elif [ "${1:-}" = -n ]; then
+	say "missing:$missing"
+	exit 1
+else
+	[ "$(id -u)" = 0 ] || fail "packages are missing; as root: apt-get install$missing"
+	say "installing:$missing"
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get -qq update || say "apt-get update failed; trying with the lists that are there"
+	# shellcheck disable=SC2086
+	apt-get -qq install -y --no-install-recommends $missing >/dev/null
+fi
+
+[ -e /dev/kvm ] || say "note: there is no /dev/kvm; the tests that need it will be skipped or fail"
+[ ! -e /dev/kvm ] || [ -w /dev/kvm ] || say "note: /dev/kvm is not yours to open; join the group 'kvm'"
+[ -e /dev/net/tun ] || say "note: there is no /dev/net/tun; network tests need it (modprobe tun)"
+say "done"

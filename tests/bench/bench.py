@@ -1,0 +1,322 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Benchmarks on the host's /dev/kvm:  bench.py [restore] [io] [runs=N] [secs=N] [quick]
+
+restore: process start to the first byte of a guest that notices that it was resumed, for our memory modes, the bare KVM
+floor, and, with FORKD_PEERS, Cloud Hypervisor and Firecracker; all take turns in the same run.
+io: block and network speed of the same guest under each program.
+A JSON line per row (stdout), then a table for people (stderr).
+"""
+import json
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "kvm"))
+import kvmtest  # noqa: E402
+from kvmtest import BUILD, PEERS, VMM, KvmTest, Tap, Vmm, guest, wait_for, write  # noqa: E402
+
+
+class Bench(KvmTest):
+    """A test's folder and its care for what is left, without a test."""
+
+    def runTest(self):
+        pass
+
+
+def peer(name):
+    path = os.path.join(PEERS, name)
+    if PEERS and os.access(path, os.X_OK):
+        return path
+    print(f"SKIPPED {name}: {'not in ' + PEERS if PEERS else 'FORKD_PEERS is not set'}", file=sys.stderr)
+    return None
+
+
+def tool(name):
+    return os.path.join(BUILD, "tests", "bench", name)
+
+
+def percentile(values, p):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(len(values) * p))]
+
+
+def host():
+    with open("/proc/cpuinfo") as f:
+        model = re.search(r"model name\s*: (.*)", f.read())
+    kvm = [m for m in ("kvm_intel", "kvm_amd", "kvm_pvm") if os.path.isdir("/sys/module/" + m)]
+    return {"cpus": os.cpu_count(), "model": model.group(1) if model else "?", "kernel": os.uname().release, "kvm": "+".join(kvm)}
+
+
+# ---- restore
+
+def snapshot(b, program, mib, cpus):
+    vmm = Vmm(b, "--kernel", guest("resumed"), "--cmdline", "warm=32", "--cpus", f"boot={cpus}", "--memory", f"size={mib}M",
+              "--serial", "tty", "--console", "off", program=program)
+    vmm.wait_output(rb"\x02")
+    time.sleep(0.3)                             # it polls its clock page now
+    directory = vmm.snapshot()
+    vmm.stop()
+    return directory
+
+
+def connected(path):
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(60)
+    wait_for(f"somebody to listen on {path}", lambda: s.connect_ex(path) == 0)
+    return s
+
+
+def firecracker_api(path, method, name, body):
+    with connected(path) as s:
+        s.sendall(http(method, name, body))
+        answer = kvmtest.read_answer(s)[0]
+    if answer.status // 100 != 2:
+        raise AssertionError(f"firecracker {name}: {answer}")
+
+
+def http(method, name, body):
+    data = json.dumps(body).encode()
+    return f"{method} {name} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+def firecracker_boot(b, program, kernel, cmdline, mib, cpus, drives=(), nets=()):
+    sock = b.path(b.unique("fc") + ".sock")
+    err = b.path(b.unique("fc") + ".log")
+    with open(err, "wb") as log:
+        p = subprocess.Popen([program, "--api-sock", sock], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+    firecracker_api(sock, "PUT", "/machine-config", {"vcpu_count": cpus, "mem_size_mib": mib})
+    firecracker_api(sock, "PUT", "/boot-source", {"kernel_image_path": kernel, "boot_args": cmdline})
+    for n, path in enumerate(drives):
+        firecracker_api(sock, "PUT", f"/drives/d{n}", {"drive_id": f"d{n}", "path_on_host": path, "is_root_device": False,
+                                                     "is_read_only": False})
+    for n, name in enumerate(nets):
+        firecracker_api(sock, "PUT", f"/network-interfaces/n{n}", {"iface_id": f"n{n}", "host_dev_name": name})
+    firecracker_api(sock, "PUT", "/actions", {"action_type": "InstanceStart"})
+    return p, sock
+
+
+def firecracker_snapshot(b, program, mib, cpus):
+    p, sock = firecracker_boot(b, program, guest("resumed"), "warm=32", mib, cpus)
+    try:
+        while p.stdout.read(1) != b"\x02":      # its own log may share the output
+            if p.poll() is not None:
+                raise AssertionError("firecracker ended")
+        time.sleep(0.3)
+        firecracker_api(sock, "PATCH", "/vm", {"state": "Paused"})
+        directory = b.new_dir("fc-snapshot")
+        firecracker_api(sock, "PUT", "/snapshot/create", {"snapshot_type": "Full", "snapshot_path": directory + "/state",
+                                                        "mem_file_path": directory + "/memory"})
+    finally:
+        p.kill()
+        p.wait()
+        p.stdout.close()
+    return directory
+
+
+def restore_plans(b, mib, cpus):
+    """(name, socket, request file, argv) of everything that is compared."""
+    floor = b.path(b.unique("floor") + ".mem")
+    subprocess.run([tool("kvm_floor"), "make", floor, str(mib)], check=True)
+    plans = [("floor", "-", "-", [tool("kvm_floor"), "once", floor, str(cpus)])]
+    ours = snapshot(b, VMM, mib, cpus)
+    for mode in ("copyonwrite", "ondemand", "copy"):
+        plans.append((f"forkd-vmm {mode}", "-", "-",
+                      [VMM, "--restore", f"source_url=file://{ours},memory_restore_mode={mode},resume=on"]))
+    program = peer("cloud-hypervisor")
+    if program:
+        theirs = snapshot(b, program, mib, cpus)
+        for mode in ("ondemand", "copy"):
+            plans.append((f"cloud-hypervisor {mode}", "-", "-",
+                          [program, "--restore", f"source_url=file://{theirs},memory_restore_mode={mode},resume=on"]))
+    program = peer("firecracker")
+    if program:
+        directory, sock, request = firecracker_snapshot(b, program, mib, cpus), b.path("fc-clone.sock"), b.path(b.unique("fc") + ".request")
+        write(request, http("PUT", "/snapshot/load", {"snapshot_path": directory + "/state", "resume_vm": True, "mem_backend": {
+            "backend_type": "File", "backend_path": directory + "/memory"}}))
+        plans.append(("firecracker file", sock, request, [program, "--api-sock", sock, "--level", "Off"]))
+    return plans
+
+
+def time_plans(plans, warm, runs):
+    text = "".join("\t".join([name, sock, request, *argv]) + "\n" for name, sock, request, argv in plans)
+    done = subprocess.run([tool("first_byte"), str(warm), str(runs)], input=text.encode(), stdout=subprocess.PIPE, check=True)
+    times = {}
+    for line in done.stdout.decode().splitlines():
+        name, ns = line.split("\t")
+        times.setdefault(name, []).append(int(ns) / 1000)
+    return times
+
+
+def own_memory_kib(plan, ram_bytes):
+    """Private memory and Pss of the monitor itself: mappings of the guest's size or of its memory file left out."""
+    _, sock, request, argv = plan
+    if os.path.exists(sock):
+        os.unlink(sock)
+    p = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        if sock != "-":
+            with connected(sock) as s:
+                s.sendall(kvmtest.read(request))
+                kvmtest.read_answer(s)
+        p.stdout.read(1)
+        time.sleep(0.2)
+        with open(f"/proc/{p.pid}/smaps") as f:
+            text = f.read()
+    finally:
+        p.kill()
+        p.wait()
+        p.stdout.close()
+    totals = {"Pss": 0, "Private_Clean": 0, "Private_Dirty": 0, "guest": 0}
+    counted = True
+    for line in text.splitlines():
+        head = re.match(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)", line)
+        if head:
+            size = int(head.group(2), 16) - int(head.group(1), 16)
+            counted = not ("memory-ranges" in head.group(3) or head.group(3).endswith("/memory") or "memfd" in head.group(3)
+                           or size >= ram_bytes // 4)
+            continue
+        key, _, value = line.partition(":")
+        if key in totals and counted:
+            totals[key] += int(value.split()[0])
+        if key in ("Private_Clean", "Private_Dirty") and not counted:
+            totals["guest"] += int(value.split()[0])
+    return totals["Private_Clean"] + totals["Private_Dirty"], totals["Pss"], totals["guest"]
+
+
+def bench_restore(options):
+    sizes = [(256, 1)] if "quick" in options else [(256, 1), (256, 2), (1024, 1), (1024, 2), (4096, 1), (4096, 2)]
+    for mib, cpus in sizes:
+        b = Bench()
+        b.setUp()
+        try:
+            runs = int(options.get("runs", 50 if mib == 256 else 30 if mib == 1024 else 15))
+            plans = restore_plans(b, mib, cpus)
+            slow = [p for p in plans if p[0].endswith(" copy") and mib > 256]
+            times = time_plans([p for p in plans if p not in slow], 3, runs)
+            if slow:                            # reading all of RAM would only push the others out of the caches
+                times.update(time_plans(slow, 1, 5))
+            rows = []
+            for plan in plans:
+                us = times[plan[0]]
+                private, pss, guest_kib = (0, 0, 0) if plan[0] == "floor" else own_memory_kib(plan, mib << 20)
+                rows.append({"bench": "restore", "what": plan[0], "mib": mib, "vcpus": cpus, "n": len(us),
+                             "p50_us": round(percentile(us, 0.5), 1), "p99_us": round(percentile(us, 0.99), 1),
+                             "max_us": round(max(us), 1), "own_private_kib": private, "own_pss_kib": pss,
+                             "guest_private_kib": guest_kib})
+            show_restore(rows)
+            floor_steps(b, plans[0][3][2], cpus, mib)
+        finally:
+            b.doCleanups()
+
+
+def show_restore(rows):
+    p50 = {row["what"]: row["p50_us"] for row in rows}
+    best = p50["forkd-vmm copyonwrite"]
+    print(f"\nrestore {rows[0]['mib']} MiB, {rows[0]['vcpus']} vCPU: process start to first guest byte, µs", file=sys.stderr)
+    print(f"  {'':28} {'p50':>10} {'p99':>10} {'max':>10} {'/ floor':>8} {'/ ours':>8} {'own KiB':>9}", file=sys.stderr)
+    for row in rows:
+        row["over_floor"] = round(row["p50_us"] / p50["floor"], 2)
+        row["over_ours"] = round(row["p50_us"] / best, 2)
+        print(json.dumps({**row, "host": host()}), flush=True)
+        print(f"  {row['what']:28} {row['p50_us']:10.0f} {row['p99_us']:10.0f} {row['max_us']:10.0f} {row['over_floor']:8.2f} "
+              f"{row['over_ours']:8.2f} {row['own_private_kib'] or '':>9}", file=sys.stderr)
+
+
+def floor_steps(b, path, cpus, mib):
+    done = subprocess.run([tool("kvm_floor"), "steps", path, str(cpus), "100"], stdout=subprocess.PIPE, check=True, text=True)
+    print("  floor, step by step (µs p50, p99):", file=sys.stderr)
+    for line in done.stdout.splitlines():
+        name, p50, p99, most = line.split()
+        print(json.dumps({"bench": "floor-step", "what": name, "mib": mib, "vcpus": cpus, "p50_us": int(p50) / 1000,
+                          "p99_us": int(p99) / 1000, "max_us": int(most) / 1000}), flush=True)
+        print(f"    {name:26} {int(p50) / 1000:10.1f} {int(p99) / 1000:10.1f}", file=sys.stderr)
+
+
+# ---- io
+
+SPEED = re.compile(r"speed (.*?): (.*)")
+
+
+def io_run(b, program, secs):
+    """The guest's speed lines under one program, as {name: value}."""
+    tap = Tap(b, persistent=True)
+    cmdline = f"speed=1 secs={secs} mode=poll dev=blk,net"
+    if os.path.basename(program) == "firecracker":
+        p, _ = firecracker_boot(b, program, guest("devices"), cmdline + " end=reset", 256, 1, [b.disk(256)], [tap.name])
+        try:
+            text, deadline = b"", time.monotonic() + 60 + 20 * secs
+            while b"PASS" not in text and b"FAIL" not in text and time.monotonic() < deadline:
+                piece = os.read(p.stdout.fileno(), 65536)
+                if not piece:
+                    break
+                text += piece
+        finally:
+            p.kill()
+            p.wait()
+            p.stdout.close()
+    else:
+        vmm = Vmm(b, "--kernel", guest("devices"), "--cmdline", cmdline, "--cpus", "boot=1", "--memory", "size=256M", "--serial",
+                  "tty", "--console", "off", "--disk", f"path={b.disk(256)},image_type=raw", "--net", f"tap={tap.name}",
+                  program=program)
+        try:
+            vmm.wait_exit(60 + 20 * secs)
+        finally:
+            text = vmm.output
+    tap.close()
+    text = text.decode(errors="replace")
+    if "PASS" not in text:
+        raise AssertionError(f"{program}: no PASS: {text[-500:]}")
+    figures = {}
+    for what, values in SPEED.findall(text):
+        for number, unit in re.findall(r"(?:p50 )?(\d+) (iops|ns|round trips|frames/s|Mbit/s|lost)", values):
+            figures[f"{what} [{unit}]"] = int(number)
+    return figures
+
+
+def bench_io(options):
+    secs, runs = int(options.get("secs", 1)), int(options.get("runs", 1 if "quick" in options else 3))
+    programs = [VMM] + [p for p in (peer("cloud-hypervisor"), peer("firecracker")) if p]
+    figures = {p: [] for p in programs}
+    for _ in range(runs):
+        for program in list(programs):
+            b = Bench()
+            b.setUp()
+            try:
+                figures[program].append(io_run(b, program, secs))
+            except AssertionError as e:
+                print(f"SKIPPED io under {os.path.basename(program)}: {e}", file=sys.stderr)
+                programs.remove(program)
+            finally:
+                b.doCleanups()
+    if VMM not in programs:
+        return False
+    names = [os.path.basename(p) for p in programs]
+    print(f"\nio, median of {runs} runs of {secs} s\n  {'':36}" + "".join(f"{n:>18}" for n in names), file=sys.stderr)
+    for what in figures[VMM][0]:
+        values = [statistics.median(f.get(what, 0) for f in figures[p]) for p in programs]
+        print(json.dumps({"bench": "io", "what": what, **dict(zip(names, values)), "host": host()}), flush=True)
+        print(f"  {what:36}" + "".join(f"{v:18.0f}" for v in values), file=sys.stderr)
+    return True
+
+
+def main():
+    words = sys.argv[1:]
+    options = dict(w.split("=", 1) if "=" in w else (w, True) for w in words)
+    kvmtest.isolate()
+    ok = True
+    if "restore" in options or not {"restore", "io"} & set(options):
+        bench_restore(options)
+    if "io" in options or not {"restore", "io"} & set(options):
+        ok = bench_io(options)
+    return 0 if ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
