@@ -36,7 +36,7 @@ UNIT = $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/tes
 # Small programs that tests and benchmarks start; each is one file.
 HELPERS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/kvm/*.c tests/bench/*.c))
 SANITIZE_ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-SANITIZE_TSAN = -fsanitize=thread -fno-omit-frame-pointer
+SANITIZE_TSAN = -fsanitize=thread -fno-omit-frame-pointer -Wno-tsan -Wno-unknown-warning-option
 
 all: $(BUILD)/forkd-vmm
 include guest/guest.mk

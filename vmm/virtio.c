@@ -39,9 +39,9 @@ void virtio_done(struct virtio_dev *vdev)
 
 void virtio_break(struct virtio_dev *vdev, unsigned queue, const char *why)
 {
-	if (!vdev->broken)
+	if (!vdev->complained)
 		log_warn("device '%s': queue %u: %s; it needs a reset", vdev->id, queue, why);
-	vdev->broken = true;
+	vdev->complained = vdev->broken = true;
 	if (vdev->transport)
 		virtio_pci_needs_reset(vdev->transport);
 }

@@ -58,6 +58,7 @@ struct virtio_dev {
 	struct vring *queue;		/* n_queues, owned */
 	unsigned n_queues;
 	bool active;			/* between activate() and reset() */
+	bool complained;		/* of the guest, in the log: once is enough */
 	bool broken;			/* the guest broke a ring: DEVICE_NEEDS_RESET was set */
 	bool paused;			/* notifications wait for the resume */
 };

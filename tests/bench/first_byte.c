@@ -151,16 +151,26 @@ static uint64_t run(const struct plan *p)
 	return took;
 }
 
+static long number(const char *text)
+{
+	char *end;
+	long n = strtol(text, &end, 10);
+
+	if (*end || n < 0 || n > 1000000)
+		errx(2, "'%s' is not a number of runs", text);
+	return n;
+}
+
 int main(int argc, char **argv)
 {
 	unsigned n_plans = 0;
 
 	if (argc != 3)
 		errx(2, "usage: first_byte WARM RUNS <PLAN");
-	int warm = atoi(argv[1]), runs = atoi(argv[2]);
+	long warm = number(argv[1]), runs = number(argv[2]);
 	while (n_plans < PLANS_MAX && fgets(plans[n_plans].line, LINE_MAX_BYTES, stdin))
 		parse(&plans[n_plans++]);
-	for (int i = -warm; i < runs; i++) {
+	for (long i = -warm; i < runs; i++) {
 		for (unsigned k = 0; k < n_plans; k++) {
 			uint64_t ns = run(&plans[k]);
 			if (i >= 0)

@@ -40,8 +40,9 @@ enum step {
 };
 
 static const char *const step_names[N_STEPS] = {
-	"create-vm", "map-ram", "memory-slot", "split-irqchip", "create-vcpus",
-	"cpuid", "registers", "xsave-msrs-lapic-events", "run-to-first-exit", "teardown",
+	"create-vm",         "map-ram",  "memory-slot", "split-irqchip",
+	"create-vcpus",      "cpuid",    "registers",   "xsave-msrs-lapic-events",
+	"run-to-first-exit", "teardown",
 };
 
 struct cpuid {
@@ -89,8 +90,9 @@ static void *map(int fd, size_t bytes, int flags)
 static void make(const char *path, size_t ram_bytes)
 {
 	static const uint8_t code[] = { 0xc6, 0x04, 0x25, 0, 0, 0x30, 0, 1, 0xe6, 0xf4, 0xf4 };
-	static const uint64_t gdt[] = { 0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00affb000000ffff,
-					0x00cff3000000ffff };
+	static const uint64_t gdt[] = {
+		0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00affb000000ffff, 0x00cff3000000ffff
+	};
 	int fd = must(open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), path);
 
 	must(ftruncate(fd, (off_t)ram_bytes), path);
@@ -126,10 +128,12 @@ static struct host open_host(const char *path, unsigned n_vcpus)
 
 static void set_registers(int vcpu_fd)
 {
-	struct kvm_segment code = { .limit = UINT32_MAX, .selector = 0x23, .present = 1, .type = 11, .dpl = 3, .s = 1,
-				    .l = 1, .g = 1 };
-	struct kvm_segment data = { .limit = UINT32_MAX, .selector = 0x2b, .present = 1, .type = 3, .dpl = 3, .db = 1,
-				    .s = 1, .g = 1 };
+	struct kvm_segment code = {
+		.limit = UINT32_MAX, .selector = 0x23, .present = 1, .type = 11, .dpl = 3, .s = 1, .l = 1, .g = 1
+	};
+	struct kvm_segment data = {
+		.limit = UINT32_MAX, .selector = 0x2b, .present = 1, .type = 3, .dpl = 3, .db = 1, .s = 1, .g = 1
+	};
 	struct kvm_regs regs = { .rip = CODE, .rflags = 0x3002, .rsp = STACK };
 	struct kvm_sregs s;
 
@@ -151,7 +155,9 @@ static void set_rest(int vcpu_fd)
 	struct kvm_lapic_state lapic;
 	struct kvm_xsave xsave;
 	struct msrs msrs = { .head.nmsrs = 4,
-			     .entries = { { .index = 0x174 }, { .index = 0xc0000081 }, { .index = 0xc0000082 },
+			     .entries = { { .index = 0x174 },
+					  { .index = 0xc0000081 },
+					  { .index = 0xc0000082 },
 					  { .index = 0x10, .data = 1 } } };
 
 	must(ioctl(vcpu_fd, KVM_GET_VCPU_EVENTS, &events), "get events");

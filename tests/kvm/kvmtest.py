@@ -218,6 +218,11 @@ class Vmm:
             after = found.end()
         return first
 
+    def first_round(self, n):
+        """Waits until there are n rounds since the process started; the number of the first tells where the guest went on."""
+        wait_for(f"{n} rounds", lambda: self.check_guest() or len(self.rounds()) >= n, context=self.context)
+        return self.rounds()[0]
+
     def type(self, data):
         os.write(self.keyboard, data)
 

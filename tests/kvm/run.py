@@ -8,8 +8,10 @@ FORKD_TEST_FULL=1: the long tests too.
 """
 import faulthandler
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import unittest
@@ -89,10 +91,15 @@ def main():
             print(f"kvm tests: {path} is missing; run make first")
             return 1
     kvmtest.isolate()
+    with tempfile.TemporaryDirectory(prefix="forkd-kvm-program.") as folder:    # a build meanwhile does not disturb us
+        print(f"kvm tests of {kvmtest.VMM}{', long ones too' if kvmtest.FULL else ''}", flush=True)
+        kvmtest.VMM = shutil.copy(kvmtest.VMM, folder)
+        return run_tests(sys.argv[1:])
+
+
+def run_tests(wanted):
     tests = list(flatten(unittest.defaultTestLoader.discover(HERE)))
-    wanted = sys.argv[1:]
     tests = [t for t in tests if not wanted or any(w in t.id() for w in wanted)]
-    print(f"kvm tests of {kvmtest.VMM}{', long ones too' if kvmtest.FULL else ''}", flush=True)
     result = Lines()
     unittest.TestSuite(tests).run(result)
     for name, reason in result.skips:

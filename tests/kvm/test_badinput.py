@@ -325,6 +325,11 @@ class StateJson:
         return json.dumps(self.pack(tree or self.tree), separators=(",", ":"))
 
 
+# In state.json, for other programs to read: each follows from config.json or from the devices' own states.
+UNREAD = {"device_tree", "arch_mem_regions", "boot_ram", "current_ram", "hotplug_slots", "next_hotplug_slot", "next_memory_slot",
+          "selected_slot", "start_of_device_area", "guest_ram_mappings", "disk_path"}
+
+
 @only_forkd
 class Snapshots(KvmTest):
     """A snapshot directory with one thing wrong."""
@@ -497,12 +502,12 @@ class Snapshots(KvmTest):
         paths = list(leaves(state.tree))
         random.seed(int(os.environ.get("FORKD_TEST_SEED", "1")))
         if not FULL:
-            paths = random.sample(paths, min(len(paths), 250))
+            paths = random.sample(paths, min(len(paths), 50))
         for path in paths:
             name = next(k for k in reversed(path) if isinstance(k, str))
             was = parent_of(state.tree, path)[path[-1]]
-            # the device tree repeats what the devices' own states say; an absent value has no type
-            known = "state" in path and was is not None and "device_tree" not in path
+            # nobody reads what only repeats other values; an absent value has no type
+            known = "state" in path and was is not None and not UNREAD & set(path)
             with self.subTest(path=path):
                 values = [other_type(was)]
                 if isinstance(was, int) and not isinstance(was, bool):

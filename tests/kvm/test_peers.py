@@ -41,7 +41,7 @@ class ChRemote(KvmTest):
         for mode in (m.lower() for m in modes() if m != "CopyOnWrite"):          # this ch-remote knows no more
             clone = self.start(name="clone")
             self.remote(clone, "restore", f"source_url=file://{directory},memory_restore_mode={mode},resume=true")
-            self.assertIn(clone.wait_rounds(3), (last + 1, last + 2))
+            self.assertIn(clone.first_round(3), (last + 1, last + 2))
             clone.stop()
         clone = self.start(name="clone")
         self.remote(clone, "restore", f"source_url=file://{directory},prefault=on")
@@ -104,7 +104,7 @@ class BothWays(KvmTest):
             mine = self.clone_disk(disk)
             copy = self.copy_snapshot(directory, lambda c: c["disks"][0].update(path=mine))
             clone = self.restore(copy, mode, program=second)
-            self.assertIn(clone.wait_rounds(5), (last + 1, last + 2))
+            self.assertIn(clone.first_round(5), (last + 1, last + 2))
             again = self.new_dir("snapshot")
             clone.put("vm.pause")
             wait_for("a snapshot", lambda: clone.call("PUT", "vm.snapshot", {"destination_url": "file://" + again}).status == 204,

@@ -21,8 +21,7 @@ class Snapshot(KvmTest):
 
     def goes_on(self, before, clone, rounds=3):
         """The clone's first round is the next one after what the snapshot has seen."""
-        wait_for("rounds", lambda: clone.check_guest() or len(clone.rounds()) >= rounds, context=clone.context)
-        first, last = clone.rounds()[0], before.rounds()[-1]
+        first, last = clone.first_round(rounds), before.rounds()[-1]
         self.assertIn(first, (last + 1, last + 2), "the guest did not go on from where it was")
 
     def test_files(self):

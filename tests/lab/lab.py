@@ -222,7 +222,7 @@ class Vm:
 
     def start(self, program, *arguments, fds=(), inside=False):
         with open(self.out, "ab") as out, (self.net.inside() if inside else contextlib.nullcontext()):
-            self.process = subprocess.Popen([program, "--api-socket", self.api_path, *arguments], stdin=subprocess.DEVNULL,
+            self.process = subprocess.Popen([program, "-v", "--api-socket", self.api_path, *arguments], stdin=subprocess.DEVNULL,
                                             stdout=out, stderr=out, pass_fds=fds)
         self.wait("the API socket", lambda: os.path.exists(self.api_path), 30)
 

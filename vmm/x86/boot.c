@@ -235,6 +235,22 @@ static void make_memory_map(const struct vm *vm, struct memory_map *m)
 	m->entry[m->n++] = (struct e820){ ECAM_BASE, ECAM_BYTES, E820_RESERVED };
 }
 
+/*
+ * Linux on hardware-reduced ACPI without EFI resets by a jump to the BIOS, which is not there: a few instructions that
+ * write the reset register stand in for it.
+ */
+static int write_reset_vector(const struct vm *vm, struct err *err)
+{
+	static const uint8_t code[] = {
+		0xba, ACPI_PORT_SLEEP & 0xff, ACPI_PORT_SLEEP >> 8,	/* mov dx, port */
+		0xb0, ACPI_SLEEP_RESET,					/* mov al, value */
+		0xee,							/* out dx, al */
+		0xf4, 0xeb, 0xfd,					/* hlt; jmp back */
+	};
+
+	return gmem_write(&vm->mem, RESET_VECTOR, code, sizeof(code), "reset vector", err);
+}
+
 static int write_acpi(const struct vm *vm, struct err *err)
 {
 	const struct cpus_config *cpus = &vm->config->cpus;
@@ -252,12 +268,12 @@ static int write_acpi(const struct vm *vm, struct err *err)
 	if (!at || acpi_build(&cfg, at, ACPI_TABLES_MAX) > ACPI_TABLES_MAX)
 		return err_set(err, ERR_INTERNAL, "the ACPI tables of %u vCPUs do not fit", cpus->max_vcpus);
 	uint8_t *smbios = gmem_ptr(&vm->mem, SMBIOS_GPA, HIGH_MEMORY_START - SMBIOS_GPA);
-	size_t room = HIGH_MEMORY_START - SMBIOS_GPA;
+	size_t room = RESET_VECTOR - SMBIOS_GPA;
 	size_t used = smbios ? smbios_build(&(struct smbios_cfg){}, smbios, room) : SIZE_MAX;
 	size_t mp = (used + MPTABLE_ALIGN - 1) & ~(MPTABLE_ALIGN - 1ULL);
 	if (used > room || mptable_build(cpus->boot_vcpus, &cfg.topology, SMBIOS_GPA + mp, smbios + mp, room - mp) > room - mp)
 		return err_set(err, ERR_INTERNAL, "the SMBIOS and MP tables of %u vCPUs do not fit", cpus->boot_vcpus);
-	return 0;
+	return write_reset_vector(vm, err);
 }
 
 /* struct hvm_start_info and what it points to (Xen: public/arch-x86/hvm/start_info.h). */

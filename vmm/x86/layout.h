@@ -24,6 +24,7 @@
 #define BOOT_PD 0xb000ULL
 #define CMDLINE_START 0x20000ULL
 #define EBDA_START 0xa0000ULL		/* also the end of low RAM in the memory map */
+#define RESET_VECTOR 0xffff0ULL	/* f000:fff0 in real mode */
 #define HIGH_MEMORY_START 0x100000ULL
 
 #endif
