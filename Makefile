@@ -18,7 +18,7 @@ ARCH ?= x86
 PYTHON ?= python3
 PREFIX ?= /usr/local
 WARN = -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual \
-	-Wwrite-strings -Wvla -Wundef -Wformat=2 -Wimplicit-fallthrough
+	-Wwrite-strings -Wvla -Wundef -Wformat=2 -Wimplicit-fallthrough -Wno-gnu-variable-sized-type-not-at-end
 CPPFLAGS += -iquote vmm/$(ARCH) -I. -D_GNU_SOURCE -MMD -MP
 CFLAGS += -std=gnu17 $(OPT) -g $(WARN) -fno-common -fstack-protector-strong -pthread $(SAN)
 LDFLAGS += -pthread $(SAN)
@@ -39,6 +39,7 @@ SANITIZE_ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit
 SANITIZE_TSAN = -fsanitize=thread -fno-omit-frame-pointer -Wno-tsan -Wno-unknown-warning-option
 
 all: $(BUILD)/forkd-vmm
+GUEST_CC ?= gcc
 include guest/guest.mk
 
 $(BUILD)/%.o: %.c Makefile

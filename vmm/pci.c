@@ -174,24 +174,34 @@ static void config_write(struct pci_device *dev, unsigned reg, unsigned off, con
 		dev->after_write(dev, reg, off, data, len);
 }
 
-/* One access, which must not cross a dword. `address`: bus << 16 | slot << 11 | function << 8 | register. */
-static void pci_access(struct pci_bus *bus, uint32_t address, void *data, unsigned len, const void *write)
+/* The device behind an ECAM address (bus << 20 | slot << 15 | function << 12 | register); no access crosses a dword. */
+static struct pci_device *target(const struct pci_bus *bus, uint32_t address, unsigned len)
 {
-	unsigned reg = (address & 0xfff) / 4, off = address & 3;
-	struct pci_device *dev = address >> 20 ? NULL : bus->slot[address >> 15 & 31];
+	bool there = !(address >> 20) && !(address >> 12 & 7) && (address & 3) + len <= 4;
 
-	if (address >> 12 & 7)
-		dev = NULL;
-	if (!dev || off + len > 4) {
-		if (data)
-			memset(data, 0xff, len);
+	return there ? bus->slot[address >> 15 & 31] : NULL;
+}
+
+static void pci_read(struct pci_bus *bus, uint32_t address, void *data, unsigned len)
+{
+	struct pci_device *dev = target(bus, address, len);
+
+	memset(data, 0xff, len);
+	if (!dev)
 		return;
-	}
 	pthread_mutex_lock(&bus->lock);
-	if (write)
-		config_write(dev, reg, off, write, len);
-	else
-		config_read(dev, reg, off, data, len);
+	config_read(dev, (address & 0xfff) / 4, address & 3, data, len);
+	pthread_mutex_unlock(&bus->lock);
+}
+
+static void pci_write(struct pci_bus *bus, uint32_t address, const void *data, unsigned len)
+{
+	struct pci_device *dev = target(bus, address, len);
+
+	if (!dev)
+		return;
+	pthread_mutex_lock(&bus->lock);
+	config_write(dev, (address & 0xfff) / 4, address & 3, data, len);
 	pthread_mutex_unlock(&bus->lock);
 }
 
@@ -212,7 +222,7 @@ void pci_port_read(void *opaque, uint64_t off, void *data, unsigned len)
 	if (off < PORT_DATA)
 		reg_put(data, len, off + len <= 4 ? bus->address >> 8 * off : UINT64_MAX);
 	else if (bus->address & CONFIG_ADDRESS_ENABLE)
-		pci_access(bus, port_target(bus, (unsigned)off - PORT_DATA), data, len, NULL);
+		pci_read(bus, port_target(bus, (unsigned)off - PORT_DATA), data, len);
 	else
 		memset(data, 0xff, len);
 }
@@ -224,15 +234,15 @@ void pci_port_write(void *opaque, uint64_t off, const void *data, unsigned len)
 	if (off == 0 && len == 4)
 		bus->address = (uint32_t)reg_get(data, len);
 	else if (off >= PORT_DATA && (bus->address & CONFIG_ADDRESS_ENABLE))
-		pci_access(bus, port_target(bus, (unsigned)off - PORT_DATA), NULL, len, data);
+		pci_write(bus, port_target(bus, (unsigned)off - PORT_DATA), data, len);
 }
 
 void pci_ecam_read(void *opaque, uint64_t off, void *data, unsigned len)
 {
-	pci_access(opaque, (uint32_t)off, data, len, NULL);
+	pci_read(opaque, (uint32_t)off, data, len);
 }
 
 void pci_ecam_write(void *opaque, uint64_t off, const void *data, unsigned len)
 {
-	pci_access(opaque, (uint32_t)off, NULL, len, data);
+	pci_write(opaque, (uint32_t)off, data, len);
 }

@@ -80,14 +80,12 @@ static int open_files(struct snapshot *snap, int dir_fd, struct err *err)
 
 int snapshot_open(struct snapshot *snap, const char *source_url, struct err *err)
 {
-	int dir_fd;
+	autoclose int dir_fd = -1;
 
 	*snap = (struct snapshot){ .mem_fd = -1 };
 	if (open_dir(source_url, &snap->dir, &dir_fd, err) < 0)
 		return err->num;
-	int r = open_files(snap, dir_fd, err);
-	close(dir_fd);
-	return r;
+	return open_files(snap, dir_fd, err);
 }
 
 void snapshot_close(struct snapshot *snap)

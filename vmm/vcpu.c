@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "common/log.h"
 #include "vmm/vm.h"
@@ -117,10 +118,29 @@ static void dispatch_exit(struct vcpu *vcpu)
 	}
 }
 
+static _Thread_local uint64_t exit_cost_ns = UINT64_MAX;
+
+uint64_t vcpu_exit_cost_ns(void)
+{
+	return exit_cost_ns;
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
 /* One entry into the guest. */
 static void run_once(struct vcpu *vcpu)
 {
+	uint64_t begin = now_ns();
+
 	if (ioctl(vcpu->fd, KVM_RUN, NULL) == 0) {
+		uint64_t took = now_ns() - begin;
+		exit_cost_ns = took < exit_cost_ns ? took : exit_cost_ns;
 		dispatch_exit(vcpu);
 	} else if (errno == EINTR || errno == EAGAIN) {
 		vcpu->run->immediate_exit = 0;	/* the goal is looked at next, and was set before the kick */

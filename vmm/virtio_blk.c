@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * virtio-blk over a raw image. Requests are submitted to an io_uring by whoever notified (no thread is woken); what
- * completes at once, as from the page cache, is answered before the guest goes on, the rest through an eventfd.
+ * virtio-blk over a raw image. Requests go to an io_uring on the thread that serves the queue (see kick.h); what completes at
+ * once, as from the page cache, is answered there and then, the rest through an eventfd.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -493,7 +493,7 @@ static int open_ring(struct blk *blk, struct err *err)
 	if (uring_open(&blk->ring, entries, &blk->fd, 1, ops, ARRAY_LEN(ops), blk->done.fd, err) < 0)
 		return err->num;
 	blk->has_ring = true;
-	return loop_add(blk->vm->loop, &blk->done, EPOLLIN, err);
+	return 0;
 }
 
 /* The requests of a device that no guest has touched cost nothing: all this is made when its driver is ready. */
@@ -516,6 +516,10 @@ static void blk_activate(struct virtio_dev *vdev)
 	}
 	for (unsigned i = 0; i < blk->n_requests; i++)
 		release(blk, &blk->requests[i]);
+	if (loop_add(blk->vm->loop, &blk->done, EPOLLIN, &err) < 0) {
+		virtio_break(vdev, 0, "the main thread cannot serve it");
+		return;
+	}
 	if (!blk->no_uring && open_ring(blk, &err) < 0)
 		log_warn("disk '%s': plain reads and writes instead of io_uring: %s", vdev->id,
 			 err_line(&err, line, sizeof(line)));
@@ -564,9 +568,10 @@ static void blk_free(struct virtio_dev *vdev)
 {
 	struct blk *blk = container_of(vdev, struct blk, vdev);
 
+	if (blk->requests)
+		loop_del(blk->vm->loop, &blk->done);
 	if (blk->has_ring) {
 		drain(vdev);
-		loop_del(blk->vm->loop, &blk->done);
 		io_uring_queue_exit(&blk->ring);
 	}
 	virtio_done(vdev);

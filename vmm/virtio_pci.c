@@ -293,7 +293,9 @@ static void bar_write_locked(struct virtio_pci *t, uint64_t off, const void *dat
 	struct virtio_dev *vdev = t->vdev;
 
 	if (in(off, BAR_NOTIFY, NOTIFY_BYTES, len)) {
-		virtio_notify(vdev, (unsigned)(off - BAR_NOTIFY) / NOTIFY_MULTIPLIER);
+		unsigned queue = (unsigned)(off - BAR_NOTIFY) / NOTIFY_MULTIPLIER;
+		if (queue < vdev->n_queues)
+			kick_exit(&t->kick[queue], t->pci.bar0 + BAR_NOTIFY + (uint64_t)queue * NOTIFY_MULTIPLIER);
 	} else if (in(off, BAR_COMMON, COMMON_BYTES, len)) {
 		common_write(t, off, reg_get(data, len), len);
 	} else if (in(off, BAR_DEVICE, DEVICE_BYTES, len)) {
@@ -374,7 +376,13 @@ static bool move_bar(struct pci_device *pci, uint64_t from, uint64_t to)
 {
 	struct virtio_pci *t = container_of(pci, struct virtio_pci, pci);
 
-	return bus_move(&t->vm->mmio, t, from, to);
+	if (!bus_move(&t->vm->mmio, t, from, to))
+		return false;
+	pthread_mutex_lock(&t->vdev->lock);
+	for (unsigned i = 0; i < t->vdev->n_queues; i++)
+		kick_move(&t->kick[i], from, to);
+	pthread_mutex_unlock(&t->vdev->lock);
+	return true;
 }
 
 static unsigned add_cap(struct virtio_pci *t, uint8_t type, uint32_t offset, uint32_t length, uint32_t extra)
@@ -424,7 +432,10 @@ static int attach(struct vm *vm, struct virtio_pci *t, int wanted_slot, struct e
 	uint16_t device = (uint16_t)(0x1040 + vdev->ops->type);
 
 	t->msix_queues = malloc(vdev->n_queues * sizeof(*t->msix_queues));
-	if (!t->msix_queues || vm->n_devs == ARRAY_LEN(vm->dev))
+	t->kick = calloc(vdev->n_queues, sizeof(*t->kick));
+	for (unsigned i = 0; t->kick && i < vdev->n_queues; i++)
+		kick_init(&t->kick[i], t, i);
+	if (!t->msix_queues || !t->kick || vm->n_devs == ARRAY_LEN(vm->dev))
 		return err_num(err, ERR_INTERNAL, ENOMEM, "device '%s'", vdev->id);
 	if (msix_init(&t->msix, vdev->n_queues + 1, err) < 0)
 		return err->num;
@@ -470,6 +481,9 @@ void virtio_pci_free(struct virtio_pci *t)
 {
 	if (!t)
 		return;
+	for (unsigned i = 0; t->kick && i < t->vdev->n_queues; i++)
+		kick_done(&t->kick[i]);
+	free(t->kick);
 	t->vdev->ops->free(t->vdev);
 	msix_done(&t->msix);
 	free(t->msix_queues);

@@ -6,6 +6,7 @@
 #ifndef VMM_VIRTIO_PCI_H
 #define VMM_VIRTIO_PCI_H
 
+#include "vmm/kick.h"
 #include "vmm/msix.h"
 #include "vmm/pci.h"
 #include "vmm/virtio.h"
@@ -19,6 +20,7 @@ struct virtio_pci {
 	struct vm *vm;
 	struct virtio_dev *vdev;
 	struct msix msix;
+	struct kick *kick;		/* one for each queue */
 	char id[96];			/* "_virtio-pci-" + vdev->id */
 	/* Common configuration; names as in state.json. */
 	uint8_t driver_status, config_generation;

@@ -242,9 +242,10 @@ static int restore(struct vmm *vmm, const struct restore_config *rc, struct err 
 
 	if (check_restore(rc, err) < 0 || snapshot_open(&snap, rc->source_url, err) < 0)
 		return err->num;
-	if (snapshot_config(&snap, &vmm->config, err) < 0 || take_net_fds(vmm, rc, err) < 0 ||
-	    vm_config_check(&vmm->config, err) < 0)
+	if (snapshot_config(&snap, &vmm->config, err) < 0 || take_net_fds(vmm, rc, err) < 0)
 		return err->num;
+	if (vm_config_check(&vmm->config, err) < 0)
+		return err_wrap(err, "\"%s/config.json\"", snap.dir);
 	if (vm_new_restore(vmm->loop, &vmm->config, &snap, rc, &vm, err) < 0)
 		return err->num;
 	adopt(vmm, vm, VM_PAUSED);

@@ -180,6 +180,15 @@ bool vring_needs_interrupt(struct vring *q)
 	return !had || (uint16_t)(new - used_event - 1) < (uint16_t)(new - old);
 }
 
+bool vring_is_pipelined(const struct vring *q)
+{
+	if (!q->desc)
+		return false;
+	uint16_t pending = (uint16_t)(guest_load(&q->avail->idx) - q->next_avail);
+	bool unseen = q->event_idx && guest_load(&q->avail->ring[q->s.size]) != q->next_used;
+	return pending > 1 || unseen;
+}
+
 uint64_t iov_bytes(const struct iovec *iov, unsigned n)
 {
 	uint64_t bytes = 0;

@@ -64,6 +64,9 @@ bool vring_rearm(struct vring *q);
 /* Whether the guest wants an interrupt for what was pushed since the last call that said yes. */
 bool vring_needs_interrupt(struct vring *q);
 
+/* The driver has not looked at all completions yet and goes on submitting: it keeps several requests in flight. */
+bool vring_is_pipelined(const struct vring *q);
+
 /* Total bytes of n segments. */
 uint64_t iov_bytes(const struct iovec *iov, unsigned n);
 /* Copies between a buffer and segments, starting `off` bytes in; returns the bytes copied (less at the end). */

@@ -44,11 +44,19 @@ struct file {
 	const char *path;
 };
 
+static void file_done(struct file *f)
+{
+	if (f->fd >= 0)
+		close(f->fd);
+}
+#define autofile __attribute__((cleanup(file_done)))
+
 static int file_open(struct file *f, const char *path, const char *what, struct err *err)
 {
 	struct stat st;
 
-	*f = (struct file){ .fd = open(path, O_RDONLY | O_CLOEXEC), .path = path };
+	f->fd = open(path, O_RDONLY | O_CLOEXEC);
+	f->path = path;
 	if (f->fd < 0)
 		return err_sys(err, ERR_INTERNAL, "open %s '%s'", what, path);
 	if (fstat(f->fd, &st) < 0 || !S_ISREG(st.st_mode))
@@ -190,12 +198,10 @@ static int load_bzimage(const struct vm *vm, const struct file *f, const uint8_t
 static int load_kernel(const struct vm *vm, const char *path, struct boot *boot, struct err *err)
 {
 	uint8_t head[1024] = {};
-	struct file f;
+	autofile struct file f = { .fd = -1 };
 
-	int r = file_open(&f, path, "kernel", err);
-	autoclose int fd = f.fd;
-	if (r < 0)
-		return r;
+	if (file_open(&f, path, "kernel", err) < 0)
+		return err->num;
 	if (file_read(&f, 0, head, f.size < sizeof(head) ? f.size : sizeof(head), err) < 0)
 		return err->num;
 	if (memcmp(head, ELFMAG, SELFMAG) == 0)
@@ -209,12 +215,10 @@ static int load_kernel(const struct vm *vm, const char *path, struct boot *boot,
 static int load_initramfs(const struct vm *vm, const char *path, struct boot *boot, struct err *err)
 {
 	uint64_t low = vm->mem.region[0].size;
-	struct file f;
+	autofile struct file f = { .fd = -1 };
 
-	int r = file_open(&f, path, "initramfs", err);
-	autoclose int fd = f.fd;
-	if (r < 0)
-		return r;
+	if (file_open(&f, path, "initramfs", err) < 0)
+		return err->num;
 	if (f.size == 0 || f.size > low - HIGH_MEMORY_START)
 		return err_set(err, ERR_INVALID, "initramfs '%s' of %llu bytes does not fit in %llu bytes of low RAM", path,
 			       (unsigned long long)f.size, (unsigned long long)low);

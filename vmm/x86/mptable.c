@@ -71,8 +71,8 @@ size_t mptable_build(unsigned boot_vcpus, const struct cpu_topology *topo, uint6
 		put_processor(&t, (uint8_t)cpu_apic_id(topo, i), CPU_ENABLED | (i ? 0 : CPU_BOOT));
 	tbuf_put(&t, (const uint8_t[]){ BUS, 0, 'I', 'S', 'A', ' ', ' ', ' ' }, 8);
 	put_ioapic(&t);
-	for (uint8_t i = 0; i < N_ISA_IRQS; i++)
-		put_interrupt(&t, IO_INTERRUPT, TYPE_INT, i, IOAPIC_ID, i);
+	for (unsigned i = 0; i < N_ISA_IRQS; i++)
+		put_interrupt(&t, IO_INTERRUPT, TYPE_INT, (uint8_t)i, IOAPIC_ID, (uint8_t)i);
 	put_interrupt(&t, LOCAL_INTERRUPT, TYPE_EXTINT, 0, 0, 0);
 	put_interrupt(&t, LOCAL_INTERRUPT, TYPE_NMI, 0, ALL_APICS, 1);
 

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+/* vmm/gmem: the split at the hole, every border of gmem_ptr(), and the two kinds of mapping. */
+#include "vmm/gmem.h"
+
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#define GIB (1ULL << 30)
+#define LOW_END 0xc0000000ULL
+#define HIGH 0x100000000ULL
+
+static void layout_at_the_hole(void **state)
+{
+	static const struct { uint64_t size, low, high; } cases[] = {
+		{ 4096, 4096, 0 },		   { 128 << 20, 128 << 20, 0 },	 { LOW_END - 4096, LOW_END - 4096, 0 },
+		{ LOW_END, LOW_END, 0 },	   { LOW_END + 4096, LOW_END, 4096 }, { 4 * GIB, LOW_END, GIB },
+		{ 1024 * GIB, LOW_END, 1021 * GIB },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct gmem m;
+		gmem_layout(&m, cases[i].size, LOW_END, HIGH);
+		assert_int_equal(m.size, cases[i].size);
+		assert_int_equal(m.file_fd, -1);
+		assert_int_equal(m.n, cases[i].high ? 2 : 1);
+		assert_int_equal(m.region[0].gpa, 0);
+		assert_int_equal(m.region[0].size, cases[i].low);
+		assert_int_equal(m.region[0].file_offset, 0);
+		if (cases[i].high) {
+			assert_int_equal(m.region[1].gpa, HIGH);
+			assert_int_equal(m.region[1].size, cases[i].high);
+			assert_int_equal(m.region[1].file_offset, cases[i].low);
+		}
+	}
+}
+
+/* hva are invented: nothing here is followed. */
+static void pointer_at_every_border(void **state)
+{
+	static const struct { uint64_t gpa, len; uintptr_t hva; } cases[] = {
+		{ 0, 0, 0x1000000 },		{ 0, 1, 0x1000000 },		{ 0, 0x10000, 0x1000000 },
+		{ 0, 0x10001, 0 },		{ 0xffff, 1, 0x100ffff },	{ 0xffff, 2, 0 },
+		{ 0x10000, 0, 0x1010000 },	{ 0x10000, 1, 0 },		{ 0x10001, 0, 0 },
+		{ HIGH - 1, 0, 0 },		{ HIGH - 1, 1, 0 },		{ HIGH - 1, 2, 0 },
+		{ HIGH, 0, 0x9000000 },		{ HIGH, 1, 0x9000000 },		{ HIGH, 0x8000, 0x9000000 },
+		{ HIGH, 0x8001, 0 },		{ HIGH + 0x7fff, 1, 0x9007fff }, { HIGH + 0x8000, 0, 0x9008000 },
+		{ HIGH + 0x8000, 1, 0 },	{ 0, UINT64_MAX, 0 },		{ 1, UINT64_MAX, 0 },
+		{ UINT64_MAX, 1, 0 },		{ UINT64_MAX, 2, 0 },		{ HIGH + 16, UINT64_MAX - 15, 0 },
+		{ 0, HIGH + 0x8000, 0 },
+	};
+	const struct gmem m = {
+		.n = 2,
+		.region = { { .gpa = 0, .size = 0x10000, .hva = (uint8_t *)0x1000000 },
+			    { .gpa = HIGH, .size = 0x8000, .hva = (uint8_t *)0x9000000 } },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+		if (gmem_ptr(&m, cases[i].gpa, cases[i].len) != (void *)cases[i].hva)
+			fail_msg("0x%llx+0x%llx: wrong pointer", (unsigned long long)cases[i].gpa,
+				 (unsigned long long)cases[i].len);
+	assert_null(gmem_ptr(&(struct gmem){}, 0, 0));
+}
+
+static void anonymous_memory(void **state)
+{
+	struct err err = {};
+	struct gmem m;
+
+	(void)state;
+	gmem_layout(&m, 0x30000, 0x20000, HIGH);
+	assert_int_equal(gmem_map_anon(&m, true, false, &err), 0);
+	assert_int_equal(m.backing, GMEM_ANON);
+	for (unsigned i = 0; i < m.size; i += 4096)
+		assert_int_equal(*(uint8_t *)gmem_ptr(&m, i < 0x20000 ? i : HIGH + i - 0x20000, 4096), 0);
+	assert_int_equal(gmem_write(&m, 0x1fffe, "xy", 2, "text", &err), 0);
+	assert_memory_equal(m.region[0].hva + 0x1fffe, "xy", 2);
+	assert_int_equal(gmem_write(&m, 0x1fffe, "xyz", 3, "text", &err), -EINVAL);
+	assert_string_equal(err.msg, "text: 3 bytes at 0x1fffe do not fit in guest RAM of 196608 bytes");
+	assert_int_equal(m.region[1].hva[0], 0);
+	assert_int_equal(gmem_prefault(&m, &err), 0);
+	unsigned char resident[0x20];
+	assert_int_equal(mincore(m.region[0].hva, 0x20000, resident), 0);
+	for (size_t i = 0; i < ARRAY_LEN(resident); i++)
+		assert_true(resident[i] & 1);
+	gmem_unmap(&m);
+	assert_int_equal(m.n, 0);
+	gmem_unmap(&m);
+}
+
+/* Writes stay in the mapping; the second region begins where the first ends in the file. */
+static void copy_on_write(void **state)
+{
+	char path[] = "/tmp/forkd-test-gmem-XXXXXX";
+	int fd = mkstemp(path);
+	struct err err = {};
+	struct gmem m;
+	char byte;
+
+	(void)state;
+	assert_true(fd >= 0);
+	unlink(path);
+	gmem_layout(&m, 0x3000, 0x2000, HIGH);
+	assert_int_equal(ftruncate(fd, 0x3000), 0);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(pwrite(fd, &"abc"[i], 1, i * 0x1000), 1);
+	autoclose int mine = dup(fd);
+	assert_int_equal(gmem_map_cow(&m, &fd, &err), 0);
+	assert_int_equal(fd, -1);
+	assert_int_equal(m.backing, GMEM_FILE_COW);
+	assert_true(m.file_fd >= 0);
+	assert_int_equal(m.region[0].hva[0], 'a');
+	assert_int_equal(m.region[0].hva[0x1000], 'b');
+	assert_int_equal(m.region[1].hva[0], 'c');
+	m.region[1].hva[0] = 'X';
+	assert_int_equal(pread(mine, &byte, 1, 0x2000), 1);
+	assert_int_equal(byte, 'c');
+	int owned = m.file_fd;
+	gmem_unmap(&m);
+	assert_int_equal(fcntl(owned, F_GETFD), -1);
+
+	gmem_layout(&m, 0x3000, 0x2000, HIGH);
+	autoclose int dir = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int given = dir;
+	assert_int_equal(gmem_map_cow(&m, &given, &err), -ENODEV);
+	assert_int_equal(given, dir);	/* not taken on failure */
+	assert_non_null(strstr(err.msg, "map 8192 bytes of guest RAM at 0x0"));
+	gmem_unmap(&m);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(layout_at_the_hole),
+		cmocka_unit_test(pointer_at_every_border),
+		cmocka_unit_test(anonymous_memory),
+		cmocka_unit_test(copy_on_write),
+	};
+
+	return cmocka_run_group_tests_name("gmem", tests, NULL, NULL);
+}
