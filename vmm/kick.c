@@ -1,27 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Notifications: served by the vCPU, handed to the main thread, or taken from KVM by ioeventfd. */
+/* Notifications: served by the vCPU, handed to the device's worker, or taken from KVM by ioeventfd. */
 #include "vmm/kick.h"
 
 #include <sys/eventfd.h>
+#include <time.h>
 
 #include "common/log.h"
 #include "vmm/virtio_pci.h"
 #include "vmm/vm.h"
 
-enum { DECIDE_AFTER = 64, SLOW_EXIT_NS = 15000 };
+enum { DECIDE_AFTER = 64, SLOW_EXIT_NS = 15000, SPIN_NS = 20000, SPIN_CREDIT = 64, TRY_EVERY = 16 };
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* Waits a moment for more: waking this thread again would cost the guest as much. */
+static bool spin(struct vring_watch watch)
+{
+	for (uint64_t end = now_ns() + SPIN_NS; watch.idx && now_ns() < end;)
+		for (unsigned i = 0; i < 16; i++)
+			if (__atomic_load_n(watch.idx, __ATOMIC_ACQUIRE) != watch.next)
+				return true;
+	return false;
+}
+
+static struct vring_watch serve(const struct kick *k)
+{
+	struct virtio_dev *vdev = k->transport->vdev;
+
+	pthread_mutex_lock(&vdev->lock);
+	virtio_notify(vdev, k->queue);
+	struct vring_watch watch = vring_watch(&vdev->queue[k->queue]);
+	pthread_mutex_unlock(&vdev->lock);
+	return watch;
+}
 
 static void on_wake(struct source *s, uint32_t events)
 {
 	struct kick *k = container_of(s, struct kick, wake);
-	struct virtio_dev *vdev = k->transport->vdev;
 	uint64_t n;
 
 	(void)events;
 	if (read(s->fd, &n, sizeof(n)) < 0)
 		return;
-	pthread_mutex_lock(&vdev->lock);
-	virtio_notify(vdev, k->queue);
-	pthread_mutex_unlock(&vdev->lock);
+	struct vring_watch watch = serve(k);
+	if (k->spin_credit == 0 && ++k->wakes % TRY_EVERY != 0)
+		return;
+	bool more = spin(watch);
+	k->spin_credit = more ? SPIN_CREDIT : k->spin_credit / 2;
+	if (more)
+		serve(k);
 }
 
 void kick_init(struct kick *k, struct virtio_pci *transport, unsigned queue)
@@ -29,16 +62,71 @@ void kick_init(struct kick *k, struct virtio_pci *transport, unsigned queue)
 	*k = (struct kick){ .wake = { .fd = -1, .ready = on_wake }, .transport = transport, .queue = queue };
 }
 
+/* ---- the worker ---- */
+
+static void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+
+	log_thread_name("worker");
+	loop_run(&w->loop);
+	return NULL;
+}
+
+static void on_stop(struct source *s, uint32_t events)
+{
+	struct worker *w = container_of(s, struct worker, stop);
+
+	(void)events;
+	loop_stop(&w->loop, 0);
+}
+
+static int worker_start(struct worker *w, struct err *err)
+{
+	if (loop_init(&w->loop, err) < 0)
+		return err->num;
+	w->stop = (struct source){ .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .ready = on_stop };
+	int r = w->stop.fd < 0 ? -1 : loop_add(&w->loop, &w->stop, EPOLLIN, err);
+	if (r == 0 && pthread_create(&w->thread, NULL, worker_main, w) == 0) {
+		w->running = true;
+		return 0;
+	}
+	if (w->stop.fd >= 0)
+		close(w->stop.fd);
+	loop_done(&w->loop);
+	return err_set(err, ERR_INTERNAL, "start a worker thread");
+}
+
+void worker_stop(struct worker *w)
+{
+	if (!w->running)
+		return;
+	(void)!write(w->stop.fd, &(uint64_t){ 1 }, sizeof(uint64_t));
+	pthread_join(w->thread, NULL);
+	close(w->stop.fd);
+	loop_done(&w->loop);
+	w->running = false;
+}
+
+/* The device gets its worker with the first queue that needs it. */
 static bool make_eventfd(struct kick *k)
 {
+	struct worker *w = &k->transport->worker;
+	struct virtio_dev *vdev = k->transport->vdev;
 	struct err err = {};
 
 	if (k->wake.fd >= 0)
 		return true;
+	if (!w->running) {
+		if (worker_start(w, &err) < 0)
+			return false;
+		if (vdev->ops->use_loop)
+			vdev->ops->use_loop(vdev, &w->loop);
+	}
 	k->wake.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (k->wake.fd < 0)
 		return false;
-	if (loop_add(k->transport->vm->loop, &k->wake, EPOLLIN, &err) == 0)
+	if (loop_add(&w->loop, &k->wake, EPOLLIN, &err) == 0)
 		return true;
 	close(steal_fd(&k->wake.fd));
 	return false;
@@ -87,8 +175,6 @@ void kick_move(struct kick *k, uint64_t from_bar, uint64_t to_bar)
 
 void kick_done(struct kick *k)
 {
-	if (k->wake.fd < 0)
-		return;
-	loop_del(k->transport->vm->loop, &k->wake);
-	close(k->wake.fd);
+	if (k->wake.fd >= 0)
+		close(k->wake.fd);
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The event loop of the process's main thread: descriptors and what to call when they are ready. Device back-ends,
- * the API socket and signals are sources; vCPU threads never enter it. loop_mod() may be called from any thread.
+ * An event loop: descriptors and what to call when they are ready. The main thread's has device back-ends, the API socket
+ * and signals as sources; a busy device has a loop and thread of its own (kick.h). loop_add() and loop_mod() may be called
+ * from any thread, loop_del() from the loop's own, or while no thread runs it.
  */
 #ifndef VMM_LOOP_H
 #define VMM_LOOP_H

@@ -20,6 +20,7 @@ enum { VIRTIO_ID_NET = 1, VIRTIO_ID_BLOCK = 2, VIRTIO_ID_CONSOLE = 3, VIRTIO_ID_
 enum { VIRTIO_F_INDIRECT_DESC = 28, VIRTIO_F_EVENT_IDX = 29, VIRTIO_F_VERSION_1 = 32 };
 enum { VIRTIO_MAX_QUEUES = 2 * 32 + 1 };
 
+struct loop;
 struct virtio_dev;
 struct virtio_pci;
 
@@ -35,6 +36,8 @@ struct virtio_device_ops {
 	void (*reset)(struct virtio_dev *vdev);
 	/* Chains may be waiting in `queue`. */
 	void (*notify)(struct virtio_dev *vdev, unsigned queue);
+	/* The device has a thread of its own now, with this loop: what takes the lock and may wait belongs there. NULL: nothing. */
+	void (*use_loop)(struct virtio_dev *vdev, struct loop *loop);
 	/* NULL: what the guest writes there vanishes. The bytes are inside config_bytes. */
 	void (*write_config)(struct virtio_dev *vdev, unsigned off, const void *data, unsigned len);
 	/* Nothing is in flight on return, and nothing starts until resume(). NULL: nothing is ever in flight. */

@@ -18,7 +18,8 @@
 #include "vmm/devices.h"
 
 enum { SECTOR_SHIFT = 9, SECTOR_BYTES = 512, ID_BYTES = 20, INLINE_SEGMENTS = 4, RING_MAX = 1024,
-       BOUNCE_MAX_BYTES = 64 << 20 };
+       BOUNCE_MAX_BYTES = 64 << 20,
+       CACHED_WRITE_MAX_BYTES = 256 << 10 };
 enum { F_SEG_MAX = 2, F_RO = 5, F_BLK_SIZE = 6, F_FLUSH = 9, F_TOPOLOGY = 10, F_CONFIG_WCE = 11, F_MQ = 12,
        F_DISCARD = 13, F_WRITE_ZEROES = 14 };
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
@@ -89,6 +90,7 @@ struct blk {
 	bool readonly, direct, no_uring, has_ring;
 	struct io_uring ring;
 	struct source done;		/* eventfd of completions that were not immediate */
+	struct loop *loop;		/* which waits for them */
 	struct request *requests, *free_list;
 	unsigned in_flight, n_requests;
 };
@@ -364,6 +366,15 @@ static int check(const struct blk *blk, struct request *rq, uint64_t sector)
 	}
 }
 
+/*
+ * A write into the page cache is a copy: io_uring would hand it to a thread of the kernel's, which takes longer than the copy.
+ * When the host throttles, it waits: that is a vCPU or the device's worker (the main thread only for what was left at a pause).
+ */
+static bool is_cached_write(const struct blk *blk, const struct request *rq)
+{
+	return rq->type == T_OUT && !blk->direct && !write_through(blk) && rq->len <= CACHED_WRITE_MAX_BYTES;
+}
+
 /* Takes one chain; false: not a request at all, the device needs a reset. */
 static bool start(struct blk *blk, unsigned queue, const struct chain *c)
 {
@@ -387,7 +398,7 @@ static bool start(struct blk *blk, unsigned queue, const struct chain *c)
 		answer(blk, rq, (uint8_t)status, 0);
 	} else if (rq->type == T_GET_ID) {
 		get_id(blk, rq);
-	} else if (blk->has_ring) {
+	} else if (blk->has_ring && !is_cached_write(blk, rq)) {
 		prepare(blk, rq, io_uring_get_sqe(&blk->ring));	/* an entry for each request: never NULL */
 		blk->in_flight++;
 	} else {
@@ -516,13 +527,25 @@ static void blk_activate(struct virtio_dev *vdev)
 	}
 	for (unsigned i = 0; i < blk->n_requests; i++)
 		release(blk, &blk->requests[i]);
-	if (loop_add(blk->vm->loop, &blk->done, EPOLLIN, &err) < 0) {
+	blk->loop = blk->vm->loop;
+	if (loop_add(blk->loop, &blk->done, EPOLLIN, &err) < 0) {
 		virtio_break(vdev, 0, "the main thread cannot serve it");
 		return;
 	}
 	if (!blk->no_uring && open_ring(blk, &err) < 0)
 		log_warn("disk '%s': plain reads and writes instead of io_uring: %s", vdev->id,
 			 err_line(&err, line, sizeof(line)));
+}
+
+static void blk_use_loop(struct virtio_dev *vdev, struct loop *loop)
+{
+	struct blk *blk = container_of(vdev, struct blk, vdev);
+	struct err err = {};
+
+	if (!blk->loop || loop_add(loop, &blk->done, EPOLLIN, &err) < 0)
+		return;
+	epoll_ctl(blk->loop->epoll_fd, EPOLL_CTL_DEL, blk->done.fd, NULL);
+	blk->loop = loop;
 }
 
 static void blk_write_config(struct virtio_dev *vdev, unsigned off, const void *data, unsigned len)
@@ -568,7 +591,7 @@ static void blk_free(struct virtio_dev *vdev)
 {
 	struct blk *blk = container_of(vdev, struct blk, vdev);
 
-	if (blk->requests)
+	if (blk->loop)	/* also when a worker had it: the main loop may have seen it before */
 		loop_del(blk->vm->loop, &blk->done);
 	if (blk->has_ring) {
 		drain(vdev);
@@ -595,6 +618,7 @@ static const struct virtio_device_ops blk_ops = {
 	.activate = blk_activate,
 	.reset = drain,
 	.notify = blk_notify,
+	.use_loop = blk_use_loop,
 	.write_config = blk_write_config,
 	.pause = drain,
 	.save = blk_save,

@@ -481,6 +481,7 @@ void virtio_pci_free(struct virtio_pci *t)
 {
 	if (!t)
 		return;
+	worker_stop(&t->worker);
 	for (unsigned i = 0; t->kick && i < t->vdev->n_queues; i++)
 		kick_done(&t->kick[i]);
 	free(t->kick);

@@ -21,6 +21,7 @@ struct virtio_pci {
 	struct virtio_dev *vdev;
 	struct msix msix;
 	struct kick *kick;		/* one for each queue */
+	struct worker worker;		/* of a busy device */
 	char id[96];			/* "_virtio-pci-" + vdev->id */
 	/* Common configuration; names as in state.json. */
 	uint8_t driver_status, config_generation;

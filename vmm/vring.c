@@ -189,6 +189,11 @@ bool vring_is_pipelined(const struct vring *q)
 	return pending > 1 || unseen;
 }
 
+struct vring_watch vring_watch(const struct vring *q)
+{
+	return (struct vring_watch){ .idx = q->desc ? &q->avail->idx : NULL, .next = q->next_avail };
+}
+
 uint64_t iov_bytes(const struct iovec *iov, unsigned n)
 {
 	uint64_t bytes = 0;

@@ -67,6 +67,13 @@ bool vring_needs_interrupt(struct vring *q);
 /* The driver has not looked at all completions yet and goes on submitting: it keeps several requests in flight. */
 bool vring_is_pipelined(const struct vring *q);
 
+/* Where to see, without the lock, that there are chains to pop: *idx != next. NULL: not active. Guest RAM outlives it. */
+struct vring_watch {
+	const uint16_t *idx;
+	uint16_t next;
+};
+struct vring_watch vring_watch(const struct vring *q);
+
 /* Total bytes of n segments. */
 uint64_t iov_bytes(const struct iovec *iov, unsigned n);
 /* Copies between a buffer and segments, starting `off` bytes in; returns the bytes copied (less at the end). */
