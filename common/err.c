@@ -50,10 +50,10 @@ static int set_num(struct err *err, enum err_code code, int num, const char *fmt
 {
 	char why[128];
 
-	format(err->msg, sizeof(err->msg) - sizeof(why) - 32, fmt, ap);	/* the cause must fit */
+	format(err->msg, sizeof(err->msg) - sizeof(why) - 32, fmt, ap); /* the cause must fit */
 	size_t used = strlen(err->msg);
-	snprintf(err->msg + used, sizeof(err->msg) - used, "\n%s (os error %d)",
-		 strerror_r(num, why, sizeof(why)), num);
+	snprintf(err->msg + used, sizeof(err->msg) - used, "\n%s (os error %d)", strerror_r(num, why, sizeof(why)),
+		 num);
 	err->code = code;
 	err->num = num > 0 ? -num : -EIO;
 	return err->num;

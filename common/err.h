@@ -13,19 +13,19 @@
 
 enum err_code {
 	ERR_NONE,
-	ERR_INVALID,	/* the caller's input is wrong: 400, usage */
-	ERR_NOT_FOUND,	/* 404 */
-	ERR_CONFLICT,	/* 409 */
-	ERR_BUSY,	/* 429 */
-	ERR_INTERNAL,	/* 500: the operation failed, or the state does not allow it */
+	ERR_INVALID,   /* the caller's input is wrong: 400, usage */
+	ERR_NOT_FOUND, /* 404 */
+	ERR_CONFLICT,  /* 409 */
+	ERR_BUSY,      /* 429 */
+	ERR_INTERNAL,  /* 500: the operation failed, or the state does not allow it */
 };
 
 enum { ERR_MSG_BYTES = 2048 };
 
 struct err {
 	enum err_code code;
-	int num;		  /* -errno, as returned */
-	char msg[ERR_MSG_BYTES];  /* links of the chain, separated by '\n'; no message holds one itself */
+	int num;                 /* -errno, as returned */
+	char msg[ERR_MSG_BYTES]; /* links of the chain, separated by '\n'; no message holds one itself */
 };
 
 /* Sets the message; returns -EINVAL, or what fits the code. */

@@ -77,7 +77,7 @@ static void put_uint(const struct field *f, void *p, uint64_t v)
 static uint64_t type_max(const struct field *f)
 {
 	static const uint64_t max[] = {
-		[FT_U8] = UINT8_MAX, [FT_I8] = INT8_MAX, [FT_U16] = UINT16_MAX,
+		[FT_U8] = UINT8_MAX,   [FT_I8] = INT8_MAX,   [FT_U16] = UINT16_MAX,
 		[FT_U32] = UINT32_MAX, [FT_I32] = INT32_MAX, [FT_U64] = UINT64_MAX,
 	};
 
@@ -108,7 +108,7 @@ int field_number(const struct field *f, void *dst, uint64_t magnitude, bool nega
 		uint64_t below = is_signed ? type_max(f) + 1 : 0;
 		if (magnitude > below)
 			return field_bad(at, err, "-%llu is below %s%llu", (unsigned long long)magnitude,
-				   is_signed ? "-" : "", (unsigned long long)below);
+					 is_signed ? "-" : "", (unsigned long long)below);
 	} else if (check_uint(f, magnitude, at, err) < 0) {
 		return err->num;
 	}
@@ -139,8 +139,7 @@ int field_name_index(const char *const *names, const char *text, bool loose)
 	return -1;
 }
 
-int field_enum(const struct field *f, void *dst, const char *text, bool loose, const struct path *at,
-	       struct err *err)
+int field_enum(const struct field *f, void *dst, const char *text, bool loose, const struct path *at, struct err *err)
 {
 	int index = field_name_index(f->names, text, loose);
 
@@ -149,7 +148,7 @@ int field_enum(const struct field *f, void *dst, const char *text, bool loose, c
 		for (unsigned i = 0; f->names[i] && (!f->max || i <= f->max); i++)
 			strbuf_printf(&known, "%s`%s`", i ? ", " : "", f->names[i]);
 		return field_bad(at, err, "unknown variant `%.64s`, expected one of %s", text,
-			   known.text ? known.text : "none");
+				 known.text ? known.text : "none");
 	}
 	if (f->max && (uint64_t)index > f->max)
 		return field_bad(at, err, "`%s` is not supported by this program", text);
@@ -227,8 +226,9 @@ static int load_ints(const struct field *f, char *dst, const struct json_node *n
 			continue;
 		}
 		bool negative = node->negative && (int64_t)value[i] < 0;
-		const struct json_node one = { .type = JSON_INT, .num = negative ? -value[i] : value[i],
-					       .negative = negative, .span = 1 };
+		const struct json_node one = {
+			.type = JSON_INT, .num = negative ? -value[i] : value[i], .negative = negative, .span = 1
+		};
 		const struct path item = { .up = at, .index = i };
 		if (load_one(f, dst ? dst + (size_t)i * f->size : NULL, &one, &item, err) < 0)
 			return err->num;
@@ -331,7 +331,7 @@ static bool is_empty(const struct json_node *node)
 static int load_field(const struct field *f, char *obj, const struct json_node *node, const struct path *at,
 		      struct err *err)
 {
-	if (!f->size) {		/* F_UNSUPPORTED */
+	if (!f->size) { /* F_UNSUPPORTED */
 		bool as_default = f->def_str && node->type == JSON_STRING && strcmp(node->str, f->def_str) == 0;
 		return is_empty(node) || as_default ? 0 : field_bad(at, err, "not supported by this program");
 	}

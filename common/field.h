@@ -20,34 +20,34 @@ enum field_type { FT_BOOL, FT_U8, FT_I8, FT_U16, FT_U32, FT_I32, FT_U64, FT_STR,
 enum field_kind { FK_ONE, FK_ARRAY, FK_LIST, FK_OPTIONAL, FK_POINTER };
 
 enum field_flags {
-	F_REQUIRED = 1,		/* absent in the input: an error; else the default */
+	F_REQUIRED = 1, /* absent in the input: an error; else the default */
 	F_POW2 = 2,
-	F_SIZE = 4,		/* option strings: K, M, G allowed */
-	F_OMIT = 8,		/* not written while it has its default */
-	F_REFUSE = 16,		/* known, not supported: any value but the default is refused by name */
-	F_RUNTIME = 32,		/* not in JSON at all, only in option strings */
-	F_NULL = 64,		/* optional: written as null when absent, instead of left out */
-	F_EMPTY = 256,		/* F_EMPTY_LIST() */
-	F_ITEMS = 128,		/* option strings: written [a@[n,n],b@[n]]; first member and list of each element */
-	F_WORD = 256,		/* enum in option strings: a name standing alone is its value (`tty`) */
+	F_SIZE = 4,     /* option strings: K, M, G allowed */
+	F_OMIT = 8,     /* not written while it has its default */
+	F_REFUSE = 16,  /* known, not supported: any value but the default is refused by name */
+	F_RUNTIME = 32, /* not in JSON at all, only in option strings */
+	F_NULL = 64,    /* optional: written as null when absent, instead of left out */
+	F_EMPTY = 512,  /* F_EMPTY_LIST() */
+	F_ITEMS = 128,  /* option strings: written [a@[n,n],b@[n]]; first member and list of each element */
+	F_WORD = 256,   /* enum in option strings: a name standing alone is its value (`tty`) */
 };
 
 struct field {
 	const char *name;
-	const char *opt;		/* key in an option string; NULL: not settable there */
-	const struct field *sub;	/* FT_OBJECT: its rows */
-	const char *const *names;	/* FT_ENUM: JSON spellings, NULL-terminated; value = index */
-	uint64_t min, max;		/* max 0: whatever the type holds; enum: names above max are refused */
+	const char *opt;          /* key in an option string; NULL: not settable there */
+	const struct field *sub;  /* FT_OBJECT: its rows */
+	const char *const *names; /* FT_ENUM: JSON spellings, NULL-terminated; value = index */
+	uint64_t min, max;        /* max 0: whatever the type holds; enum: names above max are refused */
 	uint64_t def;
 	const char *def_str;
-	uint32_t offset, count_offset;	/* count_offset: of n_m (list) or has_m (optional) */
-	uint32_t size, count;		/* of one element; elements of a fixed array, most elements of a list (0: any) */
+	uint32_t offset, count_offset; /* count_offset: of n_m (list) or has_m (optional) */
+	uint32_t size, count;          /* of one element; elements of a fixed array, most elements of a list (0: any) */
 	uint32_t align;
 	uint16_t flags;
 	uint8_t type, kind;
 };
 
-#define F_TYPE(x)               \
+#define F_TYPE(x) \
 	_Generic((x),           \
 		bool: FT_BOOL,  \
 		uint8_t: FT_U8, \
@@ -60,50 +60,90 @@ struct field {
 		char *: FT_STR,   \
 		default: FT_OBJECT)
 #define F_M(s, m) (((s *)0)->m)
-#define F_ROW(s, m, elem, kind_) \
-	.name = #m, .offset = offsetof(s, m), .size = sizeof(elem), .kind = (kind_)
+#define F_ROW(s, m, elem, kind_) .name = #m, .offset = offsetof(s, m), .size = sizeof(elem), .kind = (kind_)
 
 /* F(struct, member, .flags = …): a scalar or string. */
-#define F(s, m, ...) { F_ROW(s, m, F_M(s, m), FK_ONE), .type = F_TYPE(F_M(s, m)), ##__VA_ARGS__ }
-#define F_OPT(s, m, ...)                                                                            \
-	{ F_ROW(s, m, F_M(s, m), FK_OPTIONAL), .type = F_TYPE(F_M(s, m)),                            \
-	  .count_offset = offsetof(s, has_##m), ##__VA_ARGS__ }
-#define F_ENUM(s, m, names_, ...)                                                                   \
-	{ F_ROW(s, m, F_M(s, m), FK_ONE), .type = FT_ENUM, .names = (names_), ##__VA_ARGS__ }
-#define F_ARRAY(s, m, ...)                                                                          \
-	{ F_ROW(s, m, F_M(s, m[0]), FK_ARRAY), .type = F_TYPE(F_M(s, m[0])),                         \
-	  .count = ARRAY_LEN(F_M(s, m)), ##__VA_ARGS__ }
-#define F_LIST(s, m, ...)                                                                           \
-	{ F_ROW(s, m, *F_M(s, m), FK_LIST), .type = F_TYPE(*F_M(s, m)),                              \
-	  .count_offset = offsetof(s, n_##m), ##__VA_ARGS__ }
+#define F(s, m, ...)                                                                     \
+	{                                                                                \
+		F_ROW(s, m, F_M(s, m), FK_ONE), .type = F_TYPE(F_M(s, m)), ##__VA_ARGS__ \
+	}
+#define F_OPT(s, m, ...)                                                                                              \
+	{                                                                                                             \
+		F_ROW(s, m, F_M(s, m), FK_OPTIONAL), .type = F_TYPE(F_M(s, m)), .count_offset = offsetof(s, has_##m), \
+						     ##__VA_ARGS__                                                    \
+	}
+#define F_ENUM(s, m, names_, ...)                                                                 \
+	{                                                                                         \
+		F_ROW(s, m, F_M(s, m), FK_ONE), .type = FT_ENUM, .names = (names_), ##__VA_ARGS__ \
+	}
+#define F_ARRAY(s, m, ...)                                                                                        \
+	{                                                                                                         \
+		F_ROW(s, m, F_M(s, m[0]), FK_ARRAY), .type = F_TYPE(F_M(s, m[0])), .count = ARRAY_LEN(F_M(s, m)), \
+						     ##__VA_ARGS__                                                \
+	}
+#define F_LIST(s, m, ...)                                                                                         \
+	{                                                                                                         \
+		F_ROW(s, m, *F_M(s, m), FK_LIST), .type = F_TYPE(*F_M(s, m)), .count_offset = offsetof(s, n_##m), \
+						  ##__VA_ARGS__                                                   \
+	}
 /* A C struct of the kernel's, as an array of its bytes. */
-#define F_BYTES(s, m, ...)                                                                          \
-	{ .name = #m, .offset = offsetof(s, m), .size = 1, .kind = FK_ARRAY, .type = FT_U8,           \
-	  .count = sizeof(F_M(s, m)), ##__VA_ARGS__ }
-#define F_OBJ(s, m, rows, ...)                                                                      \
-	{ F_ROW(s, m, F_M(s, m), FK_ONE), .type = FT_OBJECT, .sub = (rows), ##__VA_ARGS__ }
-#define F_OBJ_PTR(s, m, rows, ...)                                                                  \
-	{ F_ROW(s, m, *F_M(s, m), FK_POINTER), .type = FT_OBJECT, .sub = (rows), ##__VA_ARGS__ }
-#define F_OBJ_ARRAY(s, m, rows, ...)                                                                \
-	{ F_ROW(s, m, F_M(s, m[0]), FK_ARRAY), .type = FT_OBJECT, .sub = (rows),                     \
-	  .count = ARRAY_LEN(F_M(s, m)), ##__VA_ARGS__ }
+#define F_BYTES(s, m, ...)                                                                        \
+	{                                                                                         \
+		.name = #m, .offset = offsetof(s, m), .size = 1, .kind = FK_ARRAY, .type = FT_U8, \
+		.count = sizeof(F_M(s, m)), ##__VA_ARGS__                                         \
+	}
+#define F_OBJ(s, m, rows, ...)                                                                  \
+	{                                                                                       \
+		F_ROW(s, m, F_M(s, m), FK_ONE), .type = FT_OBJECT, .sub = (rows), ##__VA_ARGS__ \
+	}
+#define F_OBJ_PTR(s, m, rows, ...)                                                                   \
+	{                                                                                            \
+		F_ROW(s, m, *F_M(s, m), FK_POINTER), .type = FT_OBJECT, .sub = (rows), ##__VA_ARGS__ \
+	}
+#define F_OBJ_ARRAY(s, m, rows, ...)                                                                                  \
+	{                                                                                                             \
+		F_ROW(s, m, F_M(s, m[0]), FK_ARRAY), .type = FT_OBJECT, .sub = (rows), .count = ARRAY_LEN(F_M(s, m)), \
+						     ##__VA_ARGS__                                                    \
+	}
 #define F_OBJ_LIST(s, m, rows, ...)                                                                 \
-	{ F_ROW(s, m, *F_M(s, m), FK_LIST), .type = FT_OBJECT, .sub = (rows),                        \
-	  .count_offset = offsetof(s, n_##m), ##__VA_ARGS__ }
+	{                                                                                           \
+		F_ROW(s, m, *F_M(s, m), FK_LIST), .type = FT_OBJECT, .sub = (rows),                 \
+						  .count_offset = offsetof(s, n_##m), ##__VA_ARGS__ \
+	}
 /* A key that Cloud Hypervisor has and we have not: refused by name unless absent, null, false or empty. */
-#define F_UNSUPPORTED(name_, ...) { .name = (name_), .flags = F_REFUSE, ##__VA_ARGS__ }
+#define F_UNSUPPORTED(name_, ...)                                 \
+	{                                                         \
+		.name = (name_), .flags = F_REFUSE, ##__VA_ARGS__ \
+	}
 /* The same for a key that exists in option strings only; and one that is taken and ignored there. */
-#define F_UNSUPPORTED_OPT(opt_) { .name = (opt_), .opt = (opt_), .flags = F_REFUSE | F_RUNTIME }
-#define F_IGNORED_OPT(opt_) { .name = (opt_), .opt = (opt_), .flags = F_RUNTIME }
+#define F_UNSUPPORTED_OPT(opt_)                                              \
+	{                                                                    \
+		.name = (opt_), .opt = (opt_), .flags = F_REFUSE | F_RUNTIME \
+	}
+#define F_IGNORED_OPT(opt_)                                       \
+	{                                                         \
+		.name = (opt_), .opt = (opt_), .flags = F_RUNTIME \
+	}
 /* A list that is always empty here: written as [], refused with anything in it. */
 /* Optional, never there: written as null, refused with anything in it. */
-#define F_ABSENT(name_) { .name = (name_), .flags = F_NULL }
+#define F_ABSENT(name_)                          \
+	{                                        \
+		.name = (name_), .flags = F_NULL \
+	}
 /* An array of arrays of 16 bytes. */
-#define F_ROWS16(s, m, ...)                                                                         \
-	{ .name = #m, .offset = offsetof(s, m), .size = 16, .kind = FK_ARRAY, .type = FT_ROW16,       \
-	  .count = sizeof(F_M(s, m)) / 16, ##__VA_ARGS__ }
-#define F_EMPTY_LIST(name_) { .name = (name_), .flags = F_EMPTY }
-#define F_END { .name = NULL }
+#define F_ROWS16(s, m, ...)                                                                           \
+	{                                                                                             \
+		.name = #m, .offset = offsetof(s, m), .size = 16, .kind = FK_ARRAY, .type = FT_ROW16, \
+		.count = sizeof(F_M(s, m)) / 16, ##__VA_ARGS__                                        \
+	}
+#define F_EMPTY_LIST(name_)                       \
+	{                                         \
+		.name = (name_), .flags = F_EMPTY \
+	}
+#define F_END                \
+	{                    \
+		.name = NULL \
+	}
 
 /* Zeroes the struct and sets every default. */
 void fields_init(const struct field *rows, void *obj);

@@ -12,14 +12,14 @@
 struct path {
 	const struct path *up;
 	const char *name;
-	long index;	/* -1: a member */
+	long index; /* -1: a member */
 };
 
 /* ERR_INVALID with "path: message". */
 int field_bad(const struct path *at, struct err *err, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* Stores an integer after the check of its bounds; dst NULL: only the check. */
-MUST_CHECK int field_number(const struct field *f, void *dst, uint64_t magnitude, bool negative,
-			    const struct path *at, struct err *err);
+MUST_CHECK int field_number(const struct field *f, void *dst, uint64_t magnitude, bool negative, const struct path *at,
+			    struct err *err);
 /* Stores the enum value called `text`; `loose` ignores case and '-'. dst NULL: only the check. */
 MUST_CHECK int field_enum(const struct field *f, void *dst, const char *text, bool loose, const struct path *at,
 			  struct err *err);

@@ -9,7 +9,7 @@
 struct parser {
 	struct json *json;
 	char *p, *end;
-	char *line_start;	/* counted while reading: strings are rewritten behind p */
+	char *line_start; /* counted while reading: strings are rewritten behind p */
 	size_t line;
 	unsigned depth;
 	struct err *err;
@@ -58,8 +58,8 @@ static unsigned utf8_len(const unsigned char *p, const unsigned char *end)
 	for (unsigned i = 1; i < n; i++)
 		if ((p[i] & 0xc0) != 0x80)
 			return 0;
-	if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
-	    (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
+	if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) || (p[0] == 0xf0 && p[1] < 0x90) ||
+	    (p[0] == 0xf4 && p[1] > 0x8f))
 		return 0;
 	return n;
 }
@@ -162,7 +162,7 @@ static char *skip_plain(char *p, const char *end)
 	for (; end - p >= 8; p += 8) {
 		memcpy(&w, p, sizeof(w));
 		uint64_t quote = (w ^ each * '"') - each, escape = (w ^ each * '\\') - each, control = w - each * 0x20;
-		if ((w | quote | escape | control) & each * 0x80)	/* maybe special */
+		if ((w | quote | escape | control) & each * 0x80) /* maybe special */
 			break;
 	}
 	while (p < end && is_plain(*p))
@@ -487,9 +487,9 @@ const struct json_node *json_get(const struct json_node *node, const char *key)
 const char *json_type_name(const struct json_node *node)
 {
 	static const char *const names[] = {
-		[JSON_NULL] = "null",	    [JSON_BOOL] = "a boolean", [JSON_INT] = "an integer",
-		[JSON_FLOAT] = "a fraction", [JSON_STRING] = "a string", [JSON_ARRAY] = "an array", [JSON_INTS] = "an array",
-		[JSON_OBJECT] = "an object",
+		[JSON_NULL] = "null",        [JSON_BOOL] = "a boolean",   [JSON_INT] = "an integer",
+		[JSON_FLOAT] = "a fraction", [JSON_STRING] = "a string",  [JSON_ARRAY] = "an array",
+		[JSON_INTS] = "an array",    [JSON_OBJECT] = "an object",
 	};
 
 	return names[node->type];

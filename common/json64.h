@@ -18,17 +18,17 @@ enum json_type { JSON_NULL, JSON_BOOL, JSON_INT, JSON_FLOAT, JSON_STRING, JSON_A
 enum { JSON_DEPTH_MAX = 64 };
 
 struct json_node {
-	const char *key;	/* in an object: the member's name; else NULL */
-	char *str;		/* string: its bytes, NUL-terminated, no NUL inside; float: its digits */
-	uint64_t num;		/* int: magnitude; bool: 0 or 1 */
-	uint32_t count;		/* array, object: children; string: bytes */
-	uint32_t span;		/* nodes of this subtree, itself included: the next sibling is node + span */
-	uint8_t type;		/* enum json_type */
-	bool negative;		/* int; ints: some are */
+	const char *key; /* in an object: the member's name; else NULL */
+	char *str;       /* string: its bytes, NUL-terminated, no NUL inside; float: its digits */
+	uint64_t num;    /* int: magnitude; bool: 0 or 1 */
+	uint32_t count;  /* array, object: children; string: bytes */
+	uint32_t span;   /* nodes of this subtree, itself included: the next sibling is node + span */
+	uint8_t type;    /* enum json_type */
+	bool negative;   /* int; ints: some are */
 };
 
 struct json {
-	struct json_node *nodes;	/* nodes[0] is the root */
+	struct json_node *nodes; /* nodes[0] is the root */
 	uint32_t n, cap;
 };
 
@@ -54,9 +54,9 @@ static inline const uint64_t *json_ints(const struct json_node *node)
 /* The member `key` of an object, or NULL (also when `node` is NULL or no object). */
 const struct json_node *json_get(const struct json_node *node, const char *key);
 /* for (json_each(child, node)): the children of an array (not of JSON_INTS) or object, in order. */
-#define json_each(child, node)                                                                     \
-	const struct json_node *child = (node) + 1, *child##_end = (node) + (node)->span;          \
-	child < child##_end;                                                                       \
+#define json_each(child, node)                                                            \
+	const struct json_node *child = (node) + 1, *child##_end = (node) + (node)->span; \
+	child < child##_end;                                                              \
 	child += child->span
 /* Can the text stand in JSON as it is? */
 bool utf8_valid(const char *text);
@@ -65,7 +65,7 @@ const char *json_type_name(const struct json_node *node);
 
 /* A growing text. Out of memory is remembered and reported once, by strbuf_failed(). */
 struct strbuf {
-	char *text;	/* NUL-terminated once anything was added */
+	char *text; /* NUL-terminated once anything was added */
 	size_t len, cap;
 	bool failed;
 };

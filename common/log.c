@@ -44,10 +44,9 @@ void log_write(enum log_level level, const char *file, int line, const char *fmt
 	va_list ap;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	long usec = (now.tv_sec - log_state.start.tv_sec) * 1000000L +
-		    (now.tv_nsec - log_state.start.tv_nsec) / 1000;
-	int n = snprintf(text, sizeof(text), "%s: %3ld.%06lds: <%s> %s:%s:%d -- ", log_state.program,
-			 usec / 1000000, usec % 1000000, thread_name, names[level], file, line);
+	long usec = (now.tv_sec - log_state.start.tv_sec) * 1000000L + (now.tv_nsec - log_state.start.tv_nsec) / 1000;
+	int n = snprintf(text, sizeof(text), "%s: %3ld.%06lds: <%s> %s:%s:%d -- ", log_state.program, usec / 1000000,
+			 usec % 1000000, thread_name, names[level], file, line);
 	va_start(ap, fmt);
 	int m = vsnprintf(text + n, sizeof(text) - (size_t)n - 1, fmt, ap);
 	va_end(ap);
@@ -59,5 +58,5 @@ void log_write(enum log_level level, const char *file, int line, const char *fmt
 			text[i] = ' ';
 	text[len++] = '\n';
 	if (write(log_state.fd, text, len) < 0)
-		return;	/* a full or closed log is no reason to stop a machine */
+		return; /* a full or closed log is no reason to stop a machine */
 }

@@ -19,9 +19,9 @@ void log_write(enum log_level level, const char *file, int line, const char *fmt
 /* Names the calling thread, in the log and in the kernel (15 characters). */
 void log_thread_name(const char *name);
 
-#define log_at(level, ...)                                               \
-	do {                                                             \
-		if (log_enabled(level))                                  \
+#define log_at(level, ...)                                                 \
+	do {                                                               \
+		if (log_enabled(level))                                    \
 			log_write(level, __FILE__, __LINE__, __VA_ARGS__); \
 	} while (0)
 #define log_error(...) log_at(LOG_ERROR, __VA_ARGS__)

@@ -274,7 +274,7 @@ static int parse_items(const struct field *f, char *obj, char *value, const stru
 	if (!option_balanced(rest))
 		return no_convert(rest, at, err);
 	for (const char *p = rest; *p; p++)
-		n += *p == ',';	/* at least as many as there are parts */
+		n += *p == ','; /* at least as many as there are parts */
 	autofree char **parts = calloc(n, sizeof(*parts));
 	if (!parts)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "parse option '%s'", f->opt);

@@ -11,7 +11,7 @@
 
 #include "common/auto.h"
 
-enum { OPTION_LIST_MAX = 4096 };	/* elements of an integer list */
+enum { OPTION_LIST_MAX = 4096 }; /* elements of an integer list */
 
 /* Is every bracket and quote closed? */
 bool option_balanced(const char *text);

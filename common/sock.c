@@ -77,7 +77,9 @@ int sock_listen(const char *path, struct sock_listener *ret_listener, struct err
 	if (bind_path(fd, path, err) < 0)
 		return err->num;
 	*ret_listener = (struct sock_listener){
-		.fd = steal_fd(&fd), .lock_fd = steal_fd(&lock_fd), .path = steal_ptr(&copy),
+		.fd = steal_fd(&fd),
+		.lock_fd = steal_fd(&lock_fd),
+		.path = steal_ptr(&copy),
 	};
 	return 0;
 }
@@ -103,7 +105,7 @@ int sock_listen_fd(int fd, struct sock_listener *ret_listener, struct err *err)
 void sock_listener_done(struct sock_listener *l)
 {
 	if (l->path)
-		unlink(l->path);	/* before the lock goes: it is still ours */
+		unlink(l->path); /* before the lock goes: it is still ours */
 	if (l->fd > 0)
 		close(l->fd);
 	if (l->lock_fd > 0)
@@ -138,7 +140,10 @@ ssize_t sock_recv(int fd, void *buf, size_t size, int *ret_fds, uint32_t *ret_n_
 	union rights control;
 	struct iovec iov = { .iov_base = buf, .iov_len = size };
 	struct msghdr msg = {
-		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control),
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
 	};
 	ssize_t n;
 
@@ -171,7 +176,9 @@ ssize_t sock_send(int fd, const void *buf, size_t len, const int *fds, uint32_t 
 		return err_set(err, ERR_INTERNAL, "cannot send %u descriptors with %zu bytes", n_fds, len);
 	if (n_fds > 0) {
 		control.align = (struct cmsghdr){
-			.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int) * n_fds),
+			.cmsg_level = SOL_SOCKET,
+			.cmsg_type = SCM_RIGHTS,
+			.cmsg_len = CMSG_LEN(sizeof(int) * n_fds),
 		};
 		memcpy(CMSG_DATA(&control.align), fds, sizeof(int) * n_fds);
 		msg.msg_control = &control;

@@ -13,12 +13,12 @@
 
 #include "common/err.h"
 
-enum { SOCK_FDS_MAX = 253 };	/* the kernel's limit for one message (SCM_MAX_FD) */
+enum { SOCK_FDS_MAX = 253 }; /* the kernel's limit for one message (SCM_MAX_FD) */
 
 struct sock_listener {
-	int fd;			/* non-blocking, listening */
-	int lock_fd;		/* holds the write lock on `<path>.lock`; -1: made from a descriptor */
-	char *path;		/* NULL: made from a descriptor */
+	int fd;      /* non-blocking, listening */
+	int lock_fd; /* holds the write lock on `<path>.lock`; -1: made from a descriptor */
+	char *path;  /* NULL: made from a descriptor */
 };
 
 /*

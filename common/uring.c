@@ -45,7 +45,7 @@ struct piece {
 struct pieces {
 	const struct extent *ext;
 	uint32_t n, at;
-	uint64_t done;		/* of ext[at] */
+	uint64_t done; /* of ext[at] */
 };
 
 static bool next_piece(struct pieces *ps, struct piece *ret)
@@ -86,7 +86,7 @@ static int transfer_sync(int fd, struct piece p, bool write, struct err *err)
 
 static void queue_piece(struct io_uring *ring, struct piece *p, bool write)
 {
-	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);	/* never NULL: as many entries as pieces */
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring); /* never NULL: as many entries as pieces */
 
 	if (write)
 		io_uring_prep_write(sqe, 0, p->buf, (unsigned)p->len, p->off);
@@ -128,7 +128,7 @@ static int transfer_ring(struct io_uring *ring, int fd, struct pieces *ps, bool 
 
 	for (unsigned i = 0; i < DEPTH; i++)
 		idle[i] = &slot[i];
-	while (more || n_idle < DEPTH) {	/* after a failure: drain, the kernel still uses the buffers */
+	while (more || n_idle < DEPTH) { /* after a failure: drain, the kernel still uses the buffers */
 		while (more && n_idle > 0) {
 			more = ret == 0 && next_piece(ps, idle[n_idle - 1]);
 			if (more)

@@ -5,24 +5,24 @@
  */
 #include "devices.h"
 
-#define SECTOR	     512u
-#define SLOTS	     16 /* requests in flight per CPU, each in its own part of the disk */
+#define SECTOR 512u
+#define SLOTS 16        /* requests in flight per CPU, each in its own part of the disk */
 #define SLOT_SECTORS 64 /* the longest request */
-#define DESCS_MAX    34 /* of a request: 32 of data, header, status */
-#define UNKNOWN	     0xffffffffu
-#define QUEUES_MAX   MAX_CPUS
+#define DESCS_MAX 34    /* of a request: 32 of data, header, status */
+#define UNKNOWN 0xffffffffu
+#define QUEUES_MAX MAX_CPUS
 
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
 enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2, S_NONE = 0xff };
 
-#define F_RO	       (1ul << 5)
-#define F_FLUSH	       (1ul << 9)
-#define F_MQ	       (1ul << 12)
-#define F_DISCARD      (1ul << 13)
+#define F_RO (1ul << 5)
+#define F_FLUSH (1ul << 9)
+#define F_MQ (1ul << 12)
+#define F_DISCARD (1ul << 13)
 #define F_WRITE_ZEROES (1ul << 14)
-#define F_WANTED                                                                                \
-	(1ul << 2 | 1ul << 6 | F_RO | F_FLUSH | 1ul << 10 | F_MQ | F_DISCARD | F_WRITE_ZEROES | \
-	 F_INDIRECT | F_EVENT_IDX)
+#define F_WANTED                                                                                             \
+	(1ul << 2 | 1ul << 6 | F_RO | F_FLUSH | 1ul << 10 | F_MQ | F_DISCARD | F_WRITE_ZEROES | F_INDIRECT | \
+	 F_EVENT_IDX)
 
 struct request {
 	struct {
@@ -45,7 +45,7 @@ struct blk {
 	struct virtq q[QUEUES_MAX];
 	unsigned n_queues;
 	uint64_t capacity;
-	uint64_t area;	      /* sectors per CPU */
+	uint64_t area;        /* sectors per CPU */
 	uint32_t *generation; /* of each sector of all areas; 0: zeros */
 	struct request req[MAX_CPUS][SLOTS];
 	uint64_t n_done[MAX_CPUS];
@@ -70,12 +70,10 @@ static void sectors_fill(uint8_t *data, uint64_t sector, const uint32_t *generat
 {
 	for (uint32_t s = 0; s < n; s++)
 		for (unsigned w = 0; w < SECTOR / 8; w++)
-			((uint64_t *)(data + s * SECTOR))[w] =
-				sector_word(sector + s, generation[s], w);
+			((uint64_t *)(data + s * SECTOR))[w] = sector_word(sector + s, generation[s], w);
 }
 
-static void sectors_check(const uint8_t *data, uint64_t sector, const uint32_t *generation,
-			  uint32_t n)
+static void sectors_check(const uint8_t *data, uint64_t sector, const uint32_t *generation, uint32_t n)
 {
 	for (uint32_t s = 0; s < n; s++) {
 		if (generation[s] == UNKNOWN)
@@ -84,20 +82,19 @@ static void sectors_check(const uint8_t *data, uint64_t sector, const uint32_t *
 			uint64_t got = ((const uint64_t *)(data + s * SECTOR))[w];
 			uint64_t expect = sector_word(sector + s, generation[s], w);
 			if (got != expect)
-				fail("blk sector %lu generation %u word %u: expected %lx, got %lx",
-				     sector + s, generation[s], w, expect, got);
+				fail("blk sector %lu generation %u word %u: expected %lx, got %lx", sector + s,
+				     generation[s], w, expect, got);
 		}
 	}
 }
 
-static unsigned split(const struct blk *b, struct seg *segs, struct request *r, bool write,
-		      unsigned queue_size, uint64_t *random)
+static unsigned split(const struct blk *b, struct seg *segs, struct request *r, bool write, unsigned queue_size,
+		      uint64_t *random)
 {
 	uint32_t left = r->n_sectors * SECTOR;
 	uint8_t *at = r->data;
 	unsigned n = 1;
-	unsigned pieces =
-		random && !b->one_piece ? 1 + random64(random) % MIN(32u, queue_size - 2u) : 1;
+	unsigned pieces = random && !b->one_piece ? 1 + random64(random) % MIN(32u, queue_size - 2u) : 1;
 	while (left) {
 		uint32_t len = left;
 		if (pieces > 1 && n < pieces)
@@ -138,8 +135,7 @@ static void submit(struct blk *b, struct virtq *q, struct request *r, uint64_t *
 	segs[n++] = (struct seg){ &r->status, 1, true };
 	bool indirect = random && random64(random) & 1;
 	if (!virtq_add(q, segs, n, indirect, r))
-		fail("blk: %u segments do not fit, %u descriptors of %u are free", n, q->n_free,
-		     q->size);
+		fail("blk: %u segments do not fit, %u descriptors of %u are free", n, q->n_free, q->size);
 }
 
 static void finish(struct blk *b, struct request *r, unsigned cpu)
@@ -147,8 +143,8 @@ static void finish(struct blk *b, struct request *r, unsigned cpu)
 	uint32_t *generation = b->generation + r->header.sector;
 	uint64_t sector = r->header.sector;
 	if (r->status != r->expect)
-		fail("blk request type %u sector %lu count %u: expected status %u, got %u",
-		     r->header.type, sector, r->n_sectors, r->expect, r->status);
+		fail("blk request type %u sector %lu count %u: expected status %u, got %u", r->header.type, sector,
+		     r->n_sectors, r->expect, r->status);
 	b->n_done[cpu]++;
 	if (r->expect != S_OK)
 		return;
@@ -159,15 +155,13 @@ static void finish(struct blk *b, struct request *r, unsigned cpu)
 	case T_DISCARD:
 	case T_WRITE_ZEROES:
 		for (uint32_t i = 0; i < r->n_sectors; i++)
-			b->generation[r->range.sector + i] =
-				r->header.type == T_DISCARD ? UNKNOWN : 0;
+			b->generation[r->range.sector + i] = r->header.type == T_DISCARD ? UNKNOWN : 0;
 		break;
 	}
 }
 
 /* Which request comes next, in this slot's own sectors [first, first + count). */
-static void choose(struct blk *b, struct request *r, uint64_t first, uint64_t count,
-		   uint64_t *random)
+static void choose(struct blk *b, struct request *r, uint64_t first, uint64_t count, uint64_t *random)
 {
 	uint64_t dice = random64(random) % 100;
 	r->n_sectors = 1 + (uint32_t)(random64(random) % MIN(count, (uint64_t)SLOT_SECTORS));
@@ -183,11 +177,9 @@ static void choose(struct blk *b, struct request *r, uint64_t first, uint64_t co
 		memset(r->data, 0xee, 24);
 	} else if (dice < 8 && b->out_of_range) {
 		r->header.type = random64(random) & 1 && !(b->v->features & F_RO) ? T_OUT : T_IN;
-		r->header.sector = random64(random) & 1
-					   ? b->capacity - r->n_sectors + 1
-					   : random64(random) << (random64(random) % 40);
-		if (r->header.sector + r->n_sectors <= b->capacity &&
-		    r->header.sector < b->capacity)
+		r->header.sector = random64(random) & 1 ? b->capacity - r->n_sectors + 1
+							: random64(random) << (random64(random) % 40);
+		if (r->header.sector + r->n_sectors <= b->capacity && r->header.sector < b->capacity)
 			r->header.sector = b->capacity;
 		r->expect = S_IOERR;
 	} else if (b->v->features & F_RO) {
@@ -268,8 +260,8 @@ static void print_id(struct blk *b)
 	char id[21] = { 0 };
 	for (unsigned i = 0; i < 20 && r->data[i]; i++)
 		id[i] = r->data[i] >= 32 && r->data[i] < 127 ? (char)r->data[i] : '?';
-	print("blk: %lu sectors, %u queues of %u, features %lx, id %s\n", b->capacity, b->n_queues,
-	      b->q[0].size, b->v->features, id);
+	print("blk: %lu sectors, %u queues of %u, features %lx, id %s\n", b->capacity, b->n_queues, b->q[0].size,
+	      b->v->features, id);
 }
 
 struct blk *blk_open(struct virtio *v)
@@ -301,13 +293,11 @@ struct blk *blk_open(struct virtio *v)
 }
 
 /* One figure: 4 KiB requests for `secs` seconds of TSC time. */
-static void speed_one(struct blk *b, uint32_t type, bool sequential, unsigned depth,
-		      uint32_t *sample, unsigned max)
+static void speed_one(struct blk *b, uint32_t type, bool sequential, unsigned depth, uint32_t *sample, unsigned max)
 {
 	struct virtq *q = &b->q[0];
 	uint64_t blocks = b->capacity / 8, next = 0, random = 1, n = 0;
-	uint64_t start = rdtsc(),
-		 stop = start + ns_to_cycles(option_number("secs", 1) * 1000000000);
+	uint64_t start = rdtsc(), stop = start + ns_to_cycles(option_number("secs", 1) * 1000000000);
 	unsigned in_flight = 0;
 	while (rdtsc() < stop || in_flight) {
 		while (in_flight < depth && rdtsc() < stop) {
@@ -315,8 +305,7 @@ static void speed_one(struct blk *b, uint32_t type, bool sequential, unsigned de
 			for (unsigned i = 0; i < SLOTS && r->started; i++)
 				r = &b->req[0][i];
 			r->header.type = type;
-			r->header.sector =
-				(sequential ? next++ % blocks : random64(&random) % blocks) * 8;
+			r->header.sector = (sequential ? next++ % blocks : random64(&random) % blocks) * 8;
 			r->n_sectors = 8;
 			r->started = rdtsc();
 			submit(b, q, r, NULL);

@@ -3,7 +3,7 @@
 #include "devices.h"
 
 #define BUFFERS 8
-#define BYTES	256
+#define BYTES 256
 
 static struct virtio *console;
 static struct virtq rx, tx;

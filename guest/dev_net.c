@@ -6,27 +6,27 @@
  */
 #include "devices.h"
 
-#define PAIRS_MAX   MAX_CPUS
-#define HEADER	    12u /* virtio-net header */
-#define FRAME_MAX   1514u
-#define RX_BUFFERS  64
-#define RX_BYTES    2048u
-#define WINDOW	    16	   /* frames in flight per CPU */
-#define ETHER_ECHO  0x88b5 /* the host sends it back, addresses swapped */
-#define ETHER_SINK  0x88b6 /* the host drops it */
+#define PAIRS_MAX MAX_CPUS
+#define HEADER 12u /* virtio-net header */
+#define FRAME_MAX 1514u
+#define RX_BUFFERS 64
+#define RX_BYTES 2048u
+#define WINDOW 16          /* frames in flight per CPU */
+#define ETHER_ECHO 0x88b5  /* the host sends it back, addresses swapped */
+#define ETHER_SINK 0x88b6  /* the host drops it */
 #define ETHER_BLAST 0x88b7 /* the host sends it back `count` times */
-#define RETRY_MS    500
+#define RETRY_MS 500
 #define RETRIES_MAX 40
 
-#define F_MAC	    (1ul << 5)
-#define F_STATUS    (1ul << 16)
-#define F_CTRL_VQ   (1ul << 17)
-#define F_MQ	    (1ul << 22)
+#define F_MAC (1ul << 5)
+#define F_STATUS (1ul << 16)
+#define F_CTRL_VQ (1ul << 17)
+#define F_MQ (1ul << 22)
 
 struct frame {
 	uint8_t to[6], from[6];
 	uint8_t type[2]; /* big endian */
-	uint16_t bytes;	 /* of the frame, from here our own, little endian */
+	uint16_t bytes;  /* of the frame, from here our own, little endian */
 	uint32_t cpu;
 	uint64_t seq;
 	uint64_t sum; /* of the payload words' generator */
@@ -68,15 +68,13 @@ static uint8_t payload_byte(uint64_t sum, unsigned i)
 
 static void give(struct net *n, unsigned pair, struct packet *p, bool two)
 {
-	const struct seg segs[] = { { p->header, HEADER, true },
-				    { p->frame, sizeof(p->frame), true } };
+	const struct seg segs[] = { { p->header, HEADER, true }, { p->frame, sizeof(p->frame), true } };
 	const struct seg one = { p, sizeof(*p), true };
 	if (!virtq_add(&n->rx[pair], two ? segs : &one, two ? 2 : 1, false, p))
 		fail("net: receive queue full");
 }
 
-static void frame_make(struct net *n, struct packet *p, uint16_t type, unsigned cpu, uint64_t seq,
-		       uint16_t bytes)
+static void frame_make(struct net *n, struct packet *p, uint16_t type, unsigned cpu, uint64_t seq, uint16_t bytes)
 {
 	struct frame *f = (struct frame *)p->frame;
 	memset(p, 0, HEADER + sizeof(*f));
@@ -109,12 +107,11 @@ static void frame_check(struct net *n, const struct packet *p, uint32_t len)
 	if (memcmp(f->to, n->mac, 6) != 0)
 		fail("net frame %lu: not addressed to this guest", f->seq);
 	if (f->sum != mix64(f->seq << 8 ^ f->cpu))
-		fail("net frame %lu: expected sum %lx, got %lx", f->seq,
-		     mix64(f->seq << 8 ^ f->cpu), f->sum);
+		fail("net frame %lu: expected sum %lx, got %lx", f->seq, mix64(f->seq << 8 ^ f->cpu), f->sum);
 	for (unsigned i = 0; i < f->bytes - sizeof(*f); i++)
 		if (f->payload[i] != payload_byte(f->sum, i))
-			fail("net frame %lu byte %u: expected %x, got %x", f->seq, i,
-			     payload_byte(f->sum, i), f->payload[i]);
+			fail("net frame %lu byte %u: expected %x, got %x", f->seq, i, payload_byte(f->sum, i),
+			     f->payload[i]);
 	struct flight *fl = &n->flight[f->cpu][f->seq % WINDOW];
 	if (f->seq > fl->seq)
 		fail("net: frame %lu came before it was sent", f->seq);
@@ -233,8 +230,7 @@ void net_round(struct net *n, unsigned cpu, uint64_t *random)
 				continue;
 			}
 			if (++tries > RETRIES_MAX)
-				fail("net: %u of %u frames from %lu never came back", missing,
-				     count, first);
+				fail("net: %u of %u frames from %lu never came back", missing, count, first);
 			stopwatch_start(&w);
 			drain_tx(&n->tx[cpu % n->n_pairs]);
 			for (unsigned i = 0; i < WINDOW; i++)
@@ -290,11 +286,10 @@ struct net *net_open(struct virtio *v)
 		unused = (struct virtq){ 0 };
 		unsigned cpu = i % plan.n_cpus;
 		bool mine = i < n->n_pairs;
-		virtq_init(mine ? &n->rx[i] : &unused, v, (uint16_t)(2 * i), QUEUE_MAX,
-			   mine ? plan_vector() : 0, 0);
+		virtq_init(mine ? &n->rx[i] : &unused, v, (uint16_t)(2 * i), QUEUE_MAX, mine ? plan_vector() : 0, 0);
 		unused = (struct virtq){ 0 };
-		virtq_init(mine ? &n->tx[i] : &unused, v, (uint16_t)(2 * i + 1), QUEUE_MAX,
-			   mine ? plan_vector() : 0, cpu);
+		virtq_init(mine ? &n->tx[i] : &unused, v, (uint16_t)(2 * i + 1), QUEUE_MAX, mine ? plan_vector() : 0,
+			   cpu);
 	}
 	if (v->features & F_CTRL_VQ)
 		virtq_init(&n->ctrl, v, (uint16_t)(2 * max_pairs), 64, plan_vector(), 0);
@@ -308,9 +303,8 @@ struct net *net_open(struct virtio *v)
 			give(n, pair, &n->in[pair * RX_BUFFERS + i], i & 1);
 		virtq_kick(&n->rx[pair]);
 	}
-	print("net: mac %02x:%02x:%02x:%02x:%02x:%02x, %u of %u pairs of %u, features %lx\n",
-	      n->mac[0], n->mac[1], n->mac[2], n->mac[3], n->mac[4], n->mac[5], n->n_pairs,
-	      max_pairs, n->rx[0].size, v->features);
+	print("net: mac %02x:%02x:%02x:%02x:%02x:%02x, %u of %u pairs of %u, features %lx\n", n->mac[0], n->mac[1],
+	      n->mac[2], n->mac[3], n->mac[4], n->mac[5], n->n_pairs, max_pairs, n->rx[0].size, v->features);
 	if (v->features & F_CTRL_VQ && v->features & F_MQ) {
 		uint8_t ack = control(n, 4, 0, (uint16_t)n->n_pairs);
 		if (ack != 0)
@@ -345,14 +339,13 @@ static void speed_latency(struct net *n, uint16_t bytes, uint32_t *sample, unsig
 		else
 			lost++;
 	}
-	print("speed net ping-pong %u bytes: %lu round trips, %lu lost, p50 %u ns\n", bytes, count,
-	      lost, median(sample, (unsigned)MIN(count, (uint64_t)max)));
+	print("speed net ping-pong %u bytes: %lu round trips, %lu lost, p50 %u ns\n", bytes, count, lost,
+	      median(sample, (unsigned)MIN(count, (uint64_t)max)));
 }
 
 static void speed_out(struct net *n, uint16_t bytes)
 {
-	uint64_t start = rdtsc(),
-		 stop = start + ns_to_cycles(option_number("secs", 1) * 1000000000), count = 0;
+	uint64_t start = rdtsc(), stop = start + ns_to_cycles(option_number("secs", 1) * 1000000000), count = 0;
 	for (unsigned i = 0; i < WINDOW; i++)
 		frame_make(n, &n->out[i], ETHER_SINK, 0, i, bytes);
 	while (rdtsc() < stop) {
@@ -369,8 +362,7 @@ static void speed_out(struct net *n, uint16_t bytes)
 
 static void speed_in(struct net *n, uint16_t bytes)
 {
-	uint64_t start = rdtsc(),
-		 stop = start + ns_to_cycles(option_number("secs", 1) * 1000000000);
+	uint64_t start = rdtsc(), stop = start + ns_to_cycles(option_number("secs", 1) * 1000000000);
 	n->n_blast = 0;
 	struct packet *p = &n->out[0];
 	frame_make(n, p, ETHER_BLAST, 0, 0, bytes);
@@ -396,8 +388,7 @@ void net_speed(struct net *n)
 {
 	unsigned max = 65536;
 	uint32_t *sample = ram_alloc(max * sizeof(*sample), 64);
-	uint16_t bytes =
-		(uint16_t)MIN(MAX(option_number("frame", 64), 60ul), (unsigned long)FRAME_MAX);
+	uint16_t bytes = (uint16_t)MIN(MAX(option_number("frame", 64), 60ul), (unsigned long)FRAME_MAX);
 	speed_latency(n, bytes, sample, max);
 	speed_out(n, bytes);
 	speed_in(n, bytes);

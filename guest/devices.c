@@ -80,8 +80,7 @@ static void memory_round(unsigned cpu, uint64_t *random)
 		for (unsigned w = 0; w < 512; w++, expect += 0x9e3779b97f4a7c15)
 			if (pattern[page * 512 + w] != expect)
 				fail("mem page %lu word %u at %lx: expected %lx, got %lx", page, w,
-				     (uint64_t)&pattern[page * 512 + w], expect,
-				     pattern[page * 512 + w]);
+				     (uint64_t)&pattern[page * 512 + w], expect, pattern[page * 512 + w]);
 		if (random64(random) % 16 == 0) {
 			page_generation[page]++;
 			page_fill(page);
@@ -106,8 +105,8 @@ static void devices_open(void)
 	for (unsigned i = 0; i < n_devs; i++) {
 		struct virtio *v = &devs[i];
 		virtio_acknowledge(v);
-		print("found %s slot %u bar %lx vectors %u offers %lx\n", virtio_name(v->type),
-		      v->slot, v->bar, v->n_vectors, virtio_offered(v));
+		print("found %s slot %u bar %lx vectors %u offers %lx\n", virtio_name(v->type), v->slot, v->bar,
+		      v->n_vectors, virtio_offered(v));
 		if (!wanted(v->type))
 			continue;
 		if (v->type == VIRTIO_BLK)
@@ -193,8 +192,7 @@ static void rounds(void)
 void guest_main(void)
 {
 	plan = (struct plan){
-		.n_cpus =
-			(unsigned)MIN(MAX(option_number("cpus", 1), 1ul), (unsigned long)MAX_CPUS),
+		.n_cpus = (unsigned)MIN(MAX(option_number("cpus", 1), 1ul), (unsigned long)MAX_CPUS),
 		.irq = option_is("mode", "irq"),
 		.batches = (unsigned)option_number("batches", 64),
 	};

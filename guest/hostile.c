@@ -15,10 +15,10 @@
 #include "pci.h"
 #include "virtio.h"
 
-#define DEVS_MAX   16
-#define SANDBOX	   (4 * MIB) /* the only RAM that devices are sent to on purpose */
+#define DEVS_MAX 16
+#define SANDBOX (4 * MIB) /* the only RAM that devices are sent to on purpose */
 #define QUEUES_MAX 16
-#define IOAPIC	   0xfec00000ul
+#define IOAPIC 0xfec00000ul
 
 static struct virtio devs[DEVS_MAX];
 static unsigned n_devs;
@@ -91,10 +91,10 @@ static bool port_spared(unsigned port, unsigned bytes)
 		uint16_t first, last;
 		bool fatal;
 	} spared[] = {
-		{ 0x60, 0x64, true },				  /* keyboard controller reset */
-		{ 0x92, 0x92, true },				  /* fast reset */
+		{ 0x60, 0x64, true },                             /* keyboard controller reset */
+		{ 0x92, 0x92, true },                             /* fast reset */
 		{ 0x3f8, 0x3f8, false }, { 0xcf8, 0xcff, false }, /* PCI: also 0xcf9 reset */
-		{ 0x501, 0x501, true },				  /* debug exits */
+		{ 0x501, 0x501, true },                           /* debug exits */
 		{ 0x600, 0x600, true },
 	};
 	for (unsigned i = 0; i < ARRAY_LEN(spared); i++)
@@ -124,7 +124,7 @@ static void port_attack(unsigned port)
 
 static void ports_attack(uint64_t round)
 {
-	static const uint16_t known[] = { 0x40,	 0x61,	0x70,  0x80, 0x3f8,  0x402,
+	static const uint16_t known[] = { 0x40,  0x61,  0x70,  0x80, 0x3f8,  0x402,
 					  0x510, 0x604, 0x608, 0xe9, 0xae00, 0xb000 };
 	if (round == 1)
 		for (unsigned port = 0; port < 0x10000; port++)
@@ -134,8 +134,7 @@ static void ports_attack(uint64_t round)
 	serial_repair();
 	/* The address port with odd widths, and data ports under any address. */
 	for (unsigned i = 0; i < 500; i++) {
-		uint32_t address =
-			rnd(2) ? (uint32_t)wild() : 1u << 31 | (uint32_t)(rnd(32) << 11 | rnd(256));
+		uint32_t address = rnd(2) ? (uint32_t)wild() : 1u << 31 | (uint32_t)(rnd(32) << 11 | rnd(256));
 		outl(0xcf8, address);
 		unsigned at = 0xcfc + (unsigned)rnd(4);
 		(void)inb((uint16_t)at);
@@ -258,9 +257,8 @@ static uint64_t address(void)
 
 static uint32_t length(void)
 {
-	static const uint32_t edges[] = {
-		0, 1, 7, 8, 12, 16, 511, 512, 4096, 65536, 0x7fffffff, 0x80000000, 0xfffffff0, ~0u
-	};
+	static const uint32_t edges[] = { 0,   1,    7,     8,          12,         16,         511,
+					  512, 4096, 65536, 0x7fffffff, 0x80000000, 0xfffffff0, ~0u };
 	return rnd(2) ? edges[rnd(ARRAY_LEN(edges))] : (uint32_t)rnd(8192);
 }
 
@@ -328,8 +326,7 @@ static void indirect_table(struct rings *r)
 	for (unsigned i = 0; i < n; i++) {
 		table[i].addr = rnd(2) ? address() : (uint64_t)sandbox + SANDBOX / 2 + rnd(4096);
 		table[i].len = length();
-		table[i].flags = (uint16_t)(DESC_NEXT | (rnd(2) ? DESC_WRITE : 0) |
-					    (rnd(4) ? 0 : DESC_INDIRECT));
+		table[i].flags = (uint16_t)(DESC_NEXT | (rnd(2) ? DESC_WRITE : 0) | (rnd(4) ? 0 : DESC_INDIRECT));
 		table[i].next = (uint16_t)(rnd(4) ? i + 1 : wild());
 	}
 	unsigned i = (unsigned)rnd(3);
@@ -339,9 +336,9 @@ static void indirect_table(struct rings *r)
 }
 
 static const char *const attack_names[] = {
-	"queue size",	  "ring addresses", "avail index", "descriptor loop", "next out of range",
-	"buffer address", "buffer length",  "flags",	   "indirect",	      "head out of range",
-	"no descriptor",  "random ring",    "features",	   "ring overlap",    "no reset",
+	"queue size",     "ring addresses", "avail index", "descriptor loop", "next out of range",
+	"buffer address", "buffer length",  "flags",       "indirect",        "head out of range",
+	"no descriptor",  "random ring",    "features",    "ring overlap",    "no reset",
 };
 
 /* Makes one queue wrong in one way. */
@@ -368,8 +365,7 @@ static void spoil(struct rings *r, unsigned attack)
 		break;
 	case 7:
 		for (i = 0; i < 3; i++)
-			r->desc[i].flags = (uint16_t)((i < 2) | (rnd(2) ? DESC_WRITE : 0) |
-						      (rnd(8) ? 0 : wild()));
+			r->desc[i].flags = (uint16_t)((i < 2) | (rnd(2) ? DESC_WRITE : 0) | (rnd(8) ? 0 : wild()));
 		break;
 	case 8:
 		indirect_table(r);
@@ -389,9 +385,7 @@ static void spoil(struct rings *r, unsigned attack)
 
 static uint16_t bad_size(uint16_t max)
 {
-	const uint16_t sizes[] = {
-		0, 3, 7, (uint16_t)(max + 1), (uint16_t)(max * 2), 0x7fff, 0x8000, 0xffff, 1
-	};
+	const uint16_t sizes[] = { 0, 3, 7, (uint16_t)(max + 1), (uint16_t)(max * 2), 0x7fff, 0x8000, 0xffff, 1 };
 	return sizes[rnd(ARRAY_LEN(sizes))];
 }
 
@@ -435,19 +429,15 @@ static void linger(unsigned us)
 static void device_attack(struct virtio *v, unsigned attack)
 {
 	if (verbose)
-		print("attack %s: %s, state %lx\n", virtio_name(v->type), attack_names[attack],
-		      state);
+		print("attack %s: %s, state %lx\n", virtio_name(v->type), attack_names[attack], state);
 	virtio_acknowledge(v);
 	uint64_t offered = virtio_offered(v);
-	uint64_t features = attack == 12 ? wild()
-			    : rnd(2)	 ? offered
-					 : (offered & random64(&state)) | F_VERSION_1;
+	uint64_t features = attack == 12 ? wild() : rnd(2) ? offered : (offered & random64(&state)) | F_VERSION_1;
 	virtio_accept(v, features);
 	virtio_set_status(v, 0xb);
 	if (!(virtio_status(v) & 8))
 		n_refused++;
-	uint16_t n_queues = (uint16_t)(v->mmio ? 3 : read16(v->common + 18)),
-		 target = (uint16_t)rnd(MAX(n_queues, 1));
+	uint16_t n_queues = (uint16_t)(v->mmio ? 3 : read16(v->common + 18)), target = (uint16_t)rnd(MAX(n_queues, 1));
 	for (uint16_t q = 0; q < n_queues && q < 16; q++) {
 		uint16_t max = virtio_queue_max(v, q);
 		if (max && max <= 4096) /* a bad one, and good ones that share its memory */
@@ -457,8 +447,7 @@ static void device_attack(struct virtio *v, unsigned attack)
 	for (unsigned kick = 0; kick < 2; kick++) {
 		virtio_notify(v, target);
 		if (rnd(8) == 0)
-			mmio_write(v->mmio ? v->common + 0x50 : v->notify + rnd(PAGE), wild(),
-				   v->mmio ? 4 : 2);
+			mmio_write(v->mmio ? v->common + 0x50 : v->notify + rnd(PAGE), wild(), v->mmio ? 4 : 2);
 		linger(100);
 		volatile uint16_t *avail = (void *)(sandbox + 0x80000);
 		if (rnd(2))
@@ -468,8 +457,7 @@ static void device_attack(struct virtio *v, unsigned attack)
 		n_needs_reset++;
 	if (attack == 14) /* set up again while it runs */
 		for (unsigned i = 0; i < 20; i++) {
-			virtio_queue_setup(v, target, (uint16_t)wild(), address(), address(),
-					   address());
+			virtio_queue_setup(v, target, (uint16_t)wild(), address(), address(), address());
 			virtio_set_status(v, (uint8_t)(wild() | 4));
 			virtio_notify(v, target);
 		}
@@ -493,33 +481,25 @@ static void works_check(struct virtio *v)
 		uint64_t sector;
 	} header = { .type = 8 };
 	static uint8_t data[64], status;
-	const struct seg blk[] = { { &header, 16, false },
-				   { data, 20, true },
-				   { &status, 1, true } };
+	const struct seg blk[] = { { &header, 16, false }, { data, 20, true }, { &status, 1, true } };
 	const struct seg rng[] = { { data, 64, true } };
 	const struct seg send[] = { { data, 12 + 42, false } };
 	const struct seg write[] = { { data, 1, false } };
-	bool second = v->type == VIRTIO_NET ||
-		      v->type == VIRTIO_CONSOLE; /* queue 1 is the one that sends */
+	bool second = v->type == VIRTIO_NET || v->type == VIRTIO_CONSOLE; /* queue 1 is the one that sends */
 	if ((v->type > VIRTIO_RNG || v->type < VIRTIO_NET) || !option_number("check", 1))
 		return;
 	count_sticky(v);
 	virtio_begin(v, 0);
 	memset(data, v->type == VIRTIO_CONSOLE ? '.' : 0, sizeof(data));
 	status = 0xff;
-	for (uint16_t i = 0; i < QUEUES_MAX && virtio_queue_max(v, i);
-	     i++) /* all: what was enabled may be so still */
+	for (uint16_t i = 0; i < QUEUES_MAX && virtio_queue_max(v, i); i++) /* all: what was enabled may be so still */
 		virtq_init(&queues[i], v, i, QUEUE_MAX, 0, 0);
 	struct virtq *q = &queues[second];
 	virtio_go(v);
 	if (v->type == VIRTIO_BLK)
 		virtq_add(q, blk, 3, false, data);
 	else
-		virtq_add(q,
-			  v->type == VIRTIO_RNG	  ? rng
-			  : v->type == VIRTIO_NET ? send
-						  : write,
-			  1, false, data);
+		virtq_add(q, v->type == VIRTIO_RNG ? rng : v->type == VIRTIO_NET ? send : write, 1, false, data);
 	virtq_kick(q);
 	virtq_wait(q, "works after reset");
 	uint32_t len;
@@ -546,8 +526,7 @@ static void round_run(uint64_t round)
 			bar_attack(v);
 			virtio_reset(v);
 		}
-		for (unsigned attack = 0;
-		     attack < ARRAY_LEN(attack_names) && listed("what", "queues"); attack++)
+		for (unsigned attack = 0; attack < ARRAY_LEN(attack_names) && listed("what", "queues"); attack++)
 			device_attack(v, attack);
 		works_check(v);
 	}
@@ -565,8 +544,7 @@ void guest_main(void)
 	print("hostile: %u devices, seed %lu\n", n_devs, state);
 	for (uint64_t round = 1; rounds == 0 || round <= rounds; round++) {
 		round_run(round);
-		print("round %lu ok: %lu attacks, %lu needs-reset, ", round, n_attacks,
-		      n_needs_reset);
+		print("round %lu ok: %lu attacks, %lu needs-reset, ", round, n_attacks, n_needs_reset);
 		print("%lu features refused, %lu sticky queues\n", n_refused, n_sticky);
 	}
 	print("hostile done\n");

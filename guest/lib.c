@@ -2,9 +2,9 @@
 /* The common part of the freestanding test guests, all of it at CPL 3: see lib.h and start.S. */
 #include "lib.h"
 
-#define LAPIC	   0xfee00000ul
+#define LAPIC 0xfee00000ul
 #define TRAMPOLINE 0x10000ul
-#define HEAP_MIN   (16 * MIB) /* below it: the image and what the loader left */
+#define HEAP_MIN (16 * MIB) /* below it: the image and what the loader left */
 
 struct start_info { /* PVH */
 	uint32_t magic, version, flags, n_modules;
@@ -173,8 +173,8 @@ static void vprint(const char *fmt, va_list ap)
 			break;
 		case 'u':
 		case 'x':
-			put_number(longs ? va_arg(ap, unsigned long) : va_arg(ap, unsigned),
-				   *fmt == 'x' ? 16 : 10, width, fill);
+			put_number(longs ? va_arg(ap, unsigned long) : va_arg(ap, unsigned), *fmt == 'x' ? 16 : 10,
+				   width, fill);
 			break;
 		default:
 			put(*fmt);
@@ -214,8 +214,8 @@ void fail(const char *fmt, ...)
 
 void fault_report(void)
 {
-	fail("exception: vector %lu, error %lx, rip %lx, address %lx", fault_info[0], fault_info[1],
-	     fault_info[2], fault_info[3]);
+	fail("exception: vector %lu, error %lx, rip %lx, address %lx", fault_info[0], fault_info[1], fault_info[2],
+	     fault_info[3]);
 }
 
 void end(void)
@@ -376,9 +376,9 @@ static void lapic_enable(void)
 
 void timer_start(unsigned cpu, unsigned period_ms)
 {
-	write32(LAPIC + 0x3e0, 0xb);				 /* divide by 1 */
+	write32(LAPIC + 0x3e0, 0xb);                             /* divide by 1 */
 	write32(LAPIC + 0x320, 1u << 17 | (TIMER_VECTOR + cpu)); /* periodic */
-	write32(LAPIC + 0x380, period_ms * 1000000);		 /* KVM's LAPIC clock is 1 GHz */
+	write32(LAPIC + 0x380, period_ms * 1000000);             /* KVM's LAPIC clock is 1 GHz */
 }
 
 static void delay_ms(unsigned ms)
@@ -419,8 +419,7 @@ static void vectors_init(void)
 {
 	for (unsigned n = 0; n < 256; n++) {
 		uint64_t entry = (uint64_t)vector_entries[n];
-		idt[n * 2] = (entry & 0xffff) | 0x10ul << 16 | 0x8eul << 40 |
-			     (entry >> 16 & 0xffff) << 48;
+		idt[n * 2] = (entry & 0xffff) | 0x10ul << 16 | 0x8eul << 40 | (entry >> 16 & 0xffff) << 48;
 		idt[n * 2 + 1] = entry >> 32;
 	}
 	barrier();

@@ -12,12 +12,12 @@
 #include <stdint.h>
 
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-#define MIN(a, b)    ((a) < (b) ? (a) : (b))
-#define MAX(a, b)    ((a) > (b) ? (a) : (b))
-#define MAX_CPUS     4
-#define PAGE	     4096ul
-#define MIB	     (1ul << 20)
-#define COM1	     0x3f8
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define MAX_CPUS 4
+#define PAGE 4096ul
+#define MIB (1ul << 20)
+#define COM1 0x3f8
 
 /*
  * Written by the guest itself: called on the first CPU when all below is ready. Returning ends the

@@ -82,11 +82,9 @@ void pci_check(void)
 {
 	for (unsigned slot = 0; slot < PCI_SLOTS; slot++) {
 		for (unsigned at = 0; at < 256; at += 4) {
-			uint32_t by_port = pci_read(slot, at, 4),
-				 by_ecam = read32(pci_ecam(slot, at));
+			uint32_t by_port = pci_read(slot, at, 4), by_ecam = read32(pci_ecam(slot, at));
 			if (by_port != by_ecam)
-				fail("pci slot %u offset %x: port %x, ecam %x", slot, at, by_port,
-				     by_ecam);
+				fail("pci slot %u offset %x: port %x, ecam %x", slot, at, by_port, by_ecam);
 			if (at == 0 && by_port == ~0u)
 				break;
 		}

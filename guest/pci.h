@@ -5,9 +5,9 @@
 
 #include "lib.h"
 
-#define PCI_SLOTS      32
+#define PCI_SLOTS 32
 #define PCI_CAP_VENDOR 0x09
-#define PCI_CAP_MSIX   0x11
+#define PCI_CAP_MSIX 0x11
 
 uint32_t pci_read(unsigned slot, unsigned offset, unsigned bytes);
 void pci_write(unsigned slot, unsigned offset, uint32_t value, unsigned bytes);

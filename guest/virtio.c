@@ -29,8 +29,7 @@ static void probe_pci(struct virtio *v, unsigned slot)
 	*v = (struct virtio){ .slot = slot, .type = (uint16_t)(pci_read(slot, 2, 2) - 0x1040) };
 	pci_write(slot, 4, pci_read(slot, 4, 2) | 6, 2);
 	for (unsigned cap = 0; (cap = pci_capability(slot, PCI_CAP_VENDOR, cap));) {
-		uintptr_t at =
-			pci_bar(slot, pci_read(slot, cap + 4, 1)) + pci_read(slot, cap + 8, 4);
+		uintptr_t at = pci_bar(slot, pci_read(slot, cap + 4, 1)) + pci_read(slot, cap + 8, 4);
 		switch (pci_read(slot, cap + 3, 1)) {
 		case 1:
 			v->common = at;
@@ -65,12 +64,9 @@ static void probe_mmio(struct virtio *v, const char *p)
 	uintptr_t base = 0;
 	for (p += 3; *p && *p != ':'; p++)
 		base = base * 16 + (uintptr_t)(*p <= '9' ? *p - '0' : (*p | 0x20) - 'a' + 10);
-	*v = (struct virtio){
-		.mmio = true, .bar = base, .common = base, .bar_bytes = PAGE, .config = base + 0x100
-	};
+	*v = (struct virtio){ .mmio = true, .bar = base, .common = base, .bar_bytes = PAGE, .config = base + 0x100 };
 	if (read32(base) != 0x74726976 || read32(base + 4) != 2)
-		fail("mmio device at %lx: magic %x version %x", base, read32(base),
-		     read32(base + 4));
+		fail("mmio device at %lx: magic %x version %x", base, read32(base), read32(base + 4));
 	v->type = (uint16_t)read32(base + 8);
 }
 
@@ -114,8 +110,7 @@ void virtio_reset(struct virtio *v)
 	virtio_set_status(v, 0);
 	while (virtio_status(v))
 		if (stopwatch_ms(&w) > WAIT_LIMIT_MS)
-			fail("%s: reset is never done, status %x", virtio_name(v->type),
-			     virtio_status(v));
+			fail("%s: reset is never done, status %x", virtio_name(v->type), virtio_status(v));
 }
 
 void virtio_acknowledge(struct virtio *v)
@@ -160,8 +155,7 @@ static void write_address(uintptr_t at, uint64_t value)
 	write32(at + 4, (uint32_t)(value >> 32));
 }
 
-void virtio_queue_setup(struct virtio *v, uint16_t queue, uint16_t size, uint64_t desc,
-			uint64_t avail, uint64_t used)
+void virtio_queue_setup(struct virtio *v, uint16_t queue, uint16_t size, uint64_t desc, uint64_t avail, uint64_t used)
 {
 	if (v->mmio) {
 		write32(v->common + 0x30, queue);
@@ -222,8 +216,7 @@ void virtio_begin(struct virtio *v, uint64_t wanted)
 	virtio_accept(v, virtio_offered(v) & (wanted | F_VERSION_1));
 	virtio_set_status(v, 0xb);
 	if (virtio_status(v) != 0xb)
-		fail("%s: features %lx refused, status %x", virtio_name(v->type), v->features,
-		     virtio_status(v));
+		fail("%s: features %lx refused, status %x", virtio_name(v->type), v->features, virtio_status(v));
 	unsigned cap = v->n_vectors ? pci_capability(v->slot, PCI_CAP_MSIX, 0) : 0;
 	if (cap)
 		pci_write(v->slot, cap + 2, 0x8000, 2);
@@ -232,8 +225,7 @@ void virtio_begin(struct virtio *v, uint64_t wanted)
 static void msix_route(struct virtio *v, uint16_t entry, unsigned vector, unsigned cpu)
 {
 	if (entry >= v->n_vectors)
-		fail("%s: queue %u has no vector, table has %u", virtio_name(v->type), entry - 1,
-		     v->n_vectors);
+		fail("%s: queue %u has no vector, table has %u", virtio_name(v->type), entry - 1, v->n_vectors);
 	uintptr_t at = v->msix + entry * 16ul;
 	write32(at, 0xfee00000 | cpu << 12);
 	write32(at + 4, 0);
@@ -244,8 +236,7 @@ static void msix_route(struct virtio *v, uint16_t entry, unsigned vector, unsign
 		fail("%s: vector %u refused", virtio_name(v->type), entry);
 }
 
-void virtq_init(struct virtq *q, struct virtio *v, uint16_t index, uint16_t size, unsigned vector,
-		unsigned cpu)
+void virtq_init(struct virtq *q, struct virtio *v, uint16_t index, uint16_t size, unsigned vector, unsigned cpu)
 {
 	uint16_t max = virtio_queue_max(v, index);
 	if (max == 0)
@@ -276,8 +267,7 @@ void virtq_init(struct virtq *q, struct virtio *v, uint16_t index, uint16_t size
 		q->desc[i].next = (uint16_t)(i + 1);
 		q->head[i].table = tables + i * SEGS_MAX;
 	}
-	virtio_queue_setup(v, index, size, (uint64_t)q->desc, (uint64_t)q->avail,
-			   (uint64_t)q->used);
+	virtio_queue_setup(v, index, size, (uint64_t)q->desc, (uint64_t)q->avail, (uint64_t)q->used);
 	if (vector && !v->mmio)
 		msix_route(v, (uint16_t)(index + 1), vector, cpu);
 	virtio_queue_enable(v, index);
@@ -311,8 +301,7 @@ bool virtq_add(struct virtq *q, const struct seg *segs, unsigned n, bool indirec
 	if (indirect) {
 		struct desc *table = q->head[head].table;
 		for (unsigned i = 0; i < n; i++)
-			desc_fill(&table[i], &segs[i], i + 1 < n ? DESC_NEXT : 0,
-				  (uint16_t)(i + 1));
+			desc_fill(&table[i], &segs[i], i + 1 < n ? DESC_NEXT : 0, (uint16_t)(i + 1));
 		q->free_head = q->desc[head].next;
 		const struct seg whole = { table, (uint32_t)(n * sizeof(*table)), false };
 		desc_fill(&q->desc[head], &whole, DESC_INDIRECT, q->desc[head].next);
@@ -365,8 +354,7 @@ void *virtq_take(struct virtq *q, uint32_t *ret_len)
 	if (id >= q->size || !q->head[id].cookie)
 		fail("%s queue %u: used id %u was not given", name, q->index, id);
 	if (len > q->head[id].writable)
-		fail("%s queue %u: %u bytes written, %u given", name, q->index, len,
-		     q->head[id].writable);
+		fail("%s queue %u: %u bytes written, %u given", name, q->index, len, q->head[id].writable);
 	void *cookie = q->head[id].cookie;
 	uint16_t last = (uint16_t)id;
 	for (unsigned i = 1; i < q->head[id].n_desc; i++)
@@ -406,8 +394,8 @@ void virtq_wait(struct virtq *q, const char *what)
 	suppress(q, q->vector == 0);
 	while (q->used[1] == q->last_used) {
 		if (stopwatch_ms(&w) > WAIT_LIMIT_MS)
-			fail("%s: no answer on %s queue %u, status %x", what,
-			     virtio_name(q->dev->type), q->index, virtio_status(q->dev));
+			fail("%s: no answer on %s queue %u, status %x", what, virtio_name(q->dev->type), q->index,
+			     virtio_status(q->dev));
 		if (!q->vector) {
 			relax();
 			continue;

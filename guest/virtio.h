@@ -8,25 +8,25 @@
 
 #include "lib.h"
 
-#define VIRTIO_NET	   1
-#define VIRTIO_BLK	   2
-#define VIRTIO_CONSOLE	   3
-#define VIRTIO_RNG	   4
-#define VIRTIO_VSOCK	   19
+#define VIRTIO_NET 1
+#define VIRTIO_BLK 2
+#define VIRTIO_CONSOLE 3
+#define VIRTIO_RNG 4
+#define VIRTIO_VSOCK 19
 
-#define F_INDIRECT	   (1ul << 28)
-#define F_EVENT_IDX	   (1ul << 29)
-#define F_VERSION_1	   (1ul << 32)
+#define F_INDIRECT (1ul << 28)
+#define F_EVENT_IDX (1ul << 29)
+#define F_VERSION_1 (1ul << 32)
 
-#define STATUS_DRIVER_OK   4
+#define STATUS_DRIVER_OK 4
 #define STATUS_NEEDS_RESET 0x40
 
-#define DESC_NEXT	   1
-#define DESC_WRITE	   2
-#define DESC_INDIRECT	   4
+#define DESC_NEXT 1
+#define DESC_WRITE 2
+#define DESC_INDIRECT 4
 
-#define QUEUE_MAX	   256 /* no larger queue is made */
-#define SEGS_MAX	   64
+#define QUEUE_MAX 256 /* no larger queue is made */
+#define SEGS_MAX 64
 
 struct virtio {
 	uint16_t type;
@@ -85,8 +85,7 @@ void virtio_acknowledge(struct virtio *v);
 uint64_t virtio_offered(struct virtio *v);
 void virtio_accept(struct virtio *v, uint64_t features);
 uint16_t virtio_queue_max(struct virtio *v, uint16_t queue);
-void virtio_queue_setup(struct virtio *v, uint16_t queue, uint16_t size, uint64_t desc,
-			uint64_t avail, uint64_t used);
+void virtio_queue_setup(struct virtio *v, uint16_t queue, uint16_t size, uint64_t desc, uint64_t avail, uint64_t used);
 void virtio_queue_enable(struct virtio *v, uint16_t queue);
 void virtio_notify(struct virtio *v, uint16_t queue);
 uint64_t virtio_config(struct virtio *v, unsigned offset, unsigned bytes);
@@ -100,8 +99,7 @@ void virtio_begin(struct virtio *v, uint64_t wanted);
  * A queue of at most `size`; vector 0: polled, else interrupts go to that vector of `cpu`. Keep q
  * zeroed before.
  */
-void virtq_init(struct virtq *q, struct virtio *v, uint16_t index, uint16_t size, unsigned vector,
-		unsigned cpu);
+void virtq_init(struct virtq *q, struct virtio *v, uint16_t index, uint16_t size, unsigned vector, unsigned cpu);
 void virtio_go(struct virtio *v);
 
 /* false: no room. cookie comes back from virtq_take() and is not NULL. */

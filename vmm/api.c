@@ -35,7 +35,7 @@ union api_body {
 struct call {
 	struct vmm *vmm;
 	struct http_request *request;
-	struct http_response *response;	/* status and body are the endpoint's; set only what differs */
+	struct http_response *response; /* status and body are the endpoint's; set only what differs */
 	union api_body body;
 };
 
@@ -43,13 +43,13 @@ enum body_rule { BODY_IGNORED, BODY_NONE, BODY_JSON };
 
 struct endpoint {
 	const char *method, *name;
-	const char *failed;		/* the second message of an error */
-	const struct field *body;	/* with BODY_JSON; its name in messages */
+	const char *failed;       /* the second message of an error */
+	const struct field *body; /* with BODY_JSON; its name in messages */
 	const char *body_name;
 	enum body_rule rule;
-	bool explains_method;		/* DELETE and PATCH have "Bad Request" for an answer, not an empty one */
-	bool no_body_silent;		/* without a body: an empty 400 */
-	int (*run)(struct call *call, struct err *err);		/* NULL: this program does not have it */
+	bool explains_method; /* DELETE and PATCH have "Bad Request" for an answer, not an empty one */
+	bool no_body_silent;  /* without a body: an empty 400 */
+	int (*run)(struct call *call, struct err *err); /* NULL: this program does not have it */
 };
 
 static const struct field snapshot_fields[] = {
@@ -176,17 +176,28 @@ static int run_restore(struct call *c, struct err *err)
 
 /* ---- the table ---- */
 
-#define GET(name_, failed_, ...) { .method = "GET", .name = (name_), .failed = (failed_), ##__VA_ARGS__ }
-#define PUT(name_, failed_, ...) \
-	{ .method = "PUT", .name = (name_), .failed = (failed_), .rule = BODY_NONE, ##__VA_ARGS__ }
-#define PUT_JSON(name_, failed_, rows, type, ...)                                                           \
-	{ .method = "PUT", .name = (name_), .failed = (failed_), .rule = BODY_JSON, .body = (rows),          \
-	  .body_name = (type), ##__VA_ARGS__ }
+#define GET(name_, failed_, ...)                                                     \
+	{                                                                            \
+		.method = "GET", .name = (name_), .failed = (failed_), ##__VA_ARGS__ \
+	}
+#define PUT(name_, failed_, ...)                                                                        \
+	{                                                                                               \
+		.method = "PUT", .name = (name_), .failed = (failed_), .rule = BODY_NONE, ##__VA_ARGS__ \
+	}
+#define PUT_JSON(name_, failed_, rows, type, ...)                                                         \
+	{                                                                                                 \
+		.method = "PUT", .name = (name_), .failed = (failed_), .rule = BODY_JSON, .body = (rows), \
+		.body_name = (type), ##__VA_ARGS__                                                        \
+	}
 
 static const struct endpoint endpoints[] = {
 	GET("vmm.ping", "The VMM does not answer", .run = run_ping, .explains_method = true),
-	{ .method = "PUT", .name = "vmm.shutdown", .failed = "The VMM could not shutdown", .rule = BODY_IGNORED,
-	  .run = run_stop, .explains_method = true },
+	{ .method = "PUT",
+	  .name = "vmm.shutdown",
+	  .failed = "The VMM could not shutdown",
+	  .rule = BODY_IGNORED,
+	  .run = run_stop,
+	  .explains_method = true },
 	PUT_JSON("vm.create", "The VM could not be created", vm_config_fields, "VmConfig", .run = run_create,
 		 .explains_method = true, .no_body_silent = true),
 	PUT("vm.boot", "The VM could not boot", .run = run_boot),
@@ -207,22 +218,19 @@ static const struct endpoint endpoints[] = {
 	PUT_JSON("vm.add-device", "The device could not be added to the VM", any_fields, "DeviceConfig"),
 	PUT_JSON("vm.add-disk", "The disk could not be added to the VM", any_fields, "DiskConfig"),
 	PUT_JSON("vm.add-fs", "The fs could not be added to the VM", any_fields, "FsConfig"),
-	PUT_JSON("vm.add-generic-vhost-user", "The generic vhost-user device could not be added to the VM",
-		 any_fields, "GenericVhostUserConfig"),
+	PUT_JSON("vm.add-generic-vhost-user", "The generic vhost-user device could not be added to the VM", any_fields,
+		 "GenericVhostUserConfig"),
 	PUT_JSON("vm.add-net", "The network device could not be added to the VM", any_fields, "NetConfig"),
 	PUT_JSON("vm.add-pmem", "The pmem device could not be added to the VM", any_fields, "PmemConfig"),
-	PUT_JSON("vm.add-user-device", "The user device could not be added to the VM", any_fields,
-		 "UserDeviceConfig"),
+	PUT_JSON("vm.add-user-device", "The user device could not be added to the VM", any_fields, "UserDeviceConfig"),
 	PUT_JSON("vm.add-vdpa", "The vDPA device could not be added to the VM", any_fields, "VdpaConfig"),
 	PUT_JSON("vm.add-vsock", "The vsock device could not be added to the VM", any_fields, "VsockConfig"),
-	PUT_JSON("vm.remove-device", "The device could not be removed from the VM", any_fields,
-		 "VmRemoveDeviceData"),
+	PUT_JSON("vm.remove-device", "The device could not be removed from the VM", any_fields, "VmRemoveDeviceData"),
 	PUT_JSON("vm.resize", "The VM could not be resized", any_fields, "VmResizeData"),
 	PUT_JSON("vm.resize-disk", "The disk could not be resized", any_fields, "VmResizeDiskData"),
 	PUT_JSON("vm.resize-zone", "The memory zone could not be resized", any_fields, "VmResizeZoneData"),
 	PUT_JSON("vm.send-migration", "Error starting migration sender", any_fields, "VmSendMigrationData"),
-	PUT_JSON("vm.receive-migration", "Error starting migration receiver", any_fields,
-		 "VmReceiveMigrationData"),
+	PUT_JSON("vm.receive-migration", "Error starting migration receiver", any_fields, "VmReceiveMigrationData"),
 };
 
 /* ---- answers ---- */
@@ -353,8 +361,7 @@ static int api_listen(struct api_server *api, const char *path, int listen_fd, s
 	return r < 0 ? err_wrap(err, "Error creation API server's socket") : 0;
 }
 
-struct api_server *api_server_new(struct loop *loop, struct vmm *vmm, const char *path, int listen_fd,
-				  struct err *err)
+struct api_server *api_server_new(struct loop *loop, struct vmm *vmm, const char *path, int listen_fd, struct err *err)
 {
 	struct api_server *api = calloc(1, sizeof(*api));
 

@@ -30,7 +30,7 @@ void arch_vm_done(struct vm *vm);
 
 /* The guest-physical window for 64-bit BARs (from its top downward), and for 32-bit ones. */
 struct arch_window {
-	uint64_t first, last;	/* both belong to it */
+	uint64_t first, last; /* both belong to it */
 };
 struct arch_window arch_mmio64(const struct vm *vm);
 struct arch_window arch_mmio32(const struct vm *vm);
@@ -61,7 +61,7 @@ void arch_vcpu_paused(struct vcpu *vcpu);
 
 /* ---- state of the VM as a whole ---- */
 
-extern const struct field arch_state_fields[];	/* over struct arch_state: clock, common CPUID */
+extern const struct field arch_state_fields[]; /* over struct arch_state: clock, common CPUID */
 /* At pause, all vCPUs parked: stamps the clocks. */
 MUST_CHECK int arch_clock_pause(struct vm *vm, struct err *err);
 /* At resume: guest clocks go on as if the wall time that passed had passed in the guest. `restored`: this VM was loaded

@@ -13,7 +13,7 @@
 
 #include "common/log.h"
 
-static struct termios saved_terminal;	/* the process has one terminal; put back at chardev_close() */
+static struct termios saved_terminal; /* the process has one terminal; put back at chardev_close() */
 
 static void drop_peer(struct chardev *c)
 {
@@ -37,9 +37,9 @@ static void on_input(struct source *s, uint32_t events)
 	if (n > 0)
 		c->input(c->opaque, buf, (size_t)n);
 	else if (n == 0 || (errno != EAGAIN && errno != EINTR && errno != EIO))
-		drop_peer(c);	/* end of input; the rest of the device goes on */
+		drop_peer(c); /* end of input; the rest of the device goes on */
 	else if (errno == EIO)
-		loop_mod(c->loop, s, EPOLLIN | EPOLLET);	/* a pty nobody has open: wait for the next change */
+		loop_mod(c->loop, s, EPOLLIN | EPOLLET); /* a pty nobody has open: wait for the next change */
 }
 
 static void on_connect(struct source *s, uint32_t events)
@@ -51,7 +51,7 @@ static void on_connect(struct source *s, uint32_t events)
 	int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0)
 		return;
-	if (c->in.fd >= 0) {	/* one at a time */
+	if (c->in.fd >= 0) { /* one at a time */
 		close(fd);
 		return;
 	}
@@ -157,7 +157,7 @@ int chardev_open(struct chardev *c, struct loop *loop, struct console_config *cf
 	c->in.ready = on_input;
 	if (c->in.fd < 0)
 		return 0;
-	struct err ignored = {};	/* a regular file as stdin cannot be waited for: no input then */
+	struct err ignored = {}; /* a regular file as stdin cannot be waited for: no input then */
 	if (loop_add(loop, &c->in, 0, &ignored) < 0)
 		c->in.fd = c->mode == CONSOLE_TTY ? -1 : c->in.fd;
 	return 0;
@@ -190,7 +190,8 @@ void chardev_write(struct chardev *c, const void *data, size_t len)
 
 	pthread_mutex_lock(&c->lock);
 	while (len > 0 && c->out_fd >= 0) {
-		ssize_t n = c->mode == CONSOLE_SOCKET ? send(c->out_fd, p, len, MSG_NOSIGNAL) : write(c->out_fd, p, len);
+		ssize_t n = c->mode == CONSOLE_SOCKET ? send(c->out_fd, p, len, MSG_NOSIGNAL)
+						      : write(c->out_fd, p, len);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)

@@ -14,13 +14,13 @@
 
 struct chardev {
 	struct loop *loop;
-	struct source in, listener;	/* fd -1: none */
-	int out_fd;			/* -1: output vanishes */
-	uint8_t mode;			/* enum console_mode */
+	struct source in, listener; /* fd -1: none */
+	int out_fd;                 /* -1: output vanishes */
+	uint8_t mode;               /* enum console_mode */
 	bool raw_terminal;
 	_Atomic bool wants_input;
-	const char *socket_path;	/* of the config, unlinked at the end */
-	pthread_mutex_t lock;		/* out_fd: a socket's peer may come and go */
+	const char *socket_path; /* of the config, unlinked at the end */
+	pthread_mutex_t lock;    /* out_fd: a socket's peer may come and go */
 	/* Called with 1..256 bytes, never before the first chardev_want_input(). */
 	void (*input)(void *opaque, const uint8_t *data, size_t len);
 	void *opaque;

@@ -11,19 +11,19 @@
 
 enum arg_kind { ARG_FLAG, ARG_STRING, ARG_PAYLOAD, ARG_FIELDS, ARG_ENDPOINT, ARG_CONSOLE, ARG_DISK, ARG_NET };
 enum arg_flags {
-	A_VM = 1,	/* describes a machine to boot */
-	A_MANY = 2,	/* takes several values */
-	A_REPEAT = 4,	/* may be given several times */
-	A_BARE = 8,	/* a path alone will do */
+	A_VM = 1,     /* describes a machine to boot */
+	A_MANY = 2,   /* takes several values */
+	A_REPEAT = 4, /* may be given several times */
+	A_BARE = 8,   /* a path alone will do */
 };
-enum { NOT_GIVEN = UINT8_MAX };	/* an enum's value while its option string is read */
+enum { NOT_GIVEN = UINT8_MAX }; /* an enum's value while its option string is read */
 
 struct arg {
 	const char *name;
-	const char *value;		/* what follows, for the help; NULL: nothing */
-	const char *help;		/* lines end at '\n' */
-	const struct field *fields;	/* of an option string */
-	size_t offset;			/* of its struct or string in struct cmdline; payload: in payload_config */
+	const char *value;          /* what follows, for the help; NULL: nothing */
+	const char *help;           /* lines end at '\n' */
+	const struct field *fields; /* of an option string */
+	size_t offset;              /* of its struct or string in struct cmdline; payload: in payload_config */
 	uint8_t kind, flags;
 	char letter;
 };
@@ -94,10 +94,11 @@ static const struct arg args[] = {
 
 /* Options of Cloud Hypervisor that this program does not have. */
 static const char *const unsupported[] = {
-	"balloon", "device", "firmware", "fs", "fw-cfg-config", "gdb", "generic-vhost-user", "host-data", "igvm",
-	"ivshmem", "landlock", "landlock-rules", "log-format", "memory-zone", "no-shutdown", "numa", "pci-segment",
-	"platform", "pmem", "pvmemcontrol", "pvpanic", "rate-limit-group", "rtc", "sgx-epc", "tpm", "user-device",
-	"vdpa", "vsock", "watchdog",
+	"balloon",          "device", "firmware",    "fs",       "fw-cfg-config",  "gdb",          "generic-vhost-user",
+	"host-data",        "igvm",   "ivshmem",     "landlock", "landlock-rules", "log-format",   "memory-zone",
+	"no-shutdown",      "numa",   "pci-segment", "platform", "pmem",           "pvmemcontrol", "pvpanic",
+	"rate-limit-group", "rtc",    "sgx-epc",     "tpm",      "user-device",    "vdpa",         "vsock",
+	"watchdog",
 };
 
 /* ---- step one: options ---- */
@@ -190,8 +191,10 @@ static int check_options(struct cmdline *cl, const struct given *given, unsigned
 	cl->has_vm = was_given(given, n, find_arg("kernel", 6));
 	cl->has_restore = was_given(given, n, find_arg("restore", 7));
 	if (cl->has_restore && vm)
-		return err_set(err, ERR_INVALID, "'--%s' cannot be used with '--restore': the snapshot says what the "
-			       "machine is", vm);
+		return err_set(err, ERR_INVALID,
+			       "'--%s' cannot be used with '--restore': the snapshot says what the "
+			       "machine is",
+			       vm);
 	if (vm && !cl->has_vm)
 		return err_set(err, ERR_INVALID, "'--%s' needs '--kernel'", vm);
 	if (!cl->has_vm && !cl->has_restore && !was_given(given, n, find_arg("api-socket", 10)))
@@ -306,7 +309,7 @@ static int check_net_fds(struct restore_config *rc, struct err *err)
 
 static int finish_restore(struct restore_config *rc, struct err *err)
 {
-	if (rc->memory_restore_mode == NOT_GIVEN)	/* only Copy can prefault */
+	if (rc->memory_restore_mode == NOT_GIVEN) /* only Copy can prefault */
 		rc->memory_restore_mode = rc->prefault ? RESTORE_COPY : RESTORE_COPYONWRITE;
 	if (!rc->source_url)
 		return err_set(err, ERR_INVALID, "source_url is missing");
@@ -320,7 +323,7 @@ static int parse_values(struct cmdline *cl, const struct given *given, unsigned 
 		if (!cl->config.payload)
 			return err_num(err, ERR_INTERNAL, ENOMEM, "parse the command line");
 	}
-	cl->config.cpus.max_vcpus = 0;	/* no valid value: not given */
+	cl->config.cpus.max_vcpus = 0; /* no valid value: not given */
 	if (cl->has_restore)
 		cl->restore.memory_restore_mode = NOT_GIVEN;
 	for (unsigned i = 0; i < n; i++)
@@ -349,9 +352,8 @@ int cmdline_parse(int argc, char *const *argv, struct cmdline *cl, struct err *e
 	}
 	for (int i = 1; i < argc; i++) {
 		int r = strncmp(argv[i], "--", 2) == 0 ? take_option(cl, argv, &i, given, &n, err)
-			: is_option(argv[i])	       ? take_letters(cl, argv[i], err)
-						       : err_set(err, ERR_INVALID, "unexpected argument '%s' found",
-								 argv[i]);
+			: is_option(argv[i])           ? take_letters(cl, argv[i], err)
+					     : err_set(err, ERR_INVALID, "unexpected argument '%s' found", argv[i]);
 		if (r < 0)
 			return r;
 	}
@@ -380,7 +382,8 @@ void cmdline_help(FILE *out)
 	      "       forkd-vmm --restore source_url=file:///DIR,…      continue from a snapshot\n"
 	      "       forkd-vmm --api-socket PATH                       wait for requests\n\n"
 	      "KEYS is key=value,key=value; shown with their defaults. Sizes take K, M or G, toggles on or off,\n"
-	      "lists [0,2-4]; \"…\" protects commas. Options are those of Cloud Hypervisor.\n\nOptions:\n", out);
+	      "lists [0,2-4]; \"…\" protects commas. Options are those of Cloud Hypervisor.\n\nOptions:\n",
+	      out);
 	for (unsigned i = 0; i < ARRAY_LEN(args); i++) {
 		const struct arg *arg = &args[i];
 		if (arg->letter)

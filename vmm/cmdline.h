@@ -23,14 +23,14 @@ struct endpoint {
 
 struct cmdline {
 	enum cmdline_action action;
-	int exit_code;			/* after a failure: EXIT_USAGE, or 1 for a bad value in an option string */
+	int exit_code; /* after a failure: EXIT_USAGE, or 1 for a bad value in an option string */
 	struct endpoint api_socket, event_monitor;
 	char *log_file;
-	uint8_t verbosity;		/* number of v's */
-	uint8_t seccomp;		/* enum seccomp_mode */
-	bool has_vm, has_restore;	/* at most one of them */
+	uint8_t verbosity;        /* number of v's */
+	uint8_t seccomp;          /* enum seccomp_mode */
+	bool has_vm, has_restore; /* at most one of them */
 	struct vm_config config;
-	struct restore_config restore;	/* net_fds[].fds: inherited descriptors */
+	struct restore_config restore; /* net_fds[].fds: inherited descriptors */
 };
 
 /* ERR_INVALID with one sentence (usage), or a chain that names the option. *cl needs cmdline_free() in any case. */

@@ -12,7 +12,8 @@
 
 static const char *const console_modes[] = { "Off", "Pty", "Tty", "File", "Socket", "Null", NULL };
 /* Those above IMAGE_RAW are refused by name; the last two are spellings of the command line. */
-static const char *const image_types[] = { "Unknown", "Raw", "Qcow2", "FixedVhd", "Vhdx", "FlatVmdk", "Vhd", "Vmdk", NULL };
+static const char *const image_types[] = { "Unknown",  "Raw", "Qcow2", "FixedVhd", "Vhdx",
+					   "FlatVmdk", "Vhd", "Vmdk",  NULL };
 static const char *const lock_granularities[] = { "ByteRange", "Full", NULL };
 static const char *const restore_modes[] = { "Copy", "OnDemand", "CopyOnWrite", NULL };
 static const char *const hotplug_methods[] = { "Acpi", "VirtioMem", NULL };
@@ -77,15 +78,14 @@ static const struct field payload_fields[] = {
 	F_END,
 };
 
-#define PCI_FIELDS(s)                                                                       \
-	F(s, id, .opt = "id"), F(s, iommu, .opt = "iommu", .flags = F_REFUSE | F_OMIT),      \
-		F(s, pci_segment, .opt = "pci_segment", .flags = F_REFUSE),                  \
+#define PCI_FIELDS(s)                                                                   \
+	F(s, id, .opt = "id"), F(s, iommu, .opt = "iommu", .flags = F_REFUSE | F_OMIT), \
+		F(s, pci_segment, .opt = "pci_segment", .flags = F_REFUSE),             \
 		F_OPT(s, pci_device_id, .opt = "pci_device_id")
-#define RATE_LIMITER_OPTS                                                                          \
-	F_UNSUPPORTED("rate_limiter_config"), F_UNSUPPORTED_OPT("bw_size"),                         \
-		F_UNSUPPORTED_OPT("bw_one_time_burst"), F_UNSUPPORTED_OPT("bw_refill_time"),        \
-		F_UNSUPPORTED_OPT("ops_size"), F_UNSUPPORTED_OPT("ops_one_time_burst"),             \
-		F_UNSUPPORTED_OPT("ops_refill_time")
+#define RATE_LIMITER_OPTS                                                                                           \
+	F_UNSUPPORTED("rate_limiter_config"), F_UNSUPPORTED_OPT("bw_size"), F_UNSUPPORTED_OPT("bw_one_time_burst"), \
+		F_UNSUPPORTED_OPT("bw_refill_time"), F_UNSUPPORTED_OPT("ops_size"),                                 \
+		F_UNSUPPORTED_OPT("ops_one_time_burst"), F_UNSUPPORTED_OPT("ops_refill_time")
 
 const struct field disk_fields[] = {
 	PCI_FIELDS(struct disk_config),
@@ -138,7 +138,8 @@ const struct field rng_fields[] = {
 
 const struct field serial_fields[] = {
 	F(struct console_config, file, .opt = "file"),
-	F_ENUM(struct console_config, mode, console_modes, .opt = "", .flags = F_REQUIRED | F_WORD, .def = CONSOLE_NULL),
+	F_ENUM(struct console_config, mode, console_modes, .opt = "", .flags = F_REQUIRED | F_WORD,
+	       .def = CONSOLE_NULL),
 	F(struct console_config, socket, .opt = "socket"),
 	F_END,
 };
@@ -310,8 +311,8 @@ static int check_net(const struct vm_config *c, const struct net_config *n, stru
 	if (check_net_names(n, err) < 0)
 		return err->num;
 	if (n->num_queues < 2 || n->num_queues % 2)
-		return err_set(err, ERR_INVALID,
-			       "Number of queues (%u) to virtio_net should be higher than 2", n->num_queues);
+		return err_set(err, ERR_INVALID, "Number of queues (%u) to virtio_net should be higher than 2",
+			       n->num_queues);
 	if (n->fds && n->n_fds * 2 != n->num_queues)
 		return err_set(err, ERR_INVALID,
 			       "Number of queues (%u) to virtio_net does not match the number of FDs (%u)",
@@ -320,8 +321,8 @@ static int check_net(const struct vm_config *c, const struct net_config *n, stru
 		if (n->fds[i] >= 0 && n->fds[i] <= 2)
 			return err_set(err, ERR_INVALID, "Reserved fd number (<= 2): %d", n->fds[i]);
 	if (n->num_queues / 2 > c->cpus.boot_vcpus)
-		return err_set(err, ERR_INVALID, "Queue count (%u) must not exceed boot vCPUs (%u)",
-			       n->num_queues / 2, c->cpus.boot_vcpus);
+		return err_set(err, ERR_INVALID, "Queue count (%u) must not exceed boot vCPUs (%u)", n->num_queues / 2,
+			       c->cpus.boot_vcpus);
 	if (n->has_mtu && n->mtu < 1280)
 		return err_set(err, ERR_INVALID, "MTU %u is below 1280", n->mtu);
 	if (!n->offload_csum && (n->offload_tso || n->offload_ufo))
@@ -358,8 +359,8 @@ static int check_device_count(const struct vm_config *c, struct err *err)
 	uint64_t n = (uint64_t)c->n_disks + c->n_net + 1 + (c->console.mode != CONSOLE_OFF);
 
 	if (n > MAX_PCI_SLOTS)
-		return err_set(err, ERR_INVALID, "%llu PCI devices are more than the %u slots",
-			       (unsigned long long)n, MAX_PCI_SLOTS);
+		return err_set(err, ERR_INVALID, "%llu PCI devices are more than the %u slots", (unsigned long long)n,
+			       MAX_PCI_SLOTS);
 	return 0;
 }
 
@@ -415,9 +416,9 @@ static int check_memory(const struct vm_config *c, struct err *err)
 int vm_config_check(const struct vm_config *c, struct err *err)
 {
 	if (!c->payload || !c->payload->kernel)
-		return err_set(err, ERR_INVALID, c->payload && c->payload->firmware
-							 ? "firmware is not supported by this program"
-							 : "Payload configuration is not bootable");
+		return err_set(err, ERR_INVALID,
+			       c->payload && c->payload->firmware ? "firmware is not supported by this program"
+								  : "Payload configuration is not bootable");
 	if (c->payload->cmdline && strlen(c->payload->cmdline) >= CMDLINE_MAX_BYTES)
 		return err_set(err, ERR_INVALID, "command line of %zu bytes is longer than %d",
 			       strlen(c->payload->cmdline), CMDLINE_MAX_BYTES - 1);

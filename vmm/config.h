@@ -38,7 +38,7 @@ struct cpus_config {
 	uint32_t n_affinity;
 	struct cpu_features features;
 	bool nested;
-	uint8_t core_scheduling;	/* written back as given; no effect here */
+	uint8_t core_scheduling; /* written back as given; no effect here */
 	char *profile;
 };
 
@@ -108,9 +108,9 @@ struct rng_config {
 /* Serial port and virtio console. */
 struct console_config {
 	char *file;
-	uint8_t mode;		/* enum console_mode */
+	uint8_t mode; /* enum console_mode */
 	char *socket;
-	char *id;		/* console only, from here on */
+	char *id; /* console only, from here on */
 	bool iommu;
 	uint16_t pci_segment;
 	uint8_t pci_device_id;
@@ -140,14 +140,14 @@ struct vm_config {
 struct restored_net {
 	char *id;
 	uint32_t num_fds;
-	int32_t *fds;		/* filled from SCM_RIGHTS or from the command line; owned */
+	int32_t *fds; /* filled from SCM_RIGHTS or from the command line; owned */
 	uint32_t n_fds;
 };
 
 struct restore_config {
 	char *source_url;
 	bool prefault;
-	uint8_t memory_restore_mode;	/* enum restore_mode */
+	uint8_t memory_restore_mode; /* enum restore_mode */
 	struct restored_net *net_fds;
 	uint32_t n_net_fds;
 	bool resume;

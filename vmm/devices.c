@@ -51,9 +51,8 @@ static int add_virtio(struct vm *vm, struct err *err)
 	struct vm_config *c = vm->config;
 	struct virtio_dev *vdev = NULL;
 
-	if (c->console.mode != CONSOLE_OFF &&
-	    add(vm, virtio_console_new(vm, &c->console, &vdev, err), &vdev, c->console.has_pci_device_id,
-		c->console.pci_device_id, err) < 0)
+	if (c->console.mode != CONSOLE_OFF && add(vm, virtio_console_new(vm, &c->console, &vdev, err), &vdev,
+						  c->console.has_pci_device_id, c->console.pci_device_id, err) < 0)
 		return err->num;
 	for (uint32_t i = 0; i < c->n_disks; i++)
 		if (add_disk(vm, &c->disks[i], err) < 0)
@@ -61,7 +60,8 @@ static int add_virtio(struct vm *vm, struct err *err)
 	for (uint32_t i = 0; i < c->n_net; i++)
 		if (add_net(vm, &c->net[i], err) < 0)
 			return err->num;
-	return add(vm, virtio_rng_new(vm, &c->rng, &vdev, err), &vdev, c->rng.has_pci_device_id, c->rng.pci_device_id, err);
+	return add(vm, virtio_rng_new(vm, &c->rng, &vdev, err), &vdev, c->rng.has_pci_device_id, c->rng.pci_device_id,
+		   err);
 }
 
 int devices_new(struct vm *vm, struct err *err)
@@ -120,8 +120,8 @@ static void save_device(struct virtio_dev *vdev, struct strbuf *out)
 /* One child of "device-manager": children stand in the order of their ids. */
 struct child {
 	const char *id;
-	struct virtio_pci *transport;	/* its own node */
-	struct virtio_dev *device;	/* its device's node; both NULL: a platform device */
+	struct virtio_pci *transport; /* its own node */
+	struct virtio_dev *device;    /* its device's node; both NULL: a platform device */
 };
 
 static int child_order(const void *a, const void *b)
@@ -210,8 +210,8 @@ static int check_all_known(const struct vm *vm, const struct json_node *node, st
 		for (unsigned i = 0; i < vm->n_devs && !known; i++)
 			known = strcmp(c->key, vm->dev[i]->id) == 0 || strcmp(c->key, vm->dev[i]->vdev->id) == 0;
 		if (!known)
-			return err_set(err, ERR_INVALID, "state.json: device '%s' is not in config.json, or not supported",
-				       c->key);
+			return err_set(err, ERR_INVALID,
+				       "state.json: device '%s' is not in config.json, or not supported", c->key);
 	}
 	return 0;
 }

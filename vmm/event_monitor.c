@@ -35,8 +35,8 @@ void event_emit(const char *source, const char *event, const char *key, const ch
 		secs--;
 		nanos += 1000000000;
 	}
-	strbuf_printf(&out, "{\n  \"timestamp\": {\n    \"secs\": %lld,\n    \"nanos\": %ld\n  },\n",
-		      (long long)secs, nanos);
+	strbuf_printf(&out, "{\n  \"timestamp\": {\n    \"secs\": %lld,\n    \"nanos\": %ld\n  },\n", (long long)secs,
+		      nanos);
 	strbuf_printf(&out, "  \"source\": \"%s\",\n  \"event\": \"%s\",\n  \"properties\": ", source, event);
 	if (key) {
 		strbuf_printf(&out, "{\n    \"%s\": ", key);

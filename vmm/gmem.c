@@ -28,8 +28,8 @@ static int map_region(struct gmem_region *r, int flags, int fd, struct err *err)
 	void *p = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | flags, fd, offset);
 
 	if (p == MAP_FAILED)
-		return err_sys(err, ERR_INTERNAL, "map %llu bytes of guest RAM at 0x%llx",
-			       (unsigned long long)r->size, (unsigned long long)r->gpa);
+		return err_sys(err, ERR_INTERNAL, "map %llu bytes of guest RAM at 0x%llx", (unsigned long long)r->size,
+			       (unsigned long long)r->gpa);
 	r->hva = p;
 	return 0;
 }
@@ -41,7 +41,7 @@ int gmem_map_anon(struct gmem *mem, bool thp, bool reserve, struct err *err)
 		if (map_region(r, MAP_ANONYMOUS | (reserve ? 0 : MAP_NORESERVE), -1, err) < 0)
 			return err->num;
 		if (thp)
-			madvise(r->hva, r->size, MADV_HUGEPAGE);	/* advice: a host without THP is fine */
+			madvise(r->hva, r->size, MADV_HUGEPAGE); /* advice: a host without THP is fine */
 	}
 	mem->backing = GMEM_ANON;
 	return 0;

@@ -17,22 +17,22 @@ enum { GMEM_MAX_REGIONS = 2, GUEST_PAGE = 4096 };
 
 struct gmem_region {
 	gpa_t gpa;
-	uint64_t size;		/* bytes */
-	uint64_t file_offset;	/* in memory-ranges: the sizes of the regions before */
+	uint64_t size;        /* bytes */
+	uint64_t file_offset; /* in memory-ranges: the sizes of the regions before */
 	uint8_t *hva;
 };
 
 enum gmem_backing {
-	GMEM_ANON,	/* private anonymous memory */
-	GMEM_FILE_COW,	/* MAP_PRIVATE of a snapshot's memory-ranges */
+	GMEM_ANON,     /* private anonymous memory */
+	GMEM_FILE_COW, /* MAP_PRIVATE of a snapshot's memory-ranges */
 };
 
 struct gmem {
 	struct gmem_region region[GMEM_MAX_REGIONS];
 	unsigned n;
-	uint64_t size;		/* of all regions */
+	uint64_t size; /* of all regions */
 	enum gmem_backing backing;
-	int file_fd;		/* GMEM_FILE_COW: memory-ranges, owned, for the next snapshot; else -1 */
+	int file_fd; /* GMEM_FILE_COW: memory-ranges, owned, for the next snapshot; else -1 */
 };
 
 /* Fills in the regions' places for `size` bytes of RAM; nothing is mapped yet. The split is the architecture's. */

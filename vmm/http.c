@@ -18,28 +18,28 @@
 #define DROPPED "\nAll previous unanswered requests will be dropped.\" }"
 
 struct connection {
-	struct source source;		/* fd owned; ready NULL: this slot is free */
+	struct source source; /* fd owned; ready NULL: this slot is free */
 	struct http_server *server;
 	struct http_parser parser;
-	char line[HTTP_LINE_MAX];	/* the line being gathered */
+	char line[HTTP_LINE_MAX]; /* the line being gathered */
 	size_t line_len;
-	unsigned n_lines;		/* of this head, parsed so far */
+	unsigned n_lines; /* of this head, parsed so far */
 	bool in_body, complete, field_is_expect, expects_continue;
-	char *path;			/* of the request line */
+	char *path; /* of the request line */
 	struct strbuf body;
 	int *fds;
 	uint32_t n_fds;
-	struct strbuf out;		/* answers not sent yet begin at out_sent */
+	struct strbuf out; /* answers not sent yet begin at out_sent */
 	size_t out_sent;
-	bool blocked;			/* the client does not take its answers: nothing is read meanwhile */
-	bool refused;			/* `out` is the last answer; what still comes is thrown away */
-	bool stops_loop;		/* `out` ends with the answer to vmm.shutdown */
+	bool blocked;    /* the client does not take its answers: nothing is read meanwhile */
+	bool refused;    /* `out` is the last answer; what still comes is thrown away */
+	bool stops_loop; /* `out` ends with the answer to vmm.shutdown */
 };
 
 struct http_server {
 	struct loop *loop;
-	struct source source;		/* the listening socket */
-	int spare_fd;			/* given up for a moment to refuse a client when there are no numbers left */
+	struct source source; /* the listening socket */
+	int spare_fd;         /* given up for a moment to refuse a client when there are no numbers left */
 	http_handler *handler;
 	void *owner;
 	struct connection connections[HTTP_CONNECTIONS_MAX];
@@ -107,7 +107,7 @@ static int refuse(struct connection *c, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(why, sizeof(why), fmt, ap);
 	va_end(ap);
-	for (char *p = why; *p; p++)	/* quotes what the client wrote */
+	for (char *p = why; *p; p++) /* quotes what the client wrote */
 		if (*p < ' ' || *p > '~' || *p == '"' || *p == '\\')
 			*p = '?';
 	log_warn("api: request refused: %.200s", why);
@@ -186,8 +186,12 @@ static void answer(struct connection *c)
 {
 	struct http_server *s = c->server;
 	struct http_request request = {
-		.method = http_method_str((enum http_method)c->parser.method), .path = c->path,
-		.body = c->body.text, .body_len = c->body.len, .fds = c->fds, .n_fds = c->n_fds,
+		.method = http_method_str((enum http_method)c->parser.method),
+		.path = c->path,
+		.body = c->body.text,
+		.body_len = c->body.len,
+		.fds = c->fds,
+		.n_fds = c->n_fds,
 	};
 	struct http_response response = {};
 
@@ -195,8 +199,7 @@ static void answer(struct connection *c)
 	strbuf_printf(&c->out, "HTTP/1.1 %d \r\nServer: Cloud Hypervisor API\r\nConnection: keep-alive\r\n",
 		      response.status);
 	if (response.status != 204)
-		strbuf_printf(&c->out, "Content-Type: application/json\r\nContent-Length: %zu\r\n",
-			      response.body.len);
+		strbuf_printf(&c->out, "Content-Type: application/json\r\nContent-Length: %zu\r\n", response.body.len);
 	strbuf_puts(&c->out, "\r\n");
 	if (response.status != 204 && response.body.text)
 		strbuf_add(&c->out, response.body.text, response.body.len);

@@ -14,26 +14,26 @@
 #include "vmm/loop.h"
 
 enum {
-	HTTP_CONNECTIONS_MAX = 10,	/* one more is answered 503 */
-	HTTP_LINE_MAX = 1024,		/* request line, each header line, CR LF included */
-	HTTP_HEAD_MAX = 80 * 1024,	/* all lines together (the parser's own limit) */
+	HTTP_CONNECTIONS_MAX = 10, /* one more is answered 503 */
+	HTTP_LINE_MAX = 1024,      /* request line, each header line, CR LF included */
+	HTTP_HEAD_MAX = 80 * 1024, /* all lines together (the parser's own limit) */
 	HTTP_BODY_MAX = 4 << 20,
-	HTTP_FDS_MAX = 1024,		/* descriptors of one request */
+	HTTP_FDS_MAX = 1024, /* descriptors of one request */
 };
 
 struct http_request {
-	const char *method;		/* GET, PUT, PATCH or DELETE */
-	const char *path;		/* as sent, a query included; without http://host */
-	char *body;			/* body_len bytes and a NUL, writable; NULL when empty */
+	const char *method; /* GET, PUT, PATCH or DELETE */
+	const char *path;   /* as sent, a query included; without http://host */
+	char *body;         /* body_len bytes and a NUL, writable; NULL when empty */
 	size_t body_len;
-	int *fds;			/* came with the request; closed afterwards, but for those set to -1 */
+	int *fds; /* came with the request; closed afterwards, but for those set to -1 */
 	uint32_t n_fds;
 };
 
 struct http_response {
 	int status;
-	struct strbuf body;		/* JSON; not sent with 204 */
-	bool stops_loop;		/* loop_stop(loop, 0) once this was sent */
+	struct strbuf body; /* JSON; not sent with 204 */
+	bool stops_loop;    /* loop_stop(loop, 0) once this was sent */
 };
 
 /* Fills the zeroed response; must not touch the server. The request is valid during the call. */

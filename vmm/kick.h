@@ -19,19 +19,20 @@ struct virtio_pci;
 /* The thread of a busy device. */
 struct worker {
 	struct loop loop;
-	struct source stop;		/* an eventfd */
+	struct source stop; /* an eventfd */
 	pthread_t thread;
 	bool running;
 };
 
 struct kick {
-	struct source wake;		/* an eventfd in the worker's loop, made when first needed; else fd -1 */
+	struct source wake; /* an eventfd in the worker's loop, made when first needed; else fd -1 */
 	struct virtio_pci *transport;
 	unsigned queue;
-	unsigned wakes, spin_credit;	/* worker's own; credit: wakes after which it pays to look for more before sleeping */
-	uint32_t count, ahead;		/* exits so far; those that found the guest ahead */
-	bool attached;			/* KVM signals the eventfd, there are no exits any more */
-	uint64_t address;		/* attached: the register's */
+	unsigned wakes,
+		spin_credit;   /* worker's own; credit: wakes after which it pays to look for more before sleeping */
+	uint32_t count, ahead; /* exits so far; those that found the guest ahead */
+	bool attached;         /* KVM signals the eventfd, there are no exits any more */
+	uint64_t address;      /* attached: the register's */
 };
 
 void kick_init(struct kick *k, struct virtio_pci *transport, unsigned queue);

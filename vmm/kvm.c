@@ -38,7 +38,7 @@ int kvm_create_vm(struct kvm *kvm, struct err *err)
 
 	if (fd < 0)
 		return fd;
-	kvm->vm_fd = fd;	/* KVM opens it close-on-exec */
+	kvm->vm_fd = fd; /* KVM opens it close-on-exec */
 	return 0;
 }
 

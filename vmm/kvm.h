@@ -10,9 +10,9 @@
 #include "vmm/gmem.h"
 
 struct kvm {
-	int fd;			/* /dev/kvm */
+	int fd; /* /dev/kvm */
 	int vm_fd;
-	size_t run_bytes;	/* of a vCPU's shared page area */
+	size_t run_bytes; /* of a vCPU's shared page area */
 };
 
 /* Opens /dev/kvm and checks the API version; no VM yet. */

@@ -14,7 +14,7 @@
 #include "common/err.h"
 
 struct source {
-	int fd;				/* not owned */
+	int fd; /* not owned */
 	void (*ready)(struct source *s, uint32_t events);
 };
 
@@ -22,7 +22,7 @@ struct loop {
 	int epoll_fd;
 	bool stopped;
 	int exit_code;
-	struct epoll_event pending[16];	/* of the running round, so that a removed source is not called any more */
+	struct epoll_event pending[16]; /* of the running round, so that a removed source is not called any more */
 	int n_pending;
 };
 

@@ -112,7 +112,8 @@ static int copy_file(int from, int to, uint64_t size, struct err *err)
 			if (n < 0 && errno == EINTR)
 				continue;
 			if (n <= 0)
-				return err_sys(err, ERR_INTERNAL, "copy memory from the template at %lld", (long long)in);
+				return err_sys(err, ERR_INTERNAL, "copy memory from the template at %lld",
+					       (long long)in);
 		}
 	}
 	return 0;

@@ -11,8 +11,10 @@
 enum { CONTROL_ENABLE = 1 << 15, CONTROL_MASK = 1 << 14, VECTOR_MASKED = 1 };
 
 static const struct field entry_fields[] = {
-	F(struct msix_entry, msg_addr_lo, .flags = F_REQUIRED), F(struct msix_entry, msg_addr_hi, .flags = F_REQUIRED),
-	F(struct msix_entry, msg_data, .flags = F_REQUIRED), F(struct msix_entry, vector_ctl, .flags = F_REQUIRED),
+	F(struct msix_entry, msg_addr_lo, .flags = F_REQUIRED),
+	F(struct msix_entry, msg_addr_hi, .flags = F_REQUIRED),
+	F(struct msix_entry, msg_data, .flags = F_REQUIRED),
+	F(struct msix_entry, vector_ctl, .flags = F_REQUIRED),
 	F_END,
 };
 
@@ -48,8 +50,9 @@ void msix_done(struct msix *m)
 int msix_check(const struct msix *m, unsigned n_vectors, const char *what, struct err *err)
 {
 	if (m->n_table_entries != n_vectors || m->n_pba_entries != (n_vectors + 63) / 64)
-		return err_set(err, ERR_INVALID, "%s: msix_config has %u vectors and %u pending words, expected %u and %u",
-			       what, m->n_table_entries, m->n_pba_entries, n_vectors, (n_vectors + 63) / 64);
+		return err_set(err, ERR_INVALID,
+			       "%s: msix_config has %u vectors and %u pending words, expected %u and %u", what,
+			       m->n_table_entries, m->n_pba_entries, n_vectors, (n_vectors + 63) / 64);
 	return 0;
 }
 

@@ -15,7 +15,7 @@ struct msix_entry {
 struct msix {
 	struct msix_entry *table_entries;
 	uint32_t n_table_entries;
-	uint64_t *pba_entries;		/* a bit a vector */
+	uint64_t *pba_entries; /* a bit a vector */
 	uint32_t n_pba_entries;
 	bool masked, enabled;
 };

@@ -29,8 +29,8 @@ struct ondemand {
 	pthread_t thread;
 	bool has_thread;
 	_Atomic bool complete;
-	uint8_t *buf;		/* CHUNK_BYTES, page-aligned */
-	unsigned region;	/* background: where it stands */
+	uint8_t *buf;    /* CHUNK_BYTES, page-aligned */
+	unsigned region; /* background: where it stands */
 	uint64_t off;
 };
 
@@ -166,7 +166,8 @@ static void *pager(void *arg)
 
 	log_thread_name("pager");
 	for (;;) {
-		struct pollfd fds[2] = { { .fd = od->uffd, .events = POLLIN }, { .fd = od->stop_fd, .events = POLLIN } };
+		struct pollfd fds[2] = { { .fd = od->uffd, .events = POLLIN },
+					 { .fd = od->stop_fd, .events = POLLIN } };
 		int n = poll(fds, 2, fetching ? 0 : -1);
 		int ret = 0;
 		if (fds[1].revents)
@@ -175,7 +176,7 @@ static void *pager(void *arg)
 			ret = answer_faults(od);
 		else if (fetching)
 			ret = fetch_next(od);
-		if (ret < 0) {	/* the guest would see memory that it never had */
+		if (ret < 0) { /* the guest would see memory that it never had */
 			log_error("on-demand restore: a page cannot be read: errno %d", -ret);
 			_exit(1);
 		}

@@ -49,7 +49,7 @@ void pci_device_init(struct pci_device *dev, uint16_t vendor, uint16_t device, u
 	c->registers[0] = (uint32_t)device << 16 | vendor;
 	c->registers[REG_CLASS] = class_code << 8 | revision;
 	c->writable_bits[PCI_REG_COMMAND] = 0xffff;
-	c->writable_bits[3] = 0xff;	/* cache line size */
+	c->writable_bits[3] = 0xff; /* cache line size */
 	c->writable_bits[REG_INTERRUPT] = 0xff;
 }
 

@@ -20,9 +20,9 @@ struct bus;
 
 /* As in state.json ("pci_configuration"). */
 struct pci_bar {
-	uint32_t addr, size;	/* the register's value; the sizing mask */
+	uint32_t addr, size; /* the register's value; the sizing mask */
 	bool used;
-	uint8_t type;		/* enum pci_bar_type */
+	uint8_t type; /* enum pci_bar_type */
 	bool has_type;
 };
 
@@ -31,7 +31,7 @@ struct pci_config {
 	struct pci_bar bars[PCI_BARS];
 	uint32_t rom_bar_addr, rom_bar_size;
 	bool rom_bar_used;
-	uint32_t last_capability[2];	/* offset, length */
+	uint32_t last_capability[2]; /* offset, length */
 	uint32_t msix_cap_reg_idx;
 };
 
@@ -41,16 +41,16 @@ struct pci_device {
 	/* Before a read of `reg`, and after a write of `len` bytes at `off` in it. NULL: plain registers. */
 	void (*before_read)(struct pci_device *dev, unsigned reg);
 	void (*after_write)(struct pci_device *dev, unsigned reg, unsigned off, const void *data, unsigned len);
-	bool (*move_bar)(struct pci_device *dev, uint64_t from, uint64_t to);	/* BAR 0; false: stays */
-	uint64_t bar0;			/* where it is decoded now */
+	bool (*move_bar)(struct pci_device *dev, uint64_t from, uint64_t to); /* BAR 0; false: stays */
+	uint64_t bar0;                                                        /* where it is decoded now */
 };
 
 struct pci_bus {
 	pthread_mutex_t lock;
 	struct pci_device host_bridge;
 	struct pci_device *slot[PCI_SLOTS];
-	_Atomic uint32_t address;	/* the register at port 0xcf8; not in snapshots */
-	uint64_t next32, next64;	/* BARs are given out downward from here */
+	_Atomic uint32_t address; /* the register at port 0xcf8; not in snapshots */
+	uint64_t next32, next64;  /* BARs are given out downward from here */
 };
 
 extern const struct field pci_config_fields[];
@@ -60,8 +60,8 @@ void pci_bus_init(struct pci_bus *bus, uint64_t top32, uint64_t top64);
 /* A type 0 header: class 0xCCSSPP, subsystem ids equal the device's. */
 void pci_device_init(struct pci_device *dev, uint16_t vendor, uint16_t device, uint32_t class_code, uint8_t revision);
 /* Allocates BAR 0 of `size` bytes (power of two), aligned to 8 MiB in the 64-bit window, to its size below 4 GiB. */
-MUST_CHECK int pci_alloc_bar0(struct pci_bus *bus, struct pci_device *dev, uint32_t size, bool bar32,
-			      uint64_t lowest, struct err *err);
+MUST_CHECK int pci_alloc_bar0(struct pci_bus *bus, struct pci_device *dev, uint32_t size, bool bar32, uint64_t lowest,
+			      struct err *err);
 /* Appends a capability (its bytes without id and next); returns its offset. */
 unsigned pci_add_capability(struct pci_device *dev, uint8_t id, const void *body, unsigned bytes);
 /* First free slot from 1, or the wanted one. */

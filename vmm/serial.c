@@ -92,7 +92,7 @@ static uint8_t read_msr(const struct serial *p)
 
 	if (!(m & MCR_LOOP))
 		return p->s.modem_status;
-	return (uint8_t)((m & 0x0c) << 4 | (m & 0x02) << 3 | (m & 0x01) << 5);	/* the outputs, looped back */
+	return (uint8_t)((m & 0x0c) << 4 | (m & 0x02) << 3 | (m & 0x01) << 5); /* the outputs, looped back */
 }
 
 static uint8_t read_reg(struct serial *p, uint64_t off)
@@ -147,7 +147,7 @@ static void write_reg(struct serial *p, uint64_t off, uint8_t v)
 			break;
 		}
 		p->s.interrupt_enable = v & IER_MASK;
-		raise_cause(p, IER_TX, IIR_TX);	/* the transmitter is always empty */
+		raise_cause(p, IER_TX, IIR_TX); /* the transmitter is always empty */
 		if (p->s.line_status & LSR_DATA)
 			raise_cause(p, IER_RX, IIR_RX);
 		break;
@@ -203,7 +203,11 @@ int serial_new(struct vm *vm, struct console_config *cfg, struct serial **ret_se
 		.in_buffer = p->fifo,
 	};
 	struct bus_range range = {
-		.base = SERIAL_PORT, .size = SERIAL_PORTS, .dev = p, .read = serial_read, .write = serial_write,
+		.base = SERIAL_PORT,
+		.size = SERIAL_PORTS,
+		.dev = p,
+		.read = serial_read,
+		.write = serial_write,
 	};
 	if (chardev_open(&p->chardev, vm->loop, cfg, "serial", err) < 0 || bus_add(&vm->pio, &range, err) < 0) {
 		serial_free(p);

@@ -25,7 +25,7 @@ struct serial {
 	struct chardev chardev;
 	pthread_mutex_t lock;
 	struct serial_state s;
-	uint8_t fifo[SERIAL_FIFO_BYTES + 256];	/* s.in_buffer points here */
+	uint8_t fifo[SERIAL_FIFO_BYTES + 256]; /* s.in_buffer points here */
 };
 
 extern const struct field serial_state_fields[];

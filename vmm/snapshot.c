@@ -71,7 +71,8 @@ static int read_json(int dir_fd, const char *dir, const char *name, const char *
 
 static int open_files(struct snapshot *snap, int dir_fd, struct err *err)
 {
-	if (read_json(dir_fd, snap->dir, "config.json", "VM config snapshot", &snap->config_text, &snap->config, err) < 0 ||
+	if (read_json(dir_fd, snap->dir, "config.json", "VM config snapshot", &snap->config_text, &snap->config, err) <
+		    0 ||
 	    read_json(dir_fd, snap->dir, "state.json", "VM state snapshot", &snap->state_text, &snap->state, err) < 0)
 		return err_wrap(err, "Failed to receive migratable component snapshot");
 	snap->mem_fd = open_file(dir_fd, snap->dir, "memory-ranges", "snapshot", &snap->mem_bytes, err);
@@ -110,7 +111,10 @@ struct memory_range {
 };
 
 struct memory_state {
-	struct { struct memory_range *data; uint32_t n_data; } memory_ranges;
+	struct {
+		struct memory_range *data;
+		uint32_t n_data;
+	} memory_ranges;
 };
 
 typedef __typeof__(((struct memory_state *)0)->memory_ranges) range_list;
@@ -139,8 +143,8 @@ static int check_ranges(const struct memory_state *s, const struct gmem *mem, st
 		const struct memory_range *r = &s->memory_ranges.data[i];
 		if (r->gpa != mem->region[i].gpa || r->length != mem->region[i].size)
 			return err_set(err, ERR_INVALID,
-				       "state.json: memory-manager: range %u is 0x%llx+0x%llx, expected 0x%llx+0x%llx", i,
-				       (unsigned long long)r->gpa, (unsigned long long)r->length,
+				       "state.json: memory-manager: range %u is 0x%llx+0x%llx, expected 0x%llx+0x%llx",
+				       i, (unsigned long long)r->gpa, (unsigned long long)r->length,
 				       (unsigned long long)mem->region[i].gpa, (unsigned long long)mem->region[i].size);
 	}
 	return 0;
@@ -187,7 +191,8 @@ static void save_memory_manager(const struct vm *vm, struct strbuf *out)
 			      i ? "," : "", i, (unsigned long long)mem->region[i].gpa,
 			      (unsigned long long)mem->region[i].size, (unsigned long long)mem->region[i].file_offset);
 	uint64_t device_area = arch_device_area(last->gpa + last->size);
-	strbuf_printf(&s, "],\"start_of_device_area\":%llu,\"boot_ram\":%llu,\"current_ram\":%llu,\"arch_mem_regions\":",
+	strbuf_printf(&s,
+		      "],\"start_of_device_area\":%llu,\"boot_ram\":%llu,\"current_ram\":%llu,\"arch_mem_regions\":",
 		      (unsigned long long)device_area, (unsigned long long)mem->size, (unsigned long long)mem->size);
 	arch_memory_regions_save(&s);
 	strbuf_puts(&s, ",\"hotplug_slots\":[");
@@ -285,7 +290,8 @@ static int write_text(int fd, const char *name, const struct strbuf *text, struc
 static int write_files(struct vm *vm, const int fd[N_FILES], const struct strbuf *config, const struct strbuf *state,
 		       struct err *err)
 {
-	if (write_text(fd[CONFIG], "config.json", config, err) < 0 || write_text(fd[STATE], "state.json", state, err) < 0)
+	if (write_text(fd[CONFIG], "config.json", config, err) < 0 ||
+	    write_text(fd[STATE], "state.json", state, err) < 0)
 		return err->num;
 	if (memfile_write(fd[MEMORY], &vm->mem, err) < 0)
 		return err_wrap(err, "write memory-ranges");

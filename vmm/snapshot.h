@@ -11,9 +11,9 @@
 
 struct snapshot {
 	char *dir;
-	int mem_fd;			/* memory-ranges, read-only */
+	int mem_fd; /* memory-ranges, read-only */
 	uint64_t mem_bytes;
-	char *config_text, *state_text;	/* the JSON below points into them */
+	char *config_text, *state_text; /* the JSON below points into them */
 	struct json config, state;
 };
 

@@ -47,8 +47,9 @@ static int take_fd(int given, int *ret_fd, struct err *err)
 	if (ioctl(given, TUNGETIFF, &ifr) < 0 || !(ifr.ifr_flags & IFF_TAP))
 		return err_set(err, ERR_INVALID, "descriptor %d is not a tap", given);
 	if (!(ifr.ifr_flags & IFF_VNET_HDR))
-		return err_set(err, ERR_INVALID, "descriptor %d is a tap (%s) without virtio-net headers (IFF_VNET_HDR)",
-			       given, ifr.ifr_name);
+		return err_set(err, ERR_INVALID,
+			       "descriptor %d is a tap (%s) without virtio-net headers (IFF_VNET_HDR)", given,
+			       ifr.ifr_name);
 	int fd = fcntl(given, F_DUPFD_CLOEXEC, 3);
 	if (fd < 0)
 		return err_sys(err, ERR_INTERNAL, "duplicate descriptor %d", given);
@@ -108,7 +109,8 @@ static int configure(const struct net_config *cfg, const char *name, bool existe
 
 static int open_queue(const char *name, bool multi_queue, char ret_name[IFNAMSIZ], int *ret_fd, struct err *err)
 {
-	struct ifreq ifr = { .ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (multi_queue ? IFF_MULTI_QUEUE : 0)) };
+	struct ifreq ifr = { .ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR |
+						  (multi_queue ? IFF_MULTI_QUEUE : 0)) };
 	autoclose int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
 
 	if (fd < 0)
@@ -150,7 +152,8 @@ int tap_open(struct net_config *cfg, int fds[TAP_MAX_QUEUES], struct err *err)
 	for (unsigned i = 0; i < TAP_MAX_QUEUES; i++)
 		fds[i] = -1;
 	if (n > TAP_MAX_QUEUES)
-		return err_set(err, ERR_INVALID, "net '%s': %u queue pairs are more than %d", cfg->id, n, TAP_MAX_QUEUES);
+		return err_set(err, ERR_INVALID, "net '%s': %u queue pairs are more than %d", cfg->id, n,
+			       TAP_MAX_QUEUES);
 	if (cfg->fds)
 		for (unsigned i = 0; i < n && r >= 0; i++)
 			r = take_fd(cfg->fds[i], &fds[i], err);
@@ -174,7 +177,7 @@ void tap_use_queue(int fd, bool use)
 {
 	struct ifreq ifr = { .ifr_flags = use ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE };
 
-	(void)ioctl(fd, TUNSETQUEUE, &ifr);	/* EINVAL: it is so already */
+	(void)ioctl(fd, TUNSETQUEUE, &ifr); /* EINVAL: it is so already */
 }
 
 unsigned tap_mtu(int fd)

@@ -102,14 +102,15 @@ static void dispatch_exit(struct vcpu *vcpu)
 		return;
 	case KVM_EXIT_INTR:
 		return;
-	case KVM_EXIT_SHUTDOWN:	/* triple fault: the guest resets */
+	case KVM_EXIT_SHUTDOWN: /* triple fault: the guest resets */
 		log_info("vCPU %u: triple fault, the guest resets", vcpu->index);
 		vm_guest_event(vcpu->vm, GUEST_RESET);
 		return;
 	default:
 		if (arch_vcpu_exit(vcpu))
 			return;
-		log_error("vCPU %u: KVM exit %u (%s), sub-error %u: the guest cannot go on", vcpu->index, run->exit_reason,
+		log_error("vCPU %u: KVM exit %u (%s), sub-error %u: the guest cannot go on", vcpu->index,
+			  run->exit_reason,
 			  run->exit_reason == KVM_EXIT_INTERNAL_ERROR ? "internal error"
 			  : run->exit_reason == KVM_EXIT_FAIL_ENTRY   ? "entry failed"
 								      : "unknown",
@@ -143,7 +144,7 @@ static void run_once(struct vcpu *vcpu)
 		exit_cost_ns = took < exit_cost_ns ? took : exit_cost_ns;
 		dispatch_exit(vcpu);
 	} else if (errno == EINTR || errno == EAGAIN) {
-		vcpu->run->immediate_exit = 0;	/* the goal is looked at next, and was set before the kick */
+		vcpu->run->immediate_exit = 0; /* the goal is looked at next, and was set before the kick */
 	} else {
 		log_error("vCPU %u: KVM_RUN: errno %d", vcpu->index, errno);
 		vm_guest_event(vcpu->vm, GUEST_FAULT);
@@ -216,7 +217,7 @@ int vcpus_start(struct vm *vm, vcpu_prepare_fn prepare, void *arg, struct err *e
 	sigaction(KICK_SIGNAL, &kick, NULL);
 	sigfillset(&all);
 	sigdelset(&all, KICK_SIGNAL);
-	pthread_sigmask(SIG_SETMASK, &all, &old);	/* signals are the main thread's; the threads inherit this */
+	pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are the main thread's; the threads inherit this */
 	int r = 0;
 	for (unsigned i = 0; i < vm->vcpus.n && r == 0; i++) {
 		struct vcpu *vcpu = &vm->vcpus.vcpu[i];

@@ -22,7 +22,7 @@ struct vcpu {
 	struct kvm_run *run;
 	pthread_t thread;
 	bool has_thread;
-	struct err err;			/* of the thread's preparation; read by vcpus_wait() */
+	struct err err; /* of the thread's preparation; read by vcpus_wait() */
 };
 
 /* What a vCPU's thread does once before it parks: loading saved state, on all vCPUs at once. */
@@ -32,13 +32,13 @@ typedef int (*vcpu_prepare_fn)(struct vcpu *vcpu, void *arg, struct err *err);
 enum vcpu_goal { VCPUS_PARK, VCPUS_RUN, VCPUS_QUIT };
 
 struct vcpus {
-	struct vcpu *vcpu;		/* array of n */
+	struct vcpu *vcpu; /* array of n */
 	unsigned n;
 	pthread_mutex_t lock;
-	pthread_cond_t changed;		/* goal or n_parked */
-	_Atomic int goal;		/* enum vcpu_goal: read without the lock between two runs */
+	pthread_cond_t changed; /* goal or n_parked */
+	_Atomic int goal;       /* enum vcpu_goal: read without the lock between two runs */
 	unsigned n_parked;
-	vcpu_prepare_fn prepare;	/* NULL: nothing */
+	vcpu_prepare_fn prepare; /* NULL: nothing */
 	void *prepare_arg;
 };
 

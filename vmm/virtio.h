@@ -26,10 +26,10 @@ struct virtio_pci;
 
 struct virtio_device_ops {
 	const char *name;
-	uint16_t type;			/* VIRTIO_ID_… */
-	uint32_t pci_class;		/* class, subclass, interface: 0x020000 … */
-	bool bar32;			/* Cloud Hypervisor puts this kind's BAR below 4 GiB */
-	uint16_t config_bytes;		/* of the device's configuration space; 0: no such capability */
+	uint16_t type;         /* VIRTIO_ID_… */
+	uint32_t pci_class;    /* class, subclass, interface: 0x020000 … */
+	bool bar32;            /* Cloud Hypervisor puts this kind's BAR below 4 GiB */
+	uint16_t config_bytes; /* of the device's configuration space; 0: no such capability */
 	/* DRIVER_OK, or the queues of a restored device are live: begin. */
 	void (*activate)(struct virtio_dev *vdev);
 	/* The queues go away: finish or drop what is in flight. */
@@ -52,18 +52,18 @@ struct virtio_device_ops {
 
 struct virtio_dev {
 	const struct virtio_device_ops *ops;
-	char id[80];			/* "_disk0", or what the user said */
+	char id[80]; /* "_disk0", or what the user said */
 	const struct gmem *mem;
 	struct virtio_pci *transport;
 	pthread_mutex_t lock;
 	uint64_t avail_features, acked_features;
-	void *config;			/* ops->config_bytes, inside the device's struct */
-	struct vring *queue;		/* n_queues, owned */
+	void *config;        /* ops->config_bytes, inside the device's struct */
+	struct vring *queue; /* n_queues, owned */
 	unsigned n_queues;
-	bool active;			/* between activate() and reset() */
-	bool complained;		/* of the guest, in the log: once is enough */
-	bool broken;			/* the guest broke a ring: DEVICE_NEEDS_RESET was set */
-	bool paused;			/* notifications wait for the resume */
+	bool active;     /* between activate() and reset() */
+	bool complained; /* of the guest, in the log: once is enough */
+	bool broken;     /* the guest broke a ring: DEVICE_NEEDS_RESET was set */
+	bool paused;     /* notifications wait for the resume */
 };
 
 /* Sets up the common part; every queue gets max_size = size = queue_size. */

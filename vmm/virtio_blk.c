@@ -17,11 +17,26 @@
 #include "common/uring.h"
 #include "vmm/devices.h"
 
-enum { SECTOR_SHIFT = 9, SECTOR_BYTES = 512, ID_BYTES = 20, INLINE_SEGMENTS = 4, RING_MAX = 1024,
-       BOUNCE_MAX_BYTES = 64 << 20,
-       CACHED_WRITE_MAX_BYTES = 256 << 10 };
-enum { F_SEG_MAX = 2, F_RO = 5, F_BLK_SIZE = 6, F_FLUSH = 9, F_TOPOLOGY = 10, F_CONFIG_WCE = 11, F_MQ = 12,
-       F_DISCARD = 13, F_WRITE_ZEROES = 14 };
+enum {
+	SECTOR_SHIFT = 9,
+	SECTOR_BYTES = 512,
+	ID_BYTES = 20,
+	INLINE_SEGMENTS = 4,
+	RING_MAX = 1024,
+	BOUNCE_MAX_BYTES = 64 << 20,
+	CACHED_WRITE_MAX_BYTES = 256 << 10
+};
+enum {
+	F_SEG_MAX = 2,
+	F_RO = 5,
+	F_BLK_SIZE = 6,
+	F_FLUSH = 9,
+	F_TOPOLOGY = 10,
+	F_CONFIG_WCE = 11,
+	F_MQ = 12,
+	F_DISCARD = 13,
+	F_WRITE_ZEROES = 14
+};
 enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
 enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
 enum { WRITE_ZEROES_UNMAP = 1 };
@@ -34,7 +49,7 @@ struct geometry {
 
 /* virtio 1.2, 5.2.4; names as in state.json. */
 struct blk_space {
-	uint64_t capacity;	/* sectors */
+	uint64_t capacity; /* sectors */
 	uint32_t size_max, seg_max;
 	struct geometry geometry;
 	uint32_t blk_size;
@@ -67,13 +82,13 @@ struct range_segment {
 
 struct request {
 	struct request *next_free;
-	uint8_t *status;		/* in guest RAM */
-	uint64_t offset, len;		/* in the image; len: bytes of data */
-	struct iovec *iov;		/* data segments: own, or `few` */
+	uint8_t *status;      /* in guest RAM */
+	uint64_t offset, len; /* in the image; len: bytes of data */
+	struct iovec *iov;    /* data segments: own, or `few` */
 	unsigned n_iov;
 	struct iovec few[INLINE_SEGMENTS];
-	void *bounce;			/* see make_bounce() */
-	struct iovec *guest_iov;	/* with a bounce buffer: the guest's own */
+	void *bounce;            /* see make_bounce() */
+	struct iovec *guest_iov; /* with a bounce buffer: the guest's own */
 	unsigned n_guest_iov;
 	uint32_t type, flags;
 	uint16_t head, queue;
@@ -86,17 +101,20 @@ struct blk {
 	char *path;
 	char serial[ID_BYTES];
 	int fd;
-	int lock_fd;		/* the lock's own open file: a ring lets go of its files only some time after we ended */
+	int lock_fd; /* the lock's own open file: a ring lets go of its files only some time after we ended */
 	bool readonly, direct, no_uring, has_ring;
 	struct io_uring ring;
-	struct source done;		/* eventfd of completions that were not immediate */
-	struct loop *loop;		/* which waits for them */
+	struct source done; /* eventfd of completions that were not immediate */
+	struct loop *loop;  /* which waits for them */
 	struct request *requests, *free_list;
 	unsigned in_flight, n_requests;
 };
 
 static const struct field geometry_fields[] = {
-	F(struct geometry, cylinders), F(struct geometry, heads), F(struct geometry, sectors), F_END,
+	F(struct geometry, cylinders),
+	F(struct geometry, heads),
+	F(struct geometry, sectors),
+	F_END,
 };
 
 static const struct field space_fields[] = {
@@ -171,7 +189,7 @@ static bool take_segments(struct request *rq, const struct chain *c, bool fill)
 		v.iov_len -= cut;
 		skip -= cut;
 		if (fill && i == n - 1)
-			v.iov_len--;	/* the status */
+			v.iov_len--; /* the status */
 		if (v.iov_len == 0)
 			continue;
 		rq->guest_iov[rq->n_guest_iov++] = v;
@@ -399,7 +417,7 @@ static bool start(struct blk *blk, unsigned queue, const struct chain *c)
 	} else if (rq->type == T_GET_ID) {
 		get_id(blk, rq);
 	} else if (blk->has_ring && !is_cached_write(blk, rq)) {
-		prepare(blk, rq, io_uring_get_sqe(&blk->ring));	/* an entry for each request: never NULL */
+		prepare(blk, rq, io_uring_get_sqe(&blk->ring)); /* an entry for each request: never NULL */
 		blk->in_flight++;
 	} else {
 		complete(blk, rq, execute(blk, rq));
@@ -441,7 +459,7 @@ static void submit(struct blk *blk)
 		}
 	}
 	(void)io_uring_cq_eventfd_toggle(&blk->ring, true);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);	/* a completion before the switch is seen here, one after it signals */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* a completion before the switch is seen here, one after it signals */
 	reap(blk);
 }
 
@@ -582,7 +600,8 @@ static int blk_load(struct virtio_dev *vdev, const struct json_node *state, stru
 		return err_set(err, ERR_INVALID, "disk image '%s' has %llu sectors, the guest was told %llu", blk->path,
 			       (unsigned long long)blk->space.capacity, (unsigned long long)s.config.capacity);
 	if (blk->readonly && !(s.avail_features >> F_RO & 1))
-		return err_set(err, ERR_INVALID, "disk '%s' is read-only now, the guest was told that it is not", vdev->id);
+		return err_set(err, ERR_INVALID, "disk '%s' is read-only now, the guest was told that it is not",
+			       vdev->id);
 	blk->space = s.config;
 	return virtio_load_features(vdev, s.avail_features, s.acked_features, err);
 }
@@ -591,7 +610,7 @@ static void blk_free(struct virtio_dev *vdev)
 {
 	struct blk *blk = container_of(vdev, struct blk, vdev);
 
-	if (blk->loop)	/* also when a worker had it: the main loop may have seen it before */
+	if (blk->loop) /* also when a worker had it: the main loop may have seen it before */
 		loop_del(blk->vm->loop, &blk->done);
 	if (blk->has_ring) {
 		drain(vdev);
@@ -653,8 +672,8 @@ static int image_bytes(const struct blk *blk, const struct stat *st, uint64_t *r
 	if (!S_ISBLK(st->st_mode) && !S_ISREG(st->st_mode))
 		return err_set(err, ERR_INVALID, "disk image '%s' is neither a file nor a block device", blk->path);
 	if (bytes == 0 || bytes % SECTOR_BYTES)
-		return err_set(err, ERR_INVALID, "disk image '%s' has %llu bytes: not a positive multiple of %d", blk->path,
-			       (unsigned long long)bytes, SECTOR_BYTES);
+		return err_set(err, ERR_INVALID, "disk image '%s' has %llu bytes: not a positive multiple of %d",
+			       blk->path, (unsigned long long)bytes, SECTOR_BYTES);
 	*ret_bytes = bytes;
 	return 0;
 }
@@ -666,9 +685,10 @@ static int check_format(const struct blk *blk, struct disk_config *cfg, struct e
 
 	if (cfg->image_type == IMAGE_UNKNOWN && pread(blk->fd, magic, sizeof(magic), 0) == sizeof(magic) &&
 	    memcmp(magic, QCOW2_MAGIC, sizeof(magic)) == 0)
-		return err_set(err, ERR_INVALID,
-			       "disk image '%s' looks like qcow2, which is not supported (image_type=raw to use it as it is)",
-			       blk->path);
+		return err_set(
+			err, ERR_INVALID,
+			"disk image '%s' looks like qcow2, which is not supported (image_type=raw to use it as it is)",
+			blk->path);
 	cfg->image_type = IMAGE_RAW;
 	return 0;
 }

@@ -19,7 +19,7 @@ struct console {
 	struct virtio_dev vdev;
 	struct chardev chardev;
 	struct console_space space;
-	uint8_t input[INPUT_MAX_BYTES];	/* came when the guest had no buffer */
+	uint8_t input[INPUT_MAX_BYTES]; /* came when the guest had no buffer */
 	uint32_t n_input;
 };
 

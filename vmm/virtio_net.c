@@ -14,15 +14,30 @@
 #include "vmm/devices.h"
 #include "vmm/tap.h"
 
-enum { F_CSUM = 0, F_GUEST_CSUM = 1, F_CTRL_GUEST_OFFLOADS = 2, F_MTU = 3, F_MAC = 5, F_GUEST_TSO4 = 7, F_GUEST_TSO6 = 8,
-       F_GUEST_ECN = 9, F_GUEST_UFO = 10, F_HOST_TSO4 = 11, F_HOST_TSO6 = 12, F_HOST_ECN = 13, F_HOST_UFO = 14,
-       F_STATUS = 16, F_CTRL_VQ = 17, F_GUEST_ANNOUNCE = 21, F_MQ = 22 };
+enum {
+	F_CSUM = 0,
+	F_GUEST_CSUM = 1,
+	F_CTRL_GUEST_OFFLOADS = 2,
+	F_MTU = 3,
+	F_MAC = 5,
+	F_GUEST_TSO4 = 7,
+	F_GUEST_TSO6 = 8,
+	F_GUEST_ECN = 9,
+	F_GUEST_UFO = 10,
+	F_HOST_TSO4 = 11,
+	F_HOST_TSO6 = 12,
+	F_HOST_ECN = 13,
+	F_HOST_UFO = 14,
+	F_STATUS = 16,
+	F_CTRL_VQ = 17,
+	F_GUEST_ANNOUNCE = 21,
+	F_MQ = 22
+};
 enum { STATUS_LINK_UP = 1, STATUS_ANNOUNCE = 2 };
 enum { CLASS_ANNOUNCE = 3, CLASS_MQ = 4, CLASS_OFFLOADS = 5, CTRL_OK = 0, CTRL_ERR = 1 };
 enum { FRAME_MAX_BYTES = VNET_HEADER_BYTES + ETH_HLEN + 4 + 65536, RX_BATCH = 64 };
 #define BIT(n) (1ULL << (n))
-#define GUEST_OFFLOADS \
-	(BIT(F_GUEST_CSUM) | BIT(F_GUEST_TSO4) | BIT(F_GUEST_TSO6) | BIT(F_GUEST_ECN) | BIT(F_GUEST_UFO))
+#define GUEST_OFFLOADS (BIT(F_GUEST_CSUM) | BIT(F_GUEST_TSO4) | BIT(F_GUEST_TSO6) | BIT(F_GUEST_ECN) | BIT(F_GUEST_UFO))
 
 /* virtio 1.2, 5.1.4; names as in state.json. */
 struct net_space {
@@ -32,7 +47,7 @@ struct net_space {
 	uint8_t duplex;
 } __attribute__((packed));
 
-struct saved_space {	/* the same, aligned */
+struct saved_space { /* the same, aligned */
 	uint8_t mac[MAC_BYTES];
 	uint16_t status, max_virtqueue_pairs, mtu;
 	uint32_t speed;
@@ -44,7 +59,7 @@ struct net_state {
 	struct saved_space config;
 	uint16_t *queue_size;
 	uint32_t n_queue_size;
-	uint16_t used_queue_pairs;	/* ours: absent in Cloud Hypervisor's */
+	uint16_t used_queue_pairs; /* ours: absent in Cloud Hypervisor's */
 	bool has_used_queue_pairs;
 };
 
@@ -52,7 +67,7 @@ struct pair {
 	struct source tap;
 	struct net *net;
 	unsigned index;
-	bool waiting;		/* for EPOLLIN: the guest has buffers */
+	bool waiting; /* for EPOLLIN: the guest has buffers */
 };
 
 struct net {
@@ -60,8 +75,8 @@ struct net {
 	struct vm *vm;
 	struct net_space space;
 	struct pair *pair;
-	unsigned n_pairs, used_pairs;	/* used: as the driver set them (VIRTIO_NET_CTRL_MQ) */
-	bool announce;			/* the guest is asked to announce itself */
+	unsigned n_pairs, used_pairs; /* used: as the driver set them (VIRTIO_NET_CTRL_MQ) */
+	bool announce;                /* the guest is asked to announce itself */
 };
 
 static const struct field space_fields[] = {
@@ -112,7 +127,7 @@ static ssize_t receive(const struct pair *p, const struct chain *c)
 	struct iovec *fill = c->iov + c->n_read;
 	unsigned used = c->n_write < IOV_MAX ? c->n_write : IOV_MAX - 1;
 
-	fill[used] = (struct iovec){ overflow, sizeof(overflow) };	/* see struct chain: room for one more */
+	fill[used] = (struct iovec){ overflow, sizeof(overflow) }; /* see struct chain: room for one more */
 	ssize_t n = readv(p->tap.fd, fill, (int)used + 1);
 	if (n < 0)
 		return -errno;
@@ -143,7 +158,7 @@ static void receive_frames(struct pair *p)
 			}
 		}
 		ssize_t n = receive(p, &c);
-		if (n < 0)	/* lost, or none there: the buffers serve for the next */
+		if (n < 0) /* lost, or none there: the buffers serve for the next */
 			vring_unpop(&vdev->queue[queue]);
 		if (n >= 0) {
 			set_num_buffers(&c);
@@ -163,7 +178,7 @@ static void on_frames(struct source *s, uint32_t events)
 	pthread_mutex_lock(&vdev->lock);
 	if (events & EPOLLIN)
 		receive_frames(p);
-	else if (events & (EPOLLERR | EPOLLHUP))	/* the interface is gone */
+	else if (events & (EPOLLERR | EPOLLHUP)) /* the interface is gone */
 		loop_del(p->net->vm->loop, s);
 	pthread_mutex_unlock(&vdev->lock);
 }
@@ -203,8 +218,10 @@ static void transmit_frames(struct pair *p)
 
 static void set_offloads(struct net *net, uint64_t offloads)
 {
-	static const struct { unsigned feature, tun; } map[] = {
-		{ F_GUEST_CSUM, TUN_F_CSUM },	 { F_GUEST_TSO4, TUN_F_TSO4 }, { F_GUEST_TSO6, TUN_F_TSO6 },
+	static const struct {
+		unsigned feature, tun;
+	} map[] = {
+		{ F_GUEST_CSUM, TUN_F_CSUM },   { F_GUEST_TSO4, TUN_F_TSO4 }, { F_GUEST_TSO6, TUN_F_TSO6 },
 		{ F_GUEST_ECN, TUN_F_TSO_ECN }, { F_GUEST_UFO, TUN_F_UFO },
 	};
 	unsigned tun = 0;
@@ -283,7 +300,7 @@ static void net_notify(struct virtio_dev *vdev, unsigned queue)
 	else if (queue % 2)
 		transmit_frames(&net->pair[queue / 2]);
 	else
-		wait_for_frames(&net->pair[queue / 2], true);	/* new buffers */
+		wait_for_frames(&net->pair[queue / 2], true); /* new buffers */
 }
 
 /* ---- life ---- */
@@ -311,7 +328,7 @@ static void net_reset(struct virtio_dev *vdev)
 	struct net *net = container_of(vdev, struct net, vdev);
 
 	stop_receiving(vdev);
-	use_pairs(net, 1);	/* until the driver asks for more */
+	use_pairs(net, 1); /* until the driver asks for more */
 	net->announce = false;
 	net->space.status = 0;
 }
@@ -330,8 +347,12 @@ static void send_rarp(const struct net *net)
 		uint8_t sender[6], sender_ip[4], target[6], target_ip[4];
 		uint8_t padding[18];
 	} __attribute__((packed)) f = {
-		.type = htobe16(ETH_P_RARP), .hw = htobe16(1), .proto = htobe16(ETH_P_IP),
-		.hw_len = 6, .proto_len = 4, .op = htobe16(3),
+		.type = htobe16(ETH_P_RARP),
+		.hw = htobe16(1),
+		.proto = htobe16(ETH_P_IP),
+		.hw_len = 6,
+		.proto_len = 4,
+		.op = htobe16(3),
 	};
 
 	memset(f.dst, 0xff, sizeof(f.dst));
@@ -444,8 +465,7 @@ static int set_mac(struct net *net, struct net_config *cfg, struct err *err)
 	char text[18];
 
 	if (cfg->mac)
-		return mac_parse(cfg->mac, m) ? 0
-					      : err_set(err, ERR_INVALID, "'%s' is not a MAC address", cfg->mac);
+		return mac_parse(cfg->mac, m) ? 0 : err_set(err, ERR_INVALID, "'%s' is not a MAC address", cfg->mac);
 	if (getrandom(m, MAC_BYTES, 0) != MAC_BYTES)
 		return err_sys(err, ERR_INTERNAL, "choose a MAC address");
 	m[0] = 0x2e;

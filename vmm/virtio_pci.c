@@ -34,7 +34,7 @@ enum { ISR_CONFIG = 2 };
 struct cap_body {
 	uint8_t len, type, bar, id, padding[2];
 	uint32_t offset, length;
-	uint32_t extra;		/* notify: multiplier; PCI-cfg: the data window */
+	uint32_t extra; /* notify: multiplier; PCI-cfg: the data window */
 } __attribute__((packed));
 
 /* ---- saved state ---- */
@@ -168,7 +168,7 @@ static void write_status(struct virtio_pci *t, uint8_t status)
 	}
 	if ((status & STATUS_FEATURES_OK) && !virtio_has(t->vdev, VIRTIO_F_VERSION_1))
 		status &= (uint8_t)~STATUS_FEATURES_OK;
-	t->driver_status |= status;	/* 2.1.1: the driver does not clear bits */
+	t->driver_status |= status; /* 2.1.1: the driver does not clear bits */
 	if ((t->driver_status & STATUS_DRIVER_OK) && !t->vdev->active && !t->vdev->broken)
 		virtio_activate(t->vdev);
 }
@@ -414,14 +414,16 @@ static void add_capabilities(struct virtio_pci *t)
 	unsigned at = pci_add_capability(&t->pci, PCI_CAP_MSIX, body, sizeof(body));
 	t->pci.cfg.msix_cap_reg_idx = at / 4;
 	t->pci.cfg.writable_bits[at / 4] = 0xc0000000;
-	t->pci.cfg.last_capability[1] = sizeof(body);	/* as Cloud Hypervisor counts the last one */
+	t->pci.cfg.last_capability[1] = sizeof(body); /* as Cloud Hypervisor counts the last one */
 }
 
 /* ---- life ---- */
 
 static int map_bar(struct virtio_pci *t, struct err *err)
 {
-	struct bus_range bar = { .base = t->pci.bar0, .size = BAR_BYTES, .dev = t, .read = bar_read, .write = bar_write };
+	struct bus_range bar = {
+		.base = t->pci.bar0, .size = BAR_BYTES, .dev = t, .read = bar_read, .write = bar_write
+	};
 
 	return bus_add(&t->vm->mmio, &bar, err);
 }
@@ -452,7 +454,7 @@ static int attach(struct vm *vm, struct virtio_pci *t, int wanted_slot, struct e
 	reset_device(t);
 	if (pci_attach(&vm->pci, &t->pci, wanted_slot, err) < 0)
 		return err_wrap(err, "device '%s'", vdev->id);
-	return vm->restored ? 0 : map_bar(t, err);	/* restored: where the snapshot says, see load_pci() */
+	return vm->restored ? 0 : map_bar(t, err); /* restored: where the snapshot says, see load_pci() */
 }
 
 int virtio_pci_attach(struct vm *vm, struct virtio_dev *vdev, int wanted_slot, struct err *err)
@@ -540,8 +542,7 @@ static int check_queues(const struct virtio_pci *t, const struct saved_device *s
 		return err_set(err, ERR_INVALID, "state.json: %s: %u queues, the configuration has %u", t->id,
 			       s->n_queues, t->vdev->n_queues);
 	for (unsigned i = 0; i < s->n_queues; i++)
-		if (s->queues[i].size > s->queues[i].max_size ||
-		    s->queues[i].max_size != t->vdev->queue[i].s.max_size)
+		if (s->queues[i].size > s->queues[i].max_size || s->queues[i].max_size != t->vdev->queue[i].s.max_size)
 			return err_set(err, ERR_INVALID, "state.json: %s: queue %u has size %u of %u, configured is %u",
 				       t->id, i, s->queues[i].size, s->queues[i].max_size,
 				       t->vdev->queue[i].s.max_size);
@@ -644,11 +645,12 @@ void virtio_pci_tree(const struct virtio_pci *t, struct strbuf *out)
 {
 	bool bar32 = t->vdev->ops->bar32;
 
-	strbuf_printf(out,
-		      "\"%s\":{\"id\":\"%s\",\"resources\":[{\"PciBar\":{\"index\":0,\"base\":%llu,\"size\":%d,"
-		      "\"type_\":\"%s\",\"prefetchable\":false}}],\"children\":[\"%s\"],\"pci_bdf\":\"0000:00:%02x.0\"},",
-		      t->id, t->id, (unsigned long long)t->pci.bar0, BAR_BYTES, bar32 ? "Mmio32" : "Mmio64", t->vdev->id,
-		      t->pci.slot);
+	strbuf_printf(
+		out,
+		"\"%s\":{\"id\":\"%s\",\"resources\":[{\"PciBar\":{\"index\":0,\"base\":%llu,\"size\":%d,"
+		"\"type_\":\"%s\",\"prefetchable\":false}}],\"children\":[\"%s\"],\"pci_bdf\":\"0000:00:%02x.0\"},",
+		t->id, t->id, (unsigned long long)t->pci.bar0, BAR_BYTES, bar32 ? "Mmio32" : "Mmio64", t->vdev->id,
+		t->pci.slot);
 	strbuf_printf(out, "\"%s\":{\"id\":\"%s\",\"resources\":[],\"parent\":\"%s\",\"children\":[]}", t->vdev->id,
 		      t->vdev->id, t->id);
 }

@@ -20,17 +20,17 @@ struct virtio_pci {
 	struct vm *vm;
 	struct virtio_dev *vdev;
 	struct msix msix;
-	struct kick *kick;		/* one for each queue */
-	struct worker worker;		/* of a busy device */
-	char id[96];			/* "_virtio-pci-" + vdev->id */
+	struct kick *kick;    /* one for each queue */
+	struct worker worker; /* of a busy device */
+	char id[96];          /* "_virtio-pci-" + vdev->id */
 	/* Common configuration; names as in state.json. */
 	uint8_t driver_status, config_generation;
 	uint32_t device_feature_select, driver_feature_select;
 	uint16_t queue_select, msix_config;
-	uint16_t *msix_queues;		/* a vector for each queue */
-	uint64_t interrupt_status;	/* the ISR register */
+	uint16_t *msix_queues;     /* a vector for each queue */
+	uint64_t interrupt_status; /* the ISR register */
 	uint8_t cap_pci_cfg[CAP_PCI_CFG_BYTES];
-	uint32_t cap_pci_cfg_offset;	/* of cap_pci_cfg[0] in configuration space */
+	uint32_t cap_pci_cfg_offset; /* of cap_pci_cfg[0] in configuration space */
 };
 
 /*

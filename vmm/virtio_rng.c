@@ -30,7 +30,7 @@ static void rng_notify(struct virtio_dev *vdev, unsigned queue)
 	do {
 		while (virtio_pop(vdev, queue, &c)) {
 			struct iovec *first = c.iov + c.n_read;
-			if (c.n_write && first->iov_len > RNG_CHUNK_BYTES)	/* an answer may be short */
+			if (c.n_write && first->iov_len > RNG_CHUNK_BYTES) /* an answer may be short */
 				first->iov_len = RNG_CHUNK_BYTES;
 			ssize_t n = c.n_write ? read(rng->src_fd, first->iov_base, first->iov_len) : 0;
 			virtio_push(vdev, queue, c.head, n > 0 ? (uint32_t)n : 0);

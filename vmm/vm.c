@@ -16,9 +16,9 @@
 /* What a step may need besides the machine. */
 struct build {
 	struct vm *vm;
-	struct snapshot *snap;			/* NULL: boot */
+	struct snapshot *snap; /* NULL: boot */
 	const struct restore_config *rc;
-	const struct json_node *cpus;		/* "cpu-manager" */
+	const struct json_node *cpus; /* "cpu-manager" */
 	pthread_t checker;
 	bool has_checker;
 	struct err checker_err;
@@ -230,20 +230,19 @@ static int step_finish(struct build *b, struct err *err)
  * it waits for a grace period), no ioeventfd. `make bench` shows what each step costs.
  */
 static const struct step boot_steps[] = {
-	{ "events", step_events },   { "kvm", step_kvm },	  { "cpu", step_boot_cpu },
-	{ "memory", step_boot_memory },
-	{ "slots", step_slots },     { "irqchip", step_irqchip }, { "devices", step_devices },
-	{ "vcpus", step_vcpus },     { "cpu state", step_boot_vcpus }, { "payload", step_payload },
-	{ "threads", step_threads }, {},
+	{ "events", step_events },      { "kvm", step_kvm },         { "cpu", step_boot_cpu },
+	{ "memory", step_boot_memory }, { "slots", step_slots },     { "irqchip", step_irqchip },
+	{ "devices", step_devices },    { "vcpus", step_vcpus },     { "cpu state", step_boot_vcpus },
+	{ "payload", step_payload },    { "threads", step_threads }, {},
 };
 
 static const struct step restore_steps[] = {
-	{ "events", step_events },	    { "kvm", step_kvm },
-	{ "state", step_state },	    { "memory", step_restore_memory },
-	{ "slots", step_slots },	    { "irqchip", step_irqchip },
-	{ "vcpus", step_vcpus },	    { "threads", step_restore_vcpus },
-	{ "devices", step_devices },	    { "device state", step_restore_devices },
-	{ "all threads", step_finish },	    {},
+	{ "events", step_events },      { "kvm", step_kvm },
+	{ "state", step_state },        { "memory", step_restore_memory },
+	{ "slots", step_slots },        { "irqchip", step_irqchip },
+	{ "vcpus", step_vcpus },        { "threads", step_restore_vcpus },
+	{ "devices", step_devices },    { "device state", step_restore_devices },
+	{ "all threads", step_finish }, {},
 };
 
 static uint64_t now_us(void)

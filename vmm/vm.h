@@ -25,7 +25,7 @@ enum guest_event { GUEST_POWEROFF = 1, GUEST_RESET = 2, GUEST_FAULT = 4 };
 
 struct vm {
 	struct loop *loop;
-	struct vm_config *config;	/* the caller's; automatic ids, MACs … are written into it */
+	struct vm_config *config; /* the caller's; automatic ids, MACs … are written into it */
 	struct kvm kvm;
 	struct gmem mem;
 	struct bus pio, mmio;
@@ -33,15 +33,15 @@ struct vm {
 	struct arch_vm arch;
 	struct vcpus vcpus;
 	struct serial *serial;
-	struct virtio_pci *dev[MAX_PCI_SLOTS];	/* in creation order */
+	struct virtio_pci *dev[MAX_PCI_SLOTS]; /* in creation order */
 	unsigned n_devs;
-	unsigned device_id_cnt;		/* for automatic ids */
-	struct source guest_event;	/* an eventfd whose bits are enum guest_event */
+	unsigned device_id_cnt;    /* for automatic ids */
+	struct source guest_event; /* an eventfd whose bits are enum guest_event */
 	void (*on_guest_event)(struct vm *vm, uint64_t events);
 	void *owner;
-	_Atomic bool guest_ended;	/* power-off, reset or fault: no vCPU enters the guest any more */
-	struct ondemand *ondemand;	/* filling memory still; NULL otherwise */
-	bool restored;			/* loaded from a snapshot and never ran */
+	_Atomic bool guest_ended;  /* power-off, reset or fault: no vCPU enters the guest any more */
+	struct ondemand *ondemand; /* filling memory still; NULL otherwise */
+	bool restored;             /* loaded from a snapshot and never ran */
 };
 
 /* Builds a machine that boots config->payload; its vCPUs are parked. `restored` fds … are in the config's nets. */

@@ -17,10 +17,10 @@ static const char *const state_names[] = { "Created", "Running", "Paused" };
 
 struct vmm {
 	struct loop *loop;
-	struct vm *vm;			/* NULL: not booted */
+	struct vm *vm; /* NULL: not booted */
 	struct vm_config config;
 	bool has_config;
-	bool owns_net_fds;		/* those in config came with a restore: kept for a reboot */
+	bool owns_net_fds; /* those in config came with a restore: kept for a reboot */
 	enum vm_state state;
 };
 
@@ -128,7 +128,8 @@ int vmm_boot(struct vmm *vmm, struct err *err)
 	if (!vmm->has_config)
 		return err_set(err, ERR_NOT_FOUND, "VM is not created");
 	if (vmm->vm)
-		return err_set(err, ERR_INTERNAL, "invalid VM state transition: %s to Running", state_names[vmm->state]);
+		return err_set(err, ERR_INTERNAL, "invalid VM state transition: %s to Running",
+			       state_names[vmm->state]);
 	event_emit("vm", "booting", NULL, NULL);
 	if (boot(vmm, err) < 0)
 		return err->num;
@@ -156,7 +157,8 @@ int vmm_resume(struct vmm *vmm, struct err *err)
 	if (need_vm(vmm, err) < 0)
 		return err->num;
 	if (vmm->state != VM_PAUSED)
-		return err_set(err, ERR_INTERNAL, "invalid VM state transition: %s to Running", state_names[vmm->state]);
+		return err_set(err, ERR_INTERNAL, "invalid VM state transition: %s to Running",
+			       state_names[vmm->state]);
 	event_emit("vm", "resuming", NULL, NULL);
 	if (vm_resume(vmm->vm, false, err) < 0)
 		return err->num;
@@ -252,7 +254,6 @@ static int restore(struct vmm *vmm, const struct restore_config *rc, struct err 
 	return 0;
 }
 
-
 int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err)
 {
 	int r = 0;
@@ -267,7 +268,7 @@ int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err)
 		if (r < 0)
 			drop_config(vmm);
 	}
-	for (uint32_t i = 0; i < rc->n_net_fds; i++)	/* those that no net took */
+	for (uint32_t i = 0; i < rc->n_net_fds; i++) /* those that no net took */
 		close_fds(rc->net_fds[i].fds, rc->net_fds[i].n_fds);
 	if (r < 0)
 		return r;

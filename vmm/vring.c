@@ -101,7 +101,7 @@ static int chain_walk(const struct vring *q, const struct gmem *mem, const void 
 	for (uint32_t steps = 0;; steps++) {
 		if (index >= n || steps >= n)
 			return -EPROTO;
-		struct vring_desc d;	/* one copy: the guest may change it under our eyes */
+		struct vring_desc d; /* one copy: the guest may change it under our eyes */
 		memcpy(&d, (const char *)table + (size_t)index * sizeof(d), sizeof(d));
 		if (d.flags & DESC_INDIRECT) {
 			if (nested || !q->indirect || (d.flags & DESC_NEXT) || d.len == 0 || d.len % sizeof(d))
@@ -155,7 +155,7 @@ bool vring_rearm(struct vring *q)
 {
 	if (!q->desc)
 		return false;
-	if (q->event_idx) {	/* avail_event follows the used ring */
+	if (q->event_idx) { /* avail_event follows the used ring */
 		uint16_t *avail_event = (uint16_t *)(void *)&q->used->ring[q->s.size];
 		__atomic_store_n(avail_event, q->next_avail, __ATOMIC_RELEASE);
 	}
@@ -174,7 +174,7 @@ bool vring_needs_interrupt(struct vring *q)
 	bool had = q->has_signalled;
 	if (had && old == new)
 		return false;
-	uint16_t used_event = guest_load(&q->avail->ring[q->s.size]);	/* follows the avail ring */
+	uint16_t used_event = guest_load(&q->avail->ring[q->s.size]); /* follows the avail ring */
 	q->signalled_used = new;
 	q->has_signalled = true;
 	return !had || (uint16_t)(new - used_event - 1) < (uint16_t)(new - old);

@@ -20,7 +20,7 @@ enum { VRING_SIZE_MAX = 32768 };
 struct vring_state {
 	uint16_t max_size, size;
 	bool ready;
-	uint64_t desc_table, avail_ring, used_ring;	/* guest physical */
+	uint64_t desc_table, avail_ring, used_ring; /* guest physical */
 };
 
 struct vring_desc;
@@ -33,18 +33,18 @@ struct vring {
 	const struct vring_desc *desc;
 	const struct vring_avail *avail;
 	struct vring_used *used;
-	struct iovec *iov;		/* s.size + 1 entries, lent to the chain that was popped last */
+	struct iovec *iov; /* s.size + 1 entries, lent to the chain that was popped last */
 	uint16_t next_avail, next_used;
-	uint16_t signalled_used;	/* used index at the last interrupt; valid when has_signalled */
+	uint16_t signalled_used; /* used index at the last interrupt; valid when has_signalled */
 	bool has_signalled, event_idx, indirect;
 };
 
-struct chain {			/* valid until the next vring_pop() of the same queue */
-	struct iovec *iov;	/* n_read segments to read, then n_write to fill; there is room for one more */
+struct chain {             /* valid until the next vring_pop() of the same queue */
+	struct iovec *iov; /* n_read segments to read, then n_write to fill; there is room for one more */
 	uint16_t n_read, n_write, head;
 };
 
-extern const struct field vring_fields[];	/* over struct vring_state */
+extern const struct field vring_fields[]; /* over struct vring_state */
 
 /*
  * Makes the queue ready for work: checks that the three rings lie in RAM and are aligned. next_avail and next_used

@@ -16,13 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum {
-	ETHER_ECHO = 0x88b5,
-	ETHER_BLAST = 0x88b7,
-	COUNT_AT = 36,
-	HEADER_BYTES = 44,
-	COUNT_MAX = 4096
-};
+enum { ETHER_ECHO = 0x88b5, ETHER_BLAST = 0x88b7, COUNT_AT = 36, HEADER_BYTES = 44, COUNT_MAX = 4096 };
 
 static void swap_addresses(uint8_t *frame, const uint8_t own[6])
 {
@@ -33,15 +27,13 @@ static void swap_addresses(uint8_t *frame, const uint8_t own[6])
 /* A full queue of the tap is waited for, a tap that is down or gone loses the frame. */
 static void send_frame(int fd, const uint8_t *frame, size_t bytes)
 {
-	while (send(fd, frame, bytes, 0) < 0 &&
-	       (errno == ENOBUFS || errno == EAGAIN || errno == EINTR))
+	while (send(fd, frame, bytes, 0) < 0 && (errno == ENOBUFS || errno == EAGAIN || errno == EINTR))
 		usleep(100);
 }
 
 static int open_socket(const char *name)
 {
-	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC,
-			0); /* bound below: hears nothing before */
+	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0); /* bound below: hears nothing before */
 	if (fd < 0) {
 		perror("netecho: packet socket");
 		return -1;

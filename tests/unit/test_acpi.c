@@ -49,34 +49,36 @@ static const uint8_t *find(const uint8_t *p, size_t n, const void *what, size_t 
 
 struct table_case {
 	struct acpi_cfg cfg;
-	size_t dsdt_bytes;		/* Cloud Hypervisor's */
+	size_t dsdt_bytes; /* Cloud Hypervisor's */
 	uint64_t pci_first, pci_last, ged_gpa;
 };
 
 #define CFG(boot, max, bits, mib) \
-	.boot_vcpus = boot, .max_vcpus = max, .phys_bits = bits, .ram_bytes = (uint64_t)(mib) * MIB
+	.boot_vcpus = boot, .max_vcpus = max, .phys_bits = bits, .ram_bytes = (uint64_t)(mib)*MIB
 
 static const struct table_case cases[] = {
-	{ { CFG(1, 1, 46, 256), .serial = true },
-	  4655, 0x100000000, 0x3fffffeeffff, 0x3ffffffed000 },
-	{ { CFG(1, 1, 46, 256) },
-	  4587, 0x100000000, 0x3fffffeeffff, 0x3ffffffed000 },
-	{ { CFG(2, 4, 46, 256), .serial = true },
-	  4961, 0x100000000, 0x3fffffeeffff, 0x3ffffffed000 },
-	{ { CFG(8, 17, 40, 3072), .serial = true },
-	  6301, 0x100000000, 0xffffeeffff, 0xfffffed000 },
-	{ { CFG(1, 254, 48, 3074), .serial = true },
-	  30713, 0x100200000, 0xffffffeeffff, 0xfffffffed000 },
-	{ { CFG(1, 255, 46, 5120), .serial = true },
-	  30816, 0x180000000, 0x3fffffeeffff, 0x3ffffffed000 },
-	{ { CFG(1, 1024, 46, 128), .serial = true },
-	  113097, 0x100000000, 0x3fffffeeffff, 0x3ffffffed000 },
+	{ { CFG(1, 1, 46, 256), .serial = true }, 4655, 0x100000000, 0x3fffffeeffff, 0x3ffffffed000 },
+	{ { CFG(1, 1, 46, 256) }, 4587, 0x100000000, 0x3fffffeeffff, 0x3ffffffed000 },
+	{ { CFG(2, 4, 46, 256), .serial = true }, 4961, 0x100000000, 0x3fffffeeffff, 0x3ffffffed000 },
+	{ { CFG(8, 17, 40, 3072), .serial = true }, 6301, 0x100000000, 0xffffeeffff, 0xfffffed000 },
+	{ { CFG(1, 254, 48, 3074), .serial = true }, 30713, 0x100200000, 0xffffffeeffff, 0xfffffffed000 },
+	{ { CFG(1, 255, 46, 5120), .serial = true }, 30816, 0x180000000, 0x3fffffeeffff, 0x3ffffffed000 },
+	{ { CFG(1, 1024, 46, 128), .serial = true }, 113097, 0x100000000, 0x3fffffeeffff, 0x3ffffffed000 },
 	{ { CFG(6, 12, 46, 256), .serial = true, .topology = { 2, 3, 1 } },
-	  5786, 0x100000000, 0x3fffffeeffff, 0x3ffffffed000 },
+	  5786,
+	  0x100000000,
+	  0x3fffffeeffff,
+	  0x3ffffffed000 },
 	{ { CFG(1, 1, 46, 3100), .serial = true, .hotplug_bytes = 256 * MIB },
-	  4655, 0x118000000, 0x3fffffeeffff, 0x3ffffffed000 },
+	  4655,
+	  0x118000000,
+	  0x3fffffeeffff,
+	  0x3ffffffed000 },
 	{ { CFG(1, 1, 46, 256), .serial = true, .hotplug_bytes = 512 * MIB, .hotplug_acpi = true },
-	  5850, 0x120000000, 0x3fffffeeffff, 0x3ffffffec000 },
+	  5850,
+	  0x120000000,
+	  0x3fffffeeffff,
+	  0x3ffffffec000 },
 };
 
 /* A table that must start where the last one ended; returns its length. */
@@ -107,7 +109,7 @@ static void tables_are_laid_out(void **state)
 		assert_int_equal(at - 36, cases[i].dsdt_bytes);
 		size_t xsdt = get(tables + 24, 8) - ACPI_TABLES_GPA;
 		assert_int_equal(check_table(xsdt, total, "XSDT"), 36 + 8 * ARRAY_LEN(listed));
-		assert_int_equal(get(tables + at + 140, 8), ACPI_TABLES_GPA + 36);	/* X_DSDT */
+		assert_int_equal(get(tables + at + 140, 8), ACPI_TABLES_GPA + 36); /* X_DSDT */
 		for (size_t j = 0; j < ARRAY_LEN(listed); j++) {
 			assert_int_equal(get(tables + xsdt + 36 + 8 * j, 8), ACPI_TABLES_GPA + at);
 			at += check_table(at, total, listed[j]);
@@ -167,9 +169,8 @@ static void cpus_are_named_in_hex_and_slots_in_decimal(void **state)
 		const char *name;
 		bool there;
 	} names[] = {
-		{ "S031\b_SUN", true }, { "S01F\b_SUN", false },
-		{ "C00A\b_HID", true }, { "C12B\b_HID", true }, { "C12C\b_HID", false },
-		{ "COM1\b_HID", false },
+		{ "S031\b_SUN", true }, { "S01F\b_SUN", false }, { "C00A\b_HID", true },
+		{ "C12B\b_HID", true }, { "C12C\b_HID", false }, { "COM1\b_HID", false },
 	};
 	size_t total = acpi_build(&cfg, tables, sizeof(tables));
 
@@ -208,10 +209,8 @@ static void apic_ids_follow_the_topology(void **state)
 		unsigned vcpu;
 		uint32_t id;
 	} ids[] = {
-		{ { 0, 0, 0 }, 300, 300 }, { { 1, 1, 1 }, 7, 7 },
-		{ { 2, 3, 1 }, 5, 5 },	   { { 2, 3, 1 }, 6, 8 },
-		{ { 1, 5, 2 }, 4, 4 },	   { { 1, 5, 2 }, 5, 8 },
-		{ { 1, 5, 2 }, 10, 16 },   { { 1, 65, 3 }, 194, 320 },
+		{ { 0, 0, 0 }, 300, 300 }, { { 1, 1, 1 }, 7, 7 }, { { 2, 3, 1 }, 5, 5 },   { { 2, 3, 1 }, 6, 8 },
+		{ { 1, 5, 2 }, 4, 4 },     { { 1, 5, 2 }, 5, 8 }, { { 1, 5, 2 }, 10, 16 }, { { 1, 65, 3 }, 194, 320 },
 	};
 
 	(void)state;
@@ -225,9 +224,8 @@ static void aml_lengths(void **state)
 	static const struct {
 		size_t body, coded, bytes;
 	} lens[] = {
-		{ 0, 1, 1 },	     { 62, 63, 1 },	  { 63, 65, 2 },	 { 4093, 4095, 2 },
-		{ 4094, 4097, 3 },   { 70000, 70003, 3 },
-		{ 1048572, 1048575, 3 }, { 1048573, 1048577, 4 },
+		{ 0, 1, 1 },       { 62, 63, 1 },       { 63, 65, 2 },           { 4093, 4095, 2 },
+		{ 4094, 4097, 3 }, { 70000, 70003, 3 }, { 1048572, 1048575, 3 }, { 1048573, 1048577, 4 },
 	};
 	size_t room = 2 * MIB;
 	autofree uint8_t *buf = malloc(room);
@@ -237,7 +235,7 @@ static void aml_lengths(void **state)
 		struct tbuf t = { .buf = buf, .size = room };
 		size_t mark = AML_BEGIN(&t, AML_IF, aml_byte(0));
 		tbuf_zero(&t, lens[i].body);
-		t.len -= 1;	/* the byte above is part of the body */
+		t.len -= 1; /* the byte above is part of the body */
 		if (!lens[i].body)
 			t.len = mark;
 		aml_end(&t, mark);
@@ -275,7 +273,7 @@ static void aml_numbers(void **state)
 	}
 }
 
-#define TEXT(s) s, sizeof(s)		/* with the NUL at its end */
+#define TEXT(s) s, sizeof(s) /* with the NUL at its end */
 
 static void smbios_has_the_given_strings(void **state)
 {
@@ -290,9 +288,12 @@ static void smbios_has_the_given_strings(void **state)
 		{ {}, 0x84, 3, TEXT("Cloud Hypervisor\0cloud-hypervisor") },
 		{ { .family = "Fami" }, 0x89, 3, TEXT("cloud-hypervisor\0Fami") },
 		{ { .chassis_asset_tag = "Asst" }, 0x9f, 4, TEXT("\0Asst") },
-		{ { .oem_strings = oem, .n_oem_strings = 2 }, 0x8f, 4, TEXT("\x02" "aa\0b") },
-		{ { .manufacturer = "M", .serial_number = "S" }, 0x77, 3,
-		  TEXT("M\0cloud-hypervisor\0S") },
+		{ { .oem_strings = oem, .n_oem_strings = 2 },
+		  0x8f,
+		  4,
+		  TEXT("\x02"
+		       "aa\0b") },
+		{ { .manufacturer = "M", .serial_number = "S" }, 0x77, 3, TEXT("M\0cloud-hypervisor\0S") },
 	};
 
 	(void)state;
@@ -313,11 +314,10 @@ static void smbios_has_the_given_strings(void **state)
 static void smbios_uuid_is_mixed_endian(void **state)
 {
 	static const struct smbios_cfg cfg = {
-		.uuid = { 0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77,
-			  0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff },
+		.uuid = { 0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee,
+			  0xff },
 	};
-	static const uint8_t stored[] = { 0x33, 0x22, 0x11, 0x00, 0x55,
-					  0x44, 0x77, 0x66, 0x88, 0x99 };
+	static const uint8_t stored[] = { 0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66, 0x88, 0x99 };
 	uint8_t buf[512];
 	size_t len = smbios_build(&cfg, buf, sizeof(buf));
 
@@ -341,8 +341,7 @@ static void mptable_stops_where_apic_ids_do(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(mp); i++) {
-		size_t len = mptable_build(mp[i].vcpus, &mp[i].topo, 0xf0090, tables,
-					   sizeof(tables));
+		size_t len = mptable_build(mp[i].vcpus, &mp[i].topo, 0xf0090, tables, sizeof(tables));
 		assert_int_equal(len, mp[i].len);
 		if (!len)
 			continue;
@@ -379,7 +378,7 @@ static void cpus_that_run_are_enabled(void **state)
 		acpi_regs_write(&regs, ACPI_BLOCK_CPU, 0, &cpus[i].vcpu, 4);
 		assert_int_equal(reg_read(&regs, ACPI_BLOCK_CPU, 4, 1), cpus[i].status);
 		assert_int_equal(reg_read(&regs, ACPI_BLOCK_CPU, 0, 4), cpus[i].vcpu);
-		acpi_regs_write(&regs, ACPI_BLOCK_CPU, 4, &(const uint8_t){ 8 }, 1);	/* eject */
+		acpi_regs_write(&regs, ACPI_BLOCK_CPU, 4, &(const uint8_t){ 8 }, 1); /* eject */
 		assert_int_equal(reg_read(&regs, ACPI_BLOCK_CPU, 4, 1), cpus[i].status);
 	}
 }
@@ -392,7 +391,7 @@ static void power_button_is_seen_once(void **state)
 	assert_int_equal(reg_read(&regs, ACPI_BLOCK_GED, 0, 1), 0);
 	acpi_regs_notify_power_button(&regs);
 	acpi_regs_notify_power_button(&regs);
-	assert_int_equal(reg_read(&regs, ACPI_BLOCK_GED, 0, 4), 0);	/* too wide */
+	assert_int_equal(reg_read(&regs, ACPI_BLOCK_GED, 0, 4), 0); /* too wide */
 	assert_int_equal(reg_read(&regs, ACPI_BLOCK_GED, 0, 1), ACPI_EVENT_POWER_BUTTON);
 	assert_int_equal(reg_read(&regs, ACPI_BLOCK_GED, 0, 1), 0);
 }
@@ -528,8 +527,7 @@ static int dump(int argc, char **argv)
 		return 1;
 	size_t at = smbios_build(&a.dmi, firmware, sizeof(firmware));
 	at = (at + MPTABLE_ALIGN - 1) / MPTABLE_ALIGN * MPTABLE_ALIGN;
-	mptable_build(a.cfg.boot_vcpus, &a.cfg.topology, SMBIOS_GPA + at, firmware + at,
-		      sizeof(firmware) - at);
+	mptable_build(a.cfg.boot_vcpus, &a.cfg.topology, SMBIOS_GPA + at, firmware + at, sizeof(firmware) - at);
 	return write_area(argv[2], "acpi", tables, sizeof(tables)) < 0 ||
 	       write_area(argv[2], "firmware", firmware, sizeof(firmware)) < 0;
 }

@@ -32,9 +32,9 @@ enum state { EMPTY, CREATED, RUNNING, PAUSED };
 struct vmm {
 	enum state state;
 	struct vm_config config;
-	struct err forced;		/* the next call fails so, unless code is ERR_NONE */
+	struct err forced; /* the next call fails so, unless code is ERR_NONE */
 	char snapshot_url[128];
-	ino_t fd_inodes[16];		/* of the last restore, in the order of its nets */
+	ino_t fd_inodes[16]; /* of the last restore, in the order of its nets */
 	unsigned n_fds, calls;
 };
 
@@ -443,11 +443,12 @@ static void answers_info(void **state)
 /* What is refused before a handler runs; nothing of it may reach the machine. */
 static void refuses_by_method_and_body(void **state)
 {
-	static const char *const known[] = { "vm.boot", "vm.pause", "vm.resume", "vm.shutdown", "vm.delete",
-					     "vm.reboot", "vm.nmi", "vm.power-button" };
+	static const char *const known[] = { "vm.boot",   "vm.pause",  "vm.resume", "vm.shutdown",
+					     "vm.delete", "vm.reboot", "vm.nmi",    "vm.power-button" };
 	static const char *const with_body[] = {
-		"vm.snapshot", "vm.restore", "vm.add-net", "vm.add-disk", "vm.add-vsock", "vm.remove-device",
-		"vm.resize", "vm.resize-disk", "vm.resize-zone", "vm.send-migration", "vm.receive-migration",
+		"vm.snapshot",          "vm.restore", "vm.add-net",     "vm.add-disk",    "vm.add-vsock",
+		"vm.remove-device",     "vm.resize",  "vm.resize-disk", "vm.resize-zone", "vm.send-migration",
+		"vm.receive-migration",
 	};
 	static const char *const explained[] = { "vmm.ping", "vmm.shutdown", "vm.create", "vm.info" };
 	static const char *const unknown[] = { "vm.coredump", "vm.unknown", "", "vmm.ping?x=1", "vmm.ping/", "vm.ping" };
@@ -613,9 +614,9 @@ static void stops_after_the_answer(void **state)
 
 /* ---- HTTP ---- */
 
-#define REFUSED(length, text)                                                                        \
-	"HTTP/1.1 400 \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n"                     \
-	"Content-Type: application/json\r\nContent-Length: " length "\r\n\r\n"                       \
+#define REFUSED(length, text)                                                    \
+	"HTTP/1.1 400 \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n" \
+	"Content-Type: application/json\r\nContent-Length: " length "\r\n\r\n"   \
 	"{ \"error\": \"" text "\nAll previous unanswered requests will be dropped.\" }"
 #define INVALID_REQUEST REFUSED("81", "Invalid request.")
 #define UNSUPPORTED_METHOD REFUSED("110", "Invalid HTTP Method: Unsupported HTTP method.")
@@ -673,7 +674,7 @@ static void refuses_what_is_not_http(void **state)
 		int fd = client_connect();
 		client_send(fd, cases[i].request);
 		expect_text(fd, cases[i].answer, true);
-		client_send(fd, "PUT /api/v1/vm.delete HTTP/1.1\r\n\r\n");	/* what follows is thrown away */
+		client_send(fd, "PUT /api/v1/vm.delete HTTP/1.1\r\n\r\n"); /* what follows is thrown away */
 		expect_text(fd, "", true);
 		client_close(fd);
 	}
@@ -861,9 +862,10 @@ static void limits_bodies(void **state)
 	for (size_t i = 0; i < HTTP_BODY_MAX + 1; i++)
 		strbuf_putc(&request, ' ');
 	client_send(fd, request.text);
-	strbuf_printf(&expected,
-		      REFUSED("153", "Request payload with size %d is larger than the limit of 4194304 allowed by server."),
-		      HTTP_BODY_MAX + 1);
+	strbuf_printf(
+		&expected,
+		REFUSED("153", "Request payload with size %d is larger than the limit of 4194304 allowed by server."),
+		HTTP_BODY_MAX + 1);
 	expect_text(fd, expected.text, true);
 	client_close(fd);
 }
@@ -884,7 +886,7 @@ static void limits_connections(void **state)
 		client_close(extra);
 		expect_alive(fds[round]);
 		client_close(fds[round]);
-		fds[round] = client_connect();	/* the slot is free again */
+		fds[round] = client_connect(); /* the slot is free again */
 		for (int i = 0; i < HTTP_CONNECTIONS_MAX; i++) {
 			expect_alive(fds[i]);
 			client_close(fds[i]);
@@ -930,7 +932,7 @@ static void does_not_wait_for_slow_clients(void **state)
 	add_answer(&answer, 200, ping_body());
 	for (int i = 0; i < 100; i++)
 		strbuf_puts(&request, PING_LINE "\r\n");
-	for (;;) {	/* until the server stops reading and the socket is full */
+	for (;;) { /* until the server stops reading and the socket is full */
 		ssize_t n = sock_send(slow, request.text, request.len, NULL, 0, &err);
 		settle();
 		if (n != (ssize_t)request.len) {
@@ -959,11 +961,11 @@ static void outlives_clients_that_leave(void **state)
 		struct err err = {};
 		int fd = client_connect();
 		assert_int_equal(cut == 0 ? 0 : sock_send(fd, request.text, cut, NULL, 0, &err), (ssize_t)cut);
-		client_close(fd);	/* before the server has seen anything */
+		client_close(fd); /* before the server has seen anything */
 	}
 	int fd = client_connect();
 	client_send(fd, PING_LINE "\r\n");
-	shutdown(fd, SHUT_WR);	/* half closed: the answer still comes */
+	shutdown(fd, SHUT_WR); /* half closed: the answer still comes */
 	settle();
 	autostrbuf struct strbuf expected = {};
 	add_answer(&expected, 200, ping_body());
@@ -1008,7 +1010,7 @@ static void deals_descriptors_out(void **state)
 		sent[i] = make_memfd(&inodes[i]);
 	unsigned before = count_fds();
 	add_restore(&request, 1, 3);
-	for (size_t cut = 1; cut < request.len; cut += 7) {	/* two messages with descriptors, cut anywhere */
+	for (size_t cut = 1; cut < request.len; cut += 7) { /* two messages with descriptors, cut anywhere */
 		client_send_fds(fd, request.text, cut, sent, 2);
 		client_send_fds(fd, request.text + cut, request.len - cut, sent + 2, 2);
 		expect_answer(fd, 204, NULL);
@@ -1087,7 +1089,7 @@ static void closes_descriptors_nobody_wants(void **state)
 	assert_int_equal(count_fds(), before);
 	client_send_fds(fd, "GET /", 5, sent, 5);
 	assert_int_equal(count_fds(), before + 5);
-	client_close(fd);	/* in the middle of a request */
+	client_close(fd); /* in the middle of a request */
 	assert_int_equal(count_fds(), before - 2);
 
 	fd = client_connect();
@@ -1216,7 +1218,7 @@ static void refuses_a_second_server(void **state)
 	assert_int_equal(strncmp(err.msg, "Error creation API server's socket\n", 35), 0);
 	int fd = client_connect();
 	expect_alive(fd);
-	api_server_free(api);	/* with a client connected */
+	api_server_free(api); /* with a client connected */
 	api = NULL;
 	expect_text(fd, "", true);
 	close(fd);

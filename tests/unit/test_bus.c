@@ -48,11 +48,14 @@ static uint64_t read_at(struct bus *bus, uint64_t addr, unsigned len)
 
 static void overlaps(void **state)
 {
-	static const struct { uint64_t base, size; bool fits; } cases[] = {
-		{ 0x0f00, 0x100, true },    { 0x0f00, 0x101, false },	{ 0x1000, 1, false },  { 0x10ff, 1, false },
-		{ 0x1100, 1, true },	    { 0x10ff, 2, false },	{ 0x0, 0x10000, false }, { 0x1000, 0x100, false },
-		{ 0x1010, 0x10, false },    { UINT64_MAX - 15, 16, false }, { UINT64_MAX - 15, 15, true },
-		{ UINT64_MAX - 15, 32, false },
+	static const struct {
+		uint64_t base, size;
+		bool fits;
+	} cases[] = {
+		{ 0x0f00, 0x100, true },        { 0x0f00, 0x101, false },      { 0x1000, 1, false },
+		{ 0x10ff, 1, false },           { 0x1100, 1, true },           { 0x10ff, 2, false },
+		{ 0x0, 0x10000, false },        { 0x1000, 0x100, false },      { 0x1010, 0x10, false },
+		{ UINT64_MAX - 15, 16, false }, { UINT64_MAX - 15, 15, true }, { UINT64_MAX - 15, 32, false },
 	};
 
 	(void)state;
@@ -105,9 +108,9 @@ static void edges(void **state)
 		assert_int_equal(a.len, len);
 		assert_int_equal(read_at(&bus, 0x1010 - len, len), a.value & mask);
 		assert_int_equal(a.off, 0x10 - len);
-		assert_int_equal(read_at(&bus, 0x0fff - len + 1, len), mask);	/* nobody */
+		assert_int_equal(read_at(&bus, 0x0fff - len + 1, len), mask); /* nobody */
 		assert_int_equal(read_at(&bus, 0x1020, len), mask);
-		if (len > 1) {	/* across a border: nobody, neither of the two */
+		if (len > 1) { /* across a border: nobody, neither of the two */
 			assert_int_equal(read_at(&bus, 0x1011 - len, len), mask);
 			assert_int_equal(read_at(&bus, 0x1021 - len, len), mask);
 			assert_int_equal(read_at(&bus, 0x1001 - len, len), mask);
@@ -115,7 +118,7 @@ static void edges(void **state)
 	}
 	assert_int_equal(a.reads, 8);
 	assert_int_equal(b.reads, 0);
-	assert_int_equal(read_at(&bus, 0x1003, 4), 0x55667788);	/* unaligned is the device's business */
+	assert_int_equal(read_at(&bus, 0x1003, 4), 0x55667788); /* unaligned is the device's business */
 	assert_int_equal(a.off, 3);
 	assert_int_equal(read_at(&bus, UINT64_MAX, 8), UINT64_MAX);
 
@@ -143,12 +146,17 @@ static void without_callbacks(void **state)
 
 static void moves(void **state)
 {
-	static const struct { unsigned dev; uint64_t from, to; bool moved; } cases[] = {
-		{ 0, 0x1000, 0x5000, true },	{ 0, 0x1000, 0x1008, true },	/* over itself */
-		{ 0, 0x1000, 0x2ff1, false },	{ 0, 0x1000, 0x2ff0, true },	{ 0, 0x1000, 0x200f, false },
-		{ 0, 0x1000, 0x1ff1, false },	{ 0, 0x1000, 0x2010, true },	{ 0, 0x1001, 0x5000, false },
-		{ 1, 0x1000, 0x5000, false },	{ 0, 0x1000, UINT64_MAX - 7, false }, { 0, 0x1000, 0x1000, true },
-		{ 0, 0x1000, UINT64_MAX - 16, true },
+	static const struct {
+		unsigned dev;
+		uint64_t from, to;
+		bool moved;
+	} cases[] = {
+		{ 0, 0x1000, 0x5000, true },  { 0, 0x1000, 0x1008, true }, /* over itself */
+		{ 0, 0x1000, 0x2ff1, false }, { 0, 0x1000, 0x2ff0, true },
+		{ 0, 0x1000, 0x200f, false }, { 0, 0x1000, 0x1ff1, false },
+		{ 0, 0x1000, 0x2010, true },  { 0, 0x1001, 0x5000, false },
+		{ 1, 0x1000, 0x5000, false }, { 0, 0x1000, UINT64_MAX - 7, false },
+		{ 0, 0x1000, 0x1000, true },  { 0, 0x1000, UINT64_MAX - 16, true },
 	};
 
 	(void)state;
@@ -187,8 +195,9 @@ static void registers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(overlaps), cmocka_unit_test(message_and_bound), cmocka_unit_test(edges),
-		cmocka_unit_test(without_callbacks), cmocka_unit_test(moves), cmocka_unit_test(registers),
+		cmocka_unit_test(overlaps), cmocka_unit_test(message_and_bound),
+		cmocka_unit_test(edges),    cmocka_unit_test(without_callbacks),
+		cmocka_unit_test(moves),    cmocka_unit_test(registers),
 	};
 
 	return cmocka_run_group_tests_name("bus", tests, NULL, NULL);

@@ -10,7 +10,7 @@ enum { MAX_WORDS = 40 };
 static int parse(const char *text, struct cmdline *cl, struct err *err)
 {
 	autofree char *copy = strdup(text);
-	char *argv[MAX_WORDS + 2] = { copy }, *rest = copy;	/* argv[0] is not looked at */
+	char *argv[MAX_WORDS + 2] = { copy }, *rest = copy; /* argv[0] is not looked at */
 	int argc = 1;
 
 	for (char *word; (word = strsep(&rest, " ")) && argc <= MAX_WORDS;)
@@ -36,7 +36,8 @@ static void boot(void **state)
 	must_parse("--kernel K --initramfs=I --cmdline a=b --cpus boot=3 --memory size=1G,mergeable=on "
 		   "--disk path=a path=b,readonly=on --net tap=t0 --disk path=c --net fd=[3,4],num_queues=4 tap=t1 "
 		   "--rng src=/dev/random --serial file=/s --console off --debug-console off --api-socket path=/api "
-		   "--event-monitor fd=9 --log-file /log -v -vv --seccomp false", &cl);
+		   "--event-monitor fd=9 --log-file /log -v -vv --seccomp false",
+		   &cl);
 	assert_int_equal(cl.action, CMDLINE_RUN);
 	assert_true(cl.has_vm && !cl.has_restore);
 	assert_string_equal(cl.config.payload->kernel, "K");
@@ -84,9 +85,12 @@ static void defaults(void **state)
 
 static void consoles(void **state)
 {
-	static const struct { const char *text; int mode; } cases[] = {
-		{ "--kernel K --serial off", CONSOLE_OFF }, { "--kernel K --serial null", CONSOLE_NULL },
-		{ "--kernel K --serial pty", CONSOLE_PTY }, { "--kernel K --serial tty", CONSOLE_TTY },
+	static const struct {
+		const char *text;
+		int mode;
+	} cases[] = {
+		{ "--kernel K --serial off", CONSOLE_OFF },     { "--kernel K --serial null", CONSOLE_NULL },
+		{ "--kernel K --serial pty", CONSOLE_PTY },     { "--kernel K --serial tty", CONSOLE_TTY },
 		{ "--kernel K --serial file=f", CONSOLE_FILE }, { "--kernel K --serial socket=s", CONSOLE_SOCKET },
 	};
 
@@ -100,9 +104,13 @@ static void consoles(void **state)
 
 static void api_socket(void **state)
 {
-	static const struct { const char *text, *path; int fd; } cases[] = {
-		{ "--api-socket /x", "/x", -1 }, { "--api-socket path=/x", "/x", -1 },
-		{ "--api-socket=path=/x", "/x", -1 }, { "--api-socket=/a,b", "/a,b", -1 }, { "--api-socket fd=7", NULL, 7 },
+	static const struct {
+		const char *text, *path;
+		int fd;
+	} cases[] = {
+		{ "--api-socket /x", "/x", -1 },      { "--api-socket path=/x", "/x", -1 },
+		{ "--api-socket=path=/x", "/x", -1 }, { "--api-socket=/a,b", "/a,b", -1 },
+		{ "--api-socket fd=7", NULL, 7 },
 	};
 
 	(void)state;
@@ -142,7 +150,10 @@ static void restore(void **state)
 
 static void restore_modes(void **state)
 {
-	static const struct { const char *text; int mode; } cases[] = {
+	static const struct {
+		const char *text;
+		int mode;
+	} cases[] = {
 		{ "--restore source_url=file:///s", RESTORE_COPYONWRITE },
 		{ "--restore source_url=file:///s,prefault=on", RESTORE_COPY },
 		{ "--restore source_url=file:///s,memory_restore_mode=copy", RESTORE_COPY },
@@ -160,9 +171,13 @@ static void restore_modes(void **state)
 
 static void actions(void **state)
 {
-	static const struct { const char *text; int action; } cases[] = {
-		{ "-V", CMDLINE_VERSION }, { "--version", CMDLINE_VERSION }, { "-vV", CMDLINE_VERSION },
-		{ "-h", CMDLINE_HELP }, { "--help", CMDLINE_HELP }, { "--kernel K --restore x --help", CMDLINE_HELP },
+	static const struct {
+		const char *text;
+		int action;
+	} cases[] = {
+		{ "-V", CMDLINE_VERSION },  { "--version", CMDLINE_VERSION },
+		{ "-vV", CMDLINE_VERSION }, { "-h", CMDLINE_HELP },
+		{ "--help", CMDLINE_HELP }, { "--kernel K --restore x --help", CMDLINE_HELP },
 	};
 
 	(void)state;
@@ -175,7 +190,11 @@ static void actions(void **state)
 
 static void rejects(void **state)
 {
-	static const struct { const char *text; int exit_code; const char *msg; } cases[] = {
+	static const struct {
+		const char *text;
+		int exit_code;
+		const char *msg;
+	} cases[] = {
 		{ "--frob", 2, "unexpected argument '--frob' found" },
 		{ "--frob=1", 2, "unexpected argument '--frob' found" },
 		{ "--", 2, "unexpected argument '--' found" },
@@ -199,7 +218,8 @@ static void rejects(void **state)
 		{ "--memory-zone id=a", 2, "'--memory-zone' of Cloud Hypervisor is not supported by this program" },
 		{ "--firmware=F", 2, "'--firmware' of Cloud Hypervisor is not supported by this program" },
 		{ "--kernel K --watchdog", 2, "'--watchdog' of Cloud Hypervisor is not supported by this program" },
-		{ "--kernel K --vsock cid=3,socket=s", 2, "'--vsock' of Cloud Hypervisor is not supported by this program" },
+		{ "--kernel K --vsock cid=3,socket=s", 2,
+		  "'--vsock' of Cloud Hypervisor is not supported by this program" },
 		{ "--kernel \xff", 2, "argument 2 is not valid UTF-8" },
 		{ "--kernel K --cpus foo=1", 1, "Error parsing --cpus\nUnknown option: foo" },
 		{ "--kernel K --disk path=a path=b,bw_size=1", 1,
@@ -208,7 +228,8 @@ static void rejects(void **state)
 		{ "--kernel K --console iommu=off", 1, "Error parsing --console\nInvalid console mode given" },
 		{ "--kernel K --debug-console iobase=1", 1, "Error parsing --debug-console\nUnknown option: iobase" },
 		{ "--restore resume=on", 1, "Error parsing --restore\nsource_url is missing" },
-		{ "--restore source_url=file:///s,net_fds=[a@[2]]", 1, "Error parsing --restore\nReserved fd number (<= 2): 2" },
+		{ "--restore source_url=file:///s,net_fds=[a@[2]]", 1,
+		  "Error parsing --restore\nReserved fd number (<= 2): 2" },
 		{ "--restore source_url=file:///s,net_fds=[a@[3,4],b@[5,3]]", 1,
 		  "Error parsing --restore\ndescriptor 3 is given twice" },
 		{ "--restore source_url=file:///s,net_fds=[a@[3,3]]", 1,
@@ -234,7 +255,8 @@ static void rejects(void **state)
 /* Every option is in the help. */
 static void help(void **state)
 {
-	static const char *const names[] = { "--kernel", "--restore", "--api-socket", "--event-monitor", "-V, --version" };
+	static const char *const names[] = { "--kernel", "--restore", "--api-socket", "--event-monitor",
+					     "-V, --version" };
 	autofree char *text = NULL;
 	size_t size = 0;
 
@@ -250,9 +272,9 @@ static void help(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(boot), cmocka_unit_test(defaults), cmocka_unit_test(consoles), cmocka_unit_test(api_socket),
-		cmocka_unit_test(restore), cmocka_unit_test(restore_modes), cmocka_unit_test(actions),
-		cmocka_unit_test(rejects), cmocka_unit_test(help),
+		cmocka_unit_test(boot),       cmocka_unit_test(defaults), cmocka_unit_test(consoles),
+		cmocka_unit_test(api_socket), cmocka_unit_test(restore),  cmocka_unit_test(restore_modes),
+		cmocka_unit_test(actions),    cmocka_unit_test(rejects),  cmocka_unit_test(help),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -31,7 +31,8 @@ static void accepts(void **state)
 		"{" K ",\"disks\":[{\"path\":\"d\",\"queue_size\":32768,\"serial\":\"12345678901234567890\"}]}",
 		"{" K ",\"cpus\":{\"boot_vcpus\":1,\"max_vcpus\":4,\"profile\":\"HOST\",\"topology\":"
 		"{\"threads_per_core\":2,\"cores_per_die\":2,\"dies_per_package\":1,\"packages\":1}}}",
-		"{" K ",\"serial\":{\"mode\":\"Socket\",\"socket\":\"s\"},\"console\":{\"mode\":\"File\",\"file\":\"f\"}}",
+		"{" K
+		",\"serial\":{\"mode\":\"Socket\",\"socket\":\"s\"},\"console\":{\"mode\":\"File\",\"file\":\"f\"}}",
 		"{" K ",\"memory\":{\"size\":70364449210368}}",
 	};
 
@@ -45,7 +46,9 @@ static void accepts(void **state)
 
 static void rejects(void **state)
 {
-	static const struct { const char *json, *msg; } cases[] = {
+	static const struct {
+		const char *json, *msg;
+	} cases[] = {
 		{ "{}", "Payload configuration is not bootable" },
 		{ "{\"payload\":{}}", "Payload configuration is not bootable" },
 		{ "{\"payload\":{\"firmware\":\"F\"}}", "firmware is not supported by this program" },
@@ -67,7 +70,8 @@ static void rejects(void **state)
 		{ "{" K ",\"rng\":{\"id\":\"\"}}", "Identifier  is not valid" },
 		{ "{" K ",\"disks\":[{}]}", "Path missing for disk ''" },
 		{ "{" K ",\"disks\":[{\"id\":\"d\",\"path\":\"\"}]}", "Path missing for disk 'd'" },
-		{ "{" K ",\"disks\":[{\"path\":\"d\",\"num_queues\":2}]}", "Queue count (2) must not exceed boot vCPUs (1)" },
+		{ "{" K ",\"disks\":[{\"path\":\"d\",\"num_queues\":2}]}",
+		  "Queue count (2) must not exceed boot vCPUs (1)" },
 		{ "{" K ",\"disks\":[{\"path\":\"d\",\"serial\":\"123456789012345678901\"}]}",
 		  "disk serial '123456789012345678901' is longer than 20 bytes" },
 		{ "{" K ",\"disks\":[{\"path\":\"d\",\"queue_size\":2}]}",
@@ -76,8 +80,10 @@ static void rejects(void **state)
 		  "d: queue size 96 is not a power of two above 2 and up to 32768" },
 		{ "{" K ",\"disks\":[{\"path\":\"d\",\"image_type\":\"Qcow2\"}]}",
 		  "config.disks[0].image_type: `Qcow2` is not supported by this program" },
-		{ "{" K ",\"net\":[{\"num_queues\":1}]}", "Number of queues (1) to virtio_net should be higher than 2" },
-		{ "{" K ",\"net\":[{\"num_queues\":3}]}", "Number of queues (3) to virtio_net should be higher than 2" },
+		{ "{" K ",\"net\":[{\"num_queues\":1}]}",
+		  "Number of queues (1) to virtio_net should be higher than 2" },
+		{ "{" K ",\"net\":[{\"num_queues\":3}]}",
+		  "Number of queues (3) to virtio_net should be higher than 2" },
 		{ "{" K ",\"net\":[{\"fds\":[3,4]}]}",
 		  "Number of queues (2) to virtio_net does not match the number of FDs (2)" },
 		{ "{" K ",\"net\":[{\"fds\":[]}]}",
@@ -92,14 +98,17 @@ static void rejects(void **state)
 		{ "{" K ",\"net\":[{\"ip\":\"10.0.0\",\"mask\":\"255.0.0.0\"}]}", "ip '10.0.0' is not an IP address" },
 		{ "{" K ",\"net\":[{\"ip\":\"10.0.0.1\",\"mask\":\"/8\"}]}", "mask '/8' is not an IP address" },
 		{ "{" K ",\"net\":[{\"mac\":\"2e:8c:e1:f1:92\"}]}", "mac '2e:8c:e1:f1:92' is not a MAC address" },
-		{ "{" K ",\"net\":[{\"mac\":\"2e:8c:e1:f1:92:fa:\"}]}", "mac '2e:8c:e1:f1:92:fa:' is not a MAC address" },
+		{ "{" K ",\"net\":[{\"mac\":\"2e:8c:e1:f1:92:fa:\"}]}",
+		  "mac '2e:8c:e1:f1:92:fa:' is not a MAC address" },
 		{ "{" K ",\"net\":[{\"host_mac\":\"2e-8c-e1-f1-92-fa\"}]}",
 		  "host_mac '2e-8c-e1-f1-92-fa' is not a MAC address" },
-		{ "{" K ",\"net\":[{\"tap\":\"a-name-of-16-byt\"}]}", "tap 'a-name-of-16-byt' is not the name of an interface" },
+		{ "{" K ",\"net\":[{\"tap\":\"a-name-of-16-byt\"}]}",
+		  "tap 'a-name-of-16-byt' is not the name of an interface" },
 		{ "{" K ",\"net\":[{\"tap\":\"a/b\"}]}", "tap 'a/b' is not the name of an interface" },
 		{ "{" K ",\"net\":[{\"offload_csum\":false}]}", "offload_tso and offload_ufo need offload_csum" },
 		{ "{" K ",\"serial\":{\"mode\":\"File\"}}", "Path missing when using file serial mode" },
-		{ "{" K ",\"console\":{\"mode\":\"File\",\"file\":\"\"}}", "Path missing when using file console mode" },
+		{ "{" K ",\"console\":{\"mode\":\"File\",\"file\":\"\"}}",
+		  "Path missing when using file console mode" },
 		{ "{" K ",\"serial\":{\"mode\":\"Socket\"}}", "serial: socket mode needs a path" },
 		{ "{" K ",\"console\":{\"mode\":\"Socket\",\"socket\":\"s\"}}",
 		  "console: socket mode is not supported by this program" },
@@ -107,7 +116,8 @@ static void rejects(void **state)
 		{ "{" K ",\"console\":{\"mode\":\"Tty\",\"pci_device_id\":32}}", "pci_device_id 32 is not in 1..31" },
 		{ "{" K ",\"rng\":{\"pci_device_id\":3},\"disks\":[{\"path\":\"d\",\"pci_device_id\":3}]}",
 		  "pci_device_id 3 is used twice" },
-		{ "{" K ",\"cpus\":{\"boot_vcpus\":255,\"max_vcpus\":255}}", "config.cpus.boot_vcpus: 255 is above 254" },
+		{ "{" K ",\"cpus\":{\"boot_vcpus\":255,\"max_vcpus\":255}}",
+		  "config.cpus.boot_vcpus: 255 is above 254" },
 		{ "{" K ",\"cpus\":{\"boot_vcpus\":1}}", "config.cpus.max_vcpus: missing" },
 		{ "{" K ",\"vsock\":{\"cid\":3}}", "config.vsock: not supported by this program" },
 		{ "{" K ",\"pvpanic\":true}", "config.pvpanic: true is not supported by this program" },
@@ -127,7 +137,8 @@ static void ids_are_unique(void **state)
 	struct err err = {};
 
 	(void)state;
-	assert_true(check("{" K ",\"disks\":[{\"id\":\"net1\",\"path\":\"d\"}],\"net\":[{\"id\":\"net1\"}]}", &err) < 0);
+	assert_true(check("{" K ",\"disks\":[{\"id\":\"net1\",\"path\":\"d\"}],\"net\":[{\"id\":\"net1\"}]}", &err) <
+		    0);
 	assert_int_equal(err.code, ERR_CONFLICT);
 	assert_string_equal(err.msg, "Identifier net1 is not unique");
 }
@@ -175,7 +186,7 @@ static void urls(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(accepts), cmocka_unit_test(rejects), cmocka_unit_test(ids_are_unique),
+		cmocka_unit_test(accepts),          cmocka_unit_test(rejects), cmocka_unit_test(ids_are_unique),
 		cmocka_unit_test(too_many_devices), cmocka_unit_test(urls),
 	};
 

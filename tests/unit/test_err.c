@@ -8,9 +8,12 @@
 
 static void set(void **state)
 {
-	static const struct { enum err_code code; int num; } cases[] = {
+	static const struct {
+		enum err_code code;
+		int num;
+	} cases[] = {
 		{ ERR_INVALID, -EINVAL }, { ERR_NOT_FOUND, -ENOENT }, { ERR_CONFLICT, -EEXIST },
-		{ ERR_BUSY, -EBUSY },	  { ERR_INTERNAL, -EIO },
+		{ ERR_BUSY, -EBUSY },     { ERR_INTERNAL, -EIO },
 	};
 
 	(void)state;
@@ -34,7 +37,8 @@ static void chain(void **state)
 	assert_int_equal(err_wrap(&err, "disk %d", 3), -ENOENT);
 	assert_int_equal(err_wrap(&err, "The VM could not boot"), -ENOENT);
 	assert_int_equal(err.code, ERR_NOT_FOUND);
-	assert_string_equal(err.msg, "The VM could not boot\ndisk 3\nopen '/x'\nNo such file or directory (os error 2)");
+	assert_string_equal(err.msg,
+			    "The VM could not boot\ndisk 3\nopen '/x'\nNo such file or directory (os error 2)");
 	assert_string_equal(err_line(&err, line, sizeof(line)),
 			    "The VM could not boot: disk 3: open '/x': No such file or directory (os error 2)");
 	assert_string_equal(err_line(&err, small, sizeof(small)), "The VM co");
@@ -67,7 +71,9 @@ static void long_messages(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(set), cmocka_unit_test(chain), cmocka_unit_test(long_messages),
+		cmocka_unit_test(set),
+		cmocka_unit_test(chain),
+		cmocka_unit_test(long_messages),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

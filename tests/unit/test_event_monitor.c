@@ -18,7 +18,8 @@ static void expect(int fd, const char *expected)
 	ssize_t n = read(fd, got, sizeof(got) - 1);
 	assert_true(n > 0);
 	got[n] = '\0';
-	assert_int_equal(sscanf(got, "{\n  \"timestamp\": {\n    \"secs\": %lld,\n    \"nanos\": %ld%n", &secs, &nanos, &at), 2);
+	assert_int_equal(
+		sscanf(got, "{\n  \"timestamp\": {\n    \"secs\": %lld,\n    \"nanos\": %ld%n", &secs, &nanos, &at), 2);
 	assert_true(secs >= 0 && nanos >= 0 && nanos < 1000000000);
 	snprintf(text, sizeof(text), "{\n  \"timestamp\": {\n    \"secs\": 0,\n    \"nanos\": 0%s", got + at);
 	assert_string_equal(text, expected);
@@ -36,9 +37,10 @@ static void events(void **state)
 	expect(fds[0], "{\n  \"timestamp\": {\n    \"secs\": 0,\n    \"nanos\": 0\n  },\n  \"source\": \"vmm\",\n"
 		       "  \"event\": \"starting\",\n  \"properties\": null\n}\n\n");
 	event_emit("virtio-device", "activated", "id", "_net\"1");
-	expect(fds[0], "{\n  \"timestamp\": {\n    \"secs\": 0,\n    \"nanos\": 0\n  },\n  \"source\": \"virtio-device\",\n"
-		       "  \"event\": \"activated\",\n  \"properties\": {\n    \"id\": \"_net\\\"1\"\n  }\n}\n\n");
-	for (int i = 0; i < 10000; i++)		/* far more than a pipe holds */
+	expect(fds[0],
+	       "{\n  \"timestamp\": {\n    \"secs\": 0,\n    \"nanos\": 0\n  },\n  \"source\": \"virtio-device\",\n"
+	       "  \"event\": \"activated\",\n  \"properties\": {\n    \"id\": \"_net\\\"1\"\n  }\n}\n\n");
+	for (int i = 0; i < 10000; i++) /* far more than a pipe holds */
 		event_emit("vm", "pausing", NULL, NULL);
 	event_monitor_init(-1);
 	close(fds[0]);

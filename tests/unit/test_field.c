@@ -95,9 +95,9 @@ static void save_is(const struct field *rows, const void *obj, const char *expec
 	assert_string_equal(out.text, expected);
 }
 
-#define DEFAULTS                                                                                              \
-	"{\"on\":true,\"u8\":0,\"i8\":0,\"u16\":256,\"u32\":0,\"i32\":0,\"u64\":0,\"name\":\"dflt\","          \
-	"\"kind\":\"Green\",\"regs\":[0,0,0],\"opt\":null,\"part\":{\"id\":0,\"name\":\"part\"},"              \
+#define DEFAULTS                                                                                      \
+	"{\"on\":true,\"u8\":0,\"i8\":0,\"u16\":256,\"u32\":0,\"i32\":0,\"u64\":0,\"name\":\"dflt\"," \
+	"\"kind\":\"Green\",\"regs\":[0,0,0],\"opt\":null,\"part\":{\"id\":0,\"name\":\"part\"},"     \
 	"\"pair\":[{\"id\":0},{\"id\":0}],\"refused\":false,\"refused_nr\":3,\"blob\":[0,0,0,0]}"
 
 static void defaults(void **state)
@@ -113,15 +113,15 @@ static void defaults(void **state)
 	assert_false(a.on);
 	assert_null(a.name);
 	assert_int_equal(a.u16, 0);
-	fields_free(all_fields, &a);	/* twice is harmless */
+	fields_free(all_fields, &a); /* twice is harmless */
 }
 
-#define FULL                                                                                                  \
+#define FULL                                                                                                    \
 	"{\"on\":false,\"u8\":255,\"i8\":-128,\"u16\":32768,\"u32\":4294967280,\"i32\":-2147483648,"            \
-	"\"u64\":18446744073709551615,\"str\":\"\\\"\\n\xc3\xa9\",\"name\":\"\",\"kind\":\"Red\","            \
+	"\"u64\":18446744073709551615,\"str\":\"\\\"\\n\xc3\xa9\",\"name\":\"\",\"kind\":\"Red\","              \
 	"\"regs\":[1,2,4294967295],\"list\":[-1,0,2147483647],\"opt\":7,\"part\":{\"id\":1000,\"name\":\"p\"}," \
-	"\"ptr\":{\"id\":1,\"name\":\"q\"},\"parts\":[{\"id\":2,\"name\":\"part\"},{\"id\":3,\"name\":\"r\"}],"   \
-	"\"pair\":[{\"id\":4,\"name\":\"s\"},{\"id\":5,\"name\":\"t\"}],\"refused\":false,\"refused_nr\":3,"       \
+	"\"ptr\":{\"id\":1,\"name\":\"q\"},\"parts\":[{\"id\":2,\"name\":\"part\"},{\"id\":3,\"name\":\"r\"}]," \
+	"\"pair\":[{\"id\":4,\"name\":\"s\"},{\"id\":5,\"name\":\"t\"}],\"refused\":false,\"refused_nr\":3,"    \
 	"\"omitted\":-5,\"blob\":[1,2,3,255]}"
 
 static void round_trip(void **state)
@@ -131,11 +131,12 @@ static void round_trip(void **state)
 
 	(void)state;
 	fields_init(all_fields, &a);
-	for (int i = 0; i < 2; i++) {	/* the second time over what is there */
+	for (int i = 0; i < 2; i++) { /* the second time over what is there */
 		assert_int_equal(load(&a, FULL, &err), 0);
 		save_is(all_fields, &a, FULL);
 	}
-	assert_int_equal(load(&a, "{\"list\":[],\"parts\":[],\"unknown\":{\"deep\":[1]},\"fds\":[1],\"alien_opt\":1}", &err), 0);
+	assert_int_equal(
+		load(&a, "{\"list\":[],\"parts\":[],\"unknown\":{\"deep\":[1]},\"fds\":[1],\"alien_opt\":1}", &err), 0);
 	assert_int_equal(a.n_list, 0);
 	assert_non_null(a.list);
 	assert_null(a.fds);
@@ -150,8 +151,11 @@ static void null_is_absent(void **state)
 
 	(void)state;
 	fields_init(all_fields, &a);
-	assert_int_equal(load(&a, "{\"str\":null,\"name\":null,\"list\":null,\"opt\":null,\"ptr\":null,\"parts\":null,"
-				  "\"alien\":null}", &err), 0);
+	assert_int_equal(load(&a,
+			      "{\"str\":null,\"name\":null,\"list\":null,\"opt\":null,\"ptr\":null,\"parts\":null,"
+			      "\"alien\":null}",
+			      &err),
+			 0);
 	save_is(all_fields, &a, DEFAULTS);
 	assert_int_equal(load(&a, "{\"alien\":0}", &err), 0);
 	assert_int_equal(load(&a, "{\"alien\":false}", &err), 0);
@@ -163,7 +167,9 @@ static void null_is_absent(void **state)
 
 static void rejects(void **state)
 {
-	static const struct { const char *json, *msg; } cases[] = {
+	static const struct {
+		const char *json, *msg;
+	} cases[] = {
 		{ "[]", "all: expected an object, found an array" },
 		{ "{\"on\":1}", "all.on: expected a boolean, found an integer" },
 		{ "{\"on\":null}", "all.on: expected a boolean, found null" },
@@ -301,7 +307,8 @@ static void restore_config(void **state)
 
 static size_t member_bytes(const struct field *f)
 {
-	return f->kind == FK_LIST || f->kind == FK_POINTER ? sizeof(void *) : f->size * (f->kind == FK_ARRAY ? f->count : 1);
+	return f->kind == FK_LIST || f->kind == FK_POINTER ? sizeof(void *)
+							   : f->size * (f->kind == FK_ARRAY ? f->count : 1);
 }
 
 static void mark(uint8_t *bytes, size_t size, size_t at, size_t len, const char *name)
@@ -328,7 +335,7 @@ static void covers(const struct field *rows, size_t size, const char *what)
 			mark(bytes, size, f->count_offset, sizeof(uint32_t), f->name);
 		if (f->kind == FK_OPTIONAL)
 			mark(bytes, size, f->count_offset, sizeof(bool), f->name);
-		if (f->sub && f->sub != serial_fields)	/* the serial port uses the first part of console_config */
+		if (f->sub && f->sub != serial_fields) /* the serial port uses the first part of console_config */
 			covers(f->sub, f->size, f->name);
 	}
 	for (size_t i = 0; i < size; i++) {
@@ -375,9 +382,14 @@ static void rows_are_sane(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(defaults), cmocka_unit_test(round_trip), cmocka_unit_test(null_is_absent),
-		cmocka_unit_test(rejects), cmocka_unit_test(vm_config_round_trip), cmocka_unit_test(restore_config),
-		cmocka_unit_test(rows_cover_structs), cmocka_unit_test(rows_are_sane),
+		cmocka_unit_test(defaults),
+		cmocka_unit_test(round_trip),
+		cmocka_unit_test(null_is_absent),
+		cmocka_unit_test(rejects),
+		cmocka_unit_test(vm_config_round_trip),
+		cmocka_unit_test(restore_config),
+		cmocka_unit_test(rows_cover_structs),
+		cmocka_unit_test(rows_are_sane),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,9 +14,15 @@
 
 static void layout_at_the_hole(void **state)
 {
-	static const struct { uint64_t size, low, high; } cases[] = {
-		{ 4096, 4096, 0 },		   { 128 << 20, 128 << 20, 0 },	 { LOW_END - 4096, LOW_END - 4096, 0 },
-		{ LOW_END, LOW_END, 0 },	   { LOW_END + 4096, LOW_END, 4096 }, { 4 * GIB, LOW_END, GIB },
+	static const struct {
+		uint64_t size, low, high;
+	} cases[] = {
+		{ 4096, 4096, 0 },
+		{ 128 << 20, 128 << 20, 0 },
+		{ LOW_END - 4096, LOW_END - 4096, 0 },
+		{ LOW_END, LOW_END, 0 },
+		{ LOW_END + 4096, LOW_END, 4096 },
+		{ 4 * GIB, LOW_END, GIB },
 		{ 1024 * GIB, LOW_END, 1021 * GIB },
 	};
 
@@ -41,15 +47,34 @@ static void layout_at_the_hole(void **state)
 /* hva are invented: nothing here is followed. */
 static void pointer_at_every_border(void **state)
 {
-	static const struct { uint64_t gpa, len; uintptr_t hva; } cases[] = {
-		{ 0, 0, 0x1000000 },		{ 0, 1, 0x1000000 },		{ 0, 0x10000, 0x1000000 },
-		{ 0, 0x10001, 0 },		{ 0xffff, 1, 0x100ffff },	{ 0xffff, 2, 0 },
-		{ 0x10000, 0, 0x1010000 },	{ 0x10000, 1, 0 },		{ 0x10001, 0, 0 },
-		{ HIGH - 1, 0, 0 },		{ HIGH - 1, 1, 0 },		{ HIGH - 1, 2, 0 },
-		{ HIGH, 0, 0x9000000 },		{ HIGH, 1, 0x9000000 },		{ HIGH, 0x8000, 0x9000000 },
-		{ HIGH, 0x8001, 0 },		{ HIGH + 0x7fff, 1, 0x9007fff }, { HIGH + 0x8000, 0, 0x9008000 },
-		{ HIGH + 0x8000, 1, 0 },	{ 0, UINT64_MAX, 0 },		{ 1, UINT64_MAX, 0 },
-		{ UINT64_MAX, 1, 0 },		{ UINT64_MAX, 2, 0 },		{ HIGH + 16, UINT64_MAX - 15, 0 },
+	static const struct {
+		uint64_t gpa, len;
+		uintptr_t hva;
+	} cases[] = {
+		{ 0, 0, 0x1000000 },
+		{ 0, 1, 0x1000000 },
+		{ 0, 0x10000, 0x1000000 },
+		{ 0, 0x10001, 0 },
+		{ 0xffff, 1, 0x100ffff },
+		{ 0xffff, 2, 0 },
+		{ 0x10000, 0, 0x1010000 },
+		{ 0x10000, 1, 0 },
+		{ 0x10001, 0, 0 },
+		{ HIGH - 1, 0, 0 },
+		{ HIGH - 1, 1, 0 },
+		{ HIGH - 1, 2, 0 },
+		{ HIGH, 0, 0x9000000 },
+		{ HIGH, 1, 0x9000000 },
+		{ HIGH, 0x8000, 0x9000000 },
+		{ HIGH, 0x8001, 0 },
+		{ HIGH + 0x7fff, 1, 0x9007fff },
+		{ HIGH + 0x8000, 0, 0x9008000 },
+		{ HIGH + 0x8000, 1, 0 },
+		{ 0, UINT64_MAX, 0 },
+		{ 1, UINT64_MAX, 0 },
+		{ UINT64_MAX, 1, 0 },
+		{ UINT64_MAX, 2, 0 },
+		{ HIGH + 16, UINT64_MAX - 15, 0 },
 		{ 0, HIGH + 0x8000, 0 },
 	};
 	const struct gmem m = {
@@ -127,7 +152,7 @@ static void copy_on_write(void **state)
 	autoclose int dir = open("/tmp", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	int given = dir;
 	assert_int_equal(gmem_map_cow(&m, &given, &err), -ENODEV);
-	assert_int_equal(given, dir);	/* not taken on failure */
+	assert_int_equal(given, dir); /* not taken on failure */
 	assert_non_null(strstr(err.msg, "map 8192 bytes of guest RAM at 0x0"));
 	gmem_unmap(&m);
 }

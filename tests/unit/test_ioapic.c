@@ -20,7 +20,10 @@ enum { FAKE_FD = 1000, SEL = IOAPIC_BASE, WIN = IOAPIC_BASE + 0x10 };
 
 static struct kvm_msi last;
 static unsigned n_msi, n_routings;
-static struct { struct kvm_irq_routing head; struct kvm_irq_routing_entry entry[IOAPIC_PINS]; } routes;
+static struct {
+	struct kvm_irq_routing head;
+	struct kvm_irq_routing_entry entry[IOAPIC_PINS];
+} routes;
 static int routing_errno;
 
 int ioctl(int fd, unsigned long request, ...)
@@ -104,7 +107,7 @@ static void registers(void **state)
 	put(0x10 + 2 * IOAPIC_PINS, 0);
 	assert_int_equal(get(0x10 + 2 * IOAPIC_PINS), 0);
 	assert_int_equal(get(0xff), 0);
-	put(0x110, 0);			/* the select register has eight bits */
+	put(0x110, 0); /* the select register has eight bits */
 	bus_read(&vm.mmio, SEL, &v, 4);
 	assert_int_equal(v, 0x10);
 	bus_read(&vm.mmio, IOAPIC_BASE + 4, &v, 4);
@@ -128,14 +131,14 @@ static void edge(void **state)
 	assert_int_equal(last.address_hi, 0);
 	assert_int_equal(last.data, 0x31);
 	arch_irq_set(&vm, 4, true);
-	arch_irq_set(&vm, 4, true);	/* no new edge */
+	arch_irq_set(&vm, 4, true); /* no new edge */
 	assert_int_equal(n_msi, 2);
 	arch_irq_set(&vm, 4, false);
 	assert_int_equal(n_msi, 2);
 	arch_irq_set(&vm, 4, true);
 	assert_int_equal(n_msi, 3);
 	assert_false(get_pin(4) & IRR);
-	assert_int_equal(n_routings, 0);	/* edges need none */
+	assert_int_equal(n_routings, 0); /* edges need none */
 	arch_irq_pulse(&vm, IOAPIC_PINS);
 	arch_irq_pulse(&vm, UINT32_MAX);
 	assert_int_equal(n_msi, 3);
@@ -143,14 +146,17 @@ static void edge(void **state)
 
 static void message_fields(void **state)
 {
-	static const struct { uint64_t entry; uint32_t address, data; } cases[] = {
+	static const struct {
+		uint64_t entry;
+		uint32_t address, data;
+	} cases[] = {
 		{ TO(0) | 0xef, 0xfee00000, 0xef },
 		{ TO(255) | 0x20, 0xfeeff000, 0x20 },
 		{ TO(1) | LOGICAL | LOW_PRIORITY | 0x20, 0xfee01004, 0x120 },
 		{ TO(1) | 7 << 8 | 0x20, 0xfee01000, 0x720 },
-		{ 0x12ULL << 56 | 0x7fULL << 49 | 0x20, 0xfee12fe0, 0x20 },	/* KVM's 15-bit destination */
+		{ 0x12ULL << 56 | 0x7fULL << 49 | 0x20, 0xfee12fe0, 0x20 }, /* KVM's 15-bit destination */
 		{ TO(1) | LEVEL | 0x20, 0xfee01000, 0xc020 },
-		{ TO(1) | 1 << 13 | 0x20, 0xfee01000, 0x20 },			/* polarity is not told */
+		{ TO(1) | 1 << 13 | 0x20, 0xfee01000, 0x20 }, /* polarity is not told */
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -184,18 +190,18 @@ static void level(void **state)
 	assert_int_equal(n_msi, 1);
 	assert_int_equal(get_pin(5), TO(1) | LEVEL | IRR | 0x40);
 	arch_irq_set(&vm, 5, false);
-	arch_irq_set(&vm, 5, true);	/* not before the end of the first */
+	arch_irq_set(&vm, 5, true); /* not before the end of the first */
 	assert_int_equal(n_msi, 1);
-	ioapic_eoi(&vm, 0x41);		/* another vector */
+	ioapic_eoi(&vm, 0x41); /* another vector */
 	assert_true(get_pin(5) & IRR);
-	ioapic_eoi(&vm, 0x40);		/* the line is up still: again */
+	ioapic_eoi(&vm, 0x40); /* the line is up still: again */
 	assert_int_equal(n_msi, 2);
 	assert_true(get_pin(5) & IRR);
 	arch_irq_set(&vm, 5, false);
 	ioapic_eoi(&vm, 0x40);
 	assert_int_equal(n_msi, 2);
 	assert_false(get_pin(5) & IRR);
-	ioapic_eoi(&vm, 0x40);		/* nothing to end */
+	ioapic_eoi(&vm, 0x40); /* nothing to end */
 	assert_int_equal(n_msi, 2);
 	arch_irq_set(&vm, 5, true);
 	assert_int_equal(n_msi, 3);
@@ -207,7 +213,7 @@ static void level_and_masks(void **state)
 	set_pin(5, MASKED | LEVEL | 0x40);
 	arch_irq_set(&vm, 5, true);
 	assert_int_equal(n_msi, 0);
-	put(0x10 + 10, LEVEL | 0x40);	/* unmasked while up */
+	put(0x10 + 10, LEVEL | 0x40); /* unmasked while up */
 	assert_int_equal(n_msi, 1);
 	put(0x10 + 10, MASKED | LEVEL | 0x40);
 	ioapic_eoi(&vm, 0x40);
@@ -215,7 +221,7 @@ static void level_and_masks(void **state)
 	assert_false(get_pin(5) & IRR);
 	put(0x10 + 10, LEVEL | 0x40);
 	assert_int_equal(n_msi, 2);
-	put(0x11 + 10, 7 << 24);	/* moved to another CPU while in service: not sent twice */
+	put(0x11 + 10, 7 << 24); /* moved to another CPU while in service: not sent twice */
 	assert_int_equal(n_msi, 2);
 	assert_true(get_pin(5) & IRR);
 }
@@ -226,10 +232,10 @@ static void read_only_bits(void **state)
 	set_pin(5, LEVEL | IRR | 1 << 12 | 0x40);
 	assert_int_equal(get_pin(5), LEVEL | 0x40);
 	arch_irq_set(&vm, 5, true);
-	put(0x10 + 10, LEVEL | 0x40);		/* a written 0 does not end it */
+	put(0x10 + 10, LEVEL | 0x40); /* a written 0 does not end it */
 	assert_true(get_pin(5) & IRR);
 	assert_int_equal(n_msi, 1);
-	put(0x10 + 10, 0x40);			/* an edge pin has none: Linux ends interrupts so */
+	put(0x10 + 10, 0x40); /* an edge pin has none: Linux ends interrupts so */
 	assert_int_equal(get_pin(5), 0x40);
 	put(0x10 + 10, LEVEL | 0x40);
 	assert_int_equal(n_msi, 2);
@@ -269,12 +275,12 @@ static void routes_of_level_pins(void **state)
 	assert_int_equal(routes.head.nr, 2);
 	assert_int_equal(routes.entry[1].gsi, 23);
 	unsigned before = n_routings;
-	set_pin(23, LEVEL | 0x50);	/* nothing changed */
+	set_pin(23, LEVEL | 0x50); /* nothing changed */
 	assert_int_equal(n_routings, before);
 	set_pin(5, MASKED | LEVEL | 0x40);
 	set_pin(23, MASKED);
-	assert_int_equal(routes.head.nr, 0);	/* the last one is taken out too */
-	routing_errno = EINVAL;			/* logged, the machine goes on */
+	assert_int_equal(routes.head.nr, 0); /* the last one is taken out too */
+	routing_errno = EINVAL;              /* logged, the machine goes on */
 	set_pin(5, LEVEL | 0x41);
 	arch_irq_set(&vm, 5, true);
 	assert_int_equal(n_msi, 1);
@@ -316,11 +322,16 @@ static void save_and_load(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup(registers, make),	   cmocka_unit_test_setup(edge, make),
-		cmocka_unit_test_setup(message_fields, make),	   cmocka_unit_test_setup(masked_edge_is_lost, make),
-		cmocka_unit_test_setup(level, make),		   cmocka_unit_test_setup(level_and_masks, make),
-		cmocka_unit_test_setup(read_only_bits, make),	   cmocka_unit_test_setup(two_pins_one_vector, make),
-		cmocka_unit_test_setup(routes_of_level_pins, make), cmocka_unit_test_setup(save_and_load, make),
+		cmocka_unit_test_setup(registers, make),
+		cmocka_unit_test_setup(edge, make),
+		cmocka_unit_test_setup(message_fields, make),
+		cmocka_unit_test_setup(masked_edge_is_lost, make),
+		cmocka_unit_test_setup(level, make),
+		cmocka_unit_test_setup(level_and_masks, make),
+		cmocka_unit_test_setup(read_only_bits, make),
+		cmocka_unit_test_setup(two_pins_one_vector, make),
+		cmocka_unit_test_setup(routes_of_level_pins, make),
+		cmocka_unit_test_setup(save_and_load, make),
 	};
 
 	return cmocka_run_group_tests_name("ioapic", tests, NULL, NULL);

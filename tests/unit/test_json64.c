@@ -15,7 +15,11 @@ static int parse(struct json *json, const char *text, size_t len, char **ret_cop
 
 static void integers(void **state)
 {
-	static const struct { const char *text; uint64_t num; bool negative; } cases[] = {
+	static const struct {
+		const char *text;
+		uint64_t num;
+		bool negative;
+	} cases[] = {
 		{ "0", 0, false },
 		{ "-0", 0, true },
 		{ "9007199254740993", 9007199254740993ULL, false },
@@ -38,7 +42,9 @@ static void integers(void **state)
 
 static void floats_keep_their_digits(void **state)
 {
-	static const char *const cases[] = { "1.5", "-0.25", "1e3", "1E+30", "123456789012345678901234567890.0", "0e-1" };
+	static const char *const cases[] = {
+		"1.5", "-0.25", "1e3", "1E+30", "123456789012345678901234567890.0", "0e-1"
+	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -54,7 +60,9 @@ static void floats_keep_their_digits(void **state)
 
 static void strings(void **state)
 {
-	static const struct { const char *text, *str; } cases[] = {
+	static const struct {
+		const char *text, *str;
+	} cases[] = {
 		{ "\"\"", "" },
 		{ "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"", "\"\\/\b\f\n\r\t" },
 		{ "\"\\u0041\\u00e9\\u20AC\"", "A\xc3\xa9\xe2\x82\xac" },
@@ -78,7 +86,9 @@ static void strings(void **state)
 
 static void refuses(void **state)
 {
-	static const struct { const char *text, *msg; } cases[] = {
+	static const struct {
+		const char *text, *msg;
+	} cases[] = {
 		{ "", "unexpected end at line 1 column 1" },
 		{ "  ", "unexpected end at line 1 column 3" },
 		{ "{\"a\":1,\"a\":2}", "duplicate key in the object that ends at line 1 column 13" },
@@ -190,8 +200,9 @@ static void many_keys(void **state)
 	}
 }
 
-static const char sample[] = "{\"a\": [1, -2, 3.5e1, true, false, null, \"x\\u00e9\\ud83d\\ude00\\n\"],\n"
-			     " \"b\": {\"c\": {}, \"d\": [], \"e\": [[18446744073709551615]]}, \"\xc3\xa9\": \"\xe2\x82\xac\"}";
+static const char sample[] =
+	"{\"a\": [1, -2, 3.5e1, true, false, null, \"x\\u00e9\\ud83d\\ude00\\n\"],\n"
+	" \"b\": {\"c\": {}, \"d\": [], \"e\": [[18446744073709551615]]}, \"\xc3\xa9\": \"\xe2\x82\xac\"}";
 
 static void truncated_everywhere(void **state)
 {
@@ -292,7 +303,14 @@ static void packed(void **state)
 		{ "[1,2.5]", JSON_ARRAY, 2, false, 0 },
 		{ "[]", JSON_ARRAY, 0, false, 0 },
 	};
-	static const char *const refused[] = { "[1,]", "[01]", "[1 2]", "[-]", "[1", "[1,2", "[--1]", "[18446744073709551616]",
+	static const char *const refused[] = { "[1,]",
+					       "[01]",
+					       "[1 2]",
+					       "[-]",
+					       "[1",
+					       "[1,2",
+					       "[--1]",
+					       "[18446744073709551616]",
 					       "[1,-9223372036854775809]" };
 
 	(void)state;
@@ -354,10 +372,20 @@ static void utf8(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(integers), cmocka_unit_test(floats_keep_their_digits), cmocka_unit_test(strings),
-		cmocka_unit_test(refuses), cmocka_unit_test(refuses_zero_bytes), cmocka_unit_test(depth),
-		cmocka_unit_test(many_keys), cmocka_unit_test(truncated_everywhere), cmocka_unit_test(flipped_everywhere),
-		cmocka_unit_test(tree), cmocka_unit_test(reuse), cmocka_unit_test(packed), cmocka_unit_test(writing), cmocka_unit_test(utf8),
+		cmocka_unit_test(integers),
+		cmocka_unit_test(floats_keep_their_digits),
+		cmocka_unit_test(strings),
+		cmocka_unit_test(refuses),
+		cmocka_unit_test(refuses_zero_bytes),
+		cmocka_unit_test(depth),
+		cmocka_unit_test(many_keys),
+		cmocka_unit_test(truncated_everywhere),
+		cmocka_unit_test(flipped_everywhere),
+		cmocka_unit_test(tree),
+		cmocka_unit_test(reuse),
+		cmocka_unit_test(packed),
+		cmocka_unit_test(writing),
+		cmocka_unit_test(utf8),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

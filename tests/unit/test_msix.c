@@ -84,7 +84,7 @@ static void at_reset(void **state)
 	for (unsigned v = 0; v < VECTORS; v++)
 		assert_int_equal(read_table(v * ENTRY + CONTROL, 4), 1);
 	write32(CONTROL, 0);
-	msix_interrupt(&m, &kvm, 0);	/* not enabled: lost, not pending */
+	msix_interrupt(&m, &kvm, 0); /* not enabled: lost, not pending */
 	msix_set_control(&m, &kvm, ENABLE);
 	assert_int_equal(n_sent, 0);
 	assert_int_equal(read_pba(0, 8), 0);
@@ -118,11 +118,11 @@ static void vector_mask(void **state)
 	assert_int_equal(read_pba(0, 8), 1 << 3);
 	assert_int_equal(read_pba(8, 8), 1 << 1);
 	assert_int_equal(read_pba(0, 4), 1 << 3);
-	write32(4 * ENTRY + CONTROL, 0);	/* another one */
-	write32(3 * ENTRY + 8, 0x77);		/* new data while masked */
+	write32(4 * ENTRY + CONTROL, 0); /* another one */
+	write32(3 * ENTRY + 8, 0x77);    /* new data while masked */
 	assert_int_equal(n_sent, 0);
 	write32(3 * ENTRY + CONTROL, 0);
-	assert_int_equal(n_sent, 1);		/* once, however often it was raised */
+	assert_int_equal(n_sent, 1); /* once, however often it was raised */
 	assert_int_equal(sent[0].data, 0x77);
 	assert_int_equal(read_pba(0, 8), 0);
 	assert_int_equal(read_pba(8, 8), 1 << 1);
@@ -135,16 +135,16 @@ static void function_mask(void **state)
 {
 	(void)state;
 	for (uint32_t v = 0; v < VECTORS; v++)
-		write32(v * ENTRY + CONTROL, v == 1);	/* all but vector 1 unmasked */
+		write32(v * ENTRY + CONTROL, v == 1); /* all but vector 1 unmasked */
 	msix_set_control(&m, &kvm, ENABLE | MASK);
 	for (uint32_t v = 0; v < VECTORS; v++)
 		msix_interrupt(&m, &kvm, v);
 	assert_int_equal(n_sent, 0);
 	assert_int_equal(read_pba(0, 8), UINT64_MAX);
 	assert_int_equal(read_pba(8, 8), 0x3f);
-	write32(5 * ENTRY + CONTROL, 0);	/* nothing while the function is masked */
+	write32(5 * ENTRY + CONTROL, 0); /* nothing while the function is masked */
 	assert_int_equal(n_sent, 0);
-	msix_set_control(&m, &kvm, 0);		/* disabled: they wait */
+	msix_set_control(&m, &kvm, 0); /* disabled: they wait */
 	assert_int_equal(n_sent, 0);
 	msix_set_control(&m, &kvm, ENABLE);
 	assert_int_equal(n_sent, VECTORS - 1);
@@ -170,8 +170,17 @@ static void table_access(void **state)
 	assert_int_equal(read_table(BAR_LAST, 4), 0);
 	msix_table_write(&m, &kvm, 8, &(uint64_t){ 0x100000022 }, 8);
 	assert_int_equal(read_table(8, 8), 0x100000022);
-	static const struct { uint64_t off; unsigned len; } ignored[] = {
-		{ 8, 1 }, { 8, 2 }, { 10, 4 }, { 4, 8 }, { 12, 8 }, { VECTORS * ENTRY, 4 }, { VECTORS * ENTRY, 8 },
+	static const struct {
+		uint64_t off;
+		unsigned len;
+	} ignored[] = {
+		{ 8, 1 },
+		{ 8, 2 },
+		{ 10, 4 },
+		{ 4, 8 },
+		{ 12, 8 },
+		{ VECTORS * ENTRY, 4 },
+		{ VECTORS * ENTRY, 8 },
 		{ BAR_LAST, 4 },
 	};
 	for (size_t i = 0; i < ARRAY_LEN(ignored); i++)
@@ -202,7 +211,8 @@ static void save_and_load(void **state)
 	assert_memory_equal(n.pba_entries, m.pba_entries, 2 * sizeof(*n.pba_entries));
 	assert_true(n.enabled && !n.masked);
 	assert_int_equal(msix_check(&n, 64, "_virtio-pci-x", &err), -EINVAL);
-	assert_string_equal(err.msg, "_virtio-pci-x: msix_config has 70 vectors and 2 pending words, expected 64 and 1");
+	assert_string_equal(err.msg,
+			    "_virtio-pci-x: msix_config has 70 vectors and 2 pending words, expected 64 and 1");
 	n.n_pba_entries = 1;
 	assert_int_equal(msix_check(&n, VECTORS, "x", &err), -EINVAL);
 	msix_done(&n);

@@ -9,7 +9,9 @@
 
 static void cutting(void **state)
 {
-	static const struct { const char *text, *parts[4]; } cases[] = {
+	static const struct {
+		const char *text, *parts[4];
+	} cases[] = {
 		{ "a=1,b=2", { "a=1", "b=2" } },
 		{ "a=[1,2],b=\"x,y\"", { "a=[1,2]", "b=\"x,y\"" } },
 		{ "a=[[1,2],[3]],b", { "a=[[1,2],[3]]", "b" } },
@@ -45,8 +47,10 @@ static void balance(void **state)
 
 static void quotes(void **state)
 {
-	static const struct { const char *text, *plain; } cases[] = {
-		{ "abc", "abc" }, { "\"a,b\"", "a,b" }, { "\"\"", "" }, { "\"a\"\"b\"", "a\"b" },
+	static const struct {
+		const char *text, *plain;
+	} cases[] = {
+		{ "abc", "abc" },     { "\"a,b\"", "a,b" }, { "\"\"", "" },       { "\"a\"\"b\"", "a\"b" },
 		{ "\"\"\"\"", "\"" }, { "a\"b\"c", "abc" }, { "\" a \"", " a " },
 	};
 
@@ -82,11 +86,17 @@ static void words(void **state)
 
 static void sizes(void **state)
 {
-	static const struct { const char *text; uint64_t size; } good[] = {
-		{ "0", 0 }, { "1", 1 }, { "4K", 4096 }, { "512M", 512ULL << 20 }, { "4G", 4ULL << 30 },
-		{ "17179869183G", 17179869183ULL << 30 },
+	static const struct {
+		const char *text;
+		uint64_t size;
+	} good[] = {
+		{ "0", 0 },           { "1", 1 },
+		{ "4K", 4096 },       { "512M", 512ULL << 20 },
+		{ "4G", 4ULL << 30 }, { "17179869183G", 17179869183ULL << 30 },
 	};
-	static const char *const bad[] = { "", "K", "1k", "1m", "1T", "1KM", "1 K", "-1K", "17179869184G", "1.5G", "1GB" };
+	static const char *const bad[] = {
+		"", "K", "1k", "1m", "1T", "1KM", "1 K", "-1K", "17179869184G", "1.5G", "1GB"
+	};
 	uint64_t v = 0;
 
 	(void)state;
@@ -100,12 +110,20 @@ static void sizes(void **state)
 
 static void int_lists(void **state)
 {
-	static const struct { const char *text; unsigned n; uint64_t last; } good[] = {
-		{ "[0,2-4]", 4, 4 }, { "7", 1, 7 }, { "[7]", 1, 7 }, { "0-3,9", 5, 9 },
-		{ "[18446744073709551614-18446744073709551615]", 2, UINT64_MAX }, { "[1-4096]", 4096, 4096 },
+	static const struct {
+		const char *text;
+		unsigned n;
+		uint64_t last;
+	} good[] = {
+		{ "[0,2-4]", 4, 4 },
+		{ "7", 1, 7 },
+		{ "[7]", 1, 7 },
+		{ "0-3,9", 5, 9 },
+		{ "[18446744073709551614-18446744073709551615]", 2, UINT64_MAX },
+		{ "[1-4096]", 4096, 4096 },
 	};
-	static const char *const bad[] = { "", "[]", "[1", "1]", "[1,]", "[,1]", "[1 ,2]", "[3-3]", "[3-2]", "[1-2-3]",
-					   "[a]", "[-1]", "[[1]]", "[1]2" };
+	static const char *const bad[] = { "",      "[]",    "[1",      "1]",  "[1,]", "[,1]",  "[1 ,2]",
+					   "[3-3]", "[3-2]", "[1-2-3]", "[a]", "[-1]", "[[1]]", "[1]2" };
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(good); i++) {
 		autofree uint64_t *list = NULL;
@@ -138,7 +156,9 @@ static void cpus(void **state)
 	assert_int_equal(fields_parse_options(cpus_fields, &c,
 					      "boot=2,max=4,topology=1:2:1:2,kvm_hyperv=off,max_phys_bits=40,"
 					      "affinity=[0@[1,2], 3@4 ,1@[0,2-5]],features=,nested=off,"
-					      "core_scheduling=vcpu,profile=host", &err), 0);
+					      "core_scheduling=vcpu,profile=host",
+					      &err),
+			 0);
 	assert_int_equal(c.boot_vcpus, 2);
 	assert_int_equal(c.max_vcpus, 4);
 	assert_int_equal(c.topology->threads_per_core, 1);
@@ -162,12 +182,13 @@ static void memory(void **state)
 
 	(void)state;
 	fields_init(memory_fields, &m);
-	assert_int_equal(fields_parse_options(memory_fields, &m,
-					      " size=1G , mergeable", &err), -EINVAL);
+	assert_int_equal(fields_parse_options(memory_fields, &m, " size=1G , mergeable", &err), -EINVAL);
 	assert_string_equal(err.msg, "Unknown option:  mergeable");
 	assert_int_equal(fields_parse_options(memory_fields, &m,
 					      "size=1M,size= 2G ,mergeable=ON,file=/dev/shm,hotplug_method=virtio-mem,"
-					      "hotplug_size=0,shared=off,thp=false,prefault=true", &err), 0);
+					      "hotplug_size=0,shared=off,thp=false,prefault=true",
+					      &err),
+			 0);
 	assert_true(m.size == 2ULL << 30);
 	assert_true(m.mergeable && m.prefault && !m.thp);
 	assert_int_equal(m.hotplug_method, 1);
@@ -190,7 +211,9 @@ static void disk(void **state)
 	assert_int_equal(fields_parse_options(disk_fields, &d,
 					      "path=\"/a,b=\"\"c\"\"\",readonly=on,num_queues=2,queue_size=256,id=d0,"
 					      "pci_segment=0,pci_device_id=5,serial=S=1,image_type=RAW,"
-					      "lock_granularity=byte-range,iommu=off,sparse=off", &err), 0);
+					      "lock_granularity=byte-range,iommu=off,sparse=off",
+					      &err),
+			 0);
 	assert_string_equal(d.path, "/a,b=\"c\"");
 	assert_string_equal(d.serial, "S=1");
 	assert_true(d.has_pci_device_id);
@@ -209,7 +232,8 @@ static void net(void **state)
 
 	(void)state;
 	fields_init(net_fields, &n);
-	assert_int_equal(fields_parse_options(net_fields, &n, "fd=[23,24],num_queues=4,mtu=1500,vhost_mode=server", &err), 0);
+	assert_int_equal(
+		fields_parse_options(net_fields, &n, "fd=[23,24],num_queues=4,mtu=1500,vhost_mode=server", &err), 0);
 	assert_int_equal(n.n_fds, 2);
 	assert_int_equal(n.fds[1], 24);
 	assert_true(n.has_mtu && n.mtu == 1500);
@@ -221,9 +245,14 @@ static void net(void **state)
 
 static void consoles(void **state)
 {
-	static const struct { const char *text; int mode; const char *file; } cases[] = {
-		{ "off", CONSOLE_OFF, NULL }, { "null", CONSOLE_NULL, NULL }, { "pty", CONSOLE_PTY, NULL },
-		{ "tty,pci_device_id=3", CONSOLE_TTY, NULL }, { "file=/x", CONSOLE_TTY, "/x" },
+	static const struct {
+		const char *text;
+		int mode;
+		const char *file;
+	} cases[] = {
+		{ "off", CONSOLE_OFF, NULL },     { "null", CONSOLE_NULL, NULL },
+		{ "pty", CONSOLE_PTY, NULL },     { "tty,pci_device_id=3", CONSOLE_TTY, NULL },
+		{ "file=/x", CONSOLE_TTY, "/x" },
 	};
 
 	(void)state;
@@ -248,7 +277,9 @@ static void restore(void **state)
 	fields_init(restore_config_fields, &rc);
 	assert_int_equal(fields_parse_options(restore_config_fields, &rc,
 					      "source_url=file:///s,prefault=off,memory_restore_mode=OnDemand,"
-					      "net_fds=[net1@[23,24],net2@25],resume=true,vfio_fds=,iommufd_fd=", &err), 0);
+					      "net_fds=[net1@[23,24],net2@25],resume=true,vfio_fds=,iommufd_fd=",
+					      &err),
+			 0);
 	assert_string_equal(rc.source_url, "file:///s");
 	assert_int_equal(rc.memory_restore_mode, RESTORE_ONDEMAND);
 	assert_true(rc.resume);
@@ -262,7 +293,10 @@ static void restore(void **state)
 
 static void rejects(void **state)
 {
-	static const struct { const struct field *rows; const char *text, *msg; } cases[] = {
+	static const struct {
+		const struct field *rows;
+		const char *text, *msg;
+	} cases[] = {
 		{ cpus_fields, "foo=1", "Unknown option: foo" },
 		{ cpus_fields, "foo", "Unknown option: foo" },
 		{ cpus_fields, "boot=1, max=2", "Unknown option:  max" },
@@ -303,7 +337,8 @@ static void rejects(void **state)
 		{ disk_fields, "image_type=qcow2", "image_type: `qcow2` is not supported by this program" },
 		{ disk_fields, "image_type=vhd", "image_type: `vhd` is not supported by this program" },
 		{ disk_fields, "image_type=vhdx", "image_type: `vhdx` is not supported by this program" },
-		{ disk_fields, "image_type=tar", "image_type: unknown variant `tar`, expected one of `Unknown`, `Raw`" },
+		{ disk_fields, "image_type=tar",
+		  "image_type: unknown variant `tar`, expected one of `Unknown`, `Raw`" },
 		{ disk_fields, "bw_size=10", "bw_size: not supported by this program" },
 		{ disk_fields, "socket=/x", "socket: not supported by this program" },
 		{ disk_fields, "iommu=on", "iommu: on is not supported by this program" },
@@ -336,9 +371,10 @@ static void rejects(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(cutting), cmocka_unit_test(balance), cmocka_unit_test(quotes), cmocka_unit_test(words),
-		cmocka_unit_test(sizes), cmocka_unit_test(int_lists), cmocka_unit_test(cpus), cmocka_unit_test(memory),
-		cmocka_unit_test(disk), cmocka_unit_test(net), cmocka_unit_test(consoles), cmocka_unit_test(restore),
+		cmocka_unit_test(cutting), cmocka_unit_test(balance),  cmocka_unit_test(quotes),
+		cmocka_unit_test(words),   cmocka_unit_test(sizes),    cmocka_unit_test(int_lists),
+		cmocka_unit_test(cpus),    cmocka_unit_test(memory),   cmocka_unit_test(disk),
+		cmocka_unit_test(net),     cmocka_unit_test(consoles), cmocka_unit_test(restore),
 		cmocka_unit_test(rejects),
 	};
 

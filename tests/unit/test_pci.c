@@ -109,11 +109,11 @@ static void both_ways_all_widths(void **state)
 		for (unsigned off = 0; off < 4; off++) {
 			uint64_t want = off + len <= 4 ? 0x44332211U >> 8 * off & mask : mask;
 			assert_int_equal(ecam_read(2 << 15 | 0x40 | off, len), want);
-			if (off + len > 4)	/* never seen on the ports: the bus has them end at 0xcff */
+			if (off + len > 4) /* never seen on the ports: the bus has them end at 0xcff */
 				continue;
 			port_write(CF8, address(0, 2, 0, 0x40), 4);
 			assert_int_equal(port_read(CFC + off, len), want);
-			port_write(CF8, address(0, 2, 0, 0x43), 4);	/* bits 0 and 1 do not count */
+			port_write(CF8, address(0, 2, 0, 0x43), 4); /* bits 0 and 1 do not count */
 			assert_int_equal(port_read(CFC + off, len), want);
 		}
 	}
@@ -144,7 +144,7 @@ static void writes_of_all_widths(void **state)
 			}
 		}
 	}
-	ecam_write(2 << 15 | 0x82, UINT32_MAX, 4);	/* across a dword: vanishes */
+	ecam_write(2 << 15 | 0x82, UINT32_MAX, 4); /* across a dword: vanishes */
 	ecam_write(2 << 15 | 0x80, UINT64_MAX, 8);
 	assert_int_equal(n_writes, 1);
 }
@@ -158,12 +158,12 @@ static void address_register(void **state)
 	assert_int_equal(port_read(CF8 + 1, 1), 0x10);
 	assert_int_equal(port_read(CF8 + 2, 2), 0x8000);
 	assert_int_equal(port_read(CF8 + 3, 1), 0x80);
-	port_write(CF8, 0x11, 1);	/* only a whole dword counts */
+	port_write(CF8, 0x11, 1); /* only a whole dword counts */
 	port_write(CF8 + 1, 0x11, 1);
 	port_write(CF8, 0x1111, 2);
 	assert_int_equal(port_read(CF8, 4), 0x80001008);
 	assert_int_equal(port_read(CFC, 4), 0x01800001);
-	port_write(CF8, 0x00001008, 4);	/* not enabled */
+	port_write(CF8, 0x00001008, 4); /* not enabled */
 	assert_int_equal(port_read(CFC, 4), NOBODY);
 	assert_int_equal(port_read(CFC, 1), 0xff);
 	dev.cfg.writable_bits[2] = UINT32_MAX;
@@ -173,8 +173,11 @@ static void address_register(void **state)
 
 static void nobody_there(void **state)
 {
-	static const struct { unsigned b, slot, fn; } cases[] = {
-		{ 0, 1, 0 }, { 0, 31, 0 }, { 0, 2, 1 }, { 0, 2, 7 }, { 1, 2, 0 }, { 255, 2, 0 }, { 128, 0, 0 }, { 255, 31, 7 },
+	static const struct {
+		unsigned b, slot, fn;
+	} cases[] = {
+		{ 0, 1, 0 }, { 0, 31, 0 },  { 0, 2, 1 },   { 0, 2, 7 },
+		{ 1, 2, 0 }, { 255, 2, 0 }, { 128, 0, 0 }, { 255, 31, 7 },
 	};
 
 	(void)state;
@@ -194,10 +197,13 @@ static void nobody_there(void **state)
 
 static void writable_bits(void **state)
 {
-	static const struct { unsigned reg; uint32_t set; } rows[] = {
-		{ 0, 0x10421af4 },   { 0x4, 0x0000ffff }, { 0x8, 0x01800001 }, { 0xc, 0x000000ff }, { 0x10, 0 },
-		{ 0x14, 0 },	     { 0x18, 0 },	  { 0x2c, 0 },	       { 0x30, 0 },	    { 0x34, 0 },
-		{ 0x3c, 0x000000ff }, { 0x40, 0 },	  { 0x100, 0xc0ffee01 }, { 0xffc, 0 },
+	static const struct {
+		unsigned reg;
+		uint32_t set;
+	} rows[] = {
+		{ 0, 0x10421af4 },    { 0x4, 0x0000ffff }, { 0x8, 0x01800001 },   { 0xc, 0x000000ff }, { 0x10, 0 },
+		{ 0x14, 0 },          { 0x18, 0 },         { 0x2c, 0 },           { 0x30, 0 },         { 0x34, 0 },
+		{ 0x3c, 0x000000ff }, { 0x40, 0 },         { 0x100, 0xc0ffee01 }, { 0xffc, 0 },
 	};
 
 	(void)state;
@@ -220,9 +226,9 @@ static void before_read_is_asked(void **state)
 static void capabilities(void **state)
 {
 	static const uint8_t want[] = {
-		0x09, 0x48, 'a', 'b', 'c', 0, 0, 0,		/* 0x40: five bytes, rounded up to the next dword */
-		0x09, 0x4c, 'd', 'e',				/* 0x48 */
-		0x11, 0x00, 'f', 'g', 'h', 'i', 'j', 'k',	/* 0x4c */
+		0x09, 0x48, 'a', 'b', 'c', 0,   0,   0,   /* 0x40: five bytes, rounded up to the next dword */
+		0x09, 0x4c, 'd', 'e',                     /* 0x48 */
+		0x11, 0x00, 'f', 'g', 'h', 'i', 'j', 'k', /* 0x4c */
 	};
 
 	(void)state;
@@ -246,7 +252,7 @@ static void slots(void **state)
 	assert_int_equal(pci_attach(&bus, &other[0], 0, &err), 0);
 	assert_int_equal(other[0].slot, 1);
 	assert_int_equal(pci_attach(&bus, &other[1], -1, &err), 0);
-	assert_int_equal(other[1].slot, 3);	/* 2 is taken */
+	assert_int_equal(other[1].slot, 3); /* 2 is taken */
 	assert_int_equal(pci_attach(&bus, &other[2], 2, &err), -EINVAL);
 	assert_string_equal(err.msg, "PCI slot 2 is not free");
 	assert_int_equal(pci_attach(&bus, &other[2], 32, &err), -EINVAL);
@@ -309,11 +315,11 @@ static void bar64_is_sized_and_moved(void **state)
 	ecam_write(BAR1, 0x3fff, 4);
 	assert_int_equal(ecam_read(BAR0, 4), 0xff800004);
 	ecam_write(COMMAND, PCI_COMMAND_MEMORY, 2);
-	assert_int_equal(n_moves, 0);		/* where it was */
+	assert_int_equal(n_moves, 0); /* where it was */
 	ecam_write(COMMAND, 0, 2);
 	ecam_write(BAR0, 0x00912345, 4);
 	ecam_write(BAR1, 0x2000, 4);
-	assert_int_equal(n_moves, 0);		/* not while decoding is off */
+	assert_int_equal(n_moves, 0); /* not while decoding is off */
 	ecam_write(COMMAND, PCI_COMMAND_MEMORY, 2);
 	assert_int_equal(n_moves, 1);
 	assert_int_equal(moved_from, 0x3fffff800000);
@@ -322,19 +328,19 @@ static void bar64_is_sized_and_moved(void **state)
 	assert_int_equal(ecam_read(BAR0, 4), 0x00900004);
 	assert_int_equal(dev.cfg.bars[0].addr, 0x00900004);
 	assert_int_equal(dev.cfg.bars[1].addr, 0x2000);
-	ecam_write(BAR1 + 1, 0x30, 1);		/* while decoding is on: at once, a byte of it is enough */
+	ecam_write(BAR1 + 1, 0x30, 1); /* while decoding is on: at once, a byte of it is enough */
 	assert_int_equal(moved_to, 0x300000900000);
 	refuse_move = true;
 	ecam_write(BAR1, 0x1000, 4);
 	assert_int_equal(moved_to, 0x100000900000);
-	assert_int_equal(dev.bar0, 0x300000900000);	/* stays; the register has what was written */
+	assert_int_equal(dev.bar0, 0x300000900000); /* stays; the register has what was written */
 	assert_int_equal(dev.cfg.bars[1].addr, 0x3000);
 	assert_int_equal(ecam_read(BAR1, 4), 0x1000);
 	refuse_move = false;
 	n_moves = 0;
 	ecam_write(BAR0, 0, 4);
 	assert_int_equal(n_moves, 1);
-	ecam_write(BAR1, 0, 4);			/* 0 is no place */
+	ecam_write(BAR1, 0, 4); /* 0 is no place */
 	assert_int_equal(n_moves, 1);
 	assert_int_equal(dev.bar0, 0x100000000000);
 }
@@ -355,19 +361,25 @@ static void bar32_is_sized_and_moved(void **state)
 	assert_int_equal(dev.bar0, 0xc0080000);
 	assert_int_equal(dev.cfg.bars[0].addr, 0xc0080000);
 	assert_int_equal(dev.cfg.bars[1].addr, 0);
-	ecam_write(2 << 15 | 0x3c, 5, 1);	/* another register moves nothing */
+	ecam_write(2 << 15 | 0x3c, 5, 1); /* another register moves nothing */
 	assert_int_equal(n_moves, 1);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup(host_bridge_and_identity, make), cmocka_unit_test_setup(both_ways_all_widths, make),
-		cmocka_unit_test_setup(writes_of_all_widths, make),	cmocka_unit_test_setup(address_register, make),
-		cmocka_unit_test_setup(nobody_there, make),		cmocka_unit_test_setup(writable_bits, make),
-		cmocka_unit_test_setup(before_read_is_asked, make),	cmocka_unit_test_setup(capabilities, make),
-		cmocka_unit_test_setup(slots, make),			cmocka_unit_test_setup(bar_allocation, make),
-		cmocka_unit_test_setup(bar64_is_sized_and_moved, make), cmocka_unit_test_setup(bar32_is_sized_and_moved, make),
+		cmocka_unit_test_setup(host_bridge_and_identity, make),
+		cmocka_unit_test_setup(both_ways_all_widths, make),
+		cmocka_unit_test_setup(writes_of_all_widths, make),
+		cmocka_unit_test_setup(address_register, make),
+		cmocka_unit_test_setup(nobody_there, make),
+		cmocka_unit_test_setup(writable_bits, make),
+		cmocka_unit_test_setup(before_read_is_asked, make),
+		cmocka_unit_test_setup(capabilities, make),
+		cmocka_unit_test_setup(slots, make),
+		cmocka_unit_test_setup(bar_allocation, make),
+		cmocka_unit_test_setup(bar64_is_sized_and_moved, make),
+		cmocka_unit_test_setup(bar32_is_sized_and_moved, make),
 	};
 
 	return cmocka_run_group_tests_name("pci", tests, NULL, NULL);

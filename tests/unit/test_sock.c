@@ -95,7 +95,7 @@ static void refuses_a_second_instance(void **state)
 	snprintf(text, sizeof(text), "socket '%s' is already in use by another running instance", path);
 	assert_string_equal(err.msg, text);
 	assert_null(second.path);
-	assert_int_equal(try_connect(), 0);	/* the first one goes on */
+	assert_int_equal(try_connect(), 0); /* the first one goes on */
 	sock_listener_done(&l);
 	assert_int_equal(sock_listen(path, &l, &err), 0);
 	sock_listener_done(&l);
@@ -108,7 +108,7 @@ static void replaces_a_stale_socket_only(void **state)
 
 	(void)state;
 	assert_int_equal(sock_listen(path, &dead, &err), 0);
-	close(dead.fd);		/* as if killed: the file stays */
+	close(dead.fd); /* as if killed: the file stays */
 	close(dead.lock_fd);
 	free(dead.path);
 	assert_int_equal(try_connect(), -ECONNREFUSED);
@@ -122,7 +122,7 @@ static void replaces_a_stale_socket_only(void **state)
 	assert_int_equal(sock_listen(path, &l, &err), -EADDRINUSE);
 	assert_non_null(strstr(err.msg, path));
 	assert_int_equal(count_fds(), before);
-	assert_int_equal(unlink(path), 0);	/* a plain file was left alone */
+	assert_int_equal(unlink(path), 0); /* a plain file was left alone */
 }
 
 static void names_bad_paths(void **state)
@@ -150,7 +150,7 @@ static void takes_only_listening_descriptors(void **state)
 
 	(void)state;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-	assert_int_equal(sock_listen_fd(pair[0], &l, &err), -EINVAL);	/* closes it */
+	assert_int_equal(sock_listen_fd(pair[0], &l, &err), -EINVAL); /* closes it */
 	close(pair[1]);
 	assert_int_equal(sock_listen_fd(open("/dev/null", O_RDONLY | O_CLOEXEC), &l, &err), -ENOTSOCK);
 	assert_int_equal(count_fds(), before);
@@ -160,7 +160,7 @@ static void takes_only_listening_descriptors(void **state)
 	assert_int_equal(sock_listen_fd(dup(made.fd), &l, &err), 0);
 	assert_true(fcntl(l.fd, F_GETFD) & FD_CLOEXEC);
 	sock_listener_done(&l);
-	assert_int_equal(try_connect(), 0);	/* the path is not its own */
+	assert_int_equal(try_connect(), 0); /* the path is not its own */
 	sock_listener_done(&made);
 	assert_int_equal(count_fds(), before);
 }

@@ -53,7 +53,7 @@ static void fake_activate(struct virtio_dev *vdev)
 
 static void fake_reset(struct virtio_dev *vdev)
 {
-	assert_non_null(vdev->queue[0].desc);	/* the queues are there still */
+	assert_non_null(vdev->queue[0].desc); /* the queues are there still */
 	n_reset++;
 }
 
@@ -96,16 +96,33 @@ static void fake_free(struct virtio_dev *vdev)
 }
 
 static const struct virtio_device_ops fake_ops = {
-	.name = "fake", .type = VIRTIO_ID_NET, .pci_class = 0x020000, .config_bytes = CONFIG_BYTES, .activate = fake_activate,
-	.reset = fake_reset, .notify = fake_notify, .write_config = fake_write_config, .pause = fake_pause,
-	.resume = fake_resume, .free = fake_free,
+	.name = "fake",
+	.type = VIRTIO_ID_NET,
+	.pci_class = 0x020000,
+	.config_bytes = CONFIG_BYTES,
+	.activate = fake_activate,
+	.reset = fake_reset,
+	.notify = fake_notify,
+	.write_config = fake_write_config,
+	.pause = fake_pause,
+	.resume = fake_resume,
+	.free = fake_free,
 };
 static const struct virtio_device_ops plain_ops = {
-	.name = "plain", .type = VIRTIO_ID_RNG, .pci_class = 0xffff00, .notify = fake_notify, .free = fake_free,
+	.name = "plain",
+	.type = VIRTIO_ID_RNG,
+	.pci_class = 0xffff00,
+	.notify = fake_notify,
+	.free = fake_free,
 };
 static const struct virtio_device_ops low_ops = {
-	.name = "low", .type = VIRTIO_ID_BLOCK, .pci_class = 0x018000, .bar32 = true, .config_bytes = CONFIG_BYTES,
-	.notify = fake_notify, .free = fake_free,
+	.name = "low",
+	.type = VIRTIO_ID_BLOCK,
+	.pci_class = 0x018000,
+	.bar32 = true,
+	.config_bytes = CONFIG_BYTES,
+	.notify = fake_notify,
+	.free = fake_free,
 };
 
 /* ---- the machine ---- */
@@ -252,13 +269,13 @@ static void check_dwords(unsigned from, const uint32_t *want, unsigned n)
 static void header_and_capabilities(void **state)
 {
 	static const uint32_t header[] = {
-		0x10411af4, 0x00100000, 0x02000001, 0, 0xff800004, 0x3fff, 0, 0, 0, 0, 0, 0x10411af4, 0, 0x40, 0, 0,
-		0x01105009, 0, 0, 0x38,			/* common */
-		0x03106009, 0, 0x2000, 1,		/* ISR */
-		0x04107009, 0, 0x4000, 0x1000,		/* device */
-		0x02148409, 0, 0x6000, 0x1000, 4,	/* notify */
-		0x05149809, 0, 0, 0, 0,			/* window */
-		0x80020011, 0x8000, 0x48000, 0,		/* MSI-X: enabled as it seems */
+		0x10411af4, 0x00100000, 0x02000001, 0,      0xff800004, 0x3fff, 0,          0, 0, 0,
+		0,          0x10411af4, 0,          0x40,   0,          0,      0x01105009, 0, 0, 0x38, /* common */
+		0x03106009, 0,          0x2000,     1,                                                  /* ISR */
+		0x04107009, 0,          0x4000,     0x1000,                                             /* device */
+		0x02148409, 0,          0x6000,     0x1000, 4,                                          /* notify */
+		0x05149809, 0,          0,          0,      0,                                          /* window */
+		0x80020011, 0x8000,     0x48000,    0, /* MSI-X: enabled as it seems */
 	};
 
 	(void)state;
@@ -273,8 +290,8 @@ static void header_and_capabilities(void **state)
 static void capabilities_without_config(void **state)
 {
 	static const uint32_t caps[] = {
-		0x01105009, 0, 0, 0x38,	    0x03106009, 0, 0x2000, 1,	 0x02147409, 0, 0x6000, 0x1000, 4,
-		0x05148809, 0, 0, 0, 0,	    0x80010011, 0x8000, 0x48000, 0,
+		0x01105009, 0, 0,          0x38, 0x03106009, 0, 0x2000, 1,          0x02147409, 0,       0x6000,
+		0x1000,     4, 0x05148809, 0,    0,          0, 0,      0x80010011, 0x8000,     0x48000, 0,
 	};
 
 	(void)state;
@@ -291,7 +308,7 @@ static void capabilities_without_config(void **state)
 	assert_int_equal(t->pci.bar0, 0xe7f80000);
 	assert_int_equal(t->pci.slot, 3);
 	assert_int_equal(rd(0x4000, 2), 'A' | 'B' << 8);
-	wr(0x4000, 1, 4);	/* no write_config: vanishes */
+	wr(0x4000, 1, 4); /* no write_config: vanishes */
 	assert_int_equal(rd(0x4000, 1), 'A');
 }
 
@@ -301,20 +318,20 @@ static void writable_config_space(void **state)
 	for (unsigned reg = 0x40; reg < 0xa4; reg += 4) {
 		uint64_t before = cfg_read(reg, 4);
 		if (reg >= 0x84 && reg < 0x98)
-			continue;	/* the window: below */
+			continue; /* the window: below */
 		cfg_write(reg, UINT32_MAX, 4);
 		assert_int_equal(cfg_read(reg, 4), reg == 0x98 ? before | 0xc0000000 : before);
 		cfg_write(reg, 0, 4);
 		assert_int_equal(cfg_read(reg, 4), reg == 0x98 ? before & 0x3fffffff : before);
 	}
-	cfg_write(0x84, 0, 4);		/* id, next, length and type stay */
+	cfg_write(0x84, 0, 4); /* id, next, length and type stay */
 	assert_int_equal(cfg_read(0x84, 4), 0x05149809);
 }
 
 static void window_in_config_space(void **state)
 {
 	(void)state;
-	assert_int_equal(cfg_read(0x94, 4), 0);	/* length 0: nothing happens */
+	assert_int_equal(cfg_read(0x94, 4), 0); /* length 0: nothing happens */
 	cfg_write(0x8c, 0x12, 4);
 	cfg_write(0x90, 2, 4);
 	assert_int_equal(cfg_read(0x94, 2), QUEUES);
@@ -331,15 +348,18 @@ static void window_in_config_space(void **state)
 	cfg_write(0x90, 1, 4);
 	cfg_write(0x94, ACK, 1);
 	assert_int_equal(rd(0x14, 1), ACK);
-	static const struct { uint32_t off, len; uint8_t bar; } nowhere[] = {
-		{ 0x14, 3, 0 }, { 0x14, 8, 0 }, { 0x14, 0, 0 }, { 0x14, UINT32_MAX, 0 }, { 0x14, 1, 1 }, { 0x7ffff, 2, 0 },
-		{ 0x80000, 1, 0 }, { UINT32_MAX, 1, 0 }, { UINT32_MAX - 3, 4, 0 },
+	static const struct {
+		uint32_t off, len;
+		uint8_t bar;
+	} nowhere[] = {
+		{ 0x14, 3, 0 },    { 0x14, 8, 0 },    { 0x14, 0, 0 },       { 0x14, UINT32_MAX, 0 },  { 0x14, 1, 1 },
+		{ 0x7ffff, 2, 0 }, { 0x80000, 1, 0 }, { UINT32_MAX, 1, 0 }, { UINT32_MAX - 3, 4, 0 },
 	};
 	for (size_t i = 0; i < ARRAY_LEN(nowhere); i++) {
 		cfg_write(0x88, nowhere[i].bar, 1);
 		cfg_write(0x8c, nowhere[i].off, 4);
 		cfg_write(0x90, nowhere[i].len, 4);
-		cfg_write(0x94, 0xab, 1);	/* no reset, no status */
+		cfg_write(0x94, 0xab, 1); /* no reset, no status */
 		assert_int_equal(cfg_read(0x94, 1), 0xab);
 	}
 	assert_int_equal(rd(0x14, 1), ACK);
@@ -358,7 +378,7 @@ static void bar_moves_by_the_guest(void **state)
 	assert_int_equal(v, 0xffff);
 	struct virtio_pci *other = add_device(&plain_ops, "__rng", 1);
 	cfg_write(0x14, (uint32_t)(other->pci.bar0 >> 32), 4);
-	cfg_write(0x10, (uint32_t)other->pci.bar0, 4);	/* onto the other one: stays */
+	cfg_write(0x10, (uint32_t)other->pci.bar0, 4); /* onto the other one: stays */
 	assert_true(t->pci.bar0 != other->pci.bar0);
 	assert_int_equal(rd(0x12, 2), QUEUES);
 }
@@ -367,20 +387,47 @@ static void bar_moves_by_the_guest(void **state)
 
 static void registers_at_reset(void **state)
 {
-	static const struct { unsigned off, len; uint64_t want; } rows[] = {
-		{ 0x00, 4, 0 },	     { 0x04, 4, (uint32_t)OFFERED }, { 0x08, 4, 0 },  { 0x0c, 4, 0 },	    { 0x10, 2, 0xffff },
-		{ 0x12, 2, QUEUES }, { 0x14, 1, 0 },		     { 0x15, 1, 0 },  { 0x16, 2, 0 },	    { 0x18, 2, QUEUE_SIZE },
-		{ 0x1a, 2, 0xffff }, { 0x1c, 2, 0 },		     { 0x1e, 2, 0 },  { 0x20, 8, 0 },	    { 0x28, 8, 0 },
-		{ 0x30, 8, 0 },	     { 0x38, 4, 0 },		     { 0x36, 4, 0 },  { 0x1ffc, 4, 0 },	    { 0x2000, 1, 0 },
-		{ 0x4000, 8, 0x4847464544434241 }, { 0x4008, 1, 0 }, { 0x4004, 8, 0 }, { 0x4007, 1, 'H' }, { 0x6000, 4, 0 },
-		{ 0x800c, 4, 1 },    { 0x8030, 4, 0 },		     { 0x48000, 8, 0 }, { 0x7fffc, 4, 0 }, { 0x80000, 4, UINT32_MAX },
+	static const struct {
+		unsigned off, len;
+		uint64_t want;
+	} rows[] = {
+		{ 0x00, 4, 0 },
+		{ 0x04, 4, (uint32_t)OFFERED },
+		{ 0x08, 4, 0 },
+		{ 0x0c, 4, 0 },
+		{ 0x10, 2, 0xffff },
+		{ 0x12, 2, QUEUES },
+		{ 0x14, 1, 0 },
+		{ 0x15, 1, 0 },
+		{ 0x16, 2, 0 },
+		{ 0x18, 2, QUEUE_SIZE },
+		{ 0x1a, 2, 0xffff },
+		{ 0x1c, 2, 0 },
+		{ 0x1e, 2, 0 },
+		{ 0x20, 8, 0 },
+		{ 0x28, 8, 0 },
+		{ 0x30, 8, 0 },
+		{ 0x38, 4, 0 },
+		{ 0x36, 4, 0 },
+		{ 0x1ffc, 4, 0 },
+		{ 0x2000, 1, 0 },
+		{ 0x4000, 8, 0x4847464544434241 },
+		{ 0x4008, 1, 0 },
+		{ 0x4004, 8, 0 },
+		{ 0x4007, 1, 'H' },
+		{ 0x6000, 4, 0 },
+		{ 0x800c, 4, 1 },
+		{ 0x8030, 4, 0 },
+		{ 0x48000, 8, 0 },
+		{ 0x7fffc, 4, 0 },
+		{ 0x80000, 4, UINT32_MAX },
 	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
 		if (rd(rows[i].off, rows[i].len) != rows[i].want)
-			fail_msg("0x%x: 0x%llx, expected 0x%llx", rows[i].off, (unsigned long long)rd(rows[i].off, rows[i].len),
-				 (unsigned long long)rows[i].want);
+			fail_msg("0x%x: 0x%llx, expected 0x%llx", rows[i].off,
+				 (unsigned long long)rd(rows[i].off, rows[i].len), (unsigned long long)rows[i].want);
 }
 
 static void feature_negotiation(void **state)
@@ -393,12 +440,12 @@ static void feature_negotiation(void **state)
 	assert_int_equal(rd(0x04, 4), 0);
 	wr(0x00, UINT32_MAX, 4);
 	assert_int_equal(rd(0x04, 4), 0);
-	wr(0x04, 0, 4);		/* read-only */
+	wr(0x04, 0, 4); /* read-only */
 	wr(0x0c, UINT32_MAX, 4);
-	assert_int_equal(rd(0x0c, 4), (uint32_t)OFFERED);	/* what was not offered is not taken */
+	assert_int_equal(rd(0x0c, 4), (uint32_t)OFFERED); /* what was not offered is not taken */
 	wr(0x0c, 1 << 28, 4);
 	assert_int_equal(rd(0x0c, 4), 1 << 28);
-	wr(0x14, ACK | DRIVER | FEATURES_OK, 1);		/* without VERSION_1 */
+	wr(0x14, ACK | DRIVER | FEATURES_OK, 1); /* without VERSION_1 */
 	assert_int_equal(rd(0x14, 1), ACK | DRIVER);
 	wr(0x08, 2, 4);
 	wr(0x0c, UINT32_MAX, 4);
@@ -409,9 +456,9 @@ static void feature_negotiation(void **state)
 	assert_int_equal(vdev->acked_features, 1ULL << 32 | 1 << 28);
 	wr(0x14, ACK | DRIVER | FEATURES_OK, 1);
 	assert_int_equal(rd(0x14, 1), ACK | DRIVER | FEATURES_OK);
-	wr(0x0c, 0, 4);						/* fixed from here on */
+	wr(0x0c, 0, 4); /* fixed from here on */
 	assert_int_equal(vdev->acked_features, 1ULL << 32 | 1 << 28);
-	wr(0x14, DRIVER, 1);					/* the driver clears no bits */
+	wr(0x14, DRIVER, 1); /* the driver clears no bits */
 	assert_int_equal(rd(0x14, 1), ACK | DRIVER | FEATURES_OK);
 }
 
@@ -428,7 +475,7 @@ static void queue_registers(void **state)
 	wr(0x18, 16, 2);
 	wr(0x1a, 2, 2);
 	assert_int_equal(rd(0x1a, 2), 2);
-	wr(0x1a, 3, 2);		/* there are three vectors */
+	wr(0x1a, 3, 2); /* there are three vectors */
 	assert_int_equal(rd(0x1a, 2), 0xffff);
 	wr(0x1a, 1, 2);
 	wr(0x20, 0x1122334455667788, 8);
@@ -440,11 +487,11 @@ static void queue_registers(void **state)
 	wr(0x2c, 0x01, 4);
 	wr(0x30, 0x1000000aa, 8);
 	assert_int_equal(rd(0x1e, 2), 1);
-	wr(0x1c, 2, 2);		/* only 1 is allowed */
+	wr(0x1c, 2, 2); /* only 1 is allowed */
 	assert_int_equal(rd(0x1c, 2), 0);
 	wr(0x1c, 1, 2);
 	assert_int_equal(rd(0x1c, 2), 1);
-	wr(0x1c, 0, 2);		/* enabled: fixed */
+	wr(0x1c, 0, 2); /* enabled: fixed */
 	wr(0x18, 32, 2);
 	wr(0x20, 0, 8);
 	wr(0x28, 0, 8);
@@ -490,9 +537,9 @@ static void vectors(void **state)
 	virtio_pci_interrupt(t, VIRTIO_CONFIG_CHANGE);
 	assert_int_equal(last_msi.data, 0x40);
 	assert_int_equal(rd(0x2000, 1), 2);
-	assert_int_equal(rd(0x2000, 1), 0);	/* reading clears */
+	assert_int_equal(rd(0x2000, 1), 0); /* reading clears */
 	wr(0x16, 1, 2);
-	wr(0x1a, 0xffff, 2);			/* also while active */
+	wr(0x1a, 0xffff, 2); /* also while active */
 	virtio_pci_interrupt(t, 1);
 	assert_int_equal(n_msi, 2);
 }
@@ -501,7 +548,7 @@ static void life(void **state)
 {
 	(void)state;
 	wr(0x6000, 0, 2);
-	assert_int_equal(n_notify, 0);		/* not before DRIVER_OK */
+	assert_int_equal(n_notify, 0); /* not before DRIVER_OK */
 	start();
 	assert_true(vdev->active);
 	wr(0x14, 0xf, 1);
@@ -511,7 +558,7 @@ static void life(void **state)
 	assert_int_equal(last_queue, 0);
 	wr(0x6004, 1, 2);
 	assert_int_equal(last_queue, 1);
-	wr(0x6008, 2, 2);			/* no such queue */
+	wr(0x6008, 2, 2); /* no such queue */
 	wr(0x6ffc, 2, 4);
 	assert_int_equal(n_notify, 2);
 	wr(0x14, 0, 1);
@@ -528,7 +575,7 @@ static void life(void **state)
 		assert_int_equal(rd(0x20, 8), 0);
 		assert_null(vdev->queue[i].desc);
 	}
-	wr(0x14, 0, 1);				/* nothing to reset */
+	wr(0x14, 0, 1); /* nothing to reset */
 	assert_int_equal(n_reset, 1);
 	n_activate = 0;
 	start();
@@ -541,14 +588,14 @@ static void broken_ring(void **state)
 	(void)state;
 	start();
 	n_msi = 0;
-	put16(0x11002, 17);		/* more than the queue holds */
+	put16(0x11002, 17); /* more than the queue holds */
 	wr(0x6000, 0, 2);
 	assert_int_equal(rd(0x14, 1), NEEDS_RESET | 0xf);
-	assert_int_equal(n_msi, 1);	/* the driver is told */
+	assert_int_equal(n_msi, 1); /* the driver is told */
 	assert_int_equal(last_msi.data, 0x40);
 	assert_int_equal(rd(0x2000, 1), 2);
 	wr(0x6004, 1, 2);
-	assert_int_equal(n_notify, 1);	/* nothing is done for it any more */
+	assert_int_equal(n_notify, 1); /* nothing is done for it any more */
 	virtio_interrupt(vdev, 0);
 	assert_int_equal(n_msi, 1);
 	wr(0x14, 0, 1);
@@ -577,12 +624,12 @@ static void rings_outside_ram(void **state)
 	assert_false(vdev->active);
 	assert_int_equal(rd(0x14, 1), NEEDS_RESET | 0xf);
 	assert_int_equal(n_msi, 1);
-	wr(0x14, DRIVER_OK, 1);		/* no second try without a reset */
+	wr(0x14, DRIVER_OK, 1); /* no second try without a reset */
 	assert_int_equal(n_activate, 0);
 	wr(0x6000, 0, 2);
 	assert_int_equal(n_notify, 0);
 	wr(0x14, 0, 1);
-	assert_int_equal(n_reset, 0);	/* it was never active */
+	assert_int_equal(n_reset, 0); /* it was never active */
 	start();
 }
 
@@ -621,7 +668,7 @@ static void pause_and_resume(void **state)
 	virtio_resume(vdev, false);
 	assert_int_equal(n_resume, 1);
 	assert_false(resumed_restored);
-	assert_int_equal(n_notify, QUEUES);	/* what came meanwhile is not forgotten, either way */
+	assert_int_equal(n_notify, QUEUES); /* what came meanwhile is not forgotten, either way */
 	assert_int_equal(n_msi, QUEUES);
 	assert_int_equal(vdev->queue[0].next_used, 1);
 	wr(0x14, 0, 1);
@@ -698,16 +745,17 @@ static void round_trip(void **state)
 	virtio_pci_interrupt(t, VIRTIO_CONFIG_CHANGE);
 	put16(0x12002, 5);
 	wr(0x800c, 1, 4);
-	virtio_pci_interrupt(t, VIRTIO_CONFIG_CHANGE);	/* masked: pending */
+	virtio_pci_interrupt(t, VIRTIO_CONFIG_CHANGE); /* masked: pending */
 	virtio_pause(vdev);
 	uint64_t acked = vdev->acked_features, bar = t->pci.bar0;
 	save(&out);
 
 	new_restored(state);
 	bus_read(&vm.mmio, BAR, &v, 4);
-	assert_int_equal(v, UINT32_MAX);	/* its place comes from the snapshot */
+	assert_int_equal(v, UINT32_MAX); /* its place comes from the snapshot */
 	assert_int_equal(virtio_load_features(vdev, OFFERED, acked, &err), 0);
 	put16(0x12002, 5);
+	put16(0x11002, 5);
 	assert_int_equal(load(out.text, out.len, &err), 0);
 	assert_int_equal(t->pci.bar0, bar);
 	assert_int_equal(n_activate, 1);
@@ -718,12 +766,12 @@ static void round_trip(void **state)
 	save(&again);
 	assert_string_equal(again.text, out.text);
 	wr(0x6000, 0, 2);
-	assert_int_equal(n_notify, 0);		/* paused until the resume */
+	assert_int_equal(n_notify, 0); /* paused until the resume */
 	virtio_resume(vdev, true);
 	assert_true(resumed_restored);
 	assert_int_equal(n_notify, QUEUES);
 	assert_int_equal(n_msi, QUEUES);
-	wr(0x800c, 0, 4);			/* the pending one comes */
+	wr(0x800c, 0, 4); /* the pending one comes */
 	assert_int_equal(n_msi, QUEUES + 1);
 	assert_int_equal(rd(0x2000, 1), 2);
 	assert_int_equal(cfg_read(0x94, 1), 0);
@@ -760,7 +808,9 @@ static void edit(struct strbuf *s, const char *from, const char *to)
 
 static void load_rejects(void **state)
 {
-	static const struct { const char *from, *to, *msg; } cases[] = {
+	static const struct {
+		const char *from, *to, *msg;
+	} cases[] = {
 		{ "\"msix_config\":{\"snap", "\"x\":{\"snap", "state.json: no node 'msix_config'" },
 		{ "\"pci_configuration\"", "\"y\"", "state.json: no node 'pci_configuration'" },
 		{ "\"virtio_pci_common_config\"", "\"z\"", "state.json: no node 'virtio_pci_common_config'" },
@@ -769,7 +819,8 @@ static void load_rejects(void **state)
 		  "state.json: _virtio-pci-net7: queue 0 has size 128 of 64, configured is 64" },
 		{ "\\\"max_size\\\":64", "\\\"max_size\\\":128",
 		  "state.json: _virtio-pci-net7: queue 0 has size 16 of 128, configured is 64" },
-		{ "\\\"size\\\":16", "\\\"size\\\":17", "state.json\n_virtio-pci-net7.queues[0].size: 17 is not a power of two" },
+		{ "\\\"size\\\":16", "\\\"size\\\":17",
+		  "state.json\n_virtio-pci-net7.queues[0].size: 17 is not a power of two" },
 		{ "\\\"desc_table\\\":65536", "\\\"desc_table\\\":65544",
 		  "state.json: _virtio-pci-net7: its queues are not in guest RAM" },
 		{ "\\\"avail_ring\\\":69632", "\\\"avail_ring\\\":1048576",
@@ -784,7 +835,8 @@ static void load_rejects(void **state)
 		  "state.json: _virtio-pci-net7: pci_configuration is not that of a fake device" },
 		{ "\\\"size\\\":4294443008", "\\\"size\\\":4294901760",
 		  "state.json: _virtio-pci-net7: pci_configuration is not that of a fake device" },
-		{ "[272702196,", "[272833268,", "state.json: _virtio-pci-net7: pci_configuration is not that of a fake device" },
+		{ "[272702196,", "[272833268,",
+		  "state.json: _virtio-pci-net7: pci_configuration is not that of a fake device" },
 		{ "\\\"pba_entries\\\":[0]", "\\\"pba_entries\\\":[0,0]",
 		  "_virtio-pci-net7: msix_config has 3 vectors and 2 pending words, expected 3 and 1" },
 	};
@@ -802,7 +854,7 @@ static void load_rejects(void **state)
 		assert_string_equal(err.msg, cases[i].msg);
 		assert_false(vdev->active);
 	}
-	struct err err = {};	/* the text itself was good, but another device has the place */
+	struct err err = {}; /* the text itself was good, but another device has the place */
 	new_restored(state);
 	struct bus_range taken = { .base = BAR + 4096, .size = 16 };
 	assert_int_equal(bus_add(&vm.mmio, &taken, &err), 0);
@@ -836,7 +888,7 @@ static void attach_fails_cleanly(void **state)
 	for (unsigned full = 0; full < 2; full++) {
 		struct fake *f = calloc(1, sizeof(*f));
 		assert_int_equal(virtio_init(&f->vdev, &plain_ops, &vm.mem, "x", 1, 64, &err), 0);
-		if (full) {	/* no register space left */
+		if (full) { /* no register space left */
 			vm.pci.next64 = 0;
 			assert_true(virtio_pci_attach(&vm, &f->vdev, 0, &err) < 0);
 			assert_non_null(strstr(err.msg, "device 'x'\nno room"));
@@ -857,11 +909,12 @@ static void device_tree(void **state)
 
 	(void)state;
 	virtio_pci_tree(t, &out);
-	assert_string_equal(out.text,
-			    "\"_virtio-pci-net7\":{\"id\":\"_virtio-pci-net7\",\"resources\":[{\"PciBar\":{\"index\":0,"
-			    "\"base\":70368735789056,\"size\":524288,\"type_\":\"Mmio64\",\"prefetchable\":false}}],"
-			    "\"children\":[\"net7\"],\"pci_bdf\":\"0000:00:01.0\"},"
-			    "\"net7\":{\"id\":\"net7\",\"resources\":[],\"parent\":\"_virtio-pci-net7\",\"children\":[]}");
+	assert_string_equal(
+		out.text,
+		"\"_virtio-pci-net7\":{\"id\":\"_virtio-pci-net7\",\"resources\":[{\"PciBar\":{\"index\":0,"
+		"\"base\":70368735789056,\"size\":524288,\"type_\":\"Mmio64\",\"prefetchable\":false}}],"
+		"\"children\":[\"net7\"],\"pci_bdf\":\"0000:00:01.0\"},"
+		"\"net7\":{\"id\":\"net7\",\"resources\":[],\"parent\":\"_virtio-pci-net7\",\"children\":[]}");
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, make, done)
@@ -869,12 +922,28 @@ static void device_tree(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(header_and_capabilities), T(capabilities_without_config), T(writable_config_space), T(window_in_config_space),
-		T(bar_moves_by_the_guest),  T(registers_at_reset),	    T(feature_negotiation),   T(queue_registers),
-		T(vectors),		    T(life),			    T(broken_ring),	      T(rings_outside_ram),
-		T(chain_and_interrupt),	    T(pause_and_resume),	    T(loaded_features),	      T(too_many_queues),
-		T(round_trip),		    T(inactive_round_trip),	    T(load_rejects),	      T(loaded_vectors),
-		T(attach_fails_cleanly),    T(device_tree),
+		T(header_and_capabilities),
+		T(capabilities_without_config),
+		T(writable_config_space),
+		T(window_in_config_space),
+		T(bar_moves_by_the_guest),
+		T(registers_at_reset),
+		T(feature_negotiation),
+		T(queue_registers),
+		T(vectors),
+		T(life),
+		T(broken_ring),
+		T(rings_outside_ram),
+		T(chain_and_interrupt),
+		T(pause_and_resume),
+		T(loaded_features),
+		T(too_many_queues),
+		T(round_trip),
+		T(inactive_round_trip),
+		T(load_rejects),
+		T(loaded_vectors),
+		T(attach_fails_cleanly),
+		T(device_tree),
 	};
 
 	return cmocka_run_group_tests_name("virtio_pci", tests, NULL, NULL);

@@ -98,8 +98,12 @@ static void offer(uint16_t head)
 static int activate(uint16_t size, uint64_t features)
 {
 	q.s = (struct vring_state){
-		.max_size = VRING_SIZE_MAX, .size = size, .ready = true,
-		.desc_table = DESC, .avail_ring = AVAIL, .used_ring = USED,
+		.max_size = VRING_SIZE_MAX,
+		.size = size,
+		.ready = true,
+		.desc_table = DESC,
+		.avail_ring = AVAIL,
+		.used_ring = USED,
 	};
 	avail_idx = get16(USED + 2);
 	put16(AVAIL + 2, avail_idx);
@@ -165,26 +169,26 @@ static void bad_chains(void **state)
 		uint16_t flags, next;
 		int ret;
 	} cases[] = {
-		{ LOW_BYTES - 16, 16, 0, 0, 1 },	/* up to the last byte */
-		{ LOW_BYTES - 16, 17, 0, 0, -EPROTO },	/* into the hole */
+		{ LOW_BYTES - 16, 16, 0, 0, 1 },       /* up to the last byte */
+		{ LOW_BYTES - 16, 17, 0, 0, -EPROTO }, /* into the hole */
 		{ LOW_BYTES, 1, 0, 0, -EPROTO },
 		{ 0xc0000000, 4096, WRITE, 0, -EPROTO },
-		{ HIGH_GPA - 1, 2, 0, 0, -EPROTO },	/* from the hole */
+		{ HIGH_GPA - 1, 2, 0, 0, -EPROTO }, /* from the hole */
 		{ HIGH_GPA, HIGH_BYTES, 0, 0, 1 },
 		{ HIGH_GPA, HIGH_BYTES + 1, 0, 0, -EPROTO },
 		{ HIGH_GPA + HIGH_BYTES, 1, 0, 0, -EPROTO },
 		{ UINT64_MAX, 1, 0, 0, -EPROTO },
-		{ UINT64_MAX - 15, 16, 0, 0, -EPROTO },	/* ends at 2^64 */
-		{ UINT64_MAX - 15, 32, 0, 0, -EPROTO },	/* wraps to RAM */
+		{ UINT64_MAX - 15, 16, 0, 0, -EPROTO }, /* ends at 2^64 */
+		{ UINT64_MAX - 15, 32, 0, 0, -EPROTO }, /* wraps to RAM */
 		{ BUF, UINT32_MAX, 0, 0, -EPROTO },
 		{ 0, LOW_BYTES, 0, 0, 1 },
-		{ BUF, 16, NEXT, 8, -EPROTO },		/* next beyond the table */
+		{ BUF, 16, NEXT, 8, -EPROTO }, /* next beyond the table */
 		{ BUF, 16, NEXT, 0xffff, -EPROTO },
-		{ BUF, 16, NEXT, 0, -EPROTO },		/* itself: a loop */
-		{ BUF, 16, NEXT, 1, -EPROTO },		/* a loop of two */
-		{ BUF, 16, WRITE | NEXT, 2, -EPROTO },	/* readable after writable */
+		{ BUF, 16, NEXT, 0, -EPROTO },         /* itself: a loop */
+		{ BUF, 16, NEXT, 1, -EPROTO },         /* a loop of two */
+		{ BUF, 16, WRITE | NEXT, 2, -EPROTO }, /* readable after writable */
 		{ BUF, 16, NEXT, 2, 1 },
-		{ TABLE, 16, INDIRECT, 0, -EPROTO },	/* without the feature */
+		{ TABLE, 16, INDIRECT, 0, -EPROTO }, /* without the feature */
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -198,7 +202,7 @@ static void bad_chains(void **state)
 		int r = vring_pop(&q, &mem, &c);
 		if (r != cases[i].ret)
 			fail_msg("case %zu: got %d, expected %d", i, r, cases[i].ret);
-		assert_int_equal(c.head, r == 1 ? 0 : 0xabcd);	/* untouched on failure */
+		assert_int_equal(c.head, r == 1 ? 0 : 0xabcd); /* untouched on failure */
 		vring_deactivate(&q);
 	}
 }
@@ -211,7 +215,7 @@ static void bad_heads(void **state)
 	assert_int_equal(activate(8, 0), 0);
 	offer(8);
 	assert_int_equal(vring_pop(&q, &mem, &c), -EPROTO);
-	assert_int_equal(vring_pop(&q, &mem, &c), -EPROTO);	/* it stays broken */
+	assert_int_equal(vring_pop(&q, &mem, &c), -EPROTO); /* it stays broken */
 	vring_deactivate(&q);
 	assert_int_equal(activate(8, 0), 0);
 	offer(0xffff);
@@ -224,7 +228,7 @@ static void indirect_chain(void **state)
 
 	(void)state;
 	assert_int_equal(activate(4, F_INDIRECT), 0);
-	put_desc(DESC, 1, BUF, 8, NEXT, 3);	/* a direct one before it is fine */
+	put_desc(DESC, 1, BUF, 8, NEXT, 3); /* a direct one before it is fine */
 	put_desc(DESC, 3, TABLE, 3 * 16, INDIRECT, 0);
 	put_desc(TABLE, 0, BUF + 100, 10, NEXT, 2);
 	put_desc(TABLE, 2, BUF + 200, 20, NEXT | WRITE, 1);
@@ -249,18 +253,18 @@ static void bad_indirect_chains(void **state)
 		int ret;
 	} cases[] = {
 		{ TABLE, 32, INDIRECT, NEXT, 1, 1 },
-		{ TABLE, 32, INDIRECT | WRITE, NEXT, 1, 1 },	/* 2.7.5.3.2: WRITE is ignored there */
+		{ TABLE, 32, INDIRECT | WRITE, NEXT, 1, 1 }, /* 2.7.5.3.2: WRITE is ignored there */
 		{ TABLE, 32, INDIRECT | NEXT, 0, 0, -EPROTO },
 		{ TABLE, 0, INDIRECT, 0, 0, -EPROTO },
 		{ TABLE, 24, INDIRECT, 0, 0, -EPROTO },
 		{ TABLE, 15, INDIRECT, 0, 0, -EPROTO },
-		{ TABLE, 32, INDIRECT, INDIRECT, 0, -EPROTO },	/* nested */
-		{ TABLE, 32, INDIRECT, NEXT, 2, -EPROTO },	/* beyond the inner table, inside the outer */
-		{ TABLE, 32, INDIRECT, NEXT, 0, -EPROTO },	/* loop */
+		{ TABLE, 32, INDIRECT, INDIRECT, 0, -EPROTO }, /* nested */
+		{ TABLE, 32, INDIRECT, NEXT, 2, -EPROTO },     /* beyond the inner table, inside the outer */
+		{ TABLE, 32, INDIRECT, NEXT, 0, -EPROTO },     /* loop */
 		{ LOW_BYTES - 16, 32, INDIRECT, 0, 0, -EPROTO },
 		{ UINT64_MAX - 15, 32, INDIRECT, 0, 0, -EPROTO },
 		{ 0xc0000000, 32, INDIRECT, 0, 0, -EPROTO },
-		{ 0, (VRING_SIZE_MAX + 1) * 16, INDIRECT, 0, 0, -EPROTO },	/* longer than any chain */
+		{ 0, (VRING_SIZE_MAX + 1) * 16, INDIRECT, 0, 0, -EPROTO }, /* longer than any chain */
 		{ TABLE, 0xfffffff0, INDIRECT, 0, 0, -EPROTO },
 	};
 
@@ -299,10 +303,10 @@ static void longest_chains(void **state)
 		assert_int_equal(c.n_read + c.n_write, n);
 		assert_int_equal(c.n_read, n / 2);
 		assert_ptr_equal(c.iov[n - 1].iov_base, mem.region[0].hva + BUF + n - 1);
-		c.iov[n].iov_len = 1;	/* the promised room for one more */
+		c.iov[n].iov_len = 1; /* the promised room for one more */
 		vring_deactivate(&q);
 	}
-	for (unsigned extra = 0; extra < 2; extra++) {	/* an indirect table of the queue's size, and one more */
+	for (unsigned extra = 0; extra < 2; extra++) { /* an indirect table of the queue's size, and one more */
 		reset(state);
 		assert_int_equal(activate(8, F_INDIRECT), 0);
 		put_desc(DESC, 0, TABLE, (8 + extra) * 16, INDIRECT, 0);
@@ -344,8 +348,8 @@ static void activation_checks(void **state)
 
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
 		reset(state);
-		q.s = (struct vring_state){ cases[i].max_size, cases[i].size, true, cases[i].desc, cases[i].avail,
-					    cases[i].used };
+		q.s = (struct vring_state){ cases[i].max_size, cases[i].size,  true,
+					    cases[i].desc,     cases[i].avail, cases[i].used };
 		int r = vring_activate(&q, &mem, 0);
 		if (r != cases[i].ret)
 			fail_msg("case %zu: got %d, expected %d", i, r, cases[i].ret);
@@ -364,9 +368,9 @@ static void avail_index_jumps(void **state)
 	put_desc(DESC, 0, BUF, 16, 0, 0);
 	put16(AVAIL + 2, 8);
 	pops(&c);
-	put16(AVAIL + 2, 10);	/* 9 pending of 8 */
+	put16(AVAIL + 2, 10); /* 9 pending of 8 */
 	assert_int_equal(vring_pop(&q, &mem, &c), -EPROTO);
-	put16(AVAIL + 2, 0);	/* backwards */
+	put16(AVAIL + 2, 0); /* backwards */
 	assert_int_equal(vring_pop(&q, &mem, &c), -EPROTO);
 	put16(AVAIL + 2, 9);
 	pops(&c);
@@ -430,7 +434,7 @@ static void rearm(void **state)
 		pops(&c);
 		assert_false(vring_rearm(&q));
 		assert_int_equal(get16(AVAIL_EVENT), event ? 1 : 0x5555);
-		offer(0);	/* came between the last pop and the rearm */
+		offer(0); /* came between the last pop and the rearm */
 		assert_true(vring_rearm(&q));
 		assert_int_equal(get16(AVAIL_EVENT), event ? 1 : 0x5555);
 		pops(&c);
@@ -446,7 +450,7 @@ static void interrupts_without_event_index(void **state)
 	assert_int_equal(activate(4, 0), 0);
 	vring_push(&q, 0, 0);
 	assert_true(vring_needs_interrupt(&q));
-	put16(AVAIL, 1);	/* VIRTQ_AVAIL_F_NO_INTERRUPT */
+	put16(AVAIL, 1); /* VIRTQ_AVAIL_F_NO_INTERRUPT */
 	vring_push(&q, 0, 0);
 	assert_false(vring_needs_interrupt(&q));
 	put16(AVAIL, 0xfffe);
@@ -456,11 +460,16 @@ static void interrupts_without_event_index(void **state)
 /* used_event against the used index before and after: 2.7.7.2, also where both wrap. */
 static void interrupts_with_event_index(void **state)
 {
-	static const struct { uint16_t start, pushed, event; bool wanted; } cases[] = {
-		{ 0, 1, 0, true },	 { 0, 1, 1, false },	 { 0, 3, 2, true },	  { 0, 3, 3, false },
-		{ 0, 3, 0xffff, false }, { 100, 1, 99, false },  { 100, 1, 100, true },   { 100, 4, 103, true },
-		{ 100, 4, 104, false },  { 65535, 1, 65535, true }, { 65535, 1, 0, false }, { 65535, 2, 0, true },
-		{ 65533, 4, 0, true },   { 65533, 4, 1, false }, { 65533, 4, 65532, false }, { 65533, 3, 65535, true },
+	static const struct {
+		uint16_t start, pushed, event;
+		bool wanted;
+	} cases[] = {
+		{ 0, 1, 0, true },         { 0, 1, 1, false },      { 0, 3, 2, true },
+		{ 0, 3, 3, false },        { 0, 3, 0xffff, false }, { 100, 1, 99, false },
+		{ 100, 1, 100, true },     { 100, 4, 103, true },   { 100, 4, 104, false },
+		{ 65535, 1, 65535, true }, { 65535, 1, 0, false },  { 65535, 2, 0, true },
+		{ 65533, 4, 0, true },     { 65533, 4, 1, false },  { 65533, 4, 65532, false },
+		{ 65533, 3, 65535, true },
 	};
 	enum { USED_EVENT = AVAIL + 4 + 2 * 8 };
 
@@ -468,11 +477,11 @@ static void interrupts_with_event_index(void **state)
 		reset(state);
 		put16(USED + 2, (uint16_t)(cases[i].start - 1));
 		assert_int_equal(activate(8, F_EVENT), 0);
-		put16(AVAIL, 1);	/* the flag means nothing with the event index */
+		put16(AVAIL, 1); /* the flag means nothing with the event index */
 		put16(USED_EVENT, 0x4000);
 		vring_push(&q, 0, 0);
-		assert_true(vring_needs_interrupt(&q));		/* the first: nothing is known of the driver */
-		assert_false(vring_needs_interrupt(&q));	/* nothing new */
+		assert_true(vring_needs_interrupt(&q));  /* the first: nothing is known of the driver */
+		assert_false(vring_needs_interrupt(&q)); /* nothing new */
 		put16(USED_EVENT, cases[i].event);
 		for (unsigned n = 0; n < cases[i].pushed; n++)
 			vring_push(&q, 0, 0);
@@ -482,7 +491,7 @@ static void interrupts_with_event_index(void **state)
 		assert_false(vring_needs_interrupt(&q));
 		vring_deactivate(&q);
 		assert_int_equal(vring_activate(&q, &mem, F_EVENT), 0);
-		assert_true(vring_needs_interrupt(&q));	/* activated anew: as at first */
+		assert_true(vring_needs_interrupt(&q)); /* activated anew: as at first */
 		vring_deactivate(&q);
 	}
 }
@@ -562,7 +571,7 @@ static void random_rings_stay_in_ram(void **state)
 		}
 		vring_deactivate(&q);
 	}
-	assert_true(good > 5000 && bad > 5000 && segments > good);	/* both ways were taken often */
+	assert_true(good > 5000 && bad > 5000 && segments > good); /* both ways were taken often */
 }
 
 static void iov_copies(void **state)

@@ -7,16 +7,22 @@
 #include "vmm/x86/tbuf.h"
 
 enum {
-	RSDP_BYTES = 36, RSDP_OLD_BYTES = 20,	/* the latter without all that revision 2 added */
-	RSDP_OLD_CHECKSUM = 8, RSDP_XSDT = 24, RSDP_CHECKSUM = 32,
-	TABLE_LENGTH = 4, TABLE_CHECKSUM = 9,	/* offsets in every table's header */
+	RSDP_BYTES = 36,
+	RSDP_OLD_BYTES = 20, /* the latter without all that revision 2 added */
+	RSDP_OLD_CHECKSUM = 8,
+	RSDP_XSDT = 24,
+	RSDP_CHECKSUM = 32,
+	TABLE_LENGTH = 4,
+	TABLE_CHECKSUM = 9, /* offsets in every table's header */
 	FADT_BYTES = 276,
-	MADT_ENABLED = 1, MADT_CAPABLE = 2,	/* is there now; may be */
-	LAPIC_GPA = 0xfee00000, IOAPIC_GPA = 0xfec00000,
-	BLOCK_STEP = 0x1000,			/* each register block has a page */
-	TOP_RESERVED = 0x10000,			/* never used, below the end of guest addresses */
-	BLOCKS_BYTES = 0x100000,		/* below that, for the register blocks */
-	MEMORY_ALIGN = 128 << 20,		/* hot-plugged memory starts on it */
+	MADT_ENABLED = 1,
+	MADT_CAPABLE = 2, /* is there now; may be */
+	LAPIC_GPA = 0xfee00000,
+	IOAPIC_GPA = 0xfec00000,
+	BLOCK_STEP = 0x1000,      /* each register block has a page */
+	TOP_RESERVED = 0x10000,   /* never used, below the end of guest addresses */
+	BLOCKS_BYTES = 0x100000,  /* below that, for the register blocks */
+	MEMORY_ALIGN = 128 << 20, /* hot-plugged memory starts on it */
 };
 
 static const uint64_t low_ram_max = 0xc0000000, high_ram_start = 0x100000000;
@@ -45,8 +51,7 @@ struct acpi_range acpi_pci_range(const struct acpi_cfg *cfg)
 	uint64_t first = high_ram_start + high;
 
 	if (cfg->hotplug_bytes)
-		first = ((first + MEMORY_ALIGN - 1) & ~(uint64_t)(MEMORY_ALIGN - 1)) +
-			cfg->hotplug_bytes;
+		first = ((first + MEMORY_ALIGN - 1) & ~(uint64_t)(MEMORY_ALIGN - 1)) + cfg->hotplug_bytes;
 	return (struct acpi_range){
 		.first = first,
 		.last = (1ull << cfg->phys_bits) - TOP_RESERVED - BLOCKS_BYTES - 1,
@@ -94,13 +99,13 @@ static void put_fadt(struct tbuf *t, uint64_t dsdt_gpa)
 
 	tbuf_zero(t, start + FADT_BYTES - t->len);
 	tbuf_set(t, start + 112, &flags, sizeof(flags));
-	set_port(t, start + 116, 8, 1, ACPI_PORT_SLEEP);	/* RESET_REG */
+	set_port(t, start + 116, 8, 1, ACPI_PORT_SLEEP); /* RESET_REG */
 	tbuf_set(t, start + 128, &(const uint8_t){ ACPI_SLEEP_RESET }, 1);
-	tbuf_set(t, start + 131, &(const uint8_t){ 3 }, 1);	/* minor version */
+	tbuf_set(t, start + 131, &(const uint8_t){ 3 }, 1); /* minor version */
 	tbuf_set(t, start + 140, &dsdt_gpa, sizeof(dsdt_gpa));
-	set_port(t, start + 208, 32, 3, ACPI_PORT_PM_TIMER);	/* X_PM_TMR_BLK */
-	set_port(t, start + 244, 8, 1, ACPI_PORT_SLEEP);	/* SLEEP_CONTROL_REG */
-	set_port(t, start + 256, 8, 1, ACPI_PORT_SLEEP);	/* SLEEP_STATUS_REG */
+	set_port(t, start + 208, 32, 3, ACPI_PORT_PM_TIMER); /* X_PM_TMR_BLK */
+	set_port(t, start + 244, 8, 1, ACPI_PORT_SLEEP);     /* SLEEP_CONTROL_REG */
+	set_port(t, start + 256, 8, 1, ACPI_PORT_SLEEP);     /* SLEEP_STATUS_REG */
 	tbuf_set(t, start + 268, "CLOUDHYP", 8);
 	table_end(t, start);
 }
@@ -114,10 +119,10 @@ static void put_madt(struct tbuf *t, const struct acpi_cfg *cfg)
 	for (unsigned i = 0; i < cfg->max_vcpus; i++)
 		dsdt_apic_entry(t, cfg, i, (i < cfg->boot_vcpus ? MADT_ENABLED : 0) | MADT_CAPABLE);
 
-	tbuf_put(t, (const uint8_t[]){ 1, 12, 0, 0 }, 4);	/* IOAPIC 0 */
+	tbuf_put(t, (const uint8_t[]){ 1, 12, 0, 0 }, 4); /* IOAPIC 0 */
 	tbuf_u32(t, IOAPIC_GPA);
-	tbuf_u32(t, 0);						/* its first GSI */
-	tbuf_put(t, (const uint8_t[]){ 2, 10, 0, ACPI_GSI_SERIAL }, 4);	/* ISA interrupt to GSI */
+	tbuf_u32(t, 0);                                                 /* its first GSI */
+	tbuf_put(t, (const uint8_t[]){ 2, 10, 0, ACPI_GSI_SERIAL }, 4); /* ISA interrupt to GSI */
 	tbuf_u32(t, ACPI_GSI_SERIAL);
 	tbuf_u16(t, 0);
 	table_end(t, start);
@@ -129,8 +134,8 @@ static void put_mcfg(struct tbuf *t)
 
 	tbuf_u64(t, 0);
 	tbuf_u64(t, ACPI_MMCONFIG_GPA);
-	tbuf_u16(t, 0);		/* segment */
-	tbuf_u8(t, 0);		/* first and last bus */
+	tbuf_u16(t, 0); /* segment */
+	tbuf_u8(t, 0);  /* first and last bus */
 	tbuf_u8(t, 0);
 	tbuf_u32(t, 0);
 	table_end(t, start);

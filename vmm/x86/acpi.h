@@ -13,17 +13,17 @@
 #include "vmm/x86/topology.h"
 
 enum {
-	ACPI_TABLES_GPA = 0xa0000,	/* the RSDP is first */
-	ACPI_TABLES_MAX = 0x50000,	/* up to the SMBIOS tables */
+	ACPI_TABLES_GPA = 0xa0000, /* the RSDP is first */
+	ACPI_TABLES_MAX = 0x50000, /* up to the SMBIOS tables */
 
-	ACPI_PORT_SLEEP = 0x600,	/* one byte: reset, sleep control and status; reads 0 */
-	ACPI_SLEEP_RESET = 0x01,	/* written there: reboot */
-	ACPI_SLEEP_S5 = 0x34,		/* written there: power off */
-	ACPI_PORT_PM_TIMER = 0x608,	/* four bytes: 32 bits counting at ACPI_PM_TIMER_HZ */
+	ACPI_PORT_SLEEP = 0x600,    /* one byte: reset, sleep control and status; reads 0 */
+	ACPI_SLEEP_RESET = 0x01,    /* written there: reboot */
+	ACPI_SLEEP_S5 = 0x34,       /* written there: power off */
+	ACPI_PORT_PM_TIMER = 0x608, /* four bytes: 32 bits counting at ACPI_PM_TIMER_HZ */
 	ACPI_PM_TIMER_HZ = 3579545,
 
-	ACPI_GSI_SERIAL = 4,		/* edge, as is the event device's */
-	ACPI_GSI_PCI = 5,		/* slot n has ACPI_GSI_PCI + n % ACPI_N_PCI_GSIS, level */
+	ACPI_GSI_SERIAL = 4, /* edge, as is the event device's */
+	ACPI_GSI_PCI = 5,    /* slot n has ACPI_GSI_PCI + n % ACPI_N_PCI_GSIS, level */
 	ACPI_N_PCI_GSIS = 8,
 	ACPI_GSI_GED = 13,
 };
@@ -32,11 +32,11 @@ enum {
 struct acpi_cfg {
 	unsigned boot_vcpus, max_vcpus;
 	struct cpu_topology topology;
-	unsigned phys_bits;		/* of guest addresses: the host's, cut to max_phys_bits */
+	unsigned phys_bits; /* of guest addresses: the host's, cut to max_phys_bits */
 	uint64_t ram_bytes;
-	uint64_t hotplug_bytes;		/* memory.hotplug_size, 0: none */
-	bool hotplug_acpi;		/* memory.hotplug_method is Acpi, not VirtioMem */
-	bool serial;			/* the serial port exists: any mode but Off */
+	uint64_t hotplug_bytes; /* memory.hotplug_size, 0: none */
+	bool hotplug_acpi;      /* memory.hotplug_method is Acpi, not VirtioMem */
+	bool serial;            /* the serial port exists: any mode but Off */
 };
 
 /* Where the register blocks are; memory is 0 where there is no such block. */

@@ -5,7 +5,8 @@
 #include <string.h>
 
 enum {
-	CPU_SELECT = 0, CPU_STATUS = 4,
+	CPU_SELECT = 0,
+	CPU_STATUS = 4,
 	CPU_STATUS_ENABLED = 1,
 	PCI_SEGMENT = 12,
 };
@@ -28,8 +29,7 @@ static uint32_t read_events(struct acpi_regs *regs, uint64_t off, unsigned len)
 	return off == 0 && len == 1 ? atomic_exchange(&regs->events, 0) : 0;
 }
 
-void acpi_regs_read(struct acpi_regs *regs, enum acpi_block block, uint64_t off, void *data,
-		    unsigned len)
+void acpi_regs_read(struct acpi_regs *regs, enum acpi_block block, uint64_t off, void *data, unsigned len)
 {
 	uint32_t v = 0;
 
@@ -44,8 +44,7 @@ void acpi_regs_read(struct acpi_regs *regs, enum acpi_block block, uint64_t off,
 }
 
 /* Ejections and acknowledgements have nothing to act on. */
-void acpi_regs_write(struct acpi_regs *regs, enum acpi_block block, uint64_t off, const void *data,
-		     unsigned len)
+void acpi_regs_write(struct acpi_regs *regs, enum acpi_block block, uint64_t off, const void *data, unsigned len)
 {
 	uint32_t v = 0;
 

@@ -30,17 +30,15 @@ enum {
 
 /* Starts as zero but for n_vcpus. Not in a snapshot: the guest selects before each use. */
 struct acpi_regs {
-	uint32_t n_vcpus;		/* these are enabled */
+	uint32_t n_vcpus; /* these are enabled */
 	uint32_t cpu_selected;
 	uint32_t pci_segment;
-	_Atomic uint8_t events;		/* set by any thread, taken by the guest's read */
+	_Atomic uint8_t events; /* set by any thread, taken by the guest's read */
 };
 
 /* Any offset and length are answered, with zeros where there is nothing. */
-void acpi_regs_read(struct acpi_regs *regs, enum acpi_block block, uint64_t off, void *data,
-		    unsigned len);
-void acpi_regs_write(struct acpi_regs *regs, enum acpi_block block, uint64_t off, const void *data,
-		     unsigned len);
+void acpi_regs_read(struct acpi_regs *regs, enum acpi_block block, uint64_t off, void *data, unsigned len);
+void acpi_regs_write(struct acpi_regs *regs, enum acpi_block block, uint64_t off, const void *data, unsigned len);
 
 /* The caller then pulses ACPI_GSI_GED. */
 void acpi_regs_notify_power_button(struct acpi_regs *regs);

@@ -6,8 +6,10 @@
 #include <stdbool.h>
 
 enum {
-	ADDR_MEMORY = 0, ADDR_IO = 1, ADDR_BUS = 2,	/* address spaces: resource type */
-	ADDR_FIXED = 0x0c,				/* minimum and maximum are fixed */
+	ADDR_MEMORY = 0,
+	ADDR_IO = 1,
+	ADDR_BUS = 2,      /* address spaces: resource type */
+	ADDR_FIXED = 0x0c, /* minimum and maximum are fixed */
 	IO_ENTIRE = 3,
 };
 
@@ -203,7 +205,7 @@ void aml_res_memory32(struct tbuf *t, uint32_t base, uint32_t len)
 {
 	tbuf_u8(t, 0x86);
 	tbuf_u16(t, 9);
-	tbuf_u8(t, 1);	/* writable */
+	tbuf_u8(t, 1); /* writable */
 	tbuf_u32(t, base);
 	tbuf_u32(t, len);
 }
@@ -241,7 +243,7 @@ void aml_res_bus_range(struct tbuf *t, uint16_t min, uint16_t max)
 
 void aml_res_io_port(struct tbuf *t, uint16_t base, uint8_t align, uint8_t len)
 {
-	tbuf_u16(t, 0x0147);	/* decodes 16 bits */
+	tbuf_u16(t, 0x0147); /* decodes 16 bits */
 	tbuf_u16(t, base);
 	tbuf_u16(t, base);
 	tbuf_u8(t, align);
@@ -252,7 +254,7 @@ void aml_res_edge_irq(struct tbuf *t, uint32_t gsi)
 {
 	tbuf_u8(t, 0x89);
 	tbuf_u16(t, 6);
-	tbuf_u8(t, 0x03);	/* consumer, edge, active high, exclusive */
+	tbuf_u8(t, 0x03); /* consumer, edge, active high, exclusive */
 	tbuf_u8(t, 1);
 	tbuf_u32(t, gsi);
 }

@@ -12,20 +12,36 @@
 /* Opcodes; two bytes with the 0x5b prefix. AML_CALL has none: a call is a name and arguments. */
 enum aml_op {
 	AML_CALL = 0,
-	AML_NAME = 0x08, AML_PACKAGE = 0x12, AML_METHOD = 0x14,
-	AML_STORE = 0x70, AML_ADD = 0x72, AML_SUBTRACT = 0x74, AML_SHIFT_LEFT = 0x79,
+	AML_NAME = 0x08,
+	AML_PACKAGE = 0x12,
+	AML_METHOD = 0x14,
+	AML_STORE = 0x70,
+	AML_ADD = 0x72,
+	AML_SUBTRACT = 0x74,
+	AML_SHIFT_LEFT = 0x79,
 	AML_AND = 0x7b,
-	AML_NOTIFY = 0x86, AML_DWORD_FIELD = 0x8a, AML_QWORD_FIELD = 0x8f,
-	AML_EQUAL = 0x93, AML_LESS = 0x95,
-	AML_IF = 0xa0, AML_WHILE = 0xa2, AML_RETURN = 0xa4,
-	AML_MUTEX = 0x5b01, AML_ACQUIRE = 0x5b23, AML_RELEASE = 0x5b27,
-	AML_REGION = 0x5b80, AML_FIELD = 0x5b81, AML_DEVICE = 0x5b82,
+	AML_NOTIFY = 0x86,
+	AML_DWORD_FIELD = 0x8a,
+	AML_QWORD_FIELD = 0x8f,
+	AML_EQUAL = 0x93,
+	AML_LESS = 0x95,
+	AML_IF = 0xa0,
+	AML_WHILE = 0xa2,
+	AML_RETURN = 0xa4,
+	AML_MUTEX = 0x5b01,
+	AML_ACQUIRE = 0x5b23,
+	AML_RELEASE = 0x5b27,
+	AML_REGION = 0x5b80,
+	AML_FIELD = 0x5b81,
+	AML_DEVICE = 0x5b82,
 };
 
 /* Flags of AML_METHOD (beside its number of arguments) and AML_FIELD; timeout; region's space. */
 enum {
 	AML_SERIALIZED = 8,
-	AML_BYTE_ACC = 1, AML_DWORD_ACC = 3, AML_WRITE_ZEROS = 0x40,
+	AML_BYTE_ACC = 1,
+	AML_DWORD_ACC = 3,
+	AML_WRITE_ZEROS = 0x40,
 	AML_FOREVER = 0xffff,
 	AML_SYSTEM_MEMORY = 0,
 };
@@ -35,8 +51,16 @@ enum aml_memory { AML_UNCACHED = 1, AML_CACHED = 3 };
 
 struct aml_term {
 	enum aml_kind {
-		AML_T_NUM, AML_T_REF, AML_T_LOCAL, AML_T_ARG, AML_T_STR, AML_T_EISA, AML_T_BUFFER,
-		AML_T_BYTE, AML_T_WORD, AML_T_OP,
+		AML_T_NUM,
+		AML_T_REF,
+		AML_T_LOCAL,
+		AML_T_ARG,
+		AML_T_STR,
+		AML_T_EISA,
+		AML_T_BUFFER,
+		AML_T_BYTE,
+		AML_T_WORD,
+		AML_T_OP,
 	} kind;
 	uint64_t n;
 	const void *p;
@@ -97,7 +121,7 @@ static inline struct aml_term aml_op(enum aml_op op)
 
 void aml_emit(struct tbuf *t, enum aml_op op, const struct aml_term *terms, size_t n_terms);
 
-#define AML_TERMS(...)                          \
+#define AML_TERMS(...)                            \
 	(const struct aml_term[]){ __VA_ARGS__ }, \
 		sizeof((const struct aml_term[]){ __VA_ARGS__ }) / sizeof(struct aml_term)
 #define AML(t, op, ...) aml_emit(t, op, AML_TERMS(__VA_ARGS__))

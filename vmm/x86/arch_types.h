@@ -23,8 +23,8 @@ struct ioapic_state {
 struct ioapic {
 	struct ioapic_state s;
 	pthread_mutex_t lock;
-	bool level[IOAPIC_PINS];	/* what devices drive */
-	bool routed;			/* level-triggered pins were made known to KVM */
+	bool level[IOAPIC_PINS]; /* what devices drive */
+	bool routed;             /* level-triggered pins were made known to KVM */
 };
 
 struct cpuid_entry {
@@ -40,12 +40,15 @@ struct arch_vm {
 	struct ioapic ioapic;
 	pthread_mutex_t acpi_lock;
 	struct acpi_regs acpi_regs;
-	struct acpi_block_dev { struct arch_vm *arch; enum acpi_block block; } acpi_dev[4];
+	struct acpi_block_dev {
+		struct arch_vm *arch;
+		enum acpi_block block;
+	} acpi_dev[4];
 	unsigned phys_bits;
 	uint32_t tsc_khz;
 	_Atomic uint8_t cmos_index;
-	struct cpuid_table cpuid;	/* common to all vCPUs */
-	struct kvm_clock_data clock;	/* stamped at pause */
+	struct cpuid_table cpuid;    /* common to all vCPUs */
+	struct kvm_clock_data clock; /* stamped at pause */
 };
 
 struct msr_entry {
@@ -63,8 +66,13 @@ struct vcpu_kvm_state {
 	struct kvm_regs regs;
 	struct kvm_sregs sregs;
 	struct kvm_fpu fpu;
-	struct { int8_t regs[KVM_APIC_REG_SIZE]; } lapic_state;
-	struct { uint32_t *region; uint32_t n_region; } xsave;
+	struct {
+		int8_t regs[KVM_APIC_REG_SIZE];
+	} lapic_state;
+	struct {
+		uint32_t *region;
+		uint32_t n_region;
+	} xsave;
 	struct kvm_xcrs xcrs;
 	struct kvm_mp_state mp_state;
 	uint32_t tsc_khz;
@@ -77,7 +85,9 @@ struct vcpu_state {
 };
 
 struct arch_state {
-	struct { struct kvm_clock_data Kvm; } clock;
+	struct {
+		struct kvm_clock_data Kvm;
+	} clock;
 	struct cpuid_entry *common_cpuid;
 	uint32_t n_common_cpuid;
 };

@@ -31,7 +31,7 @@ struct memory_map {
 
 /* What the loader found out, for the registers. */
 struct boot {
-	bool long_mode;		/* bzImage; else PVH */
+	bool long_mode; /* bzImage; else PVH */
 	uint64_t entry;
 	uint64_t initramfs, initramfs_bytes;
 	uint8_t setup_header[0x290 - 0x1f1];
@@ -91,8 +91,9 @@ static int load_at(const struct vm *vm, const struct file *f, uint64_t off, uint
 	void *p = gmem_ptr(&vm->mem, gpa, len);
 
 	if (!p)
-		return err_set(err, ERR_INVALID, "'%s': %llu bytes at 0x%llx do not fit in guest RAM of %llu bytes", f->path,
-			       (unsigned long long)len, (unsigned long long)gpa, (unsigned long long)vm->mem.size);
+		return err_set(err, ERR_INVALID, "'%s': %llu bytes at 0x%llx do not fit in guest RAM of %llu bytes",
+			       f->path, (unsigned long long)len, (unsigned long long)gpa,
+			       (unsigned long long)vm->mem.size);
 	return file_read(f, off, p, len, err);
 }
 
@@ -102,7 +103,8 @@ static int load_at(const struct vm *vm, const struct file *f, uint64_t off, uint
 static int find_note(const struct file *f, const Elf64_Phdr *ph, uint64_t *ret_entry, struct err *err)
 {
 	if (ph->p_filesz > NOTES_MAX_BYTES)
-		return err_set(err, ERR_INVALID, "'%s': notes of %llu bytes", f->path, (unsigned long long)ph->p_filesz);
+		return err_set(err, ERR_INVALID, "'%s': notes of %llu bytes", f->path,
+			       (unsigned long long)ph->p_filesz);
 	autofree char *notes = malloc(ph->p_filesz + 1);
 	if (!notes)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "load '%s'", f->path);
@@ -181,8 +183,8 @@ static int load_bzimage(const struct vm *vm, const struct file *f, const uint8_t
 	memcpy(&version, head + HDR_VERSION, 2);
 	memcpy(&xloadflags, head + HDR_XLOADFLAGS, 2);
 	if (version < MIN_VERSION || !(head[HDR_LOADFLAGS] & LOADED_HIGH) || !(xloadflags & XLF_KERNEL_64))
-		return err_set(err, ERR_INVALID, "'%s' is a bzImage without a 64-bit entry (boot protocol %u.%u)", f->path,
-			       version >> 8, version & 0xff);
+		return err_set(err, ERR_INVALID, "'%s' is a bzImage without a 64-bit entry (boot protocol %u.%u)",
+			       f->path, version >> 8, version & 0xff);
 	if (f->size <= offset)
 		return err_set(err, ERR_INVALID, "'%s' is cut short: %llu bytes", f->path, (unsigned long long)f->size);
 	if (load_at(vm, f, offset, f->size - offset, HIGH_MEMORY_START, err) < 0)
@@ -220,8 +222,8 @@ static int load_initramfs(const struct vm *vm, const char *path, struct boot *bo
 	if (file_open(&f, path, "initramfs", err) < 0)
 		return err->num;
 	if (f.size == 0 || f.size > low - HIGH_MEMORY_START)
-		return err_set(err, ERR_INVALID, "initramfs '%s' of %llu bytes does not fit in %llu bytes of low RAM", path,
-			       (unsigned long long)f.size, (unsigned long long)low);
+		return err_set(err, ERR_INVALID, "initramfs '%s' of %llu bytes does not fit in %llu bytes of low RAM",
+			       path, (unsigned long long)f.size, (unsigned long long)low);
 	boot->initramfs = (low - f.size) & ~(GUEST_PAGE - 1ULL);
 	boot->initramfs_bytes = f.size;
 	return load_at(vm, &f, 0, f.size, boot->initramfs, err);
@@ -246,10 +248,15 @@ static void make_memory_map(const struct vm *vm, struct memory_map *m)
 static int write_reset_vector(const struct vm *vm, struct err *err)
 {
 	static const uint8_t code[] = {
-		0xba, ACPI_PORT_SLEEP & 0xff, ACPI_PORT_SLEEP >> 8,	/* mov dx, port */
-		0xb0, ACPI_SLEEP_RESET,					/* mov al, value */
-		0xee,							/* out dx, al */
-		0xf4, 0xeb, 0xfd,					/* hlt; jmp back */
+		0xba,
+		ACPI_PORT_SLEEP & 0xff,
+		ACPI_PORT_SLEEP >> 8, /* mov dx, port */
+		0xb0,
+		ACPI_SLEEP_RESET, /* mov al, value */
+		0xee,             /* out dx, al */
+		0xf4,
+		0xeb,
+		0xfd, /* hlt; jmp back */
 	};
 
 	return gmem_write(&vm->mem, RESET_VECTOR, code, sizeof(code), "reset vector", err);
@@ -275,7 +282,8 @@ static int write_acpi(const struct vm *vm, struct err *err)
 	size_t room = RESET_VECTOR - SMBIOS_GPA;
 	size_t used = smbios ? smbios_build(&(struct smbios_cfg){}, smbios, room) : SIZE_MAX;
 	size_t mp = (used + MPTABLE_ALIGN - 1) & ~(MPTABLE_ALIGN - 1ULL);
-	if (used > room || mptable_build(cpus->boot_vcpus, &cfg.topology, SMBIOS_GPA + mp, smbios + mp, room - mp) > room - mp)
+	if (used > room ||
+	    mptable_build(cpus->boot_vcpus, &cfg.topology, SMBIOS_GPA + mp, smbios + mp, room - mp) > room - mp)
 		return err_set(err, ERR_INTERNAL, "the SMBIOS and MP tables of %u vCPUs do not fit", cpus->boot_vcpus);
 	return write_reset_vector(vm, err);
 }
@@ -320,8 +328,16 @@ static int write_pvh(const struct vm *vm, const struct boot *boot, const struct 
 	return gmem_write(&vm->mem, PVH_START_INFO, &start, sizeof(start), "PVH start info", err);
 }
 
-enum { ZP_RSDP = 0x70, ZP_E820_ENTRIES = 0x1e8, ZP_LOADER = 0x210, ZP_RAMDISK = 0x218, ZP_CMDLINE = 0x228, ZP_E820 = 0x2d0,
-       E820_BYTES = 20, LOADER_UNDEFINED = 0xff };
+enum {
+	ZP_RSDP = 0x70,
+	ZP_E820_ENTRIES = 0x1e8,
+	ZP_LOADER = 0x210,
+	ZP_RAMDISK = 0x218,
+	ZP_CMDLINE = 0x228,
+	ZP_E820 = 0x2d0,
+	E820_BYTES = 20,
+	LOADER_UNDEFINED = 0xff
+};
 
 static int write_zero_page(const struct vm *vm, const struct boot *boot, const struct memory_map *map, struct err *err)
 {
@@ -349,7 +365,13 @@ static int write_zero_page(const struct vm *vm, const struct boot *boot, const s
 static struct kvm_segment segment(uint16_t selector, uint8_t type, bool code64)
 {
 	return (struct kvm_segment){
-		.limit = 0xffffffff, .selector = selector, .type = type, .present = 1, .s = 1, .g = 1, .l = code64,
+		.limit = 0xffffffff,
+		.selector = selector,
+		.type = type,
+		.present = 1,
+		.s = 1,
+		.g = 1,
+		.l = code64,
 		.db = !code64,
 	};
 }
@@ -398,7 +420,7 @@ static int set_registers(struct vm *vm, const struct boot *boot, struct err *err
 	s.cs = segment(8, 11, boot->long_mode);
 	s.ds = s.es = s.fs = s.gs = s.ss = segment(16, 3, false);
 	s.tr = task_segment(24);
-	s.cr0 |= 1;	/* protected mode */
+	s.cr0 |= 1; /* protected mode */
 	s.cr4 = 0;
 	if (boot->long_mode) {
 		s.cr0 |= 1ULL << 31;

@@ -77,8 +77,8 @@ static int read_supported(const struct kvm *kvm, struct cpuid_table *t, struct e
 		return err->num;
 	for (uint32_t i = 0; i < k->nent; i++) {
 		const struct kvm_cpuid_entry2 *e = &k->entries[i];
-		t->entry[t->n_entry++] = (struct cpuid_entry){ e->function, e->index, e->flags, e->eax,
-							       e->ebx,	    e->ecx,   e->edx };
+		t->entry[t->n_entry++] =
+			(struct cpuid_entry){ e->function, e->index, e->flags, e->eax, e->ebx, e->ecx, e->edx };
 	}
 	return 0;
 }
@@ -116,7 +116,7 @@ static void clear_amx(struct cpuid_table *t)
 {
 	for (uint32_t i = 0; i < t->n_entry; i++) {
 		struct cpuid_entry *e = &t->entry[i];
-		if (e->function == 7 && e->index == 0)	/* bf16, tile, int8 */
+		if (e->function == 7 && e->index == 0) /* bf16, tile, int8 */
 			e->edx &= ~(1U << 22 | 1U << 24 | 1U << 25);
 		if (e->function == 0xd && e->index == 0)
 			e->eax &= ~(3U << 17);
@@ -136,7 +136,7 @@ int cpuid_common(const struct kvm *kvm, const struct cpus_config *cfg, uint32_t 
 	struct cpuid_entry *e = entry(&t, LEAF_KVM_TIMING, 0, 0);
 	if (e && tsc_khz) {
 		e->eax = tsc_khz;
-		e->ebx = 1000000;	/* LAPIC bus, kHz */
+		e->ebx = 1000000; /* LAPIC bus, kHz */
 	}
 	for (uint32_t leaf = LEAF_BRAND; leaf < LEAF_BRAND + 3; leaf++) {
 		e = entry(&t, leaf, 0, 0);
@@ -256,13 +256,26 @@ static const struct check {
 	enum reg reg;
 	enum { SUBSET, NOT_ABOVE, EQUAL } rule;
 } checks[] = {
-	{ 1, 0, ECX, SUBSET },		{ 1, 0, EDX, SUBSET },		{ 7, 0, EAX, NOT_ABOVE },
-	{ 7, 0, EBX, SUBSET },		{ 7, 0, ECX, SUBSET },		{ 7, 0, EDX, SUBSET },
-	{ 7, 1, EAX, SUBSET },		{ 7, 1, ECX, SUBSET },		{ 7, 1, EDX, SUBSET },
-	{ 7, 2, EDX, SUBSET },		{ 0x1d, 0, EAX, NOT_ABOVE },	{ 0x1e, 0, EBX, SUBSET },
-	{ 0x80000001, 0, ECX, SUBSET }, { 0x80000001, 0, EDX, SUBSET }, { 0x40000000, 0, EAX, NOT_ABOVE },
-	{ 0x40000000, 0, EBX, EQUAL },	{ 0x40000000, 0, ECX, EQUAL },	{ 0x40000000, 0, EDX, EQUAL },
-	{ 0x40000001, 0, EAX, SUBSET }, { 0x80000008, 0, EAX, NOT_ABOVE },
+	{ 1, 0, ECX, SUBSET },
+	{ 1, 0, EDX, SUBSET },
+	{ 7, 0, EAX, NOT_ABOVE },
+	{ 7, 0, EBX, SUBSET },
+	{ 7, 0, ECX, SUBSET },
+	{ 7, 0, EDX, SUBSET },
+	{ 7, 1, EAX, SUBSET },
+	{ 7, 1, ECX, SUBSET },
+	{ 7, 1, EDX, SUBSET },
+	{ 7, 2, EDX, SUBSET },
+	{ 0x1d, 0, EAX, NOT_ABOVE },
+	{ 0x1e, 0, EBX, SUBSET },
+	{ 0x80000001, 0, ECX, SUBSET },
+	{ 0x80000001, 0, EDX, SUBSET },
+	{ 0x40000000, 0, EAX, NOT_ABOVE },
+	{ 0x40000000, 0, EBX, EQUAL },
+	{ 0x40000000, 0, ECX, EQUAL },
+	{ 0x40000000, 0, EDX, EQUAL },
+	{ 0x40000001, 0, EAX, SUBSET },
+	{ 0x80000008, 0, EAX, NOT_ABOVE },
 };
 
 static uint32_t value(const struct cpuid_entry *e, enum reg reg)

@@ -7,11 +7,15 @@
 
 enum {
 	N_SLOTS = 32,
-	LOW_MMIO_FIRST = 0xc0000000, LOW_MMIO_LAST = 0xe7ffffff,
+	LOW_MMIO_FIRST = 0xc0000000,
+	LOW_MMIO_LAST = 0xe7ffffff,
 	MMCONFIG_BYTES = 0x100000,
-	PCI_CONFIG_PORT = 0xcf8, PCI_CONFIG_PORTS = 8, LAST_PORT = 0xffff,
-	SERIAL_PORT = 0x3f8, SERIAL_PORTS = 8,
-	STATUS_HIDDEN = 0x0b,			/* _STA: present, enabled, working, not shown */
+	PCI_CONFIG_PORT = 0xcf8,
+	PCI_CONFIG_PORTS = 8,
+	LAST_PORT = 0xffff,
+	SERIAL_PORT = 0x3f8,
+	SERIAL_PORTS = 8,
+	STATUS_HIDDEN = 0x0b, /* _STA: present, enabled, working, not shown */
 	NOTIFY_BUTTON = 0x80,
 };
 
@@ -25,8 +29,7 @@ static void put_phpr(struct tbuf *t, uint64_t gpa)
 	AML(t, AML_NAME, aml_ref("_UID"), aml_str("PCI Hotplug Controller"));
 	AML(t, AML_MUTEX, aml_ref("BLCK"), aml_byte(0));
 	dsdt_block(t, "PCST", gpa, ACPI_PCI_BLOCK_BYTES);
-	size_t field = AML_BEGIN(t, AML_FIELD, aml_ref("PCST"),
-				 aml_byte(AML_DWORD_ACC | AML_WRITE_ZEROS));
+	size_t field = AML_BEGIN(t, AML_FIELD, aml_ref("PCST"), aml_byte(AML_DWORD_ACC | AML_WRITE_ZEROS));
 	aml_field(t, "PCIU", 32);
 	aml_field(t, "PCID", 32);
 	aml_field(t, "B0EJ", 32);
@@ -54,8 +57,7 @@ static void put_pci_dsm(struct tbuf *t)
 					0x91, 0x17, 0xea, 0x4d, 0x19, 0xc3, 0x43, 0x4d };
 	static const uint8_t functions = 0x21, none = 0;
 	size_t m = AML_BEGIN(t, AML_METHOD, aml_ref("_DSM"), aml_byte(4));
-	size_t outer = AML_BEGIN(t, AML_IF, aml_op(AML_EQUAL), aml_arg(0),
-				 aml_buffer(uuid, sizeof(uuid)));
+	size_t outer = AML_BEGIN(t, AML_IF, aml_op(AML_EQUAL), aml_arg(0), aml_buffer(uuid, sizeof(uuid)));
 
 	size_t inner = dsdt_if_equal(t, aml_arg(2), 0);
 	AML(t, AML_RETURN, aml_buffer(&functions, 1));
@@ -123,9 +125,8 @@ static void put_pci_routing(struct tbuf *t)
 	AML(t, AML_NAME, aml_ref("_PRT"));
 	size_t prt = AML_BEGIN(t, AML_PACKAGE, aml_byte(N_SLOTS));
 	for (unsigned slot = 0; slot < N_SLOTS; slot++) {
-		size_t row = AML_BEGIN(t, AML_PACKAGE, aml_byte(4), aml_num(slot << 16 | 0xffff),
-				       aml_num(0), aml_num(0),
-				       aml_num(ACPI_GSI_PCI + slot % ACPI_N_PCI_GSIS));
+		size_t row = AML_BEGIN(t, AML_PACKAGE, aml_byte(4), aml_num(slot << 16 | 0xffff), aml_num(0),
+				       aml_num(0), aml_num(ACPI_GSI_PCI + slot % ACPI_N_PCI_GSIS));
 		aml_end(t, row);
 	}
 	aml_end(t, prt);
@@ -183,8 +184,7 @@ static void put_serial(struct tbuf *t)
 static void put_power(struct tbuf *t)
 {
 	AML(t, AML_NAME, aml_ref("_S5_"));
-	size_t s5 = AML_BEGIN(t, AML_PACKAGE, aml_byte(4), aml_num(5), aml_num(5), aml_num(0),
-			      aml_num(0));
+	size_t s5 = AML_BEGIN(t, AML_PACKAGE, aml_byte(4), aml_num(5), aml_num(5), aml_num(0), aml_num(0));
 	aml_end(t, s5);
 
 	size_t dev = AML_BEGIN(t, AML_DEVICE, aml_ref("_SB_.PWRB"));
@@ -228,8 +228,7 @@ static void put_events(struct tbuf *t, uint64_t gpa)
 	AML(t, AML_NAME, aml_ref("_HID"), aml_eisa("PNP0A06"));
 	AML(t, AML_NAME, aml_ref("_UID"), aml_str("Generic Event Controller"));
 	dsdt_block(t, "GDST", gpa, ACPI_GED_BLOCK_BYTES);
-	size_t field = AML_BEGIN(t, AML_FIELD, aml_ref("GDST"),
-				 aml_byte(AML_BYTE_ACC | AML_WRITE_ZEROS));
+	size_t field = AML_BEGIN(t, AML_FIELD, aml_ref("GDST"), aml_byte(AML_BYTE_ACC | AML_WRITE_ZEROS));
 	aml_field(t, "GDAT", 8);
 	aml_end(t, field);
 	put_event_scan(t);

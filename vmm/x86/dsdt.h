@@ -6,7 +6,7 @@
 #include "vmm/x86/acpi.h"
 #include "vmm/x86/tbuf.h"
 
-enum { ACPI_MMCONFIG_GPA = 0xe8000000 };	/* 1 MiB per PCI segment, one bus each */
+enum { ACPI_MMCONFIG_GPA = 0xe8000000 }; /* 1 MiB per PCI segment, one bus each */
 
 /* Appends the definition block, without table header. */
 void dsdt_body(struct tbuf *t, const struct acpi_cfg *cfg);

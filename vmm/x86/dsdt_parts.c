@@ -19,8 +19,7 @@ void dsdt_block(struct tbuf *t, const char *region, uint64_t gpa, uint64_t len)
 
 	aml_res_memory64(t, AML_UNCACHED, gpa, gpa + len - 1);
 	aml_resources_end(t, crs);
-	AML(t, AML_REGION, aml_ref(region), aml_byte(AML_SYSTEM_MEMORY), aml_num(gpa),
-	    aml_num(len));
+	AML(t, AML_REGION, aml_ref(region), aml_byte(AML_SYSTEM_MEMORY), aml_num(gpa), aml_num(len));
 }
 
 void dsdt_constant(struct tbuf *t, const char *name, uint64_t n)
@@ -38,7 +37,7 @@ size_t dsdt_if_equal(struct tbuf *t, struct aml_term a, uint64_t n)
 
 void dsdt_apic_entry(struct tbuf *t, const struct acpi_cfg *cfg, unsigned vcpu, uint32_t flags)
 {
-	tbuf_u8(t, 9);		/* processor local x2APIC */
+	tbuf_u8(t, 9); /* processor local x2APIC */
 	tbuf_u8(t, 16);
 	tbuf_u16(t, 0);
 	tbuf_u32(t, cpu_apic_id(&cfg->topology, vcpu));

@@ -6,7 +6,7 @@
 #include "vmm/x86/aml.h"
 #include "vmm/x86/dsdt.h"
 
-enum { NOTIFY_CHECK = 1, NOTIFY_EJECT = 3 };	/* an object came, or is to go */
+enum { NOTIFY_CHECK = 1, NOTIFY_EJECT = 3 }; /* an object came, or is to go */
 
 /*
  * The name of an object that is one of many: S010 the PCI slot ten, but C00A the CPU. It lives as

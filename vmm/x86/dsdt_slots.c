@@ -5,7 +5,7 @@
 
 enum {
 	MEMORY_SLOTS = 8,
-	STATUS_PRESENT = 0x0f,	/* _STA: present, enabled, shown, working */
+	STATUS_PRESENT = 0x0f, /* _STA: present, enabled, shown, working */
 	APIC_ENABLED = 1,
 };
 
@@ -17,8 +17,7 @@ static void put_cpu_registers(struct tbuf *t, uint64_t gpa)
 	AML(t, AML_NAME, aml_ref("_UID"), aml_str("CPU Hotplug Controller"));
 	AML(t, AML_MUTEX, aml_ref("CPLK"), aml_byte(0));
 	dsdt_block(t, "PRST", gpa, ACPI_CPU_BLOCK_BYTES);
-	size_t field = AML_BEGIN(t, AML_FIELD, aml_ref("PRST"),
-				 aml_byte(AML_BYTE_ACC | AML_WRITE_ZEROS));
+	size_t field = AML_BEGIN(t, AML_FIELD, aml_ref("PRST"), aml_byte(AML_BYTE_ACC | AML_WRITE_ZEROS));
 	aml_field(t, NULL, 32);
 	aml_field(t, "CPEN", 1);
 	aml_field(t, "CINS", 1);
@@ -69,8 +68,7 @@ static const struct slot_names memory_names = {
 /* CSTA (slot): what the slot's _STA answers. */
 static void put_slot_status(struct tbuf *t, const struct slot_names *n)
 {
-	size_t m = AML_BEGIN(t, AML_METHOD, aml_ref(n->status_method),
-			     aml_byte(1 | AML_SERIALIZED));
+	size_t m = AML_BEGIN(t, AML_METHOD, aml_ref(n->status_method), aml_byte(1 | AML_SERIALIZED));
 
 	AML(t, AML_ACQUIRE, aml_ref(n->lock), aml_word(AML_FOREVER));
 	AML(t, AML_STORE, aml_arg(0), aml_ref(n->select));
@@ -86,8 +84,7 @@ static void put_slot_status(struct tbuf *t, const struct slot_names *n)
 /* CTFY (slot, event): a Notify needs a fixed name, so there is one per slot. */
 static void put_slot_notify(struct tbuf *t, const struct slot_names *n, unsigned n_slots)
 {
-	size_t m = AML_BEGIN(t, AML_METHOD, aml_ref(n->notify_method),
-			     aml_byte(2 | AML_SERIALIZED));
+	size_t m = AML_BEGIN(t, AML_METHOD, aml_ref(n->notify_method), aml_byte(2 | AML_SERIALIZED));
 
 	for (unsigned i = 0; i < n_slots; i++) {
 		size_t if_ = dsdt_if_equal(t, aml_arg(0), i);
@@ -98,8 +95,7 @@ static void put_slot_notify(struct tbuf *t, const struct slot_names *n, unsigned
 }
 
 /* If the flag of the selected slot is set: tell the slot, and write the flag back to clear it. */
-static void put_slot_event(struct tbuf *t, const struct slot_names *n, const char *flag,
-			   unsigned event)
+static void put_slot_event(struct tbuf *t, const struct slot_names *n, const char *flag, unsigned event)
 {
 	size_t if_ = dsdt_if_equal(t, aml_ref(flag), 1);
 

@@ -41,7 +41,7 @@ void ioapic_init(struct ioapic *io)
 /* The MSI that an entry stands for (Intel SDM 11.11: address and data have the entry's fields). */
 static uint64_t entry_address(uint64_t e)
 {
-	uint64_t dest = e >> 56, ext_dest = e >> 49 & 0x7f;	/* ext: KVM's 15-bit destinations */
+	uint64_t dest = e >> 56, ext_dest = e >> 49 & 0x7f; /* ext: KVM's 15-bit destinations */
 
 	return 0xfee00000 | dest << 12 | ext_dest << 5 | (e >> 11 & 1) << 2;
 }
@@ -189,7 +189,11 @@ static void ioapic_write(void *opaque, uint64_t off, const void *data, unsigned 
 int ioapic_map(struct vm *vm, struct err *err)
 {
 	struct bus_range range = {
-		.base = IOAPIC_BASE, .size = IOAPIC_BYTES, .dev = vm, .read = ioapic_read, .write = ioapic_write,
+		.base = IOAPIC_BASE,
+		.size = IOAPIC_BYTES,
+		.dev = vm,
+		.read = ioapic_read,
+		.write = ioapic_write,
 	};
 
 	return bus_add(&vm->mmio, &range, err);

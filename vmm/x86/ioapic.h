@@ -5,7 +5,8 @@
 
 #include "vmm/arch.h"
 
-enum { IOAPIC_BASE = 0xfec00000, IOAPIC_BYTES = 0x20 };
+#define IOAPIC_BASE 0xfec00000ULL
+enum { IOAPIC_BYTES = 0x20 };
 
 void ioapic_init(struct ioapic *io);
 MUST_CHECK int ioapic_map(struct vm *vm, struct err *err);

@@ -6,23 +6,36 @@
 
 enum {
 	SPEC_1_4 = 4,
-	POINTER_BYTES = 16, POINTER_CHECKSUM = 10,
-	TABLE_LENGTH = 4, TABLE_CHECKSUM = 7,	/* offsets in the table's header */
-	PROCESSOR = 0, BUS = 1, IOAPIC = 2, IO_INTERRUPT = 3, LOCAL_INTERRUPT = 4,
-	APIC_VERSION = 0x14, IOAPIC_ID = 0xff, ALL_APICS = 0xff,
+	POINTER_BYTES = 16,
+	POINTER_CHECKSUM = 10,
+	TABLE_LENGTH = 4,
+	TABLE_CHECKSUM = 7, /* offsets in the table's header */
+	PROCESSOR = 0,
+	BUS = 1,
+	IOAPIC = 2,
+	IO_INTERRUPT = 3,
+	LOCAL_INTERRUPT = 4,
+	APIC_VERSION = 0x14,
+	IOAPIC_ID = 0xff,
+	ALL_APICS = 0xff,
 	APIC_ID_MAX = 253,
-	CPU_ENABLED = 1, CPU_BOOT = 2,
-	CPU_SIGNATURE = 0x600, CPU_FEATURES = 0x201,	/* FPU and APIC */
-	TYPE_INT = 0, TYPE_NMI = 1, TYPE_EXTINT = 3,
+	CPU_ENABLED = 1,
+	CPU_BOOT = 2,
+	CPU_SIGNATURE = 0x600,
+	CPU_FEATURES = 0x201, /* FPU and APIC */
+	TYPE_INT = 0,
+	TYPE_NMI = 1,
+	TYPE_EXTINT = 3,
 	N_ISA_IRQS = 16,
-	LAPIC_GPA = 0xfee00000, IOAPIC_GPA = 0xfec00000,
+	LAPIC_GPA = 0xfee00000,
+	IOAPIC_GPA = 0xfec00000,
 };
 
 static void put_pointer(struct tbuf *t, uint64_t gpa)
 {
 	tbuf_put(t, "_MP_", 4);
 	tbuf_u32(t, (uint32_t)(gpa + POINTER_BYTES));
-	tbuf_put(t, (const uint8_t[]){ 1, SPEC_1_4, 0 }, 3);	/* 16 bytes long */
+	tbuf_put(t, (const uint8_t[]){ 1, SPEC_1_4, 0 }, 3); /* 16 bytes long */
 	tbuf_zero(t, 5);
 	tbuf_checksum(t, 0, POINTER_BYTES, POINTER_CHECKSUM);
 }
@@ -46,8 +59,7 @@ static void put_processor(struct tbuf *t, uint8_t apic_id, uint8_t flags)
 }
 
 /* An interrupt of bus 0: type, source and where it goes to. */
-static void put_interrupt(struct tbuf *t, uint8_t entry, uint8_t type, uint8_t irq, uint8_t apic,
-			  uint8_t pin)
+static void put_interrupt(struct tbuf *t, uint8_t entry, uint8_t type, uint8_t irq, uint8_t apic, uint8_t pin)
 {
 	tbuf_put(t, (const uint8_t[]){ entry, type, 0, 0, 0, irq, apic, pin }, 8);
 }
@@ -58,8 +70,7 @@ static void put_ioapic(struct tbuf *t)
 	tbuf_u32(t, IOAPIC_GPA);
 }
 
-size_t mptable_build(unsigned boot_vcpus, const struct cpu_topology *topo, uint64_t gpa,
-		     uint8_t *buf, size_t size)
+size_t mptable_build(unsigned boot_vcpus, const struct cpu_topology *topo, uint64_t gpa, uint8_t *buf, size_t size)
 {
 	struct tbuf t = { .buf = buf, .size = size };
 

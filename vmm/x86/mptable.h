@@ -15,7 +15,6 @@ enum { MPTABLE_ALIGN = 16 };
  * Writes what belongs at `gpa`, for one vCPU or more, and returns its length; above `size` it does
  * not fit. 0: there is no MP table, since one of the vCPUs has an APIC id above 253.
  */
-size_t mptable_build(unsigned boot_vcpus, const struct cpu_topology *topo, uint64_t gpa,
-		     uint8_t *buf, size_t size);
+size_t mptable_build(unsigned boot_vcpus, const struct cpu_topology *topo, uint64_t gpa, uint8_t *buf, size_t size);
 
 #endif

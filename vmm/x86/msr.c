@@ -44,7 +44,9 @@ int msr_get(int vcpu_fd, uint32_t index, uint64_t *ret_data, struct err *err)
 }
 
 /* The fixed and variable MTRRs and their default type: not in KVM's list. */
-static const struct { uint32_t first, last; } mtrrs[] = {
+static const struct {
+	uint32_t first, last;
+} mtrrs[] = {
 	{ 0x2ff, 0x2ff }, { 0x200, 0x20f }, { 0x250, 0x250 }, { 0x258, 0x259 }, { 0x268, 0x26f },
 };
 
@@ -79,14 +81,14 @@ int msr_save(const struct kvm *kvm, int vcpu_fd, struct msr_entry **ret_msrs, ui
 		return err->num;
 	for (uint32_t at = 0, total = l->head.nmsrs; at < total;) {
 		struct kvm_msrs *rest = (struct kvm_msrs *)(void *)((char *)&l->entry[at] - sizeof(l->head));
-		rest->nmsrs = total - at;	/* over the entry before: already copied */
+		rest->nmsrs = total - at; /* over the entry before: already copied */
 		rest->pad = 0;
 		int r = kvm_ioctl(vcpu_fd, KVM_GET_MSRS, rest, "get MSRs", err);
 		if (r < 0)
 			return r;
 		for (int i = 0; i < r; i++)
 			out[n++] = (struct msr_entry){ rest->entries[i].index, rest->entries[i].data };
-		at += (uint32_t)r + 1;	/* the one after is not available here */
+		at += (uint32_t)r + 1; /* the one after is not available here */
 	}
 	*ret_msrs = steal_ptr(&out);
 	*ret_n = n;

@@ -5,12 +5,20 @@
 #include "vmm/x86/tbuf.h"
 
 enum {
-	ENTRY_BYTES = 24, ENTRY_CHECKSUM = 5, ENTRY_LENGTH = 12,
-	BIOS_INFORMATION = 0, SYSTEM_INFORMATION = 1, CHASSIS = 3, OEM_STRINGS = 11,
+	ENTRY_BYTES = 24,
+	ENTRY_CHECKSUM = 5,
+	ENTRY_LENGTH = 12,
+	BIOS_INFORMATION = 0,
+	SYSTEM_INFORMATION = 1,
+	CHASSIS = 3,
+	OEM_STRINGS = 11,
 	END_OF_TABLE = 127,
-	BIOS_PCI = 1 << 7, BIOS_VIRTUAL = 1 << 4,	/* characteristics, second extension byte */
+	BIOS_PCI = 1 << 7,
+	BIOS_VIRTUAL = 1 << 4, /* characteristics, second extension byte */
 	WAKE_UP_UNKNOWN = 2,
-	OTHER = 1, UNKNOWN = 2, NO_SECURITY = 3,
+	OTHER = 1,
+	UNKNOWN = 2,
+	NO_SECURITY = 3,
 };
 
 static void put_header(struct tbuf *t, uint8_t type, uint8_t len, uint16_t *handle)
@@ -23,7 +31,7 @@ static void put_header(struct tbuf *t, uint8_t type, uint8_t len, uint16_t *hand
 /* A structure's strings follow it; fields name them by number, 0 is none. */
 static uint8_t number(unsigned *count, const char *s)
 {
-	return s ? (uint8_t)++*count : 0;
+	return s ? (uint8_t)++ * count : 0;
 }
 
 static void put_string(struct tbuf *t, const char *s)
@@ -35,8 +43,8 @@ static void put_string(struct tbuf *t, const char *s)
 static void put_bios(struct tbuf *t, uint16_t *handle)
 {
 	put_header(t, BIOS_INFORMATION, 20, handle);
-	tbuf_u8(t, 1);		/* vendor */
-	tbuf_u8(t, 2);		/* version */
+	tbuf_u8(t, 1); /* vendor */
+	tbuf_u8(t, 2); /* version */
 	tbuf_u16(t, 0);
 	tbuf_u16(t, 0);
 	tbuf_u64(t, BIOS_PCI);
@@ -83,11 +91,11 @@ static void put_system(struct tbuf *t, const struct smbios_cfg *cfg, uint16_t *h
 static void put_chassis(struct tbuf *t, const char *asset_tag, uint16_t *handle)
 {
 	put_header(t, CHASSIS, 21, handle);
-	tbuf_u8(t, 0);		/* manufacturer */
-	tbuf_u8(t, UNKNOWN);	/* type */
-	tbuf_u16(t, 0);		/* version, serial number */
-	tbuf_u8(t, 1);		/* asset tag */
-	tbuf_put(t, (const uint8_t[]){ UNKNOWN, UNKNOWN, UNKNOWN, NO_SECURITY }, 4);	/* states */
+	tbuf_u8(t, 0);                                                               /* manufacturer */
+	tbuf_u8(t, UNKNOWN);                                                         /* type */
+	tbuf_u16(t, 0);                                                              /* version, serial number */
+	tbuf_u8(t, 1);                                                               /* asset tag */
+	tbuf_put(t, (const uint8_t[]){ UNKNOWN, UNKNOWN, UNKNOWN, NO_SECURITY }, 4); /* states */
 	tbuf_zero(t, 8);
 	put_string(t, asset_tag);
 	tbuf_u8(t, 0);
@@ -107,8 +115,8 @@ static void put_entry(struct tbuf *t)
 	tbuf_put(t, "_SM3_", 5);
 	tbuf_u8(t, 0);
 	tbuf_u8(t, ENTRY_BYTES);
-	tbuf_put(t, (const uint8_t[]){ 3, 2, 0, 1, 0 }, 5);	/* version 3.2, entry revision 1 */
-	tbuf_u32(t, 0);		/* ENTRY_LENGTH: of the structures */
+	tbuf_put(t, (const uint8_t[]){ 3, 2, 0, 1, 0 }, 5); /* version 3.2, entry revision 1 */
+	tbuf_u32(t, 0);                                     /* ENTRY_LENGTH: of the structures */
 	tbuf_u64(t, SMBIOS_GPA + ENTRY_BYTES);
 }
 

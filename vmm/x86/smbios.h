@@ -11,7 +11,7 @@ enum { SMBIOS_GPA = 0xf0000 };
 /* Strings as in VmConfig's platform object; NULL: not given. */
 struct smbios_cfg {
 	const char *manufacturer, *product_name, *version, *serial_number, *sku_number, *family;
-	uint8_t uuid[16];		/* in the order of its text; all zero: not given */
+	uint8_t uuid[16]; /* in the order of its text; all zero: not given */
 	const char *chassis_asset_tag;
 	const char *const *oem_strings;
 	unsigned n_oem_strings;

@@ -9,8 +9,7 @@ static unsigned bits_for(unsigned n)
 
 uint32_t cpu_apic_id(const struct cpu_topology *topo, unsigned vcpu)
 {
-	const unsigned levels[] = { topo->threads_per_core, topo->cores_per_die,
-				    topo->dies_per_package };
+	const unsigned levels[] = { topo->threads_per_core, topo->cores_per_die, topo->dies_per_package };
 	uint32_t id = 0;
 	unsigned shift = 0, rest = vcpu;
 

@@ -22,16 +22,11 @@ static const struct field msr_fields[] = {
 };
 
 static const struct field fpu_fields[] = {
-	F_ROWS16(struct kvm_fpu, fpr, .flags = F_REQUIRED),
-	F(struct kvm_fpu, fcw, .flags = F_REQUIRED),
-	F(struct kvm_fpu, fsw, .flags = F_REQUIRED),
-	F(struct kvm_fpu, ftwx, .flags = F_REQUIRED),
-	F(struct kvm_fpu, last_opcode, .flags = F_REQUIRED),
-	F(struct kvm_fpu, last_ip, .flags = F_REQUIRED),
-	F(struct kvm_fpu, last_dp, .flags = F_REQUIRED),
-	F_ROWS16(struct kvm_fpu, xmm, .flags = F_REQUIRED),
-	F(struct kvm_fpu, mxcsr, .flags = F_REQUIRED),
-	F_END,
+	F_ROWS16(struct kvm_fpu, fpr, .flags = F_REQUIRED),  F(struct kvm_fpu, fcw, .flags = F_REQUIRED),
+	F(struct kvm_fpu, fsw, .flags = F_REQUIRED),         F(struct kvm_fpu, ftwx, .flags = F_REQUIRED),
+	F(struct kvm_fpu, last_opcode, .flags = F_REQUIRED), F(struct kvm_fpu, last_ip, .flags = F_REQUIRED),
+	F(struct kvm_fpu, last_dp, .flags = F_REQUIRED),     F_ROWS16(struct kvm_fpu, xmm, .flags = F_REQUIRED),
+	F(struct kvm_fpu, mxcsr, .flags = F_REQUIRED),       F_END,
 };
 
 typedef __typeof__(((struct vcpu_kvm_state *)0)->lapic_state) lapic_state;
@@ -115,7 +110,7 @@ bool arch_vcpu_exit(struct vcpu *vcpu)
 
 void arch_vcpu_paused(struct vcpu *vcpu)
 {
-	(void)ioctl(vcpu->fd, KVM_KVMCLOCK_CTRL, 0);	/* EINVAL: the guest has no kvmclock */
+	(void)ioctl(vcpu->fd, KVM_KVMCLOCK_CTRL, 0); /* EINVAL: the guest has no kvmclock */
 }
 
 /* ---- save ---- */
@@ -132,8 +127,8 @@ static int save_cpuid(struct vcpu *vcpu, struct vcpu_kvm_state *s, struct err *e
 		return err->num;
 	for (uint32_t i = 0; i < k->nent; i++) {
 		const struct kvm_cpuid_entry2 *e = &k->entries[i];
-		s->cpuid[s->n_cpuid++] = (struct cpuid_entry){ e->function, e->index, e->flags, e->eax,
-							       e->ebx,	    e->ecx,   e->edx };
+		s->cpuid[s->n_cpuid++] =
+			(struct cpuid_entry){ e->function, e->index, e->flags, e->eax, e->ebx, e->ecx, e->edx };
 	}
 	return 0;
 }
@@ -182,8 +177,8 @@ int arch_vcpu_save(struct vcpu *vcpu, struct vcpu_state *state, struct err *err)
 	/* mp_state first: reading it makes KVM process a pending INIT or SIPI */
 	if (get(vcpu, KVM_GET_MP_STATE, &s->mp_state, "get the run state", err) < 0 ||
 	    get(vcpu, KVM_GET_REGS, &s->regs, "get registers", err) < 0 ||
-	    get(vcpu, KVM_GET_SREGS, &s->sregs, "get system registers", err) < 0 ||
-	    save_xsave(vcpu, s, err) < 0 || get(vcpu, KVM_GET_XCRS, &s->xcrs, "get XCR0", err) < 0 ||
+	    get(vcpu, KVM_GET_SREGS, &s->sregs, "get system registers", err) < 0 || save_xsave(vcpu, s, err) < 0 ||
+	    get(vcpu, KVM_GET_XCRS, &s->xcrs, "get XCR0", err) < 0 ||
 	    get(vcpu, KVM_GET_LAPIC, &s->lapic_state, "get the LAPIC", err) < 0 ||
 	    get(vcpu, KVM_GET_FPU, &s->fpu, "get the FPU", err) < 0)
 		return err->num;
@@ -221,21 +216,22 @@ static int load_tsc_khz(struct vcpu *vcpu, const struct vcpu_kvm_state *s, struc
 	if (!s->has_tsc_khz || (uint32_t)khz == s->tsc_khz)
 		return 0;
 	if (ioctl(vcpu->fd, KVM_SET_TSC_KHZ, s->tsc_khz) < 0)
-		return err_sys(err, ERR_INTERNAL, "vCPU %u: this host cannot give the guest its TSC rate of %u kHz (it has %d)",
+		return err_sys(err, ERR_INTERNAL,
+			       "vCPU %u: this host cannot give the guest its TSC rate of %u kHz (it has %d)",
 			       vcpu->index, s->tsc_khz, khz);
 	return 0;
 }
 
 int arch_vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state, struct err *err)
 {
-	struct vcpu_kvm_state s = state->Kvm;	/* ioctls take pointers to what they only read */
+	struct vcpu_kvm_state s = state->Kvm; /* ioctls take pointers to what they only read */
 
 	if (cpuid_set(vcpu->fd, s.cpuid, s.n_cpuid, err) < 0)
 		return err_wrap(err, "vCPU %u", vcpu->index);
 	if (set(vcpu, KVM_SET_MP_STATE, &s.mp_state, "set the run state", err) < 0 ||
 	    set(vcpu, KVM_SET_REGS, &s.regs, "set registers", err) < 0 ||
-	    set(vcpu, KVM_SET_SREGS, &s.sregs, "set system registers", err) < 0 ||
-	    load_xsave(vcpu, &s, err) < 0 || set(vcpu, KVM_SET_XCRS, &s.xcrs, "set XCR0", err) < 0 ||
+	    set(vcpu, KVM_SET_SREGS, &s.sregs, "set system registers", err) < 0 || load_xsave(vcpu, &s, err) < 0 ||
+	    set(vcpu, KVM_SET_XCRS, &s.xcrs, "set XCR0", err) < 0 ||
 	    set(vcpu, KVM_SET_LAPIC, &s.lapic_state, "set the LAPIC", err) < 0 || load_tsc_khz(vcpu, &s, err) < 0)
 		return err->num;
 	if (msr_load(vcpu->fd, vcpu->index, s.msrs, s.n_msrs, err) < 0)

@@ -156,12 +156,12 @@ static uint8_t cmos_register(const struct vm *vm, uint8_t index)
 		return bcd(tm.tm_year % 100);
 	case 0x32:
 		return bcd((tm.tm_year + 1900) / 100);
-	case 0x0a:	/* update in progress for the last 8 ms of each second: clocks wait for its edge */
+	case 0x0a: /* update in progress for the last 8 ms of each second: clocks wait for its edge */
 		return (uint8_t)(0x26 | (now.tv_nsec > 992000000 ? 0x80 : 0));
 	case 0x0b:
-		return 0x02;	/* 24 hours, BCD */
+		return 0x02; /* 24 hours, BCD */
 	case 0x0d:
-		return 0x80;	/* the battery is fine */
+		return 0x80; /* the battery is fine */
 	case 0x34:
 	case 0x35:
 		return (uint8_t)(ext >> 8 * (index - 0x34));
@@ -212,7 +212,10 @@ static void acpi_block_write(void *opaque, uint64_t off, const void *data, unsig
 static int map_acpi(struct vm *vm, struct err *err)
 {
 	struct acpi_addrs at = acpi_addrs(vm->arch.phys_bits, false);
-	const struct { enum acpi_block block; uint64_t base, size; } blocks[] = {
+	const struct {
+		enum acpi_block block;
+		uint64_t base, size;
+	} blocks[] = {
 		{ ACPI_BLOCK_PCI, at.pci, ACPI_PCI_BLOCK_BYTES },
 		{ ACPI_BLOCK_CPU, at.cpu, ACPI_CPU_BLOCK_BYTES },
 		{ ACPI_BLOCK_GED, at.ged, ACPI_GED_BLOCK_BYTES },
@@ -223,8 +226,11 @@ static int map_acpi(struct vm *vm, struct err *err)
 	for (size_t i = 0; i < ARRAY_LEN(blocks); i++) {
 		struct acpi_block_dev *d = &vm->arch.acpi_dev[i];
 		*d = (struct acpi_block_dev){ .arch = &vm->arch, .block = blocks[i].block };
-		struct bus_range r = { .base = blocks[i].base, .size = blocks[i].size, .dev = d,
-				       .read = acpi_block_read, .write = acpi_block_write };
+		struct bus_range r = { .base = blocks[i].base,
+				       .size = blocks[i].size,
+				       .dev = d,
+				       .read = acpi_block_read,
+				       .write = acpi_block_write };
 		if (bus_add(&vm->mmio, &r, err) < 0)
 			return err->num;
 	}
@@ -241,7 +247,11 @@ int arch_platform_init(struct vm *vm, struct err *err)
 		{ .base = ACPI_PORT_PM_TIMER, .size = 4, .dev = vm, .read = pm_timer_read },
 	};
 	const struct bus_range ecam = {
-		.base = ECAM_BASE, .size = ECAM_BYTES, .dev = &vm->pci, .read = pci_ecam_read, .write = pci_ecam_write,
+		.base = ECAM_BASE,
+		.size = ECAM_BYTES,
+		.dev = &vm->pci,
+		.read = pci_ecam_read,
+		.write = pci_ecam_write,
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(ports); i++)
@@ -301,7 +311,9 @@ static void align_tsc(struct vm *vm)
 {
 	uint64_t offset;
 	struct kvm_device_attr attr = {
-		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset,
+		.group = KVM_VCPU_TSC_CTRL,
+		.attr = KVM_VCPU_TSC_OFFSET,
+		.addr = (uintptr_t)&offset,
 	};
 
 	if (ioctl(vm->vcpus.vcpu[0].fd, KVM_GET_DEVICE_ATTR, &attr) < 0)
@@ -333,7 +345,7 @@ static int restore_clocks(struct vm *vm, struct err *err)
 {
 	const struct kvm_clock_data *saved = &vm->arch.clock;
 	uint64_t now = wall_clock_ns();
-	uint64_t elapsed = now > saved->realtime ? now - saved->realtime : 0;	/* never backwards */
+	uint64_t elapsed = now > saved->realtime ? now - saved->realtime : 0; /* never backwards */
 	struct kvm_clock_data set = { .clock = saved->clock + elapsed };
 
 	if (advance_tsc(vm, elapsed, err) < 0)
@@ -357,7 +369,8 @@ const struct field arch_state_fields[] = {
 	      ((const struct field[]){ F_BYTES(__typeof__(((struct arch_state *)0)->clock), Kvm, .flags = F_REQUIRED),
 				       F_END }),
 	      .flags = F_REQUIRED),
-	F_OBJ_LIST(struct arch_state, common_cpuid, cpuid_entry_fields, .flags = F_REQUIRED, .count = MAX_CPUID_ENTRIES),
+	F_OBJ_LIST(struct arch_state, common_cpuid, cpuid_entry_fields, .flags = F_REQUIRED,
+		   .count = MAX_CPUID_ENTRIES),
 	F_END,
 };
 

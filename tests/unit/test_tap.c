@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+/* vmm/tap, what needs no network: MAC addresses, and descriptors that are no taps. */
+#include "vmm/tap.h"
+
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+static void mac_addresses(void **state)
+{
+	static const struct { const char *text; uint8_t mac[MAC_BYTES]; } good[] = {
+		{ "00:00:00:00:00:00", { 0 } },
+		{ "12:34:56:78:9a:bc", { 0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc } },
+		{ "FF:eE:Dd:cC:bb:AA", { 0xff, 0xee, 0xdd, 0xcc, 0xbb, 0xaa } },
+	};
+	static const char *const bad[] = {
+		"", ":", "12:34:56:78:9a", "12:34:56:78:9a:", "12:34:56:78:9a:bc:", "12:34:56:78:9a:bc:de", "12:34:56:78:9a:bcd",
+		"12:34:56:78:9a:bg", "123:34:56:78:9a:bc", "12-34-56-78-9a-bc", "12:34:56:78:9a:bc ", "1234:56:78:9a:bc",
+		"12:34::78:9a:bc", "gg:34:56:78:9a:bc",
+	};
+	uint8_t mac[MAC_BYTES];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+		assert_true(mac_parse(good[i].text, mac));
+		assert_memory_equal(mac, good[i].mac, MAC_BYTES);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		if (mac_parse(bad[i], mac))
+			fail_msg("'%s' was taken", bad[i]);
+}
+
+static void bad_descriptors(void **state)
+{
+	autoclose int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	char id[] = "net1", text[64];
+	int fds[TAP_MAX_QUEUES];
+	struct err err = {};
+
+	(void)state;
+	struct net_config cfg = { .id = id, .num_queues = 2, .fds = (int32_t[]){ null }, .n_fds = 1 };
+	assert_int_equal(tap_open(&cfg, fds, &err), -EINVAL);
+	snprintf(text, sizeof(text), "net 'net1'\ndescriptor %d is not a tap", null);
+	assert_string_equal(err.msg, text);
+	assert_true(fcntl(null, F_GETFD) >= 0);	/* stays the configuration's */
+	cfg.fds[0] = -1;
+	assert_int_equal(tap_open(&cfg, fds, &err), -EINVAL);
+	assert_string_equal(err.msg, "net 'net1'\na descriptor of it is missing");
+	for (unsigned i = 0; i < TAP_MAX_QUEUES; i++)
+		assert_int_equal(fds[i], -1);
+	cfg.num_queues = 2 * TAP_MAX_QUEUES + 2;
+	assert_int_equal(tap_open(&cfg, fds, &err), -EINVAL);
+	assert_string_equal(err.msg, "net 'net1': 33 queue pairs are more than 32");
+	char name[] = "a-name-of-16-chr";
+	cfg = (struct net_config){ .id = id, .num_queues = 2, .tap = name };
+	assert_int_equal(tap_open(&cfg, fds, &err), -EINVAL);
+	assert_string_equal(err.msg, "net 'net1'\ntap name 'a-name-of-16-chr' is longer than 15 characters");
+	assert_int_equal(tap_mtu(null), 1500);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { cmocka_unit_test(mac_addresses), cmocka_unit_test(bad_descriptors) };
+
+	return cmocka_run_group_tests_name("tap", tests, NULL, NULL);
+}
