@@ -25,10 +25,13 @@ LDFLAGS += -pthread $(SAN)
 ifeq ($(SAN),)
 CPPFLAGS += -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 LDFLAGS += -Wl,-z,relro,-z,now
+# The program starts 0.5 ms earlier without a dynamic linker: a fifth of a restore.
+STATIC = -static-pie
 endif
 
 COMMON_SRC = $(wildcard common/*.c)
 VMM_SRC = $(filter-out vmm/main.c,$(wildcard vmm/*.c)) $(wildcard vmm/$(ARCH)/*.c)
+# liburing 2.3's shared library lacks io_uring_enable_rings(): the archive has it
 VMM_LIBS = -l:liburing.a -lhttp_parser
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
 LIB = $(BUILD)/libvmm.a
@@ -49,7 +52,7 @@ $(LIB): $(call obj,$(COMMON_SRC) $(VMM_SRC))
 	@rm -f $@
 	ar rcs $@ $^
 $(BUILD)/forkd-vmm: $(BUILD)/vmm/main.o $(LIB)
-	$(CC) $(LDFLAGS) $^ $(VMM_LIBS) -o $@
+	$(CC) $(LDFLAGS) $(STATIC) $^ $(VMM_LIBS) -o $@
 $(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(LIB)
 	$(CC) $(LDFLAGS) $^ -lcmocka $(VMM_LIBS) -o $@
 $(HELPERS): $(BUILD)/%: $(BUILD)/%.o

@@ -44,8 +44,8 @@ run_cppcheck() {
 
 # One file at a time, as it is compiled. Leaks are left to AddressSanitizer: the analyzer takes every pointer that is moved into
 # a struct which its owner frees for one. Tests may trust calloc().
-analyzer() {
-	printf '%s\0' "${hosted[@]}" | xargs -0 -n 1 -P "$jobs" sh -c 'gcc '"$includes"' -O2 -fanalyzer -Werror \
+analyzer() {	# not the tests: it does not know that an assertion ends them
+	printf '%s\0' "${hosted[@]}" | grep -zv '^tests/unit/' | xargs -0 -n 1 -P "$jobs" sh -c 'gcc '"$includes"' -O2 -fanalyzer -Werror \
 		-Wno-analyzer-malloc-leak -Wno-analyzer-fd-leak -Wno-analyzer-possible-null-argument \
 		-Wno-analyzer-possible-null-dereference -c "$1" -o /dev/null' sh
 }

@@ -70,8 +70,8 @@ MUST_CHECK int arch_clock_resume(struct vm *vm, bool restored, struct err *err);
 MUST_CHECK int arch_state_save(struct vm *vm, struct arch_state *state, struct err *err);
 /* Takes the lists over. Before the platform is built: it depends on what the guest was told. */
 void arch_state_load(struct vm *vm, struct arch_state *state);
-/* What the guest was told about its CPU must be there. Any thread, after arch_state_load(). */
-MUST_CHECK int arch_state_check(const struct vm *vm, struct err *err);
+/* What the guest was told about its CPU must be there. Any thread. */
+MUST_CHECK int arch_state_check(int kvm_fd, const struct arch_state *state, struct err *err);
 /* The first address that devices may take above RAM which ends at `ram_end`; and the fixed list "arch_mem_regions". */
 uint64_t arch_device_area(uint64_t ram_end);
 void arch_memory_regions_save(struct strbuf *out);

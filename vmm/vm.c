@@ -18,10 +18,14 @@ struct build {
 	struct vm *vm;
 	struct snapshot *snap; /* NULL: boot */
 	const struct restore_config *rc;
-	const struct json_node *cpus; /* "cpu-manager" */
-	pthread_t checker;
-	bool has_checker;
-	struct err checker_err;
+	/* The reader's: */
+	pthread_t reader;
+	bool has_reader;
+	int kvm_fd;
+	struct arch_state arch;
+	struct vcpu_state *cpu;
+	unsigned n_cpus;
+	struct err reader_err;
 };
 
 struct step {
@@ -49,7 +53,7 @@ static int step_kvm(struct build *b, struct err *err)
 {
 	struct vm *vm = b->vm;
 
-	if (kvm_open(&vm->kvm, err) < 0 || kvm_create_vm(&vm->kvm, err) < 0)
+	if ((vm->kvm.fd < 0 && kvm_open(&vm->kvm, err) < 0) || kvm_create_vm(&vm->kvm, err) < 0)
 		return err->num;
 	return arch_vm_init(vm, err);
 }
@@ -139,71 +143,102 @@ static int step_payload(struct build *b, struct err *err)
 	return arch_load_payload(b->vm, err);
 }
 
-static void *checker(void *arg)
-{
-	struct build *b = arg;
+/* ---- the reader: a thread that turns state.json into structs while this one waits for KVM ---- */
 
-	log_thread_name("checker");
-	if (arch_state_check(b->vm, &b->checker_err) < 0)
-		log_debug("the host's CPU does not fit");
-	return NULL;
-}
-
-/* What the guest was told, and at the side (asking KVM is slow) whether this host has it: step_finish() waits for that. */
-static int step_state(struct build *b, struct err *err)
+static int read_arch_state(struct build *b, struct err *err)
 {
-	struct arch_state s = {};
 	const struct json_node *state = NULL;
 	autojson struct json json = {};
 
 	if (state_parse(&b->snap->state.nodes[0], "root", &json, &state, err) < 0)
 		return err->num;
-	if (fields_load(arch_state_fields, &s, state, "root", err) < 0) {
-		fields_free(arch_state_fields, &s);
+	if (fields_load(arch_state_fields, &b->arch, state, "root", err) < 0)
 		return err_wrap(err, "state.json");
+	return arch_state_check(b->kvm_fd, &b->arch, err);
+}
+
+static int read_vcpus(struct build *b, struct err *err)
+{
+	const struct json_node *manager = NULL;
+
+	if (state_child(&b->snap->state.nodes[0], "cpu-manager", &manager, err) < 0)
+		return err->num;
+	const struct json_node *saved = json_get(manager, "snapshots");
+	if (!saved || saved->count != b->n_cpus)
+		return err_set(err, ERR_INVALID, "state.json: cpu-manager has %u vCPUs, config.json says %u",
+			       saved ? saved->count : 0, b->n_cpus);
+	for (unsigned i = 0; i < b->n_cpus; i++) {
+		char id[16];
+		snprintf(id, sizeof(id), "%u", i);
+		if (state_load_leaf(manager, id, vcpu_state_fields, &b->cpu[i], err) < 0)
+			return err_wrap(err, "vCPU %u", i);
 	}
-	arch_state_load(b->vm, &s);
-	int r = pthread_create(&b->checker, NULL, checker, b);
-	b->has_checker = r == 0;
+	return 0;
+}
+
+static void *reader(void *arg)
+{
+	struct build *b = arg;
+
+	log_thread_name("reader");
+	if (read_arch_state(b, &b->reader_err) < 0 || read_vcpus(b, &b->reader_err) < 0)
+		log_debug("state.json was not read");
+	return NULL;
+}
+
+static int step_reader(struct build *b, struct err *err)
+{
+	b->n_cpus = b->vm->config->cpus.boot_vcpus;
+	b->cpu = calloc(b->n_cpus, sizeof(*b->cpu));
+	if (!b->cpu)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "read %u vCPUs", b->n_cpus);
+	if (kvm_open(&b->vm->kvm, err) < 0)
+		return err->num;
+	b->kvm_fd = b->vm->kvm.fd;
+	int r = pthread_create(&b->reader, NULL, reader, b);
+	b->has_reader = r == 0;
 	return r ? err_num(err, ERR_INTERNAL, r, "start a thread") : 0;
 }
 
-static int finish_check(struct build *b, struct err *err)
+static void join_reader(struct build *b)
 {
-	if (!b->has_checker)
-		return 0;
-	pthread_join(b->checker, NULL);
-	b->has_checker = false;
-	if (b->checker_err.code == ERR_NONE)
-		return 0;
-	*err = b->checker_err;
-	return err->num;
+	if (b->has_reader)
+		pthread_join(b->reader, NULL);
+	b->has_reader = false;
+}
+
+/* All is read, and the host's CPU has what the guest was told. */
+static int step_state(struct build *b, struct err *err)
+{
+	join_reader(b);
+	if (b->reader_err.code != ERR_NONE) {
+		*err = b->reader_err;
+		return err->num;
+	}
+	arch_state_load(b->vm, &b->arch);
+	return 0;
 }
 
 /* On the vCPU's thread. */
 static int load_vcpu(struct vcpu *vcpu, void *arg, struct err *err)
 {
 	const struct build *b = arg;
-	struct vcpu_state state = {};
-	char id[16];
 
-	snprintf(id, sizeof(id), "%u", vcpu->index);
-	int r = state_load_leaf(b->cpus, id, vcpu_state_fields, &state, err);
-	if (r == 0)
-		r = arch_vcpu_load(vcpu, &state, err);
-	fields_free(vcpu_state_fields, &state);
-	return r < 0 ? err_wrap(err, "vCPU %u", vcpu->index) : 0;
+	return arch_vcpu_load(vcpu, &b->cpu[vcpu->index], err) < 0 ? err_wrap(err, "vCPU %u", vcpu->index) : 0;
 }
 
 static int step_restore_vcpus(struct build *b, struct err *err)
 {
-	if (state_child(&b->snap->state.nodes[0], "cpu-manager", &b->cpus, err) < 0)
-		return err->num;
-	const struct json_node *saved = json_get(b->cpus, "snapshots");
-	if (!saved || saved->count != b->vm->vcpus.n)
-		return err_set(err, ERR_INVALID, "state.json: cpu-manager has %u vCPUs, config.json says %u",
-			       saved ? saved->count : 0, b->vm->vcpus.n);
 	return vcpus_start(b->vm, load_vcpu, b, err);
+}
+
+static void build_done(struct build *b)
+{
+	join_reader(b);
+	fields_free(arch_state_fields, &b->arch);
+	for (unsigned i = 0; i < b->n_cpus && b->cpu; i++)
+		fields_free(vcpu_state_fields, &b->cpu[i]);
+	free(b->cpu);
 }
 
 static int step_restore_devices(struct build *b, struct err *err)
@@ -222,7 +257,7 @@ static int step_threads(struct build *b, struct err *err)
 
 static int step_finish(struct build *b, struct err *err)
 {
-	return vcpus_wait(b->vm, err) < 0 ? err->num : finish_check(b, err);
+	return vcpus_wait(b->vm, err);
 }
 
 /*
@@ -237,12 +272,19 @@ static const struct step boot_steps[] = {
 };
 
 static const struct step restore_steps[] = {
-	{ "events", step_events },      { "kvm", step_kvm },
-	{ "state", step_state },        { "memory", step_restore_memory },
-	{ "slots", step_slots },        { "irqchip", step_irqchip },
-	{ "vcpus", step_vcpus },        { "threads", step_restore_vcpus },
-	{ "devices", step_devices },    { "device state", step_restore_devices },
-	{ "all threads", step_finish }, {},
+	{ "events", step_events },
+	{ "reader", step_reader },
+	{ "kvm", step_kvm },
+	{ "memory", step_restore_memory },
+	{ "slots", step_slots },
+	{ "irqchip", step_irqchip },
+	{ "vcpus", step_vcpus },
+	{ "state", step_state },
+	{ "threads", step_restore_vcpus },
+	{ "devices", step_devices },
+	{ "device state", step_restore_devices },
+	{ "all threads", step_finish },
+	{},
 };
 
 static uint64_t now_us(void)
@@ -280,13 +322,13 @@ static int build_vm(const struct step *steps, struct loop *loop, struct vm_confi
 	b->vm = vm;
 	int r = run_steps(steps, b, err);
 	if (r < 0) {
-		struct err ignored;
-		(void)!finish_check(b, &ignored);
+		join_reader(b); /* which uses what vm_free() closes; vCPU threads use what build_done() frees */
 		vm_free(vm);
-		return r;
+	} else {
+		*ret_vm = vm;
 	}
-	*ret_vm = vm;
-	return 0;
+	build_done(b);
+	return r;
 }
 
 int vm_new_boot(struct loop *loop, struct vm_config *config, struct vm **ret_vm, struct err *err)

@@ -386,13 +386,15 @@ int arch_state_save(struct vm *vm, struct arch_state *state, struct err *err)
 	return 0;
 }
 
-int arch_state_check(const struct vm *vm, struct err *err)
+int arch_state_check(int kvm_fd, const struct arch_state *state, struct err *err)
 {
+	const struct kvm kvm = { .fd = kvm_fd, .vm_fd = -1 };
+	const struct cpuid_table saved = { .entry = state->common_cpuid, .n_entry = state->n_common_cpuid };
 	struct cpuid_table host = {};
 
-	if (cpuid_host(&vm->kvm, &host, err) < 0)
+	if (cpuid_host(&kvm, &host, err) < 0)
 		return err->num;
-	int r = cpuid_check(&vm->arch.cpuid, &host, err);
+	int r = cpuid_check(&saved, &host, err);
 	cpuid_free(&host);
 	return r;
 }

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+/* vmm/chardev: file, pty, socket and nothing; peers that come, go and do not read; input held back and let go. */
+#include "vmm/chardev.h"
+
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <termios.h>
+
+static char dir[] = "/tmp/forkd-test-chardev-XXXXXX";
+static char path[64];
+static struct loop loop;
+static struct chardev c;
+static char got[8192];
+static size_t n_got;
+
+static int make_dir(void **state)
+{
+	(void)state;
+	if (!mkdtemp(dir))
+		return -1;
+	snprintf(path, sizeof(path), "%s/x", dir);
+	return 0;
+}
+
+static int remove_dir(void **state)
+{
+	(void)state;
+	return rmdir(dir);
+}
+
+static int make(void **state)
+{
+	struct err err = {};
+
+	(void)state;
+	n_got = 0;
+	return loop_init(&loop, &err);
+}
+
+static int done(void **state)
+{
+	(void)state;
+	chardev_close(&c);
+	chardev_close(&c);
+	loop_done(&loop);
+	unlink(path);
+	return 0;
+}
+
+static void on_input(void *opaque, const uint8_t *data, size_t len)
+{
+	assert_ptr_equal(opaque, &c);
+	assert_true(len >= 1 && len <= 256 && n_got + len <= sizeof(got));
+	memcpy(got + n_got, data, len);
+	n_got += len;
+}
+
+static int open_it(struct console_config *cfg, struct err *err)
+{
+	int r = chardev_open(&c, &loop, cfg, "serial", err);
+
+	c.input = on_input;
+	c.opaque = &c;
+	return r;
+}
+
+static void on_stop(struct source *s, uint32_t events)
+{
+	(void)events;
+	loop_del(&loop, s);
+	loop_stop(&loop, 0);
+}
+
+/* Some rounds of the loop: each ends with a source that becomes ready last. */
+static void run(unsigned rounds)
+{
+	while (rounds-- > 0) {
+		struct err err = {};
+		struct source stop = { .fd = eventfd(1, EFD_CLOEXEC), .ready = on_stop };
+		loop.stopped = false;
+		assert_int_equal(loop_add(&loop, &stop, EPOLLIN, &err), 0);
+		assert_int_equal(loop_run(&loop), 0);
+		close(stop.fd);
+	}
+}
+
+static int connect_to(void)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	assert_int_equal(connect(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)), 0);
+	return fd;
+}
+
+static void to_a_file(void **state)
+{
+	struct console_config cfg = { .mode = CONSOLE_FILE, .file = path };
+	struct err err = {};
+	char buf[32];
+
+	(void)state;
+	autoclose int old = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+	assert_int_equal(write(old, "old text", 8), 8);
+	assert_int_equal(open_it(&cfg, &err), 0);
+	chardev_want_input(&c, true);
+	chardev_write(&c, "hello ", 6);
+	chardev_write(&c, "", 0);
+	chardev_write(&c, "there", 5);
+	run(1);
+	assert_int_equal(n_got, 0);
+	chardev_close(&c);
+	chardev_write(&c, "gone", 0);
+	autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_int_equal(read(fd, buf, sizeof(buf)), 11);
+	assert_memory_equal(buf, "hello there", 11);
+}
+
+static void nothing(void **state)
+{
+	struct console_config cfg = { .mode = CONSOLE_NULL };
+	struct err err = {};
+
+	(void)state;
+	assert_int_equal(open_it(&cfg, &err), 0);
+	chardev_want_input(&c, true);
+	chardev_write(&c, "x", 1);
+	run(1);
+}
+
+static void errors(void **state)
+{
+	char no_dir[] = "/nonexistent/file", long_path[200];
+	struct console_config cfg = { .mode = CONSOLE_FILE, .file = no_dir };
+	struct err err = {};
+
+	(void)state;
+	assert_int_equal(open_it(&cfg, &err), -ENOENT);
+	assert_int_equal(strncmp(err.msg, "serial\nopen the console's file '/nonexistent/file'\n", 50), 0);
+	memset(long_path, 'a', sizeof(long_path));
+	long_path[108] = '\0';
+	cfg = (struct console_config){ .mode = CONSOLE_SOCKET, .socket = long_path };
+	assert_int_equal(open_it(&cfg, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "is longer than 107 bytes"));
+	cfg.socket = path;
+	close(open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+	assert_int_equal(open_it(&cfg, &err), -EADDRINUSE);
+	assert_int_equal(access(path, F_OK), 0);	/* not ours: not removed */
+}
+
+static void socket_peer(void **state)
+{
+	struct console_config cfg = { .mode = CONSOLE_SOCKET, .socket = path };
+	struct err err = {};
+	char buf[16];
+
+	(void)state;
+	assert_int_equal(open_it(&cfg, &err), 0);
+	chardev_write(&c, "lost", 4);	/* nobody is there */
+	chardev_want_input(&c, true);
+	int peer = connect_to();
+	run(2);
+	chardev_write(&c, "out", 3);
+	assert_int_equal(read(peer, buf, sizeof(buf)), 3);
+	assert_memory_equal(buf, "out", 3);
+	assert_int_equal(write(peer, "in", 2), 2);
+	run(2);
+	assert_int_equal(n_got, 2);
+	assert_memory_equal(got, "in", 2);
+
+	autoclose int second = connect_to();	/* one at a time */
+	run(2);
+	assert_int_equal(read(second, buf, 1), 0);
+	close(peer);
+	run(2);
+	chardev_write(&c, "lost", 4);	/* and no SIGPIPE */
+	autoclose int third = connect_to();
+	run(2);
+	chardev_write(&c, "hi", 2);
+	assert_int_equal(read(third, buf, sizeof(buf)), 2);
+	assert_int_equal(write(third, "3", 1), 1);
+	run(2);
+	assert_int_equal(n_got, 3);
+	chardev_close(&c);
+	assert_int_equal(access(path, F_OK), -1);
+	assert_int_equal(read(third, buf, 1), 0);
+}
+
+static void input_is_held_back(void **state)
+{
+	struct console_config cfg = { .mode = CONSOLE_SOCKET, .socket = path };
+	struct err err = {};
+	char text[1000];
+
+	(void)state;
+	memset(text, 't', sizeof(text));
+	assert_int_equal(open_it(&cfg, &err), 0);
+	autoclose int peer = connect_to();
+	assert_int_equal(write(peer, text, sizeof(text)), sizeof(text));
+	run(3);
+	assert_int_equal(n_got, 0);		/* never before it is wanted */
+	chardev_want_input(&c, true);
+	run(1);
+	assert_true(n_got > 0 && n_got < sizeof(text));
+	size_t before = n_got;
+	chardev_want_input(&c, false);
+	run(5);
+	assert_int_equal(n_got, before);
+	chardev_want_input(&c, true);
+	run(10);
+	assert_int_equal(n_got, sizeof(text));
+	assert_memory_equal(got, text, sizeof(text));
+}
+
+/* A peer that does not read loses output; the guest goes on. */
+static void output_is_dropped(void **state)
+{
+	struct console_config cfg = { .mode = CONSOLE_SOCKET, .socket = path };
+	static char block[65536];
+	struct err err = {};
+	size_t total = 0;
+
+	(void)state;
+	assert_int_equal(open_it(&cfg, &err), 0);
+	autoclose int peer = connect_to();
+	run(2);
+	for (unsigned i = 0; i < 100; i++)
+		chardev_write(&c, block, sizeof(block));
+	for (ssize_t n; (n = read(peer, block, sizeof(block))) > 0;)
+		total += (size_t)n;
+	assert_true(total > 0 && total < 100 * sizeof(block));
+	chardev_write(&c, "again", 5);
+	assert_int_equal(read(peer, block, sizeof(block)), 5);
+}
+
+static void pty(void **state)
+{
+	struct console_config cfg = { .mode = CONSOLE_PTY };
+	struct termios t;
+	struct err err = {};
+	char buf[32];
+
+	(void)state;
+	assert_int_equal(open_it(&cfg, &err), 0);
+	autofree char *name = cfg.file;
+	assert_int_equal(strncmp(name, "/dev/pts/", 9), 0);
+	chardev_want_input(&c, true);
+	run(3);				/* nobody has it open: that is no end */
+	for (unsigned turn = 0; turn < 2; turn++) {
+		autoclose int fd = open(name, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+		assert_true(fd >= 0);
+		assert_int_equal(tcgetattr(fd, &t), 0);
+		assert_int_equal(t.c_lflag & (ECHO | ICANON), 0);
+		n_got = 0;
+		assert_int_equal(write(fd, "a\003b\r", 4), 4);
+		run(3);
+		assert_int_equal(n_got, 4);
+		assert_memory_equal(got, "a\003b\r", 4);
+		chardev_write(&c, "x\ny", 3);
+		assert_int_equal(read(fd, buf, sizeof(buf)), 3);
+		assert_memory_equal(buf, "x\ny", 3);	/* raw both ways */
+		close(steal_fd(&fd));
+		run(3);
+	}
+	static char block[65536];	/* and full at last: nothing blocks */
+	chardev_write(&c, block, sizeof(block));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(to_a_file, make, done),
+		cmocka_unit_test_setup_teardown(nothing, make, done),
+		cmocka_unit_test_setup_teardown(errors, make, done),
+		cmocka_unit_test_setup_teardown(socket_peer, make, done),
+		cmocka_unit_test_setup_teardown(input_is_held_back, make, done),
+		cmocka_unit_test_setup_teardown(output_is_dropped, make, done),
+		cmocka_unit_test_setup_teardown(pty, make, done),
+	};
+
+	return cmocka_run_group_tests_name("chardev", tests, make_dir, remove_dir);
+}

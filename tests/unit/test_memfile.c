@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+/* vmm/memfile: the file has all of RAM and nothing but its data, from anonymous memory and from a copy-on-write mapping. */
+#include "vmm/memfile.h"
+
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+enum { PAGE = 4096, LOW_PAGES = 6000, HIGH_PAGES = 100, PAGES = LOW_PAGES + HIGH_PAGES };
+#define HIGH (1ULL << 32)
+
+static int new_file(void)
+{
+	char path[] = "/tmp/forkd-test-memfile-XXXXXX";
+	int fd = mkostemp(path, O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	unlink(path);
+	return fd;
+}
+
+static void layout(struct gmem *m)
+{
+	gmem_layout(m, (uint64_t)PAGES * PAGE, (uint64_t)LOW_PAGES * PAGE, HIGH);
+}
+
+/* Page n of the file. */
+static uint8_t *page(const struct gmem *m, unsigned n)
+{
+	return gmem_ptr(m, n < LOW_PAGES ? (gpa_t)n * PAGE : HIGH + (gpa_t)(n - LOW_PAGES) * PAGE, PAGE);
+}
+
+static uint64_t blocks(int fd)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(st.st_size, (off_t)PAGES * PAGE);
+	return (uint64_t)st.st_blocks * 512 / PAGE;
+}
+
+/* The file against memory, byte for byte. */
+static void same(int fd, const struct gmem *m)
+{
+	uint8_t buf[PAGE];
+
+	for (unsigned n = 0; n < PAGES; n++) {
+		assert_int_equal(pread(fd, buf, PAGE, (off_t)n * PAGE), PAGE);
+		if (memcmp(buf, page(m, n), PAGE) != 0)
+			fail_msg("page %u differs", n);
+	}
+}
+
+static bool has_data(int fd, unsigned n)
+{
+	uint64_t start, end;
+
+	return memfile_next_data(fd, (uint64_t)n * PAGE, (uint64_t)(n + 1) * PAGE, &start, &end);
+}
+
+static const unsigned touched[] = { 0, 1, 2, 77, 4095, 4096, 4097, 5999, 6000, 6001, 6099 };
+
+static void map(struct gmem *m)
+{
+	struct err err = {};
+
+	layout(m);
+	assert_int_equal(gmem_map_anon(m, false, false, &err), 0);
+	for (unsigned i = 0; i < m->n; i++)	/* page by page, whatever this host prefers */
+		madvise(m->region[i].hva, m->region[i].size, MADV_NOHUGEPAGE);
+}
+
+static void from_anonymous_memory(void **state)
+{
+	autoclose int fd = new_file();
+	struct gmem m, n;
+	struct err err = {};
+
+	(void)state;
+	map(&m);
+	for (size_t i = 0; i < ARRAY_LEN(touched); i++)
+		page(&m, touched[i])[i % 2 ? PAGE - 1 : 0] = (uint8_t)(i + 1);	/* one byte is enough, at either end */
+	page(&m, 3000)[5] = 0;			/* touched, but zero: no data */
+	(void)*(volatile uint8_t *)page(&m, 3500);
+	assert_int_equal(memfile_write(fd, &m, &err), 0);
+	same(fd, &m);
+	assert_int_equal(blocks(fd), ARRAY_LEN(touched));
+	assert_false(has_data(fd, 3000));
+	assert_true(has_data(fd, 77));
+	map(&n);
+	assert_int_equal(memfile_read(fd, &n, &err), 0);
+	unsigned char resident;
+	assert_int_equal(mincore(page(&n, 3000), PAGE, &resident), 0);
+	assert_int_equal(resident & 1, 0);	/* holes are not touched */
+	same(fd, &n);
+	gmem_unmap(&m);
+	gmem_unmap(&n);
+}
+
+/* Every other page: more extents than a batch has. */
+static void scattered_pages(void **state)
+{
+	autoclose int fd = new_file();
+	struct gmem m;
+	struct err err = {};
+
+	(void)state;
+	map(&m);
+	for (unsigned n = 0; n < PAGES; n += 2)
+		memset(page(&m, n), (int)(n % 251) + 1, PAGE);
+	assert_int_equal(memfile_write(fd, &m, &err), 0);
+	same(fd, &m);
+	assert_int_equal(blocks(fd), PAGES / 2);
+	gmem_unmap(&m);
+}
+
+static void write_template(int fd)
+{
+	uint8_t buf[PAGE];
+
+	assert_int_equal(ftruncate(fd, (off_t)PAGES * PAGE), 0);
+	for (size_t i = 0; i < ARRAY_LEN(touched); i++) {
+		memset(buf, 'A' + (int)i, PAGE);
+		assert_int_equal(pwrite(fd, buf, PAGE, (off_t)touched[i] * PAGE), PAGE);
+	}
+}
+
+static void from_copy_on_write(void **state)
+{
+	autoclose int fd = new_file();
+	int template = new_file();
+	struct gmem m;
+	struct err err = {};
+
+	(void)state;
+	write_template(template);
+	layout(&m);
+	assert_int_equal(gmem_map_cow(&m, &template, &err), 0);
+	(void)*(volatile uint8_t *)page(&m, 0);		/* read only: still the file's */
+	page(&m, 1)[9] = 'x';				/* a page of data, changed */
+	page(&m, 500)[9] = 'y';				/* a hole, written */
+	memset(page(&m, 4096), 0, PAGE);		/* data that became zero */
+	page(&m, 6050)[0] = 'z';
+	memset(page(&m, 5000), 0, PAGE);		/* a hole, written with zeros */
+	assert_int_equal(memfile_write(fd, &m, &err), 0);
+	same(fd, &m);
+	assert_true(blocks(fd) <= ARRAY_LEN(touched) + 3);
+	assert_false(has_data(fd, 3000));
+	uint8_t byte;
+	assert_int_equal(pread(m.file_fd, &byte, 1, PAGE + 9), 1);
+	assert_int_equal(byte, 'B');			/* the template is as it was */
+	gmem_unmap(&m);
+}
+
+static void errors(void **state)
+{
+	autoclose int read_only = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	autoclose int write_only = open("/tmp", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+	struct gmem m;
+	struct err err = {};
+
+	(void)state;
+	map(&m);
+	page(&m, 0)[0] = 1;
+	assert_true(memfile_write(read_only, &m, &err) < 0);
+	assert_non_null(strstr(err.msg, "make a file of 24985600 bytes"));
+	assert_int_equal(memfile_write(write_only, &m, &err), 0);
+	assert_int_equal(memfile_read(write_only, &m, &err), -EBADF);
+	assert_non_null(strstr(err.msg, "read 4096 bytes at 0"));
+	gmem_unmap(&m);
+}
+
+static void next_data(void **state)
+{
+	autoclose int fd = new_file();
+	uint64_t start = 1, end = 2;
+	int pipe_fds[2];
+
+	(void)state;
+	write_template(fd);
+	assert_true(memfile_next_data(fd, 0, (uint64_t)PAGES * PAGE, &start, &end));
+	assert_int_equal(start, 0);
+	assert_int_equal(end, 3 * PAGE);
+	assert_true(memfile_next_data(fd, end, (uint64_t)PAGES * PAGE, &start, &end));
+	assert_int_equal(start, 77 * PAGE);
+	assert_int_equal(end, 78 * PAGE);
+	assert_true(memfile_next_data(fd, 4095 * PAGE, 4096 * PAGE, &start, &end));	/* cut at the end asked for */
+	assert_int_equal(end, 4096 * PAGE);
+	assert_false(memfile_next_data(fd, end = 78 * PAGE, 100 * PAGE, &start, &end));
+	assert_false(memfile_next_data(fd, (uint64_t)PAGES * PAGE, (uint64_t)PAGES * PAGE + 1, &start, &end));
+	assert_int_equal(pipe(pipe_fds), 0);	/* no holes are known: one extent */
+	assert_true(memfile_next_data(pipe_fds[0], 5, 10, &start, &end));
+	assert_int_equal(start, 5);
+	assert_int_equal(end, 10);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(from_anonymous_memory), cmocka_unit_test(scattered_pages),
+		cmocka_unit_test(from_copy_on_write),	 cmocka_unit_test(errors),
+		cmocka_unit_test(next_data),
+	};
+
+	return cmocka_run_group_tests_name("memfile", tests, NULL, NULL);
+}
