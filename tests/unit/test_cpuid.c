@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+/* vmm/x86/cpuid and topology: what a guest is told, each vCPU's own leaves, and the check at restore. KVM is this file's ioctl(). */
+#include "vmm/x86/cpuid.h"
+
+#include "tests/unit/unit.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <sys/ioctl.h>
+
+#include "vmm/config.h"
+
+enum { FAKE_FD = 1000, INDEXED = 1 };
+
+static struct kvm_cpuid_entry2 supported[16], set_entries[16];
+static unsigned n_supported, n_set;
+static int supported_errno;
+static bool has_tsc_deadline;
+
+int ioctl(int fd, unsigned long request, ...)
+{
+	va_list ap;
+
+	assert_int_equal(fd, FAKE_FD);
+	va_start(ap, request);
+	void *arg = va_arg(ap, void *);
+	va_end(ap);
+	if (request == KVM_CHECK_EXTENSION)
+		return (uintptr_t)arg == KVM_CAP_TSC_DEADLINE_TIMER && has_tsc_deadline;
+	struct kvm_cpuid2 *k = arg;
+	if (request == KVM_SET_CPUID2) {
+		n_set = k->nent;
+		memcpy(set_entries, k->entries, k->nent * sizeof(k->entries[0]));
+		return 0;
+	}
+	assert_int_equal(request, KVM_GET_SUPPORTED_CPUID);
+	assert_true(k->nent >= n_supported);
+	memcpy(k->entries, supported, n_supported * sizeof(supported[0]));
+	k->nent = n_supported;
+	errno = supported_errno;
+	return supported_errno ? -1 : 0;
+}
+
+static const struct kvm kvm = { .fd = FAKE_FD, .vm_fd = -1 };
+
+static int make(void **state)
+{
+	static const struct kvm_cpuid_entry2 host[] = {
+		{ .function = 0, .eax = 0x1f },
+		{ .function = 1, .eax = 0x806f8, .ebx = 0x11222233, .ecx = 0x1, .edx = 0x1 },
+		{ .function = 7, .index = 0, .flags = INDEXED, .eax = 2, .ebx = 0xf, .edx = UINT32_MAX },
+		{ .function = 7, .index = 1, .flags = INDEXED, .eax = 0x30, .edx = UINT32_MAX },
+		{ .function = 0xb, .index = 0, .flags = INDEXED, .eax = 9, .edx = 99 },
+		{ .function = 0xd, .index = 0, .flags = INDEXED, .eax = 0x602e7 },
+		{ .function = 0x1d, .index = 1, .flags = INDEXED, .eax = 1, .ebx = 2, .ecx = 3, .edx = 4 },
+		{ .function = 0x40000000, .eax = 0x40000001, .ebx = 0x4b4d564b, .ecx = 0x564b4d56, .edx = 0x4d },
+		{ .function = 0x40000001, .eax = 0x10 },
+		{ .function = 0x80000008, .eax = 0x3039 | 0x550000, .ebx = 7 },
+		{ .function = 0x8000001e, .eax = 77 },
+	};
+
+	(void)state;
+	memcpy(supported, host, sizeof(host));
+	n_supported = ARRAY_LEN(host);
+	supported_errno = 0;
+	has_tsc_deadline = true;
+	return 0;
+}
+
+static const struct cpuid_entry *leaf(const struct cpuid_table *t, uint32_t function, uint32_t index)
+{
+	for (uint32_t i = 0; i < t->n_entry; i++)
+		if (t->entry[i].function == function && t->entry[i].index == index)
+			return &t->entry[i];
+	fail_msg("no leaf 0x%x.%u", function, index);
+	return NULL;
+}
+
+static void host_table(void **state)
+{
+	struct cpuid_table t = {};
+	struct err err = {};
+
+	(void)state;
+	assert_int_equal(cpuid_host(&kvm, &t, &err), 0);
+	assert_int_equal(t.n_entry, n_supported);
+	assert_int_equal(leaf(&t, 1, 0)->ecx, 1 | 1 << 24 | 1U << 31);
+	assert_int_equal(leaf(&t, 1, 0)->edx, 1 | 1 << 12);
+	assert_int_equal(leaf(&t, 0x40000001, 0)->eax, 0x10 | 1 << 15);
+	assert_int_equal(leaf(&t, 7, 0)->edx, UINT32_MAX);
+	assert_int_equal(cpuid_phys_bits(&t), 0x39);
+	cpuid_free(&t);
+	assert_null(t.entry);
+	has_tsc_deadline = false;
+	assert_int_equal(cpuid_host(&kvm, &t, &err), 0);
+	assert_int_equal(leaf(&t, 1, 0)->ecx, 1 | 1U << 31);
+	cpuid_free(&t);
+	supported_errno = E2BIG;
+	assert_int_equal(cpuid_host(&kvm, &t, &err), -E2BIG);
+	assert_non_null(strstr(err.msg, "KVM: get the supported CPUID"));
+	assert_null(t.entry);
+	assert_int_equal(cpuid_phys_bits(&t), 36);
+}
+
+static void common_table(void **state)
+{
+	const struct cpus_config cfg = { .max_vcpus = 1, .max_phys_bits = 46 };
+	unsigned brand[4];
+	struct cpuid_table t = {};
+	struct err err = {};
+
+	(void)state;
+	assert_int_equal(cpuid_common(&kvm, &cfg, 2400000, &t, &err), 0);
+	assert_int_equal(leaf(&t, 0x40000010, 0)->eax, 2400000);
+	assert_int_equal(leaf(&t, 0x40000010, 0)->ebx, 1000000);
+	assert_int_equal(leaf(&t, 0x80000008, 0)->eax, 46 | 0x3000 | 46 << 16);
+	assert_int_equal(leaf(&t, 0x80000008, 0)->ebx, 7);
+	assert_int_equal(leaf(&t, 7, 0)->edx, ~(1U << 22 | 1U << 24 | 1U << 25));
+	assert_int_equal(leaf(&t, 7, 1)->edx, UINT32_MAX);
+	assert_int_equal(leaf(&t, 0xd, 0)->eax, 0x2e7);
+	assert_int_equal(leaf(&t, 0x1d, 1)->eax | leaf(&t, 0x1d, 1)->ebx | leaf(&t, 0x1d, 1)->ecx | leaf(&t, 0x1d, 1)->edx, 0);
+	if (__get_cpuid(0x80000003, &brand[0], &brand[1], &brand[2], &brand[3]))
+		assert_int_equal(leaf(&t, 0x80000003, 0)->ebx, brand[1]);
+	cpuid_free(&t);
+	assert_int_equal(cpuid_common(&kvm, &(struct cpus_config){ .max_vcpus = 1, .max_phys_bits = 64 }, 0, &t, &err), 0);
+	assert_int_equal(leaf(&t, 0x80000008, 0)->eax, 0x39 | 0x3000 | 0x39 << 16);
+	assert_int_equal(leaf(&t, 0x40000010, 0)->eax, 0);
+	cpuid_free(&t);
+}
+
+static void apic_ids(void **state)
+{
+	static const struct { struct cpu_topology t; unsigned vcpu; uint32_t id; } cases[] = {
+		{ { 0, 0, 0 }, 5, 5 },	{ { 1, 1, 1 }, 3, 3 },	{ { 2, 2, 1 }, 3, 3 },	{ { 2, 3, 1 }, 5, 5 },
+		{ { 2, 3, 1 }, 6, 8 },	{ { 3, 1, 1 }, 2, 2 },	{ { 3, 1, 1 }, 3, 4 },	{ { 1, 3, 2 }, 3, 4 },
+		{ { 3, 3, 3 }, 26, 42 }, { { 3, 3, 3 }, 27, 64 }, { { 2, 0, 1 }, 9, 9 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+		if (cpu_apic_id(&cases[i].t, cases[i].vcpu) != cases[i].id)
+			fail_msg("case %zu: %u", i, cpu_apic_id(&cases[i].t, cases[i].vcpu));
+}
+
+/* Shift and count of each level, for vCPU n-1. */
+static void vcpu_table(void **state)
+{
+	static const struct {
+		unsigned max, threads, cores, dies, vcpu;
+		uint32_t apic, smt_shift, smt_n, all_shift, all_n, core_shift, core_n;
+	} cases[] = {
+		{ 1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1 },
+		{ 4, 0, 0, 0, 3, 3, 0, 1, 2, 4, 2, 4 },
+		{ 5, 0, 0, 0, 4, 4, 0, 1, 3, 5, 3, 5 },
+		{ 8, 2, 2, 2, 7, 7, 1, 2, 3, 8, 2, 4 },
+		{ 6, 2, 3, 1, 5, 5, 1, 2, 3, 6, 3, 6 },
+		{ 12, 2, 3, 2, 11, 13, 1, 2, 4, 12, 3, 6 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct topology_config topo = { (uint16_t)cases[i].threads, (uint16_t)cases[i].cores, (uint16_t)cases[i].dies, 1 };
+		struct cpus_config cfg = { .max_vcpus = cases[i].max, .max_phys_bits = 46, .topology = cases[i].threads ? &topo : NULL };
+		struct cpuid_table common = {}, t = {};
+		struct err err = {};
+		assert_int_equal(cpuid_common(&kvm, &cfg, 0, &common, &err), 0);
+		assert_int_equal(cpuid_for_vcpu(&common, &cfg, cases[i].vcpu, &t, &err), 0);
+		uint32_t n = cases[i].max > 1 ? cases[i].max : 0;
+		assert_int_equal(leaf(&t, 1, 0)->ebx, 0x2200 | cases[i].apic << 24 | n << 16);
+		assert_int_equal(leaf(&t, 1, 0)->edx >> 28 & 1, n > 1);
+		assert_int_equal(leaf(&t, 0x8000001e, 0)->eax, cases[i].apic);
+		const struct { uint32_t leaf, index, type, shift, n; } levels[] = {
+			{ 0xb, 0, 0x100, cases[i].smt_shift, cases[i].smt_n },
+			{ 0xb, 1, 0x201, cases[i].all_shift, cases[i].all_n },
+			{ 0x1f, 0, 0x100, cases[i].smt_shift, cases[i].smt_n },
+			{ 0x1f, 1, 0x201, cases[i].core_shift, cases[i].core_n },
+			{ 0x1f, 2, 0x502, cases[i].all_shift, cases[i].all_n },
+		};
+		for (size_t k = 0; k < ARRAY_LEN(levels); k++) {
+			const struct cpuid_entry *e = leaf(&t, levels[k].leaf, levels[k].index);
+			assert_int_equal(e->flags, INDEXED);
+			assert_int_equal(e->eax, levels[k].shift);
+			assert_int_equal(e->ebx, levels[k].n);
+			assert_int_equal(e->ecx, levels[k].type);
+			assert_int_equal(e->edx, cases[i].apic);
+		}
+		assert_int_equal(leaf(&common, 0xb, 0)->edx, 99);	/* the common table is as it was */
+		cpuid_free(&common);
+		cpuid_free(&t);
+	}
+}
+
+static void many_vcpus(void **state)
+{
+	struct cpus_config cfg = { .max_vcpus = 300, .max_phys_bits = 46 };
+	struct cpuid_table common = {}, t = {};
+	struct err err = {};
+
+	(void)state;
+	assert_int_equal(cpuid_common(&kvm, &cfg, 0, &common, &err), 0);
+	assert_int_equal(cpuid_for_vcpu(&common, &cfg, 257, &t, &err), 0);
+	assert_int_equal(leaf(&t, 1, 0)->ebx, 0x2200 | 1 << 24 | 255 << 16);	/* eight bits */
+	assert_int_equal(leaf(&t, 0xb, 0)->edx, 257);
+	cpuid_free(&common);
+	cpuid_free(&t);
+}
+
+static void writes_to_kvm(void **state)
+{
+	const struct cpuid_entry e[] = { { 1, 2, 3, 4, 5, 6, 7 }, { 8, 9, 10, 11, 12, 13, 14 } };
+	struct err err = {};
+
+	(void)state;
+	assert_int_equal(cpuid_set(FAKE_FD, e, 2, &err), 0);
+	assert_int_equal(n_set, 2);
+	assert_memory_equal(&set_entries[0], &e[0], sizeof(e[0]));
+	assert_memory_equal(&set_entries[1], &e[1], sizeof(e[1]));
+}
+
+/* One register of the saved table changed: whether this host will do, and what is said. */
+static void check_at_restore(void **state)
+{
+	static const struct { uint32_t function, index; unsigned reg; uint32_t saved, host; const char *what; } cases[] = {
+		{ 1, 0, 2, 0x5, 0x7, NULL },
+		{ 1, 0, 2, 0x5, 0x4, "leaf 0x1.0 ecx is 0x00000005 in the snapshot, 0x00000004 here (a bit is missing)" },
+		{ 1, 0, 3, 0x80000000, 0, "leaf 0x1.0 edx is 0x80000000" },
+		{ 1, 0, 1, 1, 0, NULL },	/* APIC id and the like */
+		{ 1, 0, 0, 1, 0, NULL },	/* family, model */
+		{ 7, 0, 0, 2, 2, NULL },
+		{ 7, 0, 0, 3, 2, "leaf 0x7.0 eax is 0x00000003 in the snapshot, 0x00000002 here" },
+		{ 7, 0, 1, 1, 2, "leaf 0x7.0 ebx" },
+		{ 7, 0, 2, 1, 2, "leaf 0x7.0 ecx" },
+		{ 7, 0, 3, 1, 2, "leaf 0x7.0 edx" },
+		{ 7, 1, 0, 1, 2, "leaf 0x7.1 eax" },
+		{ 7, 1, 1, 1, 2, NULL },
+		{ 7, 1, 3, 1, 2, "leaf 0x7.1 edx" },
+		{ 7, 2, 3, 1, 2, "leaf 0x7.2 edx" },
+		{ 0x1d, 0, 0, 1, 0, "leaf 0x1d.0 eax" },
+		{ 0x1e, 0, 1, 1, 0, "leaf 0x1e.0 ebx" },
+		{ 0x80000001, 0, 2, 1, 0, "leaf 0x80000001.0 ecx" },
+		{ 0x80000001, 0, 3, 1, 0, "leaf 0x80000001.0 edx" },
+		{ 0x40000000, 0, 0, 2, 1, "leaf 0x40000000.0 eax" },
+		{ 0x40000000, 0, 0, 1, 2, NULL },
+		{ 0x40000000, 0, 1, 1, 3, "leaf 0x40000000.0 ebx is 0x00000001 in the snapshot, 0x00000003 here" },
+		{ 0x40000000, 0, 2, 1, 3, "leaf 0x40000000.0 ecx" },
+		{ 0x40000000, 0, 3, 1, 3, "leaf 0x40000000.0 edx" },
+		{ 0x40000001, 0, 0, 1, 2, "leaf 0x40000001.0 eax" },
+		{ 0x80000008, 0, 0, 46, 46, NULL },
+		{ 0x80000008, 0, 0, 0x3000 | 46, 46, NULL },
+		{ 0x80000008, 0, 0, 46, 0x3000 | 45, "leaf 0x80000008.0 eax is 0x0000002e in the snapshot, 0x0000002d here" },
+		{ 0x80000002, 0, 1, 1, 2, NULL },	/* the brand */
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct cpuid_entry s = { .function = cases[i].function, .index = cases[i].index, .flags = INDEXED }, h = s;
+		(&s.eax)[cases[i].reg] = cases[i].saved;
+		(&h.eax)[cases[i].reg] = cases[i].host;
+		const struct cpuid_table saved = { &s, 1 }, host = { &h, 1 };
+		struct err err = {};
+		int r = cpuid_check(&saved, &host, &err);
+		if ((r < 0) != (cases[i].what != NULL) || (r < 0 && !strstr(err.msg, cases[i].what)))
+			fail_msg("case %zu: %d %s", i, r, err.msg);
+		if (r < 0)
+			assert_non_null(strstr(err.msg, "this host's CPU lacks what the guest was told: CPUID "));
+	}
+	struct cpuid_entry one = { .function = 1, .ecx = 1 };	/* a leaf that the host has not at all */
+	struct err err = {};
+	assert_true(cpuid_check(&(struct cpuid_table){ &one, 1 }, &(struct cpuid_table){}, &err) < 0);
+	assert_int_equal(cpuid_check(&(struct cpuid_table){}, &(struct cpuid_table){ &one, 1 }, &err), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup(host_table, make), cmocka_unit_test_setup(common_table, make),
+		cmocka_unit_test(apic_ids),		  cmocka_unit_test_setup(vcpu_table, make),
+		cmocka_unit_test_setup(many_vcpus, make), cmocka_unit_test(writes_to_kvm),
+		cmocka_unit_test(check_at_restore),
+	};
+
+	return cmocka_run_group_tests_name("cpuid", tests, NULL, NULL);
+}
