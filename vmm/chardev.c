@@ -34,12 +34,18 @@ static void on_input(struct source *s, uint32_t events)
 
 	(void)events;
 	ssize_t n = read(s->fd, buf, sizeof(buf));
-	if (n > 0)
+	if (n > 0 && c->hung_up) {
+		c->hung_up = false;
+		loop_mod(c->loop, s, c->wants_input ? EPOLLIN : 0);
+	}
+	if (n > 0) {
 		c->input(c->opaque, buf, (size_t)n);
-	else if (n == 0 || (errno != EAGAIN && errno != EINTR && errno != EIO))
+	} else if (n == 0 || (errno != EAGAIN && errno != EINTR && errno != EIO)) {
 		drop_peer(c); /* end of input; the rest of the device goes on */
-	else if (errno == EIO)
-		loop_mod(c->loop, s, EPOLLIN | EPOLLET); /* a pty nobody has open: wait for the next change */
+	} else if (errno == EIO && !c->hung_up) { /* a pty nobody has open: wait for the next change; once, each MOD reports anew */
+		c->hung_up = true;
+		loop_mod(c->loop, s, (c->wants_input ? EPOLLIN : 0) | EPOLLET);
+	}
 }
 
 static void on_connect(struct source *s, uint32_t events)
@@ -207,6 +213,7 @@ void chardev_want_input(struct chardev *c, bool want)
 	if (c->wants_input == want)
 		return;
 	c->wants_input = want;
+	c->hung_up = false;
 	if (c->in.fd >= 0)
 		loop_mod(c->loop, &c->in, want ? EPOLLIN : 0);
 }

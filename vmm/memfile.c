@@ -15,7 +15,7 @@
 #define PM_SWAPPED (1ULL << 62)
 #define PM_FILE (1ULL << 61)
 
-enum { PAGEMAP_BATCH = 4096, EXTENT_BATCH = 1024 };
+enum { PAGEMAP_BATCH = 4096, COPY_BYTES = 8 << 20, EXTENT_BATCH = 1024 };
 
 /* Extents are collected and written in batches. */
 struct writer {
@@ -100,6 +100,23 @@ bool memfile_next_data(int fd, uint64_t off, uint64_t end, uint64_t *ret_start, 
 	return true;
 }
 
+/* [*at, end) between file systems, where the kernel does not copy by itself. */
+static int copy_plain(int from, int to, off_t at, off_t end, struct err *err)
+{
+	autofree uint8_t *buf = malloc(COPY_BYTES);
+
+	if (!buf)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "copy memory from the template");
+	while (at < end) {
+		uint64_t len = end - at < COPY_BYTES ? (uint64_t)(end - at) : COPY_BYTES;
+		struct extent e = { .buf = buf, .off = (uint64_t)at, .len = len };
+		if (uring_read_all(from, buf, e.off, len, err) < 0 || uring_write_extents(to, &e, 1, err) < 0)
+			return err->num;
+		at += (off_t)len;
+	}
+	return 0;
+}
+
 /* The old file's data, holes kept; shared with it where the file system can. */
 static int copy_file(int from, int to, uint64_t size, struct err *err)
 {
@@ -111,7 +128,14 @@ static int copy_file(int from, int to, uint64_t size, struct err *err)
 			ssize_t n = copy_file_range(from, &in, to, &out, (size_t)((off_t)end - in), 0);
 			if (n < 0 && errno == EINTR)
 				continue;
-			if (n <= 0)
+			if (n < 0 && (errno == EXDEV || errno == EOPNOTSUPP || errno == ENOSYS)) {
+				if (copy_plain(from, to, in, (off_t)end, err) < 0)
+					return err_wrap(err, "copy memory from the template");
+				break;
+			}
+			if (n == 0)
+				return err_set(err, ERR_INVALID, "the template's memory ends at %lld", (long long)in);
+			if (n < 0)
 				return err_sys(err, ERR_INTERNAL, "copy memory from the template at %lld",
 					       (long long)in);
 		}

@@ -75,15 +75,15 @@ static uint8_t take_input(struct serial *p)
 	return byte;
 }
 
+/* The highest cause alone. Reading acknowledges the transmitter's, once it was shown; the receiver's goes with its data. */
 static uint8_t read_iir(struct serial *p)
 {
-	uint8_t v = p->s.interrupt_identification;
+	uint8_t causes = p->s.interrupt_identification;
 
-	if (!(v & (IIR_TX | IIR_RX)))
-		v |= IIR_NONE;
-	/* reading acknowledges the transmitter's cause, reading the data the receiver's */
-	p->s.interrupt_identification = (uint8_t)(v & IIR_RX ? v & ~IIR_TX : IIR_NONE);
-	return v | IIR_FIFO;
+	if (causes & IIR_RX)
+		return IIR_RX | IIR_FIFO;
+	p->s.interrupt_identification = IIR_NONE;
+	return (causes & IIR_TX ? IIR_TX : IIR_NONE) | IIR_FIFO;
 }
 
 static uint8_t read_msr(const struct serial *p)

@@ -235,6 +235,9 @@ static int make_state(struct vm *vm, struct strbuf *out, struct err *err)
 	autostrbuf struct strbuf root = {};
 	struct arch_state state;
 
+	/* The TSC goes on in a paused machine: clock and wall time are taken together with it, not from the pause. */
+	if ((vm->restored && arch_clock_resume(vm, true, err) < 0) || arch_clock_pause(vm, err) < 0)
+		return err->num;
 	state_open(out, "");
 	if (save_vcpus(vm, out, err) < 0)
 		return err->num;

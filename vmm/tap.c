@@ -19,6 +19,8 @@ bool mac_parse(const char *text, uint8_t ret_mac[MAC_BYTES])
 	unsigned b[MAC_BYTES];
 	int end = 0;
 
+	if (strlen(text) != 3 * MAC_BYTES - 1 || strspn(text, "0123456789abcdefABCDEF:") != 3 * MAC_BYTES - 1)
+		return false; /* sscanf alone takes blanks, signs and single digits */
 	if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &end) != MAC_BYTES ||
 	    text[end] != '\0')
 		return false;

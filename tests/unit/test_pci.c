@@ -277,6 +277,8 @@ static void bar_allocation(void **state)
 	assert_int_equal(d.cfg.registers[4], 0xff800004);
 	assert_int_equal(d.cfg.registers[5], 0x3fff);
 	assert_int_equal(d.cfg.bars[0].size, 0xfff80000);
+	assert_int_equal(d.cfg.writable_bits[4], 0xfffffff0);
+	assert_int_equal(d.cfg.writable_bits[5], UINT32_MAX);
 	assert_int_equal(d.cfg.bars[0].addr, 0xff800004);
 	assert_int_equal(d.cfg.bars[1].addr, 0x3fff);
 	assert_int_equal(d.cfg.bars[1].size, UINT32_MAX);

@@ -117,6 +117,8 @@ static void registers_at_reset(void **state)
 	assert_int_equal(wide, 0xffff);
 	bus_write(&vm.pio, SERIAL_PORT + SCR, &(uint16_t){ 0x1234 }, 2);
 	assert_int_equal(in(SCR), 0);
+	bus_write(&vm.pio, SERIAL_PORT + LCR, &(uint16_t){ 0x8080 }, 2);
+	assert_int_equal(in(LCR), 3);
 	out(SCR, 0xa5);
 	assert_int_equal(in(SCR), 0xa5);
 	out(LSR, 0);
@@ -191,6 +193,17 @@ static void input_and_its_interrupt(void **state)
 	send_text("c");
 	assert_int_equal(n_msi, 3);
 	assert_int_equal(in(DATA), 'c');
+}
+
+static void both_causes(void **state)
+{
+	(void)state;
+	out(IER, 3);
+	send_text("a");
+	assert_int_equal(in(IIR), 0xc4); /* one at a time, the receiver first */
+	assert_int_equal(in(DATA), 'a');
+	assert_int_equal(in(IIR), 0xc2);
+	assert_int_equal(in(IIR), 0xc1);
 }
 
 static void full_fifo_holds_input_back(void **state)
@@ -311,7 +324,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(registers_at_reset), T(divisor),	 T(output_and_its_interrupt), T(input_and_its_interrupt),
-		T(full_fifo_holds_input_back), T(loopback), T(save_and_load),	      T(fails_cleanly),
+		T(full_fifo_holds_input_back), T(loopback), T(both_causes), T(save_and_load),	      T(fails_cleanly),
 	};
 
 	return cmocka_run_group_tests_name("serial", tests, NULL, NULL);

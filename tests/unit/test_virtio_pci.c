@@ -282,6 +282,8 @@ static void header_and_capabilities(void **state)
 	check_dwords(0, header, ARRAY_LEN(header));
 	assert_int_equal(t->cap_pci_cfg_offset, 134);
 	assert_int_equal(t->pci.cfg.msix_cap_reg_idx, 38);
+	assert_int_equal(t->pci.cfg.last_capability[0], 0x98);
+	assert_int_equal(t->pci.cfg.last_capability[1], 10);
 	assert_int_equal(t->pci.bar0, BAR);
 	assert_false(t->msix.enabled);
 	assert_string_equal(t->id, "_virtio-pci-net7");
@@ -340,6 +342,10 @@ static void window_in_config_space(void **state)
 	cfg_write(0x90, 4, 4);
 	assert_int_equal(cfg_read(0x94, 4), 'C' | 'D' << 8 | 'E' << 16 | 'F' << 24);
 	cfg_write(0x94, 0x34333231, 4);
+	assert_int_equal(n_config, 1);
+	wr(0x4008, 1, 1);
+	wr(0x4005, 1, 4);
+	wr(0x4ffc, 1, 4);
 	assert_int_equal(n_config, 1);
 	assert_int_equal(config_off, 2);
 	assert_int_equal(config_len, 4);
@@ -600,6 +606,9 @@ static void broken_ring(void **state)
 	assert_int_equal(n_notify, 1); /* nothing is done for it any more */
 	virtio_interrupt(vdev, 0);
 	assert_int_equal(n_msi, 1);
+	struct chain c;
+	put16(0x11002, 1);
+	assert_false(virtio_pop(vdev, 0, &c));
 	wr(0x14, 0, 1);
 	assert_int_equal(n_reset, 1);
 	assert_int_equal(rd(0x14, 1), 0);
@@ -627,6 +636,7 @@ static void rings_outside_ram(void **state)
 	assert_int_equal(rd(0x14, 1), NEEDS_RESET | 0xf);
 	assert_int_equal(n_msi, 1);
 	wr(0x14, DRIVER_OK, 1); /* no second try without a reset */
+	assert_int_equal(n_msi, 1);
 	assert_int_equal(n_activate, 0);
 	wr(0x6000, 0, 2);
 	assert_int_equal(n_notify, 0);

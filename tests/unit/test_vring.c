@@ -264,7 +264,7 @@ static void bad_indirect_chains(void **state)
 		{ LOW_BYTES - 16, 32, INDIRECT, 0, 0, -EPROTO },
 		{ UINT64_MAX - 15, 32, INDIRECT, 0, 0, -EPROTO },
 		{ 0xc0000000, 32, INDIRECT, 0, 0, -EPROTO },
-		{ 0, (VRING_SIZE_MAX + 1) * 16, INDIRECT, 0, 0, -EPROTO }, /* longer than any chain */
+		{ TABLE, (VRING_SIZE_MAX + 1) * 16, INDIRECT, 0, 0, -EPROTO }, /* longer than any chain */
 		{ TABLE, 0xfffffff0, INDIRECT, 0, 0, -EPROTO },
 	};
 
