@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pty.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,6 +14,7 @@
 
 #include "common/log.h"
 
+enum { STUCK_AFTER_MS = 50, WRITE_MAX = 512 /* what poll() promises of a pipe */ };
 static struct termios saved_terminal; /* the process has one terminal; put back at chardev_close() */
 
 static void drop_peer(struct chardev *c)
@@ -42,7 +44,8 @@ static void on_input(struct source *s, uint32_t events)
 		c->input(c->opaque, buf, (size_t)n);
 	} else if (n == 0 || (errno != EAGAIN && errno != EINTR && errno != EIO)) {
 		drop_peer(c); /* end of input; the rest of the device goes on */
-	} else if (errno == EIO && !c->hung_up) { /* a pty nobody has open: wait for the next change; once, each MOD reports anew */
+	} else if (errno == EIO &&
+		   !c->hung_up) { /* a pty nobody has open: wait for the next change; once, each MOD reports anew */
 		c->hung_up = true;
 		loop_mod(c->loop, s, (c->wants_input ? EPOLLIN : 0) | EPOLLET);
 	}
@@ -65,13 +68,15 @@ static void on_connect(struct source *s, uint32_t events)
 	pthread_mutex_lock(&c->lock);
 	c->out_fd = fd;
 	pthread_mutex_unlock(&c->lock);
-	if (loop_add(c->loop, &c->in, c->wants_input ? EPOLLIN : 0, &err) < 0)
+	if (loop_add(c->loop, &c->in, 0, &err) < 0)
 		drop_peer(c);
+	else if (c->wants_input) /* asked again: a vCPU may have said so in between */
+		loop_mod(c->loop, &c->in, EPOLLIN);
 }
 
 static int open_file(struct chardev *c, const char *path, struct err *err)
 {
-	c->out_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	c->out_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0666);
 	return c->out_fd < 0 ? err_sys(err, ERR_INTERNAL, "open the console's file '%s'", path) : 0;
 }
 
@@ -190,14 +195,25 @@ void chardev_close(struct chardev *c)
 	c->loop = NULL;
 }
 
+/* A terminal may be held (Ctrl-S), a pipe full: the guest waits a moment once, then its output is lost. */
+static bool may_write(struct chardev *c)
+{
+	struct pollfd out = { .fd = c->out_fd, .events = POLLOUT };
+
+	if (c->mode != CONSOLE_TTY)
+		return true;
+	c->stuck = poll(&out, 1, c->stuck ? 0 : STUCK_AFTER_MS) <= 0;
+	return !c->stuck;
+}
+
 void chardev_write(struct chardev *c, const void *data, size_t len)
 {
 	const char *p = data;
 
 	pthread_mutex_lock(&c->lock);
-	while (len > 0 && c->out_fd >= 0) {
+	while (len > 0 && c->out_fd >= 0 && may_write(c)) {
 		ssize_t n = c->mode == CONSOLE_SOCKET ? send(c->out_fd, p, len, MSG_NOSIGNAL)
-						      : write(c->out_fd, p, len);
+						      : write(c->out_fd, p, len < WRITE_MAX ? len : WRITE_MAX);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)

@@ -19,7 +19,8 @@ struct chardev {
 	uint8_t mode;               /* enum console_mode */
 	bool raw_terminal;
 	_Atomic bool wants_input;
-	_Atomic bool hung_up; /* a pty nobody has open: EPOLLET, or its hang-up would be reported for ever */
+	_Atomic bool hung_up;    /* a pty nobody has open: EPOLLET, or its hang-up would be reported for ever */
+	bool stuck;              /* a terminal or pipe that took nothing for a while: do not wait for it again */
 	const char *socket_path; /* of the config, unlinked at the end */
 	pthread_mutex_t lock;    /* out_fd: a socket's peer may come and go */
 	/* Called with 1..256 bytes, never before the first chardev_want_input(). */

@@ -230,6 +230,8 @@ const char *url_path(const char *url, struct err *err)
 	return NULL;
 }
 
+#define ID_CHARACTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
+
 static int check_ids(const struct vm_config *c, struct err *err)
 {
 	const char *ids[2 * MAX_PCI_SLOTS + 2];
@@ -244,7 +246,8 @@ static int check_ids(const struct vm_config *c, struct err *err)
 	for (unsigned i = 0; i < n; i++) {
 		if (!ids[i])
 			continue;
-		if (strncmp(ids[i], "__", 2) == 0 || ids[i][0] == '\0' || strlen(ids[i]) > 64)
+		if (strncmp(ids[i], "__", 2) == 0 || strncmp(ids[i], "_virtio-pci-", 12) == 0 ||
+		    strspn(ids[i], ID_CHARACTERS) != strlen(ids[i]) || ids[i][0] == '\0' || strlen(ids[i]) > 64)
 			return err_set(err, ERR_INVALID, "Identifier %.80s is not valid", ids[i]);
 		for (unsigned k = 0; k < i; k++)
 			if (ids[k] && strcmp(ids[k], ids[i]) == 0)

@@ -216,6 +216,21 @@ static int check_all_known(const struct vm *vm, const struct json_node *node, st
 	return 0;
 }
 
+/* The guest knows each device by its slot: a configuration that gives it another one is not that of this snapshot. */
+static int check_slots(const struct vm *vm, const struct json_node *tree, struct err *err)
+{
+	for (unsigned i = 0; i < vm->n_devs; i++) {
+		const struct json_node *bdf = json_get(json_get(tree, vm->dev[i]->id), "pci_bdf");
+		char here[16];
+		snprintf(here, sizeof(here), "0000:00:%02x.0", vm->dev[i]->pci.slot);
+		if (bdf && (bdf->type != JSON_STRING || strcmp(bdf->str, here) != 0))
+			return err_set(err, ERR_INVALID,
+				       "state.json: device '%s' is at %s in the snapshot, config.json puts it at %s",
+				       vm->dev[i]->vdev->id, bdf->type == JSON_STRING ? bdf->str : "?", here);
+	}
+	return 0;
+}
+
 int devices_load(struct vm *vm, const struct json_node *node, struct err *err)
 {
 	autojson struct json json = {};
@@ -230,6 +245,8 @@ int devices_load(struct vm *vm, const struct json_node *node, struct err *err)
 		if (load_device(vm->dev[i], node, &json, err) < 0)
 			return err->num;
 	if (state_parse(node, "device-manager", &json, &state, err) < 0)
+		return err->num;
+	if (check_slots(vm, json_get(state, "device_tree"), err) < 0)
 		return err->num;
 	const struct json_node *cnt = json_get(state, "device_id_cnt");
 	if (cnt && cnt->type == JSON_INT && cnt->num < UINT32_MAX)

@@ -148,20 +148,24 @@ static void attach(struct kick *k, uint64_t address)
 		log_debug("device '%s': queue %u has an ioeventfd now", k->transport->vdev->id, k->queue);
 }
 
+bool kick_again(struct kick *k)
+{
+	return make_eventfd(k) && write(k->wake.fd, &(uint64_t){ 1 }, sizeof(uint64_t)) == sizeof(uint64_t);
+}
+
 void kick_exit(struct kick *k, uint64_t address)
 {
 	struct virtio_dev *vdev = k->transport->vdev;
-	bool ahead = vring_is_pipelined(&vdev->queue[k->queue]);
+	bool refill = vdev->ops->is_refill && vdev->ops->is_refill(vdev, k->queue);
+	bool ahead = !refill && vring_is_pipelined(&vdev->queue[k->queue]);
 
 	k->ahead += ahead;
-	if (++k->count == DECIDE_AFTER) {
+	if (++k->count == DECIDE_AFTER && !refill) {
 		bool worthwhile = k->ahead > DECIDE_AFTER / 2 || vcpu_exit_cost_ns() > SLOW_EXIT_NS;
 		if (worthwhile && make_eventfd(k))
 			attach(k, address);
 	}
-	if (ahead && make_eventfd(k))
-		(void)!write(k->wake.fd, &(uint64_t){ 1 }, sizeof(uint64_t));
-	else
+	if (!ahead || !kick_again(k))
 		virtio_notify(vdev, k->queue);
 }
 

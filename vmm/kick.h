@@ -41,6 +41,8 @@ void kick_done(struct kick *k);
 void worker_stop(struct worker *w);
 /* The guest wrote the notification register at `address`: on its vCPU's thread. */
 void kick_exit(struct kick *k, uint64_t address);
+/* The worker is to notify the device of this queue; false: there can be none. */
+bool kick_again(struct kick *k);
 /* The register moved with its BAR. */
 void kick_move(struct kick *k, uint64_t from_bar, uint64_t to_bar);
 

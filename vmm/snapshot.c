@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include "common/uring.h"
@@ -35,7 +36,7 @@ static int open_file(int dir_fd, const char *dir, const char *name, const char *
 		     struct err *err)
 {
 	struct stat st;
-	autoclose int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC);
+	autoclose int fd = openat(dir_fd, name, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 
 	if (fd < 0)
 		return err_sys(err, ERR_INTERNAL, "Error opening %s file \"%s/%s\"", what, dir, name);
@@ -335,7 +336,11 @@ int snapshot_save(struct vm *vm, const char *destination_url, struct err *err)
 
 	if (open_dir(destination_url, &dir, &dir_fd, err) < 0)
 		return err->num;
+	if (flock(dir_fd, LOCK_EX | LOCK_NB) < 0)
+		return err_sys(err, ERR_INTERNAL, "another snapshot is being written to \"%s\"", dir);
 	fields_save(vm_config_fields, vm->config, &config);
+	if (config.failed)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "write config.json");
 	if (make_state(vm, &state, err) < 0)
 		return err->num;
 	return save_to(vm, dir_fd, &config, &state, err) < 0 ? err_wrap(err, "snapshot to \"%s\"", dir) : 0;

@@ -141,8 +141,6 @@ static int open_by_name(struct net_config *cfg, int *fds, unsigned n, struct err
 			return err->num;
 	if (configure(cfg, name, existed, err) < 0)
 		return err->num;
-	if (!cfg->tap)
-		cfg->tap = strdup(name);
 	return 0;
 }
 

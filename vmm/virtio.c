@@ -13,6 +13,7 @@ int virtio_init(struct virtio_dev *vdev, const struct virtio_device_ops *ops, co
 	vdev->ops = ops;
 	vdev->mem = mem;
 	vdev->avail_features |= 1ULL << VIRTIO_F_VERSION_1;
+	vdev->budget = UINT32_MAX;
 	snprintf(vdev->id, sizeof(vdev->id), "%s", id);
 	pthread_mutex_init(&vdev->lock, NULL);
 	if (n_queues > VIRTIO_MAX_QUEUES)
@@ -60,12 +61,24 @@ int virtio_load_features(struct virtio_dev *vdev, uint64_t avail, uint64_t acked
 
 bool virtio_pop(struct virtio_dev *vdev, unsigned queue, struct chain *ret_chain)
 {
-	if (vdev->broken || vdev->paused)
+	if (vdev->broken || vdev->paused || vdev->budget == 0)
 		return false;
 	int r = vring_pop(&vdev->queue[queue], vdev->mem, ret_chain);
 	if (r < 0)
 		virtio_break(vdev, queue, "the guest broke the ring");
+	vdev->budget -= r > 0;
 	return r > 0;
+}
+
+bool virtio_more(struct virtio_dev *vdev, unsigned queue)
+{
+	if (vdev->broken || vdev->paused)
+		return false;
+	if (vdev->budget == 0 && virtio_pci_again(vdev->transport, queue))
+		return false;
+	if (vdev->budget == 0)
+		vdev->budget = vdev->queue[queue].s.size;
+	return vring_rearm(&vdev->queue[queue]);
 }
 
 void virtio_push(struct virtio_dev *vdev, unsigned queue, uint16_t head, uint32_t written)
@@ -112,8 +125,11 @@ void virtio_reset(struct virtio_dev *vdev)
 
 void virtio_notify(struct virtio_dev *vdev, unsigned queue)
 {
-	if (vdev->active && !vdev->broken && !vdev->paused && queue < vdev->n_queues)
-		vdev->ops->notify(vdev, queue);
+	if (!vdev->active || vdev->broken || vdev->paused || queue >= vdev->n_queues)
+		return;
+	vdev->budget = 2U * vdev->queue[queue].s.size;
+	vdev->ops->notify(vdev, queue);
+	vdev->budget = UINT32_MAX;
 }
 
 void virtio_pause(struct virtio_dev *vdev)

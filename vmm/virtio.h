@@ -34,6 +34,8 @@ struct virtio_device_ops {
 	void (*activate)(struct virtio_dev *vdev);
 	/* The queues go away: finish or drop what is in flight. */
 	void (*reset)(struct virtio_dev *vdev);
+	/* Whether notify() of this queue does no work (new buffers for input): no worker for that. NULL: none is such. */
+	bool (*is_refill)(const struct virtio_dev *vdev, unsigned queue);
 	/* Chains may be waiting in `queue`. */
 	void (*notify)(struct virtio_dev *vdev, unsigned queue);
 	/* The device has a thread of its own now, with this loop: what takes the lock and may wait belongs there. NULL: nothing. */
@@ -63,6 +65,7 @@ struct virtio_dev {
 	bool active;     /* between activate() and reset() */
 	bool complained; /* of the guest, in the log: once is enough */
 	bool broken;     /* the guest broke a ring: DEVICE_NEEDS_RESET was set */
+	uint32_t budget; /* chains that this call of notify() may still take */
 	bool paused;     /* notifications wait for the resume */
 };
 
@@ -79,6 +82,9 @@ static inline bool virtio_has(const struct virtio_dev *vdev, unsigned feature)
 
 /* true: *ret_chain is the next chain. false: none, or a guest error that is recorded already. */
 bool virtio_pop(struct virtio_dev *vdev, unsigned queue, struct chain *ret_chain);
+/* After an empty pop: asks for the next notification; true: look again. A guest that never lets the queue run empty gets its turn
+ * again on the device's worker, so that nobody holds the lock for ever. */
+bool virtio_more(struct virtio_dev *vdev, unsigned queue);
 /* Hands a chain back. The interrupt comes with virtio_interrupt(). */
 void virtio_push(struct virtio_dev *vdev, unsigned queue, uint16_t head, uint32_t written);
 /* Interrupts the guest if it wants to hear of what was pushed. */
@@ -103,6 +109,8 @@ void virtio_resume(struct virtio_dev *vdev, bool restored);
 
 enum { VIRTIO_CONFIG_CHANGE = -1 };
 void virtio_pci_interrupt(struct virtio_pci *transport, int queue_or_config);
+/* The queue is to be notified again, by the device's worker; false: there can be none. */
+bool virtio_pci_again(struct virtio_pci *transport, unsigned queue);
 void virtio_pci_needs_reset(struct virtio_pci *transport);
 
 #endif

@@ -24,6 +24,7 @@ enum {
 	INLINE_SEGMENTS = 4,
 	RING_MAX = 1024,
 	BOUNCE_MAX_BYTES = 64 << 20,
+	REQUEST_MAX_BYTES = 1 << 30,
 	CACHED_WRITE_MAX_BYTES = 256 << 10
 };
 enum {
@@ -371,6 +372,8 @@ static int check(const struct blk *blk, struct request *rq, uint64_t sector)
 	switch (rq->type) {
 	case T_IN:
 	case T_OUT:
+		if (rq->len > REQUEST_MAX_BYTES)
+			return S_IOERR;
 		rq->offset = sector << SECTOR_SHIFT;
 		return in_range(blk, sector, rq->len) ? S_OK : S_IOERR;
 	case T_FLUSH:
@@ -476,7 +479,7 @@ static void blk_notify(struct virtio_dev *vdev, unsigned queue)
 			break;
 		}
 		submit(blk);
-	} while (blk->free_list && !vdev->broken && !vdev->paused && vring_rearm(&vdev->queue[queue]));
+	} while (blk->free_list && virtio_more(vdev, queue));
 	virtio_interrupt(vdev, queue);
 }
 
@@ -532,24 +535,21 @@ static void blk_activate(struct virtio_dev *vdev)
 	struct err err = {};
 	char line[256];
 
-	if (blk->requests)
+	if (blk->loop)
 		return;
 	unsigned n = 0;
 	for (unsigned i = 0; i < vdev->n_queues; i++)
 		n += vdev->queue[i].s.max_size;
 	blk->n_requests = n < RING_MAX ? n : RING_MAX;
 	blk->requests = calloc(blk->n_requests, sizeof(*blk->requests));
-	if (!blk->requests) {
+	if (!blk->requests || loop_add(blk->vm->loop, &blk->done, EPOLLIN, &err) < 0) {
+		free(steal_ptr(&blk->requests));
 		virtio_break(vdev, 0, "no memory for its requests");
 		return;
 	}
+	blk->loop = blk->vm->loop;
 	for (unsigned i = 0; i < blk->n_requests; i++)
 		release(blk, &blk->requests[i]);
-	blk->loop = blk->vm->loop;
-	if (loop_add(blk->loop, &blk->done, EPOLLIN, &err) < 0) {
-		virtio_break(vdev, 0, "the main thread cannot serve it");
-		return;
-	}
 	if (!blk->no_uring && open_ring(blk, &err) < 0)
 		log_warn("disk '%s': plain reads and writes instead of io_uring: %s", vdev->id,
 			 err_line(&err, line, sizeof(line)));

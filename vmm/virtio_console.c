@@ -58,7 +58,7 @@ static void give_input(struct console *con)
 			con->n_input -= (uint32_t)n;
 			virtio_push(vdev, RX, c.head, (uint32_t)n);
 		}
-	} while (con->n_input > 0 && !vdev->broken && !vdev->paused && vring_rearm(&vdev->queue[RX]));
+	} while (con->n_input > 0 && virtio_more(vdev, RX));
 	virtio_interrupt(vdev, RX);
 	chardev_want_input(&con->chardev, con->n_input + 256 <= INPUT_MAX_BYTES);
 }
@@ -87,7 +87,7 @@ static void take_output(struct console *con)
 				chardev_write(&con->chardev, c.iov[i].iov_base, c.iov[i].iov_len);
 			virtio_push(vdev, TX, c.head, 0);
 		}
-	} while (!vdev->broken && !vdev->paused && vring_rearm(&vdev->queue[TX]));
+	} while (virtio_more(vdev, TX));
 	virtio_interrupt(vdev, TX);
 }
 

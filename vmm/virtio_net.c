@@ -151,7 +151,7 @@ static void receive_frames(struct pair *p)
 
 	for (unsigned i = 0; i < RX_BATCH && !empty; i++) {
 		while (!virtio_pop(vdev, queue, &c)) {
-			if (vdev->broken || vdev->paused || !vring_rearm(&vdev->queue[queue])) {
+			if (!virtio_more(vdev, queue)) {
 				wait_for_frames(p, false);
 				virtio_interrupt(vdev, queue);
 				return;
@@ -210,7 +210,7 @@ static void transmit_frames(struct pair *p)
 			send_frame(p, &c);
 			virtio_push(vdev, queue, c.head, 0);
 		}
-	} while (!vdev->broken && !vdev->paused && vring_rearm(&vdev->queue[queue]));
+	} while (virtio_more(vdev, queue));
 	virtio_interrupt(vdev, queue);
 }
 
@@ -287,8 +287,13 @@ static void run_control(struct net *net)
 			size_t n = iov_from_buf(c.iov + c.n_read, c.n_write, 0, &ack, sizeof(ack));
 			virtio_push(vdev, queue, c.head, (uint32_t)n);
 		}
-	} while (!vdev->broken && !vdev->paused && vring_rearm(&vdev->queue[queue]));
+	} while (virtio_more(vdev, queue));
 	virtio_interrupt(vdev, queue);
+}
+
+static bool net_is_refill(const struct virtio_dev *vdev, unsigned queue)
+{
+	return queue % 2 == 0 && queue != vdev->n_queues - 1;
 }
 
 static void net_notify(struct virtio_dev *vdev, unsigned queue)
@@ -435,6 +440,7 @@ static const struct virtio_device_ops net_ops = {
 	.config_bytes = sizeof(struct net_space),
 	.activate = net_activate,
 	.reset = net_reset,
+	.is_refill = net_is_refill,
 	.notify = net_notify,
 	.pause = stop_receiving,
 	.resume = net_resume,

@@ -87,6 +87,11 @@ void virtio_pci_interrupt(struct virtio_pci *t, int queue_or_config)
 	msix_interrupt(&t->msix, &t->vm->kvm, vector);
 }
 
+bool virtio_pci_again(struct virtio_pci *t, unsigned queue)
+{
+	return kick_again(&t->kick[queue]);
+}
+
 void virtio_pci_needs_reset(struct virtio_pci *t)
 {
 	t->driver_status |= STATUS_NEEDS_RESET;
@@ -625,6 +630,7 @@ static int load_device(struct virtio_pci *t, const struct json_node *node, struc
 	t->interrupt_status = s->interrupt_status;
 	memcpy(t->cap_pci_cfg, s->cap_pci_cfg, sizeof(t->cap_pci_cfg));
 	t->vdev->paused = true;
+	t->vdev->broken = t->driver_status & STATUS_NEEDS_RESET;
 	if (s->device_activated)
 		virtio_activate(t->vdev);
 	if (s->device_activated && !t->vdev->active)

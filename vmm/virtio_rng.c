@@ -35,7 +35,7 @@ static void rng_notify(struct virtio_dev *vdev, unsigned queue)
 			ssize_t n = c.n_write ? read(rng->src_fd, first->iov_base, first->iov_len) : 0;
 			virtio_push(vdev, queue, c.head, n > 0 ? (uint32_t)n : 0);
 		}
-	} while (!vdev->broken && vring_rearm(&vdev->queue[queue]));
+	} while (virtio_more(vdev, queue));
 	virtio_interrupt(vdev, queue);
 }
 

@@ -3,6 +3,7 @@
 #include "vmm/vm.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -36,17 +37,18 @@ struct step {
 static void on_guest_event(struct source *s, uint32_t events)
 {
 	struct vm *vm = container_of(s, struct vm, guest_event);
-	uint64_t bits;
+	uint64_t n;
 
 	(void)events;
-	if (read(s->fd, &bits, sizeof(bits)) == sizeof(bits) && vm->on_guest_event)
-		vm->on_guest_event(vm, bits);
+	if (read(s->fd, &n, sizeof(n)) == sizeof(n) && vm->on_guest_event)
+		vm->on_guest_event(vm, atomic_exchange(&vm->guest_events, 0));
 }
 
 void vm_guest_event(struct vm *vm, enum guest_event event)
 {
 	vm->guest_ended = true;
-	(void)!write(vm->guest_event.fd, &(uint64_t){ event }, sizeof(uint64_t));
+	atomic_fetch_or(&vm->guest_events, event);
+	(void)!write(vm->guest_event.fd, &(uint64_t){ 1 }, sizeof(uint64_t));
 }
 
 static int step_kvm(struct build *b, struct err *err)

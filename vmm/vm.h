@@ -35,8 +35,9 @@ struct vm {
 	struct serial *serial;
 	struct virtio_pci *dev[MAX_PCI_SLOTS]; /* in creation order */
 	unsigned n_devs;
-	unsigned device_id_cnt;    /* for automatic ids */
-	struct source guest_event; /* an eventfd whose bits are enum guest_event */
+	unsigned device_id_cnt;        /* for automatic ids */
+	_Atomic unsigned guest_events; /* enum guest_event, told to the main thread */
+	struct source guest_event;     /* an eventfd whose bits are enum guest_event */
 	void (*on_guest_event)(struct vm *vm, uint64_t events);
 	void *owner;
 	_Atomic bool guest_ended;  /* power-off, reset or fault: no vCPU enters the guest any more */

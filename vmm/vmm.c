@@ -145,8 +145,11 @@ int vmm_pause(struct vmm *vmm, struct err *err)
 		return err_set(err, ERR_INTERNAL, "Invalid transition: InvalidStateTransition(%s, Paused)",
 			       state_names[vmm->state]);
 	event_emit("vm", "pausing", NULL, NULL);
-	if (vm_pause(vmm->vm, err) < 0)
+	if (vm_pause(vmm->vm, err) < 0) {
+		struct err ignored = {};
+		(void)!vm_resume(vmm->vm, false, &ignored); /* it runs still */
 		return err->num;
+	}
 	vmm->state = VM_PAUSED;
 	event_emit("vm", "paused", NULL, NULL);
 	return 0;

@@ -26,7 +26,8 @@ int ioctl(int fd, unsigned long request, ...)
 	void *arg = va_arg(ap, void *);
 	va_end(ap);
 	if (request == KVM_GET_SREGS)
-		*(struct kvm_sregs *)arg = (struct kvm_sregs){ .cr0 = 0x60000010, .cr4 = 0xff, .apic_base = 0xfee00900 };
+		*(struct kvm_sregs *)arg =
+			(struct kvm_sregs){ .cr0 = 0x60000010, .cr4 = 0xff, .apic_base = 0xfee00900 };
 	else if (request == KVM_SET_SREGS)
 		sregs = *(struct kvm_sregs *)arg;
 	else if (request == KVM_SET_REGS)
@@ -91,16 +92,26 @@ static void put_file(const char *path, const void *data, size_t len)
 struct image {
 	Elf64_Ehdr eh;
 	Elf64_Phdr ph[2];
-	struct { Elf64_Nhdr head; char name[4]; uint32_t entry; } note[2];
+	struct {
+		Elf64_Nhdr head;
+		char name[4];
+		uint32_t entry;
+	} note[2];
 	char code[16];
 };
 
 static struct image good_image(void)
 {
 	return (struct image){
-		.eh = { .e_ident = { ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64 }, .e_machine = EM_X86_64,
-			.e_phoff = offsetof(struct image, ph), .e_phentsize = sizeof(Elf64_Phdr), .e_phnum = 2 },
-		.ph = { { .p_type = PT_LOAD, .p_offset = offsetof(struct image, code), .p_paddr = 0x200000, .p_filesz = 16,
+		.eh = { .e_ident = { ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64 },
+			.e_machine = EM_X86_64,
+			.e_phoff = offsetof(struct image, ph),
+			.e_phentsize = sizeof(Elf64_Phdr),
+			.e_phnum = 2 },
+		.ph = { { .p_type = PT_LOAD,
+			  .p_offset = offsetof(struct image, code),
+			  .p_paddr = 0x200000,
+			  .p_filesz = 16,
 			  .p_memsz = 4096 },
 			{ .p_type = PT_NOTE, .p_offset = offsetof(struct image, note), .p_filesz = 40 } },
 		.note = { { { 4, 4, 1 }, "Xen", 5 }, { { 4, 4, 18 }, "Xen", ENTRY } },
@@ -142,14 +153,17 @@ static void pvh(void **state)
 	assert_int_equal(word(0x200010, 8), 0);
 	assert_string_equal(ram(CMDLINE_START), cmdline);
 	assert_int_equal(word(0x40e, 2), 0xa000);
-	uint64_t at = RAM_BYTES - 2 * 4096;	/* the top of RAM, on a page */
+	uint64_t at = RAM_BYTES - 2 * 4096; /* the top of RAM, on a page */
 	assert_memory_equal(ram(at), data, sizeof(data));
 	const uint32_t start[] = { 0x336ec578, 1, 0, 1, 0x6040, 0, 0x20000, 0, 0xa0000, 0, 0x7000, 0, 3, 0 };
 	assert_memory_equal(ram(0x6000), start, sizeof(start));
 	assert_int_equal(word(0x6040, 8), at);
 	assert_int_equal(word(0x6048, 8), sizeof(data));
 	static const uint64_t map[][3] = {
-		{ 0, 0xa0000, 1 }, { 0x100000, RAM_BYTES - 0x100000, 1 }, { 0xe8000000, 0x10000000, 2 }, { 0, 0, 0 },
+		{ 0, 0xa0000, 1 },
+		{ 0x100000, RAM_BYTES - 0x100000, 1 },
+		{ 0xe8000000, 0x10000000, 2 },
+		{ 0, 0, 0 },
 	};
 	assert_memory_equal(ram(0x7000), map, sizeof(map));
 	static const uint64_t gdt[] = { 0, 0x00cf9b000000ffff, 0x00cf93000000ffff, 0x008b0000000067 };
@@ -163,7 +177,7 @@ static void pvh(void **state)
 	assert_int_equal(regs.rflags, 2);
 	assert_int_equal(sregs.cr0, 0x60000011);
 	assert_int_equal(sregs.cr4, 0);
-	assert_int_equal(sregs.apic_base, 0xfee00900);	/* the rest is as it was */
+	assert_int_equal(sregs.apic_base, 0xfee00900); /* the rest is as it was */
 	assert_int_equal(sregs.cs.selector, 8);
 	assert_int_equal(sregs.cs.db, 1);
 	assert_int_equal(sregs.cs.l, 0);
@@ -198,7 +212,12 @@ static void pvh_alone(void **state)
 
 static void broken_elf(void **state)
 {
-	static const struct { size_t at; uint64_t value; unsigned bytes; const char *msg; } cases[] = {
+	static const struct {
+		size_t at;
+		uint64_t value;
+		unsigned bytes;
+		const char *msg;
+	} cases[] = {
 		{ EI_CLASS, ELFCLASS32, 1, "is not an x86-64 ELF file" },
 		{ offsetof(Elf64_Ehdr, e_machine), EM_AARCH64, 2, "is not an x86-64 ELF file" },
 		{ offsetof(Elf64_Ehdr, e_phentsize), 32, 2, "is not an x86-64 ELF file" },
@@ -207,11 +226,13 @@ static void broken_elf(void **state)
 		{ offsetof(Elf64_Ehdr, e_phnum), 0, 2, "without a PVH entry point (Xen note 18): not bootable" },
 		{ offsetof(Elf64_Ehdr, e_phnum), 0xffff, 2, "" },
 		{ offsetof(struct image, ph[0].p_offset), 0x100000, 8, "is cut short at byte 1048576" },
-		{ offsetof(struct image, ph[0].p_filesz), 0x1000000, 8, "16777216 bytes at 0x200000 do not fit in guest RAM of 8388608 bytes" },
+		{ offsetof(struct image, ph[0].p_filesz), 0x1000000, 8,
+		  "16777216 bytes at 0x200000 do not fit in guest RAM of 8388608 bytes" },
 		{ offsetof(struct image, ph[0].p_filesz), UINT64_MAX, 8, "do not fit in guest RAM" },
 		{ offsetof(struct image, ph[0].p_paddr), RAM_BYTES - 15, 8, "16 bytes at 0x7ffff1 do not fit" },
 		{ offsetof(struct image, ph[0].p_paddr), UINT64_MAX - 7, 8, "do not fit" },
-		{ offsetof(struct image, ph[0].p_memsz), RAM_BYTES, 8, "needs 8388608 bytes at 0x200000, guest RAM has 8388608" },
+		{ offsetof(struct image, ph[0].p_memsz), RAM_BYTES, 8,
+		  "needs 8388608 bytes at 0x200000, guest RAM has 8388608" },
 		{ offsetof(struct image, ph[1].p_filesz), (1 << 20) + 1, 8, "notes of 1048577 bytes" },
 		{ offsetof(struct image, ph[1].p_filesz), UINT64_MAX, 8, "notes of 18446744073709551615 bytes" },
 		{ offsetof(struct image, ph[1].p_filesz), 20, 8, "without a PVH entry point" },
@@ -278,8 +299,8 @@ static void bzimage(void **state)
 	struct err err = {};
 
 	(void)state;
-	im[0x1f1] = 2;			/* setup sectors */
-	im[0x201] = 0x6a;		/* the header ends at 0x26c */
+	im[0x1f1] = 2;    /* setup sectors */
+	im[0x201] = 0x6a; /* the header ends at 0x26c */
 	memcpy(im + 0x202, "HdrS", 4);
 	im[0x206] = 0x0c;
 	im[0x207] = 2;
@@ -308,7 +329,7 @@ static void bzimage(void **state)
 	assert_int_equal(word(0xbff8, 8), (511ULL << 21) | 0x83);
 	assert_int_equal(word(0x508, 8), 0x00af9b000000ffff);
 	assert_memory_equal(ram(0x7000 + 0x202), "HdrS", 4);
-	assert_int_equal(word(0x7000 + 0x26b, 2), 0x0077);	/* the header and no more */
+	assert_int_equal(word(0x7000 + 0x26b, 2), 0x0077); /* the header and no more */
 	assert_int_equal(word(0x7000 + 0x70, 8), 0xa0000);
 	assert_int_equal(word(0x7000 + 0x210, 1), 0xff);
 	assert_int_equal(word(0x7000 + 0x218, 4), RAM_BYTES - 4096);
@@ -318,9 +339,16 @@ static void bzimage(void **state)
 	assert_int_equal(word(0x7000 + 0x2d0 + 20, 8), 0x100000);
 	assert_int_equal(word(0x7000 + 0x2d0 + 40 + 16, 4), 2);
 
-	static const struct { unsigned at; uint8_t value; const char *msg; } cases[] = {
-		{ 0x206, 0x0b, "is a bzImage without a 64-bit entry (boot protocol 2.11)" }, { 0x211, 0, "without a 64-bit entry" },
-		{ 0x236, 0, "without a 64-bit entry" },	{ 0x1f1, 0, "is cut short: 1636 bytes" }, { 0x1f1, 200, "is cut short" },
+	static const struct {
+		unsigned at;
+		uint8_t value;
+		const char *msg;
+	} cases[] = {
+		{ 0x206, 0x0b, "is a bzImage without a 64-bit entry (boot protocol 2.11)" },
+		{ 0x211, 0, "without a 64-bit entry" },
+		{ 0x236, 0, "without a 64-bit entry" },
+		{ 0x1f1, 0, "is cut short: 1636 bytes" },
+		{ 0x1f1, 200, "is cut short" },
 		{ 0x202, 'h', "neither an ELF file nor a bzImage" },
 	};
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
@@ -339,7 +367,8 @@ static void bzimage(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(pvh), T(note_at_the_end), T(pvh_alone), cmocka_unit_test_teardown(broken_elf, done), T(not_kernels), T(bzimage),
+		T(pvh),         T(note_at_the_end), T(pvh_alone), cmocka_unit_test_teardown(broken_elf, done),
+		T(not_kernels), T(bzimage),
 	};
 
 	return cmocka_run_group_tests_name("boot", tests, make_files, remove_files);

@@ -152,7 +152,7 @@ static void errors(void **state)
 	cfg.socket = path;
 	close(open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
 	assert_int_equal(open_it(&cfg, &err), -EADDRINUSE);
-	assert_int_equal(access(path, F_OK), 0);	/* not ours: not removed */
+	assert_int_equal(access(path, F_OK), 0); /* not ours: not removed */
 }
 
 static void socket_peer(void **state)
@@ -163,7 +163,7 @@ static void socket_peer(void **state)
 
 	(void)state;
 	assert_int_equal(open_it(&cfg, &err), 0);
-	chardev_write(&c, "lost", 4);	/* nobody is there */
+	chardev_write(&c, "lost", 4); /* nobody is there */
 	chardev_want_input(&c, true);
 	int peer = connect_to();
 	run(2);
@@ -175,7 +175,7 @@ static void socket_peer(void **state)
 	assert_int_equal(n_got, 2);
 	assert_memory_equal(got, "in", 2);
 
-	autoclose int second = connect_to();	/* one at a time */
+	autoclose int second = connect_to(); /* one at a time */
 	run(2);
 	assert_int_equal(read(second, buf, 1), 0);
 	close(peer);
@@ -212,7 +212,7 @@ static void input_is_held_back(void **state)
 	autoclose int peer = connect_to();
 	assert_int_equal(write(peer, text, sizeof(text)), sizeof(text));
 	run(3);
-	assert_int_equal(n_got, 0);		/* never before it is wanted */
+	assert_int_equal(n_got, 0); /* never before it is wanted */
 	chardev_want_input(&c, true);
 	run(1);
 	assert_true(n_got > 0 && n_got < sizeof(text));
@@ -277,11 +277,11 @@ static void pty(void **state)
 		assert_memory_equal(got, "a\003b\r", 4);
 		chardev_write(&c, "x\ny", 3);
 		assert_int_equal(read(fd, buf, sizeof(buf)), 3);
-		assert_memory_equal(buf, "x\ny", 3);	/* raw both ways */
+		assert_memory_equal(buf, "x\ny", 3); /* raw both ways */
 		close(steal_fd(&fd));
 		run(3);
 	}
-	static char block[65536];	/* and full at last: nothing blocks */
+	static char block[65536]; /* and full at last: nothing blocks */
 	chardev_write(&c, block, sizeof(block));
 }
 

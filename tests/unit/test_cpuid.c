@@ -118,11 +118,13 @@ static void common_table(void **state)
 	assert_int_equal(leaf(&t, 7, 0)->edx, ~(1U << 22 | 1U << 24 | 1U << 25));
 	assert_int_equal(leaf(&t, 7, 1)->edx, UINT32_MAX);
 	assert_int_equal(leaf(&t, 0xd, 0)->eax, 0x2e7);
-	assert_int_equal(leaf(&t, 0x1d, 1)->eax | leaf(&t, 0x1d, 1)->ebx | leaf(&t, 0x1d, 1)->ecx | leaf(&t, 0x1d, 1)->edx, 0);
+	assert_int_equal(
+		leaf(&t, 0x1d, 1)->eax | leaf(&t, 0x1d, 1)->ebx | leaf(&t, 0x1d, 1)->ecx | leaf(&t, 0x1d, 1)->edx, 0);
 	if (__get_cpuid(0x80000003, &brand[0], &brand[1], &brand[2], &brand[3]))
 		assert_int_equal(leaf(&t, 0x80000003, 0)->ebx, brand[1]);
 	cpuid_free(&t);
-	assert_int_equal(cpuid_common(&kvm, &(struct cpus_config){ .max_vcpus = 1, .max_phys_bits = 64 }, 0, &t, &err), 0);
+	assert_int_equal(cpuid_common(&kvm, &(struct cpus_config){ .max_vcpus = 1, .max_phys_bits = 64 }, 0, &t, &err),
+			 0);
 	assert_int_equal(leaf(&t, 0x80000008, 0)->eax, 0x39 | 0x3000 | 0x39 << 16);
 	assert_int_equal(leaf(&t, 0x40000010, 0)->eax, 0);
 	cpuid_free(&t);
@@ -130,9 +132,13 @@ static void common_table(void **state)
 
 static void apic_ids(void **state)
 {
-	static const struct { struct cpu_topology t; unsigned vcpu; uint32_t id; } cases[] = {
-		{ { 0, 0, 0 }, 5, 5 },	{ { 1, 1, 1 }, 3, 3 },	{ { 2, 2, 1 }, 3, 3 },	{ { 2, 3, 1 }, 5, 5 },
-		{ { 2, 3, 1 }, 6, 8 },	{ { 3, 1, 1 }, 2, 2 },	{ { 3, 1, 1 }, 3, 4 },	{ { 1, 3, 2 }, 3, 4 },
+	static const struct {
+		struct cpu_topology t;
+		unsigned vcpu;
+		uint32_t id;
+	} cases[] = {
+		{ { 0, 0, 0 }, 5, 5 },   { { 1, 1, 1 }, 3, 3 },   { { 2, 2, 1 }, 3, 3 }, { { 2, 3, 1 }, 5, 5 },
+		{ { 2, 3, 1 }, 6, 8 },   { { 3, 1, 1 }, 2, 2 },   { { 3, 1, 1 }, 3, 4 }, { { 1, 3, 2 }, 3, 4 },
 		{ { 3, 3, 3 }, 26, 42 }, { { 3, 3, 3 }, 27, 64 }, { { 2, 0, 1 }, 9, 9 },
 	};
 
@@ -149,18 +155,18 @@ static void vcpu_table(void **state)
 		unsigned max, threads, cores, dies, vcpu;
 		uint32_t apic, smt_shift, smt_n, all_shift, all_n, core_shift, core_n;
 	} cases[] = {
-		{ 1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1 },
-		{ 4, 0, 0, 0, 3, 3, 0, 1, 2, 4, 2, 4 },
-		{ 5, 0, 0, 0, 4, 4, 0, 1, 3, 5, 3, 5 },
-		{ 8, 2, 2, 2, 7, 7, 1, 2, 3, 8, 2, 4 },
-		{ 6, 2, 3, 1, 5, 5, 1, 2, 3, 6, 3, 6 },
-		{ 12, 2, 3, 2, 11, 13, 1, 2, 4, 12, 3, 6 },
+		{ 1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 1 }, { 4, 0, 0, 0, 3, 3, 0, 1, 2, 4, 2, 4 },
+		{ 5, 0, 0, 0, 4, 4, 0, 1, 3, 5, 3, 5 }, { 8, 2, 2, 2, 7, 7, 1, 2, 3, 8, 2, 4 },
+		{ 6, 2, 3, 1, 5, 5, 1, 2, 3, 6, 3, 6 }, { 12, 2, 3, 2, 11, 13, 1, 2, 4, 12, 3, 6 },
 	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-		struct topology_config topo = { (uint16_t)cases[i].threads, (uint16_t)cases[i].cores, (uint16_t)cases[i].dies, 1 };
-		struct cpus_config cfg = { .max_vcpus = cases[i].max, .max_phys_bits = 46, .topology = cases[i].threads ? &topo : NULL };
+		struct topology_config topo = { (uint16_t)cases[i].threads, (uint16_t)cases[i].cores,
+						(uint16_t)cases[i].dies, 1 };
+		struct cpus_config cfg = { .max_vcpus = cases[i].max,
+					   .max_phys_bits = 46,
+					   .topology = cases[i].threads ? &topo : NULL };
 		struct cpuid_table common = {}, t = {};
 		struct err err = {};
 		assert_int_equal(cpuid_common(&kvm, &cfg, 0, &common, &err), 0);
@@ -169,7 +175,9 @@ static void vcpu_table(void **state)
 		assert_int_equal(leaf(&t, 1, 0)->ebx, 0x2200 | cases[i].apic << 24 | n << 16);
 		assert_int_equal(leaf(&t, 1, 0)->edx >> 28 & 1, n > 1);
 		assert_int_equal(leaf(&t, 0x8000001e, 0)->eax, cases[i].apic);
-		const struct { uint32_t leaf, index, type, shift, n; } levels[] = {
+		const struct {
+			uint32_t leaf, index, type, shift, n;
+		} levels[] = {
 			{ 0xb, 0, 0x100, cases[i].smt_shift, cases[i].smt_n },
 			{ 0xb, 1, 0x201, cases[i].all_shift, cases[i].all_n },
 			{ 0x1f, 0, 0x100, cases[i].smt_shift, cases[i].smt_n },
@@ -184,7 +192,7 @@ static void vcpu_table(void **state)
 			assert_int_equal(e->ecx, levels[k].type);
 			assert_int_equal(e->edx, cases[i].apic);
 		}
-		assert_int_equal(leaf(&common, 0xb, 0)->edx, 99);	/* the common table is as it was */
+		assert_int_equal(leaf(&common, 0xb, 0)->edx, 99); /* the common table is as it was */
 		cpuid_free(&common);
 		cpuid_free(&t);
 	}
@@ -199,7 +207,7 @@ static void many_vcpus(void **state)
 	(void)state;
 	assert_int_equal(cpuid_common(&kvm, &cfg, 0, &common, &err), 0);
 	assert_int_equal(cpuid_for_vcpu(&common, &cfg, 257, &t, &err), 0);
-	assert_int_equal(leaf(&t, 1, 0)->ebx, 0x2200 | 1 << 24 | 255 << 16);	/* eight bits */
+	assert_int_equal(leaf(&t, 1, 0)->ebx, 0x2200 | 1 << 24 | 255 << 16); /* eight bits */
 	assert_int_equal(leaf(&t, 0xb, 0)->edx, 257);
 	cpuid_free(&common);
 	cpuid_free(&t);
@@ -220,12 +228,18 @@ static void writes_to_kvm(void **state)
 /* One register of the saved table changed: whether this host will do, and what is said. */
 static void check_at_restore(void **state)
 {
-	static const struct { uint32_t function, index; unsigned reg; uint32_t saved, host; const char *what; } cases[] = {
+	static const struct {
+		uint32_t function, index;
+		unsigned reg;
+		uint32_t saved, host;
+		const char *what;
+	} cases[] = {
 		{ 1, 0, 2, 0x5, 0x7, NULL },
-		{ 1, 0, 2, 0x5, 0x4, "leaf 0x1.0 ecx is 0x00000005 in the snapshot, 0x00000004 here (a bit is missing)" },
+		{ 1, 0, 2, 0x5, 0x4,
+		  "leaf 0x1.0 ecx is 0x00000005 in the snapshot, 0x00000004 here (a bit is missing)" },
 		{ 1, 0, 3, 0x80000000, 0, "leaf 0x1.0 edx is 0x80000000" },
-		{ 1, 0, 1, 1, 0, NULL },	/* APIC id and the like */
-		{ 1, 0, 0, 1, 0, NULL },	/* family, model */
+		{ 1, 0, 1, 1, 0, NULL }, /* APIC id and the like */
+		{ 1, 0, 0, 1, 0, NULL }, /* family, model */
 		{ 7, 0, 0, 2, 2, NULL },
 		{ 7, 0, 0, 3, 2, "leaf 0x7.0 eax is 0x00000003 in the snapshot, 0x00000002 here" },
 		{ 7, 0, 1, 1, 2, "leaf 0x7.0 ebx" },
@@ -247,13 +261,15 @@ static void check_at_restore(void **state)
 		{ 0x40000001, 0, 0, 1, 2, "leaf 0x40000001.0 eax" },
 		{ 0x80000008, 0, 0, 46, 46, NULL },
 		{ 0x80000008, 0, 0, 0x3000 | 46, 46, NULL },
-		{ 0x80000008, 0, 0, 46, 0x3000 | 45, "leaf 0x80000008.0 eax is 0x0000002e in the snapshot, 0x0000002d here" },
-		{ 0x80000002, 0, 1, 1, 2, NULL },	/* the brand */
+		{ 0x80000008, 0, 0, 46, 0x3000 | 45,
+		  "leaf 0x80000008.0 eax is 0x0000002e in the snapshot, 0x0000002d here" },
+		{ 0x80000002, 0, 1, 1, 2, NULL }, /* the brand */
 	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-		struct cpuid_entry s = { .function = cases[i].function, .index = cases[i].index, .flags = INDEXED }, h = s;
+		struct cpuid_entry s = { .function = cases[i].function, .index = cases[i].index, .flags = INDEXED },
+				   h = s;
 		(&s.eax)[cases[i].reg] = cases[i].saved;
 		(&h.eax)[cases[i].reg] = cases[i].host;
 		const struct cpuid_table saved = { &s, 1 }, host = { &h, 1 };
@@ -264,7 +280,7 @@ static void check_at_restore(void **state)
 		if (r < 0)
 			assert_non_null(strstr(err.msg, "this host's CPU lacks what the guest was told: CPUID "));
 	}
-	struct cpuid_entry one = { .function = 1, .ecx = 1 };	/* a leaf that the host has not at all */
+	struct cpuid_entry one = { .function = 1, .ecx = 1 }; /* a leaf that the host has not at all */
 	struct err err = {};
 	assert_true(cpuid_check(&(struct cpuid_table){ &one, 1 }, &(struct cpuid_table){}, &err) < 0);
 	assert_int_equal(cpuid_check(&(struct cpuid_table){}, &(struct cpuid_table){ &one, 1 }, &err), 0);
@@ -273,9 +289,12 @@ static void check_at_restore(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup(host_table, make), cmocka_unit_test_setup(common_table, make),
-		cmocka_unit_test(apic_ids),		  cmocka_unit_test_setup(vcpu_table, make),
-		cmocka_unit_test_setup(many_vcpus, make), cmocka_unit_test(writes_to_kvm),
+		cmocka_unit_test_setup(host_table, make),
+		cmocka_unit_test_setup(common_table, make),
+		cmocka_unit_test(apic_ids),
+		cmocka_unit_test_setup(vcpu_table, make),
+		cmocka_unit_test_setup(many_vcpus, make),
+		cmocka_unit_test(writes_to_kvm),
 		cmocka_unit_test(check_at_restore),
 	};
 

@@ -97,7 +97,7 @@ static void dispatches(void **state)
 	run_once();
 	assert_int_equal(a.calls, 1);
 	assert_int_equal(b.calls, 1);
-	loop_mod(&loop, &a.s, EPOLLIN);	/* level-triggered: it was not forgotten */
+	loop_mod(&loop, &a.s, EPOLLIN); /* level-triggered: it was not forgotten */
 	run_once();
 	assert_int_equal(a.calls, 2);
 	loop_del(&loop, &a.s);
@@ -135,7 +135,7 @@ static void stops_at_once(void **state)
 	raise_it(&a);
 	raise_it(&b);
 	assert_int_equal(loop_run(&loop), 42);
-	assert_int_equal(a.calls + b.calls, 1);	/* the rest of the round is left */
+	assert_int_equal(a.calls + b.calls, 1); /* the rest of the round is left */
 	assert_int_equal(loop_run(&loop), 42);
 }
 

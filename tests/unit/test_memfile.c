@@ -69,7 +69,7 @@ static void map(struct gmem *m)
 
 	layout(m);
 	assert_int_equal(gmem_map_anon(m, false, false, &err), 0);
-	for (unsigned i = 0; i < m->n; i++)	/* page by page, whatever this host prefers */
+	for (unsigned i = 0; i < m->n; i++) /* page by page, whatever this host prefers */
 		madvise(m->region[i].hva, m->region[i].size, MADV_NOHUGEPAGE);
 }
 
@@ -82,8 +82,8 @@ static void from_anonymous_memory(void **state)
 	(void)state;
 	map(&m);
 	for (size_t i = 0; i < ARRAY_LEN(touched); i++)
-		page(&m, touched[i])[i % 2 ? PAGE - 1 : 0] = (uint8_t)(i + 1);	/* one byte is enough, at either end */
-	page(&m, 3000)[5] = 0;			/* touched, but zero: no data */
+		page(&m, touched[i])[i % 2 ? PAGE - 1 : 0] = (uint8_t)(i + 1); /* one byte is enough, at either end */
+	page(&m, 3000)[5] = 0;                                                 /* touched, but zero: no data */
 	(void)*(volatile uint8_t *)page(&m, 3500);
 	assert_int_equal(memfile_write(fd, &m, &err), 0);
 	same(fd, &m);
@@ -94,7 +94,7 @@ static void from_anonymous_memory(void **state)
 	assert_int_equal(memfile_read(fd, &n, &err), 0);
 	unsigned char resident;
 	assert_int_equal(mincore(page(&n, 3000), PAGE, &resident), 0);
-	assert_int_equal(resident & 1, 0);	/* holes are not touched */
+	assert_int_equal(resident & 1, 0); /* holes are not touched */
 	same(fd, &n);
 	gmem_unmap(&m);
 	gmem_unmap(&n);
@@ -137,13 +137,13 @@ static void copy_on_write_of(int template, bool keeps_holes)
 	write_template(template);
 	layout(&m);
 	assert_int_equal(gmem_map_cow(&m, &template, &err), 0);
-	(void)*(volatile uint8_t *)page(&m, 0);		/* read only: still the file's */
+	(void)*(volatile uint8_t *)page(&m, 0); /* read only: still the file's */
 	(void)*(volatile uint8_t *)page(&m, 3000);
-	page(&m, 1)[9] = 'x';				/* a page of data, changed */
-	page(&m, 500)[9] = 'y';				/* a hole, written */
-	memset(page(&m, 4096), 0, PAGE);		/* data that became zero */
+	page(&m, 1)[9] = 'x';            /* a page of data, changed */
+	page(&m, 500)[9] = 'y';          /* a hole, written */
+	memset(page(&m, 4096), 0, PAGE); /* data that became zero */
 	page(&m, 6050)[0] = 'z';
-	memset(page(&m, 5000), 0, PAGE);		/* a hole, written with zeros */
+	memset(page(&m, 5000), 0, PAGE); /* a hole, written with zeros */
 	assert_int_equal(memfile_write(fd, &m, &err), 0);
 	same(fd, &m);
 	if (keeps_holes) {
@@ -152,7 +152,7 @@ static void copy_on_write_of(int template, bool keeps_holes)
 	}
 	uint8_t byte;
 	assert_int_equal(pread(m.file_fd, &byte, 1, PAGE + 9), 1);
-	assert_int_equal(byte, 'B');			/* the template is as it was */
+	assert_int_equal(byte, 'B'); /* the template is as it was */
 	gmem_unmap(&m);
 }
 
@@ -196,11 +196,11 @@ static void next_data(void **state)
 	assert_true(memfile_next_data(fd, end, (uint64_t)PAGES * PAGE, &start, &end));
 	assert_int_equal(start, 77 * PAGE);
 	assert_int_equal(end, 78 * PAGE);
-	assert_true(memfile_next_data(fd, 4095 * PAGE, 4096 * PAGE, &start, &end));	/* cut at the end asked for */
+	assert_true(memfile_next_data(fd, 4095 * PAGE, 4096 * PAGE, &start, &end)); /* cut at the end asked for */
 	assert_int_equal(end, 4096 * PAGE);
 	assert_false(memfile_next_data(fd, end = 78 * PAGE, 100 * PAGE, &start, &end));
 	assert_false(memfile_next_data(fd, (uint64_t)PAGES * PAGE, (uint64_t)PAGES * PAGE + 1, &start, &end));
-	assert_int_equal(pipe(pipe_fds), 0);	/* no holes are known: one extent */
+	assert_int_equal(pipe(pipe_fds), 0); /* no holes are known: one extent */
 	assert_true(memfile_next_data(pipe_fds[0], 5, 10, &start, &end));
 	assert_int_equal(start, 5);
 	assert_int_equal(end, 10);
@@ -211,8 +211,10 @@ static void next_data(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(from_anonymous_memory), cmocka_unit_test(scattered_pages),
-		cmocka_unit_test(from_copy_on_write),	 cmocka_unit_test(errors),
+		cmocka_unit_test(from_anonymous_memory),
+		cmocka_unit_test(scattered_pages),
+		cmocka_unit_test(from_copy_on_write),
+		cmocka_unit_test(errors),
 		cmocka_unit_test(next_data),
 	};
 

@@ -16,7 +16,8 @@ static struct gmem mem;
 
 static bool is_data(unsigned n)
 {
-	return n < 700 || (n >= 900 && n < 903) || (n > 1500 && n % 100 == 1) || (n >= 2950 && n < 3050) || n == PAGES - 1;
+	return n < 700 || (n >= 900 && n < 903) || (n > 1500 && n % 100 == 1) || (n >= 2950 && n < 3050) ||
+	       n == PAGES - 1;
 }
 
 static void fill(uint8_t *buf, unsigned n)
@@ -67,7 +68,7 @@ static struct ondemand *start(void)
 	int before = file_fd;
 
 	if (ondemand_start(&mem, &file_fd, &od, &err) < 0) {
-		assert_int_equal(file_fd, before);	/* not taken on failure */
+		assert_int_equal(file_fd, before); /* not taken on failure */
 		print_message("no userfaultfd here: %s\n", err.msg);
 		skip();
 	}
@@ -81,7 +82,7 @@ static void *touch(void *arg)
 	uint8_t want[PAGE];
 	uintptr_t bad = 0;
 
-	for (unsigned i = 0; i < PAGES; i++) {	/* far from the order of the background */
+	for (unsigned i = 0; i < PAGES; i++) { /* far from the order of the background */
 		unsigned n = (first + i * 1877) % PAGES;
 		fill(want, n);
 		bad += memcmp(page(n), want, PAGE) != 0;
@@ -96,13 +97,13 @@ static void touched_pages_come_from_the_file(void **state)
 	unsigned first[3] = { PAGES - 1, 1700, 0 };
 
 	(void)state;
-	page(1000)[5] = 0x77;	/* written by the guest before it came: stays */
+	page(1000)[5] = 0x77; /* written by the guest before it came: stays */
 	for (unsigned i = 0; i < 3; i++)
 		assert_int_equal(pthread_create(&thread[i], NULL, touch, &first[i]), 0);
 	for (unsigned i = 0; i < 3; i++) {
 		void *bad;
 		assert_int_equal(pthread_join(thread[i], &bad), 0);
-		assert_int_equal((uintptr_t)bad, 1);	/* the written one */
+		assert_int_equal((uintptr_t)bad, 1); /* the written one */
 	}
 	for (unsigned i = 0; i < 5000 && !ondemand_complete(od); i++)
 		usleep(1000);
@@ -120,7 +121,7 @@ static void everything_comes_by_itself(void **state)
 	for (unsigned i = 0; i < 5000 && !ondemand_complete(od); i++)
 		usleep(1000);
 	assert_true(ondemand_complete(od));
-	ondemand_stop(od);	/* what is there now was there before */
+	ondemand_stop(od); /* what is there now was there before */
 	for (unsigned n = 0; n < PAGES; n++) {
 		fill(want, n);
 		assert_memory_equal(page(n), want, PAGE);
@@ -136,7 +137,7 @@ static void stops_early(void **state)
 	fill(want, PAGES - 1);
 	assert_memory_equal(page(PAGES - 1), want, PAGE);
 	ondemand_stop(od);
-	for (unsigned n = 0; n < PAGES; n++) {	/* all or nothing, and no hang */
+	for (unsigned n = 0; n < PAGES; n++) { /* all or nothing, and no hang */
 		fill(want, n);
 		assert_true(page(n)[1] == want[1] || page(n)[1] == 0);
 	}

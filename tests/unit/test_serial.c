@@ -77,7 +77,7 @@ static int make(void **state)
 	vm = (struct vm){ .loop = &loop, .kvm = { .fd = -1, .vm_fd = FAKE_FD } };
 	bus_init(&vm.pio);
 	ioapic_init(&vm.arch.ioapic);
-	vm.arch.ioapic.s.reg_entries[arch_serial_gsi] = 0x31;	/* edge, unmasked */
+	vm.arch.ioapic.s.reg_entries[arch_serial_gsi] = 0x31; /* edge, unmasked */
 	if (serial_new(&vm, &cfg, &port, &err) < 0)
 		return -1;
 	peer = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -125,7 +125,7 @@ static void registers_at_reset(void **state)
 	out(MSR, 0);
 	assert_int_equal(in(LSR), 0x60);
 	assert_int_equal(in(MSR), 0xb0);
-	out(IIR, 0xc7);		/* FIFO control: nothing to do */
+	out(IIR, 0xc7); /* FIFO control: nothing to do */
 	assert_int_equal(in(IIR), 0xc1);
 	out(IER, 0xff);
 	assert_int_equal(in(IER), 0x0f);
@@ -147,7 +147,7 @@ static void divisor(void **state)
 	out(LCR, 3);
 	assert_int_equal(in(IER), 0);
 	assert_int_equal(n_msi, 0);
-	assert_int_equal(read(peer, buf, sizeof(buf)), -1);	/* nothing was sent */
+	assert_int_equal(read(peer, buf, sizeof(buf)), -1); /* nothing was sent */
 }
 
 static void output_and_its_interrupt(void **state)
@@ -158,10 +158,10 @@ static void output_and_its_interrupt(void **state)
 	out(DATA, 'h');
 	assert_int_equal(n_msi, 0);
 	assert_int_equal(in(IIR), 0xc1);
-	out(IER, 2);			/* empty already */
+	out(IER, 2); /* empty already */
 	assert_int_equal(n_msi, 1);
 	assert_int_equal(in(IIR), 0xc2);
-	assert_int_equal(in(IIR), 0xc1);	/* reading acknowledged it */
+	assert_int_equal(in(IIR), 0xc1); /* reading acknowledged it */
 	out(DATA, 'i');
 	assert_int_equal(n_msi, 2);
 	assert_int_equal(in(IIR), 0xc2);
@@ -177,10 +177,10 @@ static void input_and_its_interrupt(void **state)
 	assert_int_equal(n_msi, 0);
 	assert_int_equal(in(LSR), 0x61);
 	assert_int_equal(in(IIR), 0xc1);
-	out(IER, 1);			/* data is there already */
+	out(IER, 1); /* data is there already */
 	assert_int_equal(n_msi, 1);
 	assert_int_equal(in(IIR), 0xc4);
-	assert_int_equal(in(IIR), 0xc4);	/* only reading the data ends it */
+	assert_int_equal(in(IIR), 0xc4); /* only reading the data ends it */
 	assert_int_equal(in(DATA), 'a');
 	assert_int_equal(in(IIR), 0xc4);
 	assert_int_equal(in(LSR), 0x61);
@@ -189,7 +189,7 @@ static void input_and_its_interrupt(void **state)
 	assert_int_equal(in(LSR), 0x60);
 	assert_int_equal(in(IIR), 0xc1);
 	assert_int_equal(n_msi, 2);
-	assert_int_equal(in(DATA), 0);		/* empty */
+	assert_int_equal(in(DATA), 0); /* empty */
 	send_text("c");
 	assert_int_equal(n_msi, 3);
 	assert_int_equal(in(DATA), 'c');
@@ -217,7 +217,7 @@ static void full_fifo_holds_input_back(void **state)
 	send_text(text);
 	run(5);
 	assert_true(port->s.n_in_buffer >= SERIAL_FIFO_BYTES && port->s.n_in_buffer <= sizeof(port->fifo));
-	while (in(LSR) & 1) {
+	while (in(LSR)&1) {
 		assert_int_equal(in(DATA), text[n++]);
 		run(1);
 	}
@@ -236,7 +236,10 @@ static void loopback(void **state)
 	assert_int_equal(in(LSR), 0x61);
 	assert_int_equal(in(DATA), 'L');
 	assert_int_equal(read(peer, buf, sizeof(buf)), -1);
-	static const struct { uint8_t mcr, msr; } lines[] = {	/* DTR, RTS, OUT1, OUT2 -> DSR, CTS, RI, DCD */
+	static const struct {
+		uint8_t mcr, msr;
+	} lines[] = {
+		/* DTR, RTS, OUT1, OUT2 -> DSR, CTS, RI, DCD */
 		{ 0, 0 }, { 1, 0x20 }, { 2, 0x10 }, { 4, 0x40 }, { 8, 0x80 }, { 15, 0xf0 },
 	};
 	for (size_t i = 0; i < ARRAY_LEN(lines); i++) {
@@ -244,7 +247,7 @@ static void loopback(void **state)
 		assert_int_equal(in(MSR), lines[i].msr);
 		assert_int_equal(in(MCR), LOOP | lines[i].mcr);
 	}
-	send_text("x");			/* the line is cut off */
+	send_text("x"); /* the line is cut off */
 	assert_int_equal(in(LSR), 0x60);
 	for (unsigned i = 0; i < 100; i++)
 		out(DATA, (uint8_t)i);
@@ -296,7 +299,7 @@ static void save_and_load(void **state)
 	assert_int_equal(load("{\"interrupt_enable\":0}", &err), -EINVAL);
 	assert_string_equal(err.msg, "state.json\n__serial.interrupt_identification: missing");
 
-	autostrbuf struct strbuf big = {};	/* more than the FIFO has */
+	autostrbuf struct strbuf big = {}; /* more than the FIFO has */
 	strbuf_add(&big, fresh.text, fresh.len - 2);
 	for (unsigned i = 0; i < sizeof(port->fifo) + 1; i++)
 		strbuf_puts(&big, i ? ",1" : "1");
@@ -323,8 +326,15 @@ static void fails_cleanly(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(registers_at_reset), T(divisor),	 T(output_and_its_interrupt), T(input_and_its_interrupt),
-		T(full_fifo_holds_input_back), T(loopback), T(both_causes), T(save_and_load),	      T(fails_cleanly),
+		T(registers_at_reset),
+		T(divisor),
+		T(output_and_its_interrupt),
+		T(input_and_its_interrupt),
+		T(full_fifo_holds_input_back),
+		T(loopback),
+		T(both_causes),
+		T(save_and_load),
+		T(fails_cleanly),
 	};
 
 	return cmocka_run_group_tests_name("serial", tests, NULL, NULL);

@@ -167,8 +167,12 @@ static void state_tree(void **state)
 
 static void never_overwrites(void **state)
 {
-	static const struct { const char *name, *what; } names[] = {
-		{ "config.json", "config" }, { "state.json", "state" }, { "memory-ranges", "memory" },
+	static const struct {
+		const char *name, *what;
+	} names[] = {
+		{ "config.json", "config" },
+		{ "state.json", "state" },
+		{ "memory-ranges", "memory" },
 	};
 
 	(void)state;
@@ -180,13 +184,13 @@ static void never_overwrites(void **state)
 		assert_int_equal(snapshot_save(&vm, url, &err), -EEXIST);
 		snprintf(text, sizeof(text), "Error creating VM %s snapshot file", names[i].what);
 		assert_non_null(strstr(err.msg, text));
-		assert_int_equal(n_files(), 1);	/* nothing of ours is left */
+		assert_int_equal(n_files(), 1); /* nothing of ours is left */
 		assert_int_equal(pread(fd, &byte, 1, 0), 1);
 		assert_int_equal(byte, 'x');
 		close(fd);
 		unlink(in_dir(names[i].name));
 	}
-	struct err err = {};	/* a link that points nowhere is in the way too; a temporary file of a dead process is not */
+	struct err err = {}; /* a link that points nowhere is in the way too; a temporary file of a dead process is not */
 	assert_int_equal(symlink("/nonexistent", in_dir("state.json")), 0);
 	assert_int_equal(snapshot_save(&vm, url, &err), -EEXIST);
 	unlink(in_dir("state.json"));
@@ -197,7 +201,9 @@ static void never_overwrites(void **state)
 
 static void bad_urls(void **state)
 {
-	static const struct { const char *url, *msg; } cases[] = {
+	static const struct {
+		const char *url, *msg;
+	} cases[] = {
 		{ "", "Could not extract path from URL: " },
 		{ "/tmp", "Could not extract path from URL: /tmp" },
 		{ "file://", "Could not extract path from URL: file://" },
@@ -225,7 +231,10 @@ static void put_file(const char *name, const char *text)
 
 static void broken_directories(void **state)
 {
-	static const struct { const char *name, *text, *msg; } cases[] = {	/* text NULL: removed */
+	static const struct {
+		const char *name, *text, *msg;
+	} cases[] = {
+		/* text NULL: removed */
 		{ "config.json", NULL, "Error opening VM config snapshot file" },
 		{ "state.json", NULL, "Error opening VM state snapshot file" },
 		{ "memory-ranges", NULL, "Memory manager error\nError opening snapshot file" },
@@ -254,10 +263,14 @@ static void broken_directories(void **state)
 
 static void memory_must_fit(void **state)
 {
-	static const struct { uint64_t size, low; const char *msg; } cases[] = {
+	static const struct {
+		uint64_t size, low;
+		const char *msg;
+	} cases[] = {
 		{ LOW_BYTES, LOW_BYTES, "memory-manager has 2 memory ranges, RAM of 262144 bytes has 1" },
 		{ LOW_BYTES + HIGH_BYTES, LOW_BYTES + PAGE, "range 0 is 0x0+0x40000, expected 0x0+0x41000" },
-		{ LOW_BYTES + 2 * HIGH_BYTES, LOW_BYTES, "range 1 is 0x100000000+0x10000, expected 0x100000000+0x20000" },
+		{ LOW_BYTES + 2 * HIGH_BYTES, LOW_BYTES,
+		  "range 1 is 0x100000000+0x10000, expected 0x100000000+0x20000" },
 	};
 	struct gmem mem;
 	struct err err = {};
@@ -286,7 +299,8 @@ static void memory_must_fit(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(round_trip), T(state_tree), T(never_overwrites), T(bad_urls), T(broken_directories), T(memory_must_fit),
+		T(round_trip), T(state_tree),         T(never_overwrites),
+		T(bad_urls),   T(broken_directories), T(memory_must_fit),
 	};
 
 	return cmocka_run_group_tests_name("snapshot", tests, make_name, NULL);

@@ -17,10 +17,12 @@ static const struct field point_fields[] = {
 	F_END,
 };
 
-#define LEAF_A "{\"snapshots\":{},\"snapshot_data\":{\"state\":\"{\\\"x\\\":18446744073709551615,\\\"name\\\":\\\"q\\\\\\\"\\\"}\"}}"
+#define LEAF_A \
+	"{\"snapshots\":{},\"snapshot_data\":{\"state\":\"{\\\"x\\\":18446744073709551615,\\\"name\\\":\\\"q\\\\\\\"\\\"}\"}}"
 #define LEAF_B "{\"snapshots\":{},\"snapshot_data\":{\"state\":\"{\\\"x\\\":2}\"}}"
-#define TREE "{\"snapshots\":{\"group\":{\"snapshots\":{\"a\":" LEAF_A ",\"b\":" LEAF_B "},\"snapshot_data\":null},\"c\\\"\":" LEAF_B \
-	     "},\"snapshot_data\":{\"state\":\"[1]\"}}"
+#define TREE                                                                       \
+	"{\"snapshots\":{\"group\":{\"snapshots\":{\"a\":" LEAF_A ",\"b\":" LEAF_B \
+	"},\"snapshot_data\":null},\"c\\\"\":" LEAF_B "},\"snapshot_data\":{\"state\":\"[1]\"}}"
 
 static void writes_the_tree(void **state)
 {
@@ -68,13 +70,15 @@ static void reads_the_tree(void **state)
 	assert_string_equal(p.name, "q\"");
 	fields_free(point_fields, &p);
 	assert_int_equal(state_child(group, "b", &node, &err), 0);
-	assert_int_equal(state_parse(node, "b", &inner, &node, &err), 0);	/* inner is used again */
+	assert_int_equal(state_parse(node, "b", &inner, &node, &err), 0); /* inner is used again */
 	assert_int_equal(json_get(node, "x")->num, 2);
 }
 
 static void errors(void **state)
 {
-	static const struct { const char *text, *msg; } cases[] = {
+	static const struct {
+		const char *text, *msg;
+	} cases[] = {
 		{ "{}", "state.json: no node 'a'" },
 		{ "{\"snapshots\":{}}", "state.json: no node 'a'" },
 		{ "{\"snapshots\":{\"b\":{}}}", "state.json: no node 'a'" },
@@ -82,11 +86,14 @@ static void errors(void **state)
 		{ "[]", "state.json: no node 'a'" },
 		{ "{\"snapshots\":{\"a\":{}}}", "state.json: node 'a' has no state" },
 		{ "{\"snapshots\":{\"a\":{\"snapshot_data\":null}}}", "state.json: node 'a' has no state" },
-		{ "{\"snapshots\":{\"a\":{\"snapshot_data\":{\"state\":{\"x\":1}}}}}", "state.json: node 'a' has no state" },
+		{ "{\"snapshots\":{\"a\":{\"snapshot_data\":{\"state\":{\"x\":1}}}}}",
+		  "state.json: node 'a' has no state" },
 		{ "{\"snapshots\":{\"a\":{\"snapshot_data\":{\"state\":\"\"}}}}", "state.json: node 'a'\n" },
-		{ "{\"snapshots\":{\"a\":{\"snapshot_data\":{\"state\":\"{\\\"x\\\":}\"}}}}", "state.json: node 'a'\n" },
+		{ "{\"snapshots\":{\"a\":{\"snapshot_data\":{\"state\":\"{\\\"x\\\":}\"}}}}",
+		  "state.json: node 'a'\n" },
 		{ "{\"snapshots\":{\"a\":{\"snapshot_data\":{\"state\":\"{}\"}}}}", "state.json\na.x: missing" },
-		{ "{\"snapshots\":{\"a\":{\"snapshot_data\":{\"state\":\"[]\"}}}}", "state.json\na: expected an object" },
+		{ "{\"snapshots\":{\"a\":{\"snapshot_data\":{\"state\":\"[]\"}}}}",
+		  "state.json\na: expected an object" },
 	};
 
 	(void)state;
@@ -106,7 +113,9 @@ static void errors(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(writes_the_tree), cmocka_unit_test(failure_goes_up), cmocka_unit_test(reads_the_tree),
+		cmocka_unit_test(writes_the_tree),
+		cmocka_unit_test(failure_goes_up),
+		cmocka_unit_test(reads_the_tree),
 		cmocka_unit_test(errors),
 	};
 

@@ -9,15 +9,33 @@
 
 static void mac_addresses(void **state)
 {
-	static const struct { const char *text; uint8_t mac[MAC_BYTES]; } good[] = {
+	static const struct {
+		const char *text;
+		uint8_t mac[MAC_BYTES];
+	} good[] = {
 		{ "00:00:00:00:00:00", { 0 } },
 		{ "12:34:56:78:9a:bc", { 0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc } },
 		{ "FF:eE:Dd:cC:bb:AA", { 0xff, 0xee, 0xdd, 0xcc, 0xbb, 0xaa } },
 	};
 	static const char *const bad[] = {
-		"", ":", "12:34:56:78:9a", "12:34:56:78:9a:", "12:34:56:78:9a:bc:", "12:34:56:78:9a:bc:de", "12:34:56:78:9a:bcd",
-		"12:34:56:78:9a:bg", "123:34:56:78:9a:bc", "12-34-56-78-9a-bc", "12:34:56:78:9a:bc ", "1234:56:78:9a:bc",
-		"12:34::78:9a:bc", "1:2:3:4:5:6", "-1:+1:00:00:00:00", " 1: 2: 3: 4: 5: 6", "0x:34:56:78:9a:bc", "gg:34:56:78:9a:bc",
+		"",
+		":",
+		"12:34:56:78:9a",
+		"12:34:56:78:9a:",
+		"12:34:56:78:9a:bc:",
+		"12:34:56:78:9a:bc:de",
+		"12:34:56:78:9a:bcd",
+		"12:34:56:78:9a:bg",
+		"123:34:56:78:9a:bc",
+		"12-34-56-78-9a-bc",
+		"12:34:56:78:9a:bc ",
+		"1234:56:78:9a:bc",
+		"12:34::78:9a:bc",
+		"1:2:3:4:5:6",
+		"-1:+1:00:00:00:00",
+		" 1: 2: 3: 4: 5: 6",
+		"0x:34:56:78:9a:bc",
+		"gg:34:56:78:9a:bc",
 	};
 	uint8_t mac[MAC_BYTES];
 
@@ -43,7 +61,7 @@ static void bad_descriptors(void **state)
 	assert_int_equal(tap_open(&cfg, fds, &err), -EINVAL);
 	snprintf(text, sizeof(text), "net 'net1'\ndescriptor %d is not a tap", null);
 	assert_string_equal(err.msg, text);
-	assert_true(fcntl(null, F_GETFD) >= 0);	/* stays the configuration's */
+	assert_true(fcntl(null, F_GETFD) >= 0); /* stays the configuration's */
 	cfg.fds[0] = -1;
 	assert_int_equal(tap_open(&cfg, fds, &err), -EINVAL);
 	assert_string_equal(err.msg, "net 'net1'\na descriptor of it is missing");

@@ -37,7 +37,7 @@ static uint8_t *pattern(uint64_t off, size_t len)
 
 static void writes_and_reads(void **state)
 {
-	enum { BYTES = 70 * MIB + 12345 };	/* more pieces than the ring is deep, the last one short */
+	enum { BYTES = 70 * MIB + 12345 }; /* more pieces than the ring is deep, the last one short */
 	autoclose int fd = new_file();
 	autofree uint8_t *in = pattern(0, BYTES), *out = malloc(BYTES + 1);
 	struct extent e = { in, 4097, BYTES };
@@ -50,7 +50,7 @@ static void writes_and_reads(void **state)
 	assert_int_equal(uring_read_all(fd, out, 4097, BYTES, &err), 0);
 	assert_memory_equal(in, out, BYTES);
 	assert_int_equal(out[BYTES], 0x5a);
-	assert_int_equal(uring_read_all(fd, out, 0, 4097, &err), 0);	/* the hole before it */
+	assert_int_equal(uring_read_all(fd, out, 0, 4097, &err), 0); /* the hole before it */
 	for (unsigned i = 0; i < 4097; i++)
 		assert_int_equal(out[i], 0);
 }
@@ -77,7 +77,7 @@ static void many_extents(void **state)
 		autofree uint8_t *out = malloc(ext[i].len + 1);
 		assert_int_equal(uring_read_all(fd, out, ext[i].off, ext[i].len, &err), 0);
 		assert_memory_equal(out, bufs[i], ext[i].len);
-		if (i > 0) {	/* nothing was written between them */
+		if (i > 0) { /* nothing was written between them */
 			assert_int_equal(uring_read_all(fd, out, ext[i].off - 1, 1, &err), 0);
 			assert_int_equal(out[0], 0);
 		}
@@ -105,7 +105,8 @@ static void short_file(void **state)
 
 static void failing_files(void **state)
 {
-	autoclose int read_only = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), full = open("/dev/full", O_RDWR | O_CLOEXEC);
+	autoclose int read_only = open("/proc/self/exe", O_RDONLY | O_CLOEXEC),
+		      full = open("/dev/full", O_RDWR | O_CLOEXEC);
 	autofree uint8_t *buf = calloc(1, 64 * MIB);
 	struct extent e[] = { { buf, 0, 64 * MIB }, { buf, 64 * MIB, 1 } };
 	struct err err = {};
@@ -114,7 +115,7 @@ static void failing_files(void **state)
 	assert_int_equal(uring_write_extents(read_only, e, 1, &err), -EBADF);
 	assert_non_null(strstr(err.msg, "write 1048576 bytes at "));
 	assert_int_equal(uring_write_extents(full, e, 2, &err), -ENOSPC);
-	assert_int_equal(uring_write_extents(-1, e, 1, &err), -EBADF);	/* without a ring: the plain way */
+	assert_int_equal(uring_write_extents(-1, e, 1, &err), -EBADF); /* without a ring: the plain way */
 	assert_int_equal(uring_read_all(-1, buf, 0, 1, &err), -EBADF);
 	assert_non_null(strstr(err.msg, "read 1 bytes at 0"));
 }
@@ -134,9 +135,16 @@ static void restricted_ring(void **state)
 		print_message("no io_uring here: %s\n", err.msg);
 		skip();
 	}
-	const struct { uint8_t op; int fd; unsigned flags; int res; } cases[] = {
-		{ IORING_OP_READ, 0, IOSQE_FIXED_FILE, 8 },	   { IORING_OP_READ, 1, IOSQE_FIXED_FILE, -EBADF },
-		{ IORING_OP_READ, other, 0, -EACCES },		   { IORING_OP_WRITE, 0, IOSQE_FIXED_FILE, -EACCES },
+	const struct {
+		uint8_t op;
+		int fd;
+		unsigned flags;
+		int res;
+	} cases[] = {
+		{ IORING_OP_READ, 0, IOSQE_FIXED_FILE, 8 },
+		{ IORING_OP_READ, 1, IOSQE_FIXED_FILE, -EBADF },
+		{ IORING_OP_READ, other, 0, -EACCES },
+		{ IORING_OP_WRITE, 0, IOSQE_FIXED_FILE, -EACCES },
 		{ IORING_OP_FSYNC, 0, IOSQE_FIXED_FILE, -EACCES },
 	};
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {

@@ -48,6 +48,7 @@ struct arch_vm {
 	uint32_t tsc_khz;
 	_Atomic uint8_t cmos_index;
 	struct cpuid_table cpuid;    /* common to all vCPUs */
+	uint64_t elapsed_ns;         /* restore: wall time since the snapshot, when its state was read */
 	struct kvm_clock_data clock; /* stamped at pause */
 };
 

@@ -55,7 +55,7 @@ static int file_open(struct file *f, const char *path, const char *what, struct 
 {
 	struct stat st;
 
-	f->fd = open(path, O_RDONLY | O_CLOEXEC);
+	f->fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	f->path = path;
 	if (f->fd < 0)
 		return err_sys(err, ERR_INTERNAL, "open %s '%s'", what, path);
@@ -117,8 +117,8 @@ static int find_note(const struct file *f, const Elf64_Phdr *ph, uint64_t *ret_e
 		uint64_t next = desc + ((n.n_descsz + 3ULL) & ~3ULL);
 		if (next > ((ph->p_filesz + 3) & ~3ULL))
 			break;
-		if (n.n_type == XEN_NOTE_PHYS32_ENTRY && n.n_namesz == 4 && n.n_descsz >= 4 && desc + 4 <= ph->p_filesz &&
-		    memcmp(notes + name, "Xen", 4) == 0) {
+		if (n.n_type == XEN_NOTE_PHYS32_ENTRY && n.n_namesz == 4 && n.n_descsz >= 4 &&
+		    desc + 4 <= ph->p_filesz && memcmp(notes + name, "Xen", 4) == 0) {
 			uint32_t entry;
 			memcpy(&entry, notes + desc, 4);
 			*ret_entry = entry;

@@ -7,7 +7,7 @@
 
 #include "common/log.h"
 
-enum { MTRR_DEF_TYPE = 0x2ff, MISC_ENABLE = 0x1a0, MISC_FAST_STRING = 1, MTRR_ENABLE_WB = 0x806 };
+enum { MTRR_DEF_TYPE = 0x2ff, MISC_ENABLE = 0x1a0, MISC_FAST_STRING = 1, MTRR_ENABLE_WB = 0x806, MSR_PER_CALL = 255 };
 
 struct msr_list {
 	struct kvm_msrs head;
@@ -27,20 +27,6 @@ int msr_init(int vcpu_fd, struct err *err)
 
 	int r = kvm_ioctl(vcpu_fd, KVM_SET_MSRS, &m, "set MSRs", err);
 	return r < 0 ? r : 0;
-}
-
-int msr_get(int vcpu_fd, uint32_t index, uint64_t *ret_data, struct err *err)
-{
-	struct {
-		struct kvm_msrs head;
-		struct kvm_msr_entry entry[1];
-	} m = { .head.nmsrs = 1, .entry = { { .index = index } } };
-
-	int r = kvm_ioctl(vcpu_fd, KVM_GET_MSRS, &m, "get an MSR", err);
-	if (r < 1)
-		return r < 0 ? r : err_set(err, ERR_INTERNAL, "KVM does not give MSR 0x%x", index);
-	*ret_data = m.entry[0].data;
-	return 0;
 }
 
 /* The fixed and variable MTRRs and their default type: not in KVM's list. */
@@ -81,14 +67,15 @@ int msr_save(const struct kvm *kvm, int vcpu_fd, struct msr_entry **ret_msrs, ui
 		return err->num;
 	for (uint32_t at = 0, total = l->head.nmsrs; at < total;) {
 		struct kvm_msrs *rest = (struct kvm_msrs *)(void *)((char *)&l->entry[at] - sizeof(l->head));
-		rest->nmsrs = total - at; /* over the entry before: already copied */
+		uint32_t asked = total - at < MSR_PER_CALL ? total - at : MSR_PER_CALL;
+		rest->nmsrs = asked; /* over the entry before: already copied */
 		rest->pad = 0;
 		int r = kvm_ioctl(vcpu_fd, KVM_GET_MSRS, rest, "get MSRs", err);
 		if (r < 0)
 			return r;
 		for (int i = 0; i < r; i++)
 			out[n++] = (struct msr_entry){ rest->entries[i].index, rest->entries[i].data };
-		at += (uint32_t)r + 1; /* the one after is not available here */
+		at += (uint32_t)r + ((uint32_t)r < asked); /* where it stopped is one that is not available here */
 	}
 	*ret_msrs = steal_ptr(&out);
 	*ret_n = n;
@@ -99,12 +86,15 @@ static int set_from(int vcpu_fd, unsigned vcpu, struct msr_list *l, struct err *
 {
 	for (uint32_t at = 0, total = l->head.nmsrs; at < total;) {
 		struct kvm_msrs *rest = (struct kvm_msrs *)(void *)((char *)&l->entry[at] - sizeof(l->head));
-		rest->nmsrs = total - at;
+		uint32_t asked = total - at < MSR_PER_CALL ? total - at : MSR_PER_CALL;
+		rest->nmsrs = asked;
 		rest->pad = 0;
 		int r = kvm_ioctl(vcpu_fd, KVM_SET_MSRS, rest, "set MSRs", err);
 		if (r < 0)
 			return r;
 		at += (uint32_t)r;
+		if ((uint32_t)r == asked)
+			continue;
 		if (at < total)
 			log_warn("vCPU %u: this host refuses MSR 0x%x = 0x%llx", vcpu, l->entry[at].index,
 				 (unsigned long long)l->entry[at].data);
@@ -113,7 +103,7 @@ static int set_from(int vcpu_fd, unsigned vcpu, struct msr_list *l, struct err *
 	return 0;
 }
 
-int msr_load(int vcpu_fd, unsigned vcpu, const struct msr_entry *msrs, uint32_t n, struct err *err)
+int msr_load(int vcpu_fd, unsigned vcpu, const struct msr_entry *msrs, uint32_t n, uint64_t tsc_ticks, struct err *err)
 {
 	autofree struct msr_list *l = calloc(1, sizeof(*l));
 	uint64_t deadline = 0;
@@ -125,7 +115,10 @@ int msr_load(int vcpu_fd, unsigned vcpu, const struct msr_entry *msrs, uint32_t 
 		if (msrs[i].index == MSR_IA32_TSC_DEADLINE)
 			deadline = msrs[i].data;
 		else
-			l->entry[used++] = (struct kvm_msr_entry){ .index = msrs[i].index, .data = msrs[i].data };
+			l->entry[used++] = (struct kvm_msr_entry){
+				.index = msrs[i].index,
+				.data = msrs[i].data + (msrs[i].index == MSR_IA32_TSC ? tsc_ticks : 0),
+			};
 	}
 	if (deadline)
 		l->entry[used++] = (struct kvm_msr_entry){ .index = MSR_IA32_TSC_DEADLINE, .data = deadline };

@@ -12,8 +12,11 @@ MUST_CHECK int msr_init(int vcpu_fd, struct err *err);
 /* All that KVM lists and the MTRRs, less what this host does not have after all. *ret_msrs is heap. */
 MUST_CHECK int msr_save(const struct kvm *kvm, int vcpu_fd, struct msr_entry **ret_msrs, uint32_t *ret_n,
 			struct err *err);
-/* An MSR that this host refuses is skipped with a warning. The deadline timer is set after the TSC. */
-MUST_CHECK int msr_load(int vcpu_fd, unsigned vcpu, const struct msr_entry *msrs, uint32_t n, struct err *err);
-MUST_CHECK int msr_get(int vcpu_fd, uint32_t index, uint64_t *ret_data, struct err *err);
+/*
+ * An MSR that this host refuses is skipped with a warning. The TSC is set `tsc_ticks` ahead of what was saved: a host that had
+ * stayed up would have counted on. The deadline timer, which is absolute, is set after it.
+ */
+MUST_CHECK int msr_load(int vcpu_fd, unsigned vcpu, const struct msr_entry *msrs, uint32_t n, uint64_t tsc_ticks,
+			struct err *err);
 
 #endif

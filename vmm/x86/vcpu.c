@@ -234,7 +234,9 @@ int arch_vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state, struct err
 	    set(vcpu, KVM_SET_XCRS, &s.xcrs, "set XCR0", err) < 0 ||
 	    set(vcpu, KVM_SET_LAPIC, &s.lapic_state, "set the LAPIC", err) < 0 || load_tsc_khz(vcpu, &s, err) < 0)
 		return err->num;
-	if (msr_load(vcpu->fd, vcpu->index, s.msrs, s.n_msrs, err) < 0)
+	uint64_t khz = s.has_tsc_khz ? s.tsc_khz : vcpu->vm->arch.tsc_khz;
+	uint64_t ticks = (uint64_t)((__uint128_t)vcpu->vm->arch.elapsed_ns * khz / 1000000);
+	if (msr_load(vcpu->fd, vcpu->index, s.msrs, s.n_msrs, ticks, err) < 0)
 		return err_wrap(err, "vCPU %u", vcpu->index);
 	return set(vcpu, KVM_SET_VCPU_EVENTS, &s.vcpu_events, "set events", err);
 }

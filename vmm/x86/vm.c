@@ -12,7 +12,6 @@
 #include "vmm/x86/cpuid.h"
 #include "vmm/x86/ioapic.h"
 #include "vmm/x86/layout.h"
-#include "vmm/x86/msr.h"
 
 #ifndef KVM_VCPU_TSC_OFFSET
 #define KVM_VCPU_TSC_CTRL 0
@@ -322,34 +321,23 @@ static void align_tsc(struct vm *vm)
 		(void)ioctl(vm->vcpus.vcpu[i].fd, KVM_SET_DEVICE_ATTR, &attr);
 }
 
-/* A restored TSC stands where it was saved; a host that was up would have counted on. Deadlines are absolute. */
-static int advance_tsc(struct vm *vm, uint64_t elapsed_ns, struct err *err)
+/* Wall time since the clock was stamped; 0 when it was not, or when the wall clock went back. */
+static uint64_t elapsed_ns(const struct kvm_clock_data *saved)
 {
-	uint64_t ticks = (uint64_t)((__uint128_t)elapsed_ns * vm->arch.tsc_khz / 1000000);
+	uint64_t now = wall_clock_ns();
 
-	for (unsigned i = 0; i < vm->vcpus.n; i++) {
-		struct vcpu *vcpu = &vm->vcpus.vcpu[i];
-		uint64_t tsc;
-		if (msr_get(vcpu->fd, MSR_IA32_TSC, &tsc, err) < 0)
-			return err->num;
-		struct msr_entry e = { .index = MSR_IA32_TSC, .data = tsc + ticks };
-		if (msr_load(vcpu->fd, vcpu->index, &e, 1, err) < 0)
-			return err->num;
-	}
-	align_tsc(vm);
-	return 0;
+	if (!(saved->flags & KVM_CLOCK_REALTIME) || saved->realtime == 0)
+		return 0;
+	return now > saved->realtime ? now - saved->realtime : 0;
 }
 
-/* Where the machine was only paused, KVM's clock and the TSC have gone on by themselves. */
+/* KVM's clock only: TSCs were advanced when they were loaded (arch_vcpu_load()) and have been counting since. */
 static int restore_clocks(struct vm *vm, struct err *err)
 {
 	const struct kvm_clock_data *saved = &vm->arch.clock;
-	uint64_t now = wall_clock_ns();
-	uint64_t elapsed = now > saved->realtime ? now - saved->realtime : 0; /* never backwards */
-	struct kvm_clock_data set = { .clock = saved->clock + elapsed };
+	struct kvm_clock_data set = { .clock = saved->clock + elapsed_ns(saved) };
 
-	if (advance_tsc(vm, elapsed, err) < 0)
-		return err->num;
+	align_tsc(vm);
 	return kvm_ioctl(vm->kvm.vm_fd, KVM_SET_CLOCK, &set, "set the clock", err);
 }
 
@@ -407,6 +395,9 @@ void arch_state_load(struct vm *vm, struct arch_state *state)
 	state->n_common_cpuid = 0;
 	vm->arch.phys_bits = cpuid_phys_bits(&vm->arch.cpuid);
 	vm->arch.clock = state->clock.Kvm;
+	vm->arch.elapsed_ns = elapsed_ns(&vm->arch.clock);
+	if (!(vm->arch.clock.flags & KVM_CLOCK_REALTIME))
+		log_warn("the snapshot has no wall-clock stamp: the guest's clock continues where it was saved");
 }
 
 uint64_t arch_device_area(uint64_t ram_end)
