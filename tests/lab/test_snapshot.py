@@ -178,7 +178,7 @@ def snapshot_at_work():
     snapshot_of(2)
 
 
-@test("two-clones", "quick", "full")
+@test("two-clones", "full")
 def two_clones_at_once():
     """The default mode through the API, beside ondemand from the command line."""
     two_clones("two-clones", snapshot_of(2), default_mode(), "ondemand")
@@ -190,7 +190,7 @@ def two_clones_copyonwrite():
     two_clones("two-clones-copyonwrite", snapshot_of(2), "copyonwrite", "copyonwrite")
 
 
-@test("restore-copyonwrite", "full")
+@test("restore-copyonwrite", "quick", "full")
 def restore_copyonwrite():
     no_copyonwrite("copyonwrite")
     snapshot = snapshot_of(2)
