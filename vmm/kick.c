@@ -3,26 +3,18 @@
 #include "vmm/kick.h"
 
 #include <sys/eventfd.h>
-#include <time.h>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "vmm/virtio_pci.h"
 #include "vmm/vm.h"
 
 enum { DECIDE_AFTER = 64, SLOW_EXIT_NS = 15000, SPIN_NS = 20000, SPIN_CREDIT = 64, TRY_EVERY = 16 };
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
 /* Waits a moment for more: waking this thread again would cost the guest as much. */
 static bool spin(struct vring_watch watch)
 {
-	for (uint64_t end = now_ns() + SPIN_NS; watch.idx && now_ns() < end;)
+	for (uint64_t end = monotonic_ns() + SPIN_NS; watch.idx && monotonic_ns() < end;)
 		for (unsigned i = 0; i < 16; i++)
 			if (__atomic_load_n(watch.idx, __ATOMIC_ACQUIRE) != watch.next)
 				return true;

@@ -7,8 +7,8 @@
 #include <stdatomic.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <time.h>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "vmm/vm.h"
 
@@ -126,21 +126,13 @@ uint64_t vcpu_exit_cost_ns(void)
 	return exit_cost_ns;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
 /* One entry into the guest. */
 static void run_once(struct vcpu *vcpu)
 {
-	uint64_t begin = now_ns();
+	uint64_t begin = monotonic_ns();
 
 	if (ioctl(vcpu->fd, KVM_RUN, NULL) == 0) {
-		uint64_t took = now_ns() - begin;
+		uint64_t took = monotonic_ns() - begin;
 		exit_cost_ns = took < exit_cost_ns ? took : exit_cost_ns;
 		dispatch_exit(vcpu);
 	} else if (errno == EINTR || errno == EAGAIN) {

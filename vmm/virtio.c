@@ -7,13 +7,15 @@
 
 #include "common/log.h"
 
+#define UNLIMITED UINT32_MAX
+
 int virtio_init(struct virtio_dev *vdev, const struct virtio_device_ops *ops, const struct gmem *mem, const char *id,
 		unsigned n_queues, uint16_t queue_size, struct err *err)
 {
 	vdev->ops = ops;
 	vdev->mem = mem;
 	vdev->avail_features |= 1ULL << VIRTIO_F_VERSION_1;
-	vdev->budget = UINT32_MAX;
+	vdev->budget = UNLIMITED;
 	snprintf(vdev->id, sizeof(vdev->id), "%s", id);
 	pthread_mutex_init(&vdev->lock, NULL);
 	if (n_queues > VIRTIO_MAX_QUEUES)
@@ -66,7 +68,8 @@ bool virtio_pop(struct virtio_dev *vdev, unsigned queue, struct chain *ret_chain
 	int r = vring_pop(&vdev->queue[queue], vdev->mem, ret_chain);
 	if (r < 0)
 		virtio_break(vdev, queue, "the guest broke the ring");
-	vdev->budget -= r > 0;
+	if (vdev->budget != UNLIMITED)
+		vdev->budget -= r > 0;
 	return r > 0;
 }
 
@@ -129,7 +132,7 @@ void virtio_notify(struct virtio_dev *vdev, unsigned queue)
 		return;
 	vdev->budget = 2U * vdev->queue[queue].s.size;
 	vdev->ops->notify(vdev, queue);
-	vdev->budget = UINT32_MAX;
+	vdev->budget = UNLIMITED;
 }
 
 void virtio_pause(struct virtio_dev *vdev)

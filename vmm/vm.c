@@ -6,8 +6,8 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "vmm/devices.h"
 #include "vmm/ondemand.h"
@@ -289,21 +289,13 @@ static const struct step restore_steps[] = {
 	{},
 };
 
-static uint64_t now_us(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
-}
-
 static int run_steps(const struct step *steps, struct build *b, struct err *err)
 {
 	for (const struct step *s = steps; s->name; s++) {
-		uint64_t begin = now_us();
+		uint64_t begin = monotonic_ns();
 		if (s->run(b, err) < 0)
 			return err->num;
-		log_info("built %s in %llu us", s->name, (unsigned long long)(now_us() - begin));
+		log_info("built %s in %llu us", s->name, (unsigned long long)(monotonic_ns() - begin) / 1000);
 	}
 	return 0;
 }
