@@ -301,7 +301,7 @@ static void bzimage(void **state)
 	(void)state;
 	im[0x1f1] = 2;    /* setup sectors */
 	im[0x201] = 0x6a; /* the header ends at 0x26c */
-	memcpy(im + 0x202, "HdrS", 4);
+	memcpy(im + 0x202, (const char[]){ 'H', 'd', 'r', 'S' }, 4);
 	im[0x206] = 0x0c;
 	im[0x207] = 2;
 	im[0x211] = 1;

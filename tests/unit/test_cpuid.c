@@ -226,6 +226,14 @@ static void writes_to_kvm(void **state)
 }
 
 /* One register of the saved table changed: whether this host will do, and what is said. */
+/* 0: eax … 3: edx */
+static void set_reg(struct cpuid_entry *e, unsigned reg, uint32_t value)
+{
+	uint32_t *const regs[] = { &e->eax, &e->ebx, &e->ecx, &e->edx };
+
+	*regs[reg] = value;
+}
+
 static void check_at_restore(void **state)
 {
 	static const struct {
@@ -270,8 +278,8 @@ static void check_at_restore(void **state)
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
 		struct cpuid_entry s = { .function = cases[i].function, .index = cases[i].index, .flags = INDEXED },
 				   h = s;
-		(&s.eax)[cases[i].reg] = cases[i].saved;
-		(&h.eax)[cases[i].reg] = cases[i].host;
+		set_reg(&s, cases[i].reg, cases[i].saved);
+		set_reg(&h, cases[i].reg, cases[i].host);
 		const struct cpuid_table saved = { &s, 1 }, host = { &h, 1 };
 		struct err err = {};
 		int r = cpuid_check(&saved, &host, &err);
