@@ -13,7 +13,7 @@
 #include "vmm/memfile.h"
 #include "vmm/state.h"
 
-enum { JSON_MAX_BYTES = 256 << 20, PATH_MAX_BYTES = 4096 };
+enum { JSON_MAX_BYTES = 256 << 20 };
 
 /* ---- reading ---- */
 
