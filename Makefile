@@ -30,32 +30,51 @@ STATIC = -static-pie
 endif
 
 COMMON_SRC = $(wildcard common/*.c)
+STORE_SRC = $(wildcard store/*.c)
+FORKCTL_SRC = $(wildcard forkd/forkctl*.c)
+FORKD_SRC = $(filter-out forkd/main.c $(FORKCTL_SRC),$(wildcard forkd/*.c))
 VMM_SRC = $(filter-out vmm/main.c,$(wildcard vmm/*.c)) $(wildcard vmm/$(ARCH)/*.c)
 # liburing 2.3's shared library lacks io_uring_enable_rings(): the archive has it
 VMM_LIBS = -l:liburing.a -lhttp_parser
-obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
+FORKD_LIBS = -lmicrohttpd -lgnutls -lsystemd -l:liburing.a
+FORKCTL_LIBS = -lcurl -l:liburing.a
+obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+COMMON_LIB = $(BUILD)/libcommon.a
 LIB = $(BUILD)/libvmm.a
+FORKD_LIB = $(BUILD)/libforkd.a
+PROGRAMS = $(addprefix $(BUILD)/,forkd-vmm forkd forkctl)
 UNIT = $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/test_*.c))
 # Small programs that tests and benchmarks start; each is one file.
 HELPERS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/kvm/*.c tests/bench/*.c))
 SANITIZE_ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SANITIZE_TSAN = -fsanitize=thread -fno-omit-frame-pointer -Wno-tsan -Wno-unknown-warning-option
 
-all: $(BUILD)/forkd-vmm
+all: $(PROGRAMS)
 GUEST_CC ?= gcc
 include guest/guest.mk
 
-$(BUILD)/%.o: %.c Makefile
+$(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
-$(LIB): $(call obj,$(COMMON_SRC) $(VMM_SRC))
+$(COMMON_LIB): $(call obj,$(COMMON_SRC))
+$(LIB): $(call obj,$(VMM_SRC))
+$(FORKD_LIB): $(call obj,$(STORE_SRC) $(FORKD_SRC))
+$(COMMON_LIB) $(LIB) $(FORKD_LIB):
 	@rm -f $@
 	ar rcs $@ $^
-$(BUILD)/forkd-vmm: $(BUILD)/vmm/main.o $(LIB)
+$(BUILD)/forkd-vmm: $(BUILD)/obj/vmm/main.o $(LIB) $(COMMON_LIB)
 	$(CC) $(LDFLAGS) $(STATIC) $^ $(VMM_LIBS) -o $@
-$(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(LIB)
-	$(CC) $(LDFLAGS) $^ -lcmocka $(VMM_LIBS) -o $@
-$(HELPERS): $(BUILD)/%: $(BUILD)/%.o
+$(BUILD)/forkd: $(BUILD)/obj/forkd/main.o $(FORKD_LIB) $(COMMON_LIB)
+	$(CC) $(LDFLAGS) $^ $(FORKD_LIBS) -o $@
+$(BUILD)/forkctl: $(call obj,$(FORKCTL_SRC)) $(COMMON_LIB)
+	$(CC) $(LDFLAGS) $^ $(FORKCTL_LIBS) -o $@
+# A unit test links with the library of the module that it is named after; forkd's first, it has no KVM.
+$(BUILD)/tests/unit/%: $(BUILD)/obj/tests/unit/%.o $(FORKD_LIB) $(LIB) $(COMMON_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(VMM_LIBS) $(FORKD_LIBS) -o $@
+$(BUILD)/tests/unit/test_forkctl: $(call obj,forkd/forkctl_args.c forkd/forkctl_table.c)
+$(HELPERS): $(BUILD)/%: $(BUILD)/obj/%.o
+	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ -o $@
 helpers: $(HELPERS)
 
@@ -90,7 +109,7 @@ check-full: check-unit check-kvm check-peers
 
 asan tsan: SANITIZE = $(SANITIZE_$(shell echo $@ | tr a-z A-Z))
 asan tsan:
-	$(MAKE) BUILD=build/$@ SAN="$(SANITIZE)" OPT="-O1" build/$@/forkd-vmm \
+	$(MAKE) BUILD=build/$@ SAN="$(SANITIZE)" OPT="-O1" $(patsubst $(BUILD)/%,build/$@/%,$(PROGRAMS)) \
 		$(patsubst $(BUILD)/%,build/$@/%,$(UNIT))
 
 # Unit tests and the hostile guest on sanitizer builds. A guest of its own build: only forkd-vmm is instrumented.
@@ -108,7 +127,7 @@ lint:
 	scripts/lint.sh
 
 install: all
-	install -D -m 0755 $(BUILD)/forkd-vmm $(DESTDIR)$(PREFIX)/bin/forkd-vmm
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)
 
 clean:
 	rm -rf $(BUILD)

@@ -43,6 +43,7 @@ int err_set(struct err *err, enum err_code code, const char *fmt, ...)
 	va_end(ap);
 	err->code = code;
 	err->num = code_num(code);
+	err->detail = 0;
 	return err->num;
 }
 
@@ -56,6 +57,7 @@ static int set_num(struct err *err, enum err_code code, int num, const char *fmt
 		 num);
 	err->code = code;
 	err->num = num > 0 ? -num : -EIO;
+	err->detail = 0;
 	return err->num;
 }
 

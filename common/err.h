@@ -25,6 +25,7 @@ enum { ERR_MSG_BYTES = 2048 };
 struct err {
 	enum err_code code;
 	int num;                 /* -errno, as returned */
+	unsigned detail;         /* forkd's row of the REST error table; 0: none */
 	char msg[ERR_MSG_BYTES]; /* links of the chain, separated by '\n'; no message holds one itself */
 };
 

@@ -385,6 +385,54 @@ int fields_load(const struct field *rows, void *obj, const struct json_node *nod
 	return load_object(rows, obj, node, &root, err);
 }
 
+const struct field *fields_find(const struct field *rows, const char *name)
+{
+	for (const struct field *f = rows; f->name; f++)
+		if (strcmp(f->name, name) == 0 && !(f->flags & F_RUNTIME))
+			return f;
+	return NULL;
+}
+
+static int check_known(const struct field *rows, const struct json_node *node, const struct path *at, struct err *err);
+
+/* The value of a row with rows of its own: an object, or a list of them. */
+static int check_known_value(const struct field *f, const struct json_node *node, const struct path *at,
+			     struct err *err)
+{
+	struct path item = { .up = at, .index = 0 };
+
+	if (node->type == JSON_OBJECT)
+		return check_known(f->sub, node, at, err);
+	if (node->type != JSON_ARRAY)
+		return 0; /* of a wrong type: fields_load() says so */
+	for (json_each(child, node)) {
+		if (child->type == JSON_OBJECT && check_known(f->sub, child, &item, err) < 0)
+			return err->num;
+		item.index++;
+	}
+	return 0;
+}
+
+static int check_known(const struct field *rows, const struct json_node *node, const struct path *at, struct err *err)
+{
+	for (json_each(child, node)) {
+		const struct path member = { .up = at, .name = child->key, .index = -1 };
+		const struct field *f = fields_find(rows, child->key);
+		if (!f)
+			return field_bad(&member, err, "unknown field");
+		if (f->sub && check_known_value(f, child, &member, err) < 0)
+			return err->num;
+	}
+	return 0;
+}
+
+int fields_check_known(const struct field *rows, const struct json_node *node, const char *what, struct err *err)
+{
+	const struct path root = { .name = what, .index = -1 };
+
+	return node->type == JSON_OBJECT ? check_known(rows, node, &root, err) : 0;
+}
+
 void fields_init(const struct field *rows, void *obj)
 {
 	char *base = obj;

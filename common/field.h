@@ -154,6 +154,11 @@ void fields_init(const struct field *rows, void *obj);
  */
 MUST_CHECK int fields_load(const struct field *rows, void *obj, const struct json_node *node, const char *what,
 			   struct err *err);
+/* Refuses keys that no row has, at every level, by the path of the first one. For callers that do not ignore them. */
+MUST_CHECK int fields_check_known(const struct field *rows, const struct json_node *node, const char *what,
+				  struct err *err);
+/* The row of that name, or NULL. */
+const struct field *fields_find(const struct field *rows, const char *name);
 /*
  * The same from an option string `key=value,key=value` (Cloud Hypervisor's grammar): rows with .opt are its keys.
  * F_REQUIRED is not looked at. Messages are Cloud Hypervisor's. On failure *obj may be partly filled.

@@ -3,7 +3,8 @@
 #include "common/uring.h"
 
 #include <errno.h>
-#include <string.h>
+
+#include "common/io.h"
 
 enum { DEPTH = 32, PIECE_BYTES = 1 << 20 };
 
@@ -68,19 +69,14 @@ static bool next_piece(struct pieces *ps, struct piece *ret)
 /* Plain and complete; what is left of a short transfer, and all of it without io_uring. */
 static int transfer_sync(int fd, struct piece p, bool write, struct err *err)
 {
-	while (p.len > 0) {
-		ssize_t n = write ? pwrite(fd, p.buf, p.len, (off_t)p.off) : pread(fd, p.buf, p.len, (off_t)p.off);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return err_sys(err, ERR_INTERNAL, "%s %llu bytes at %llu", write ? "write" : "read",
-				       (unsigned long long)p.len, (unsigned long long)p.off);
-		if (n == 0)
-			return err_set(err, ERR_INVALID, "the file ends at byte %llu", (unsigned long long)p.off);
-		p.buf += n;
-		p.off += (uint64_t)n;
-		p.len -= (uint64_t)n;
-	}
+	ssize_t n = write ? io_write(fd, p.buf, p.len, p.off) : io_read(fd, p.buf, p.len, p.off);
+
+	if (n < 0)
+		return err_num(err, ERR_INTERNAL, (int)-n, "%s %llu bytes at %llu", write ? "write" : "read",
+			       (unsigned long long)p.len, (unsigned long long)p.off);
+	if ((uint64_t)n < p.len)
+		return err_set(err, ERR_INVALID, "the file ends at byte %llu",
+			       (unsigned long long)(p.off + (uint64_t)n));
 	return 0;
 }
 
@@ -154,33 +150,41 @@ static int transfer_ring(struct io_uring *ring, int fd, struct pieces *ps, bool 
 	return ret;
 }
 
-static int transfer(int fd, const struct extent *ext, uint32_t n, bool write, struct err *err)
+void uring_file_init(struct uring_file *f, int fd)
 {
 	const uint8_t ops[] = { IORING_OP_READ, IORING_OP_WRITE };
-	struct pieces ps = { .ext = ext, .n = n };
-	struct io_uring ring;
 	struct err ignored = {};
 
-	if (uring_open(&ring, DEPTH, &fd, 1, ops, ARRAY_LEN(ops), -1, &ignored) == 0) {
-		int r = transfer_ring(&ring, fd, &ps, write, err);
-		io_uring_queue_exit(&ring);
-		return r;
-	}
+	f->fd = fd;
+	f->has_ring = uring_open(&f->ring, DEPTH, &fd, 1, ops, ARRAY_LEN(ops), -1, &ignored) == 0;
+}
+
+void uring_file_done(struct uring_file *f)
+{
+	if (f->has_ring)
+		io_uring_queue_exit(&f->ring);
+	f->has_ring = false;
+}
+
+static int transfer(struct uring_file *f, const struct extent *ext, uint32_t n, bool write, struct err *err)
+{
+	struct pieces ps = { .ext = ext, .n = n };
 	struct piece p;
+
+	if (f->has_ring)
+		return transfer_ring(&f->ring, f->fd, &ps, write, err);
 	while (next_piece(&ps, &p))
-		if (transfer_sync(fd, p, write, err) < 0)
+		if (transfer_sync(f->fd, p, write, err) < 0)
 			return err->num;
 	return 0;
 }
 
-int uring_write_extents(int fd, const struct extent *ext, uint32_t n, struct err *err)
+int uring_write(struct uring_file *f, const struct extent *ext, uint32_t n, struct err *err)
 {
-	return transfer(fd, ext, n, true, err);
+	return transfer(f, ext, n, true, err);
 }
 
-int uring_read_all(int fd, void *buf, uint64_t off, uint64_t len, struct err *err)
+int uring_read(struct uring_file *f, const struct extent *ext, uint32_t n, struct err *err)
 {
-	struct extent e = { .buf = buf, .off = off, .len = len };
-
-	return transfer(fd, &e, 1, false, err);
+	return transfer(f, ext, n, false, err);
 }

@@ -4,9 +4,9 @@
 #   scripts/setup.sh [-n]      -n: only say what is missing
 set -eu
 
-build="gcc clang make pkg-config libc6-dev liburing-dev libhttp-parser-dev"
+build="gcc clang make pkg-config libc6-dev liburing-dev libhttp-parser-dev libmicrohttpd-dev libgnutls28-dev libsystemd-dev libcurl4-gnutls-dev"
 unit="libcmocka-dev"
-kvm="python3 coreutils"
+kvm="python3 python3-yaml python3-jsonschema openapi-specification coreutils"
 lab="qemu-system-x86 busybox-static cpio kmod e2fsprogs xz-utils zstd lz4 iproute2"
 lint="clang-format clang-tidy cppcheck"
 packages="$build $unit $kvm $lab $lint"

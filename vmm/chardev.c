@@ -135,8 +135,34 @@ static int open_socket(struct chardev *c, const char *path, struct err *err)
 	return loop_add(c->loop, &c->listener, EPOLLIN, err);
 }
 
+static int take_given(int given, int *fd, struct err *err)
+{
+	if (given == 0)
+		return 0;
+	*fd = fcntl(given, F_DUPFD_CLOEXEC, 3);
+	return *fd < 0 ? err_sys(err, ERR_INTERNAL, "duplicate descriptor %d", given) : 0;
+}
+
+/* The descriptors of the config. */
+static int open_given(struct chardev *c, const struct console_config *cfg, struct err *err)
+{
+	struct stat st;
+
+	c->mode = CONSOLE_SOCKET;
+	if (take_given(cfg->log_fd, &c->log_fd, err) < 0 || take_given(cfg->listen_fd, &c->listener.fd, err) < 0)
+		return err->num;
+	if (c->log_fd >= 0 && fstat(c->log_fd, &st) == 0)
+		c->log_bytes = (uint64_t)st.st_size;
+	if (c->listener.fd < 0)
+		return 0;
+	c->listener.ready = on_connect;
+	return loop_add(c->loop, &c->listener, EPOLLIN, err);
+}
+
 static int open_backend(struct chardev *c, struct console_config *cfg, struct err *err)
 {
+	if (cfg->log_fd > 0 || cfg->listen_fd > 0)
+		return open_given(c, cfg, err);
 	switch (cfg->mode) {
 	case CONSOLE_FILE:
 		return open_file(c, cfg->file, err);
@@ -158,6 +184,7 @@ int chardev_open(struct chardev *c, struct loop *loop, struct console_config *cf
 		.in = { .fd = -1 },
 		.listener = { .fd = -1 },
 		.out_fd = -1,
+		.log_fd = -1,
 		.mode = cfg->mode,
 		.lock = PTHREAD_MUTEX_INITIALIZER,
 	};
@@ -192,6 +219,8 @@ void chardev_close(struct chardev *c)
 		close(c->in.fd);
 	if (c->mode != CONSOLE_TTY && c->out_fd >= 0)
 		close(c->out_fd);
+	if (c->log_fd >= 0)
+		close(c->log_fd);
 	c->loop = NULL;
 }
 
@@ -206,11 +235,35 @@ static bool may_write(struct chardev *c)
 	return !c->stuck;
 }
 
+/* The log is full: its newer half moves to the front. A file that cannot be read begins anew. */
+static void shorten_log(struct chardev *c)
+{
+	enum { PIECE = 64 * 1024 };
+	uint64_t from = CHARDEV_LOG_MAX / 2, to = 0;
+	autofree char *piece = malloc(PIECE);
+
+	for (ssize_t n; piece && (n = pread(c->log_fd, piece, PIECE, (off_t)from)) > 0; from += (uint64_t)n)
+		to += pwrite(c->log_fd, piece, (size_t)n, (off_t)to) == n ? (uint64_t)n : 0;
+	if (ftruncate(c->log_fd, (off_t)to) < 0)
+		log_warn("a console's log of %llu bytes cannot be cut", (unsigned long long)c->log_bytes);
+	c->log_bytes = to;
+}
+
+static void write_log(struct chardev *c, const char *data, size_t len)
+{
+	if (c->log_bytes + len > CHARDEV_LOG_MAX)
+		shorten_log(c);
+	ssize_t n = pwrite(c->log_fd, data, len, (off_t)c->log_bytes);
+	c->log_bytes += n > 0 ? (uint64_t)n : 0; /* a full file system loses output, as a slow reader does */
+}
+
 void chardev_write(struct chardev *c, const void *data, size_t len)
 {
 	const char *p = data;
 
 	pthread_mutex_lock(&c->lock);
+	if (c->log_fd >= 0)
+		write_log(c, p, len);
 	while (len > 0 && c->out_fd >= 0 && may_write(c)) {
 		ssize_t n = c->mode == CONSOLE_SOCKET ? send(c->out_fd, p, len, MSG_NOSIGNAL)
 						      : write(c->out_fd, p, len < WRITE_MAX ? len : WRITE_MAX);

@@ -12,6 +12,8 @@
 #include "vmm/config.h"
 #include "vmm/loop.h"
 
+enum { CHARDEV_LOG_MAX = 16 << 20 };
+
 struct chardev {
 	struct loop *loop;
 	struct source in, listener; /* fd -1: none */
@@ -19,7 +21,9 @@ struct chardev {
 	uint8_t mode;               /* enum console_mode */
 	bool raw_terminal;
 	_Atomic bool wants_input;
-	_Atomic bool hung_up;    /* a pty nobody has open: EPOLLET, or its hang-up would be reported for ever */
+	_Atomic bool hung_up; /* a pty nobody has open: EPOLLET, or its hang-up would be reported for ever */
+	int log_fd;           /* besides: a file with the newest CHARDEV_LOG_MAX bytes of output; -1: none */
+	uint64_t log_bytes;
 	bool stuck;              /* a terminal or pipe that took nothing for a while: do not wait for it again */
 	const char *socket_path; /* of the config, unlinked at the end */
 	pthread_mutex_t lock;    /* out_fd: a socket's peer may come and go */
@@ -29,7 +33,7 @@ struct chardev {
 };
 
 /*
- * Opens what the config says. CONSOLE_OFF is the caller's business. A pty's name is written to cfg->file, as
+ * Opens what the config says; descriptors in it (log_fd, readable and writable; listen_fd) come before its mode and stay the caller's. CONSOLE_OFF is the caller's business. A pty's name is written to cfg->file, as
  * vm.info shows it.
  */
 MUST_CHECK int chardev_open(struct chardev *c, struct loop *loop, struct console_config *cfg, const char *name,

@@ -85,6 +85,11 @@ static const struct arg args[] = {
 	  endpoint_fields, AT(api_socket), ARG_ENDPOINT, A_BARE },
 	{ "event-monitor", "WHERE", "write what happens to the machine, as JSON: path=FILE or fd=N", endpoint_fields,
 	  AT(event_monitor), ARG_ENDPOINT },
+	{ "template-host", "fd=N", "used by forkd: fork clones of one template, on request", endpoint_fields,
+	  AT(template_host), ARG_ENDPOINT },
+	{ "control", "fd=N", "used by forkd: serve its control socket (listening)", endpoint_fields, AT(control),
+	  ARG_ENDPOINT },
+	{ "control-id", "NAME", "used by forkd: the VM's name in the log", .kind = ARG_STRING, AT(control_id) },
 	{ "log-file", "FILE", "log to FILE instead of stderr", .kind = ARG_STRING, AT(log_file) },
 	{ "seccomp", "MODE", "true, false, log or errno; for compatibility", seccomp_fields, .kind = ARG_FIELDS },
 	{ "verbose", NULL, "log more: once for information, twice for everything", .letter = 'v', .flags = A_REPEAT },
@@ -197,6 +202,8 @@ static int check_options(struct cmdline *cl, const struct given *given, unsigned
 			       vm);
 	if (vm && !cl->has_vm)
 		return err_set(err, ERR_INVALID, "'--%s' needs '--kernel'", vm);
+	if (was_given(given, n, find_arg("template-host", 13)) || was_given(given, n, find_arg("control", 7)))
+		return 0;
 	if (!cl->has_vm && !cl->has_restore && !was_given(given, n, find_arg("api-socket", 10)))
 		return err_set(err, ERR_INVALID, "nothing to do: give '--kernel', '--restore' or '--api-socket'");
 	return 0;
@@ -371,6 +378,10 @@ void cmdline_free(struct cmdline *cl)
 	fields_free(restore_config_fields, &cl->restore);
 	fields_free(endpoint_fields, &cl->api_socket);
 	fields_free(endpoint_fields, &cl->event_monitor);
+	fields_free(endpoint_fields, &cl->template_host);
+	fields_free(endpoint_fields, &cl->control);
+	free(cl->control_id);
+	cl->control_id = NULL;
 	free(cl->log_file);
 	cl->log_file = NULL;
 }

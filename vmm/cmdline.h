@@ -25,6 +25,8 @@ struct cmdline {
 	enum cmdline_action action;
 	int exit_code; /* after a failure: EXIT_USAGE, or 1 for a bad value in an option string */
 	struct endpoint api_socket, event_monitor;
+	struct endpoint template_host, control; /* fd only: started by forkd */
+	char *control_id;
 	char *log_file;
 	uint8_t verbosity;        /* number of v's */
 	uint8_t seccomp;          /* enum seccomp_mode */

@@ -70,11 +70,16 @@ const struct field memory_fields[] = {
 	F_END,
 };
 
+/* A descriptor that came from outside; never in JSON. */
+#define F_FD(s, m) F(s, m, .flags = F_RUNTIME)
+
 static const struct field payload_fields[] = {
 	F(struct payload_config, firmware),
 	F(struct payload_config, kernel),
 	F(struct payload_config, cmdline),
 	F(struct payload_config, initramfs),
+	F_FD(struct payload_config, kernel_fd),
+	F_FD(struct payload_config, initramfs_fd),
 	F_END,
 };
 
@@ -106,6 +111,8 @@ const struct field disk_fields[] = {
 	F(struct disk_config, sparse, .opt = "sparse", .def = true),
 	F_ENUM(struct disk_config, image_type, image_types, .opt = "image_type", .max = IMAGE_RAW),
 	F_ENUM(struct disk_config, lock_granularity, lock_granularities, .opt = "lock_granularity"),
+	F_FD(struct disk_config, fd),
+	F_FD(struct disk_config, lock_fd),
 	F_END,
 };
 
@@ -141,6 +148,8 @@ const struct field serial_fields[] = {
 	F_ENUM(struct console_config, mode, console_modes, .opt = "", .flags = F_REQUIRED | F_WORD,
 	       .def = CONSOLE_NULL),
 	F(struct console_config, socket, .opt = "socket"),
+	F_FD(struct console_config, log_fd),
+	F_FD(struct console_config, listen_fd),
 	F_END,
 };
 
@@ -149,6 +158,8 @@ const struct field console_fields[] = {
 	F_ENUM(struct console_config, mode, console_modes, .opt = "", .flags = F_REQUIRED | F_WORD, .def = CONSOLE_TTY),
 	F(struct console_config, socket, .opt = "socket"),
 	PCI_FIELDS(struct console_config),
+	F_FD(struct console_config, log_fd),
+	F_FD(struct console_config, listen_fd),
 	F_END,
 };
 
@@ -220,6 +231,33 @@ void vm_config_init(struct vm_config *c)
 void vm_config_free(struct vm_config *c)
 {
 	fields_free(vm_config_fields, c);
+}
+
+static void close_fd(int32_t *fd)
+{
+	if (*fd > 0)
+		close(*fd);
+	*fd = 0;
+}
+
+void vm_config_close_fds(struct vm_config *c)
+{
+	for (uint32_t i = 0; i < c->n_net; i++)
+		for (uint32_t k = 0; k < c->net[i].n_fds; k++)
+			if (c->net[i].fds[k] >= 0)
+				close(steal_fd(&c->net[i].fds[k]));
+	for (uint32_t i = 0; i < c->n_disks; i++) {
+		close_fd(&c->disks[i].fd);
+		close_fd(&c->disks[i].lock_fd);
+	}
+	close_fd(&c->serial.log_fd);
+	close_fd(&c->serial.listen_fd);
+	close_fd(&c->console.log_fd);
+	close_fd(&c->console.listen_fd);
+	if (c->payload) {
+		close_fd(&c->payload->kernel_fd);
+		close_fd(&c->payload->initramfs_fd);
+	}
 }
 
 const char *url_path(const char *url, struct err *err)

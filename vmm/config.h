@@ -51,6 +51,7 @@ struct memory_config {
 
 struct payload_config {
 	char *firmware, *kernel, *cmdline, *initramfs;
+	int32_t kernel_fd, initramfs_fd; /* given instead of opening the path; 0: not */
 };
 
 /* What every PCI device's configuration begins with. */
@@ -76,6 +77,7 @@ struct disk_config {
 	char *serial;
 	bool backing_files, sparse;
 	uint8_t image_type, lock_granularity;
+	int32_t fd, lock_fd; /* the image opened twice, instead of opening the path; 0: not */
 };
 
 struct net_config {
@@ -115,6 +117,7 @@ struct console_config {
 	uint16_t pci_segment;
 	uint8_t pci_device_id;
 	bool has_pci_device_id;
+	int32_t log_fd, listen_fd; /* a file for the output, a listening socket: instead of what mode says; 0: not */
 };
 
 struct debug_console_config {
@@ -160,6 +163,8 @@ extern const struct field cpus_fields[], memory_fields[], disk_fields[], net_fie
 
 void vm_config_init(struct vm_config *c);
 void vm_config_free(struct vm_config *c);
+/* Closes every descriptor in it: none is given then. The devices have duplicates. */
+void vm_config_close_fds(struct vm_config *c);
 #define autovmconfig __attribute__((cleanup(vm_config_free)))
 /*
  * Checks all that needs no look at the host: ranges, combinations, unique ids, what this program lacks. Called at

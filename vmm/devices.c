@@ -92,6 +92,23 @@ void devices_resume(struct vm *vm, bool restored)
 		virtio_resume(vm->dev[i]->vdev, restored);
 }
 
+void devices_counters(struct vm *vm, struct virtio_counters *ret)
+{
+	for (unsigned i = 0; i < vm->n_devs; i++) {
+		struct virtio_dev *vdev = vm->dev[i]->vdev;
+		pthread_mutex_lock(&vdev->lock);
+		const struct virtio_counters c = vdev->counters;
+		pthread_mutex_unlock(&vdev->lock);
+		ret->disk_read_bytes += c.disk_read_bytes;
+		ret->disk_written_bytes += c.disk_written_bytes;
+		ret->disk_ops += c.disk_ops;
+		ret->net_rx_bytes += c.net_rx_bytes;
+		ret->net_tx_bytes += c.net_tx_bytes;
+		ret->net_rx_frames += c.net_rx_frames;
+		ret->net_tx_frames += c.net_tx_frames;
+	}
+}
+
 /* ---- state ---- */
 
 static void save_platform(struct vm *vm, const char *id, struct strbuf *out)

@@ -12,6 +12,8 @@ void devices_free(struct vm *vm);
 /* Main thread, vCPUs parked. After pause nothing is in flight. */
 void devices_pause(struct vm *vm);
 void devices_resume(struct vm *vm, bool restored);
+/* Adds up what went through the devices. */
+void devices_counters(struct vm *vm, struct virtio_counters *ret);
 /* The node "device-manager" with all its children. */
 void devices_save(struct vm *vm, struct strbuf *out);
 /* From that node; every device of the configuration must be in it. */

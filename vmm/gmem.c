@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "common/log.h"
+
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -64,6 +66,13 @@ int gmem_prefault(const struct gmem *mem, struct err *err)
 			return err_sys(err, ERR_INTERNAL, "prefault %llu bytes of guest RAM",
 				       (unsigned long long)mem->region[i].size);
 	return 0;
+}
+
+void gmem_merge(const struct gmem *mem)
+{
+	for (unsigned i = 0; i < mem->n; i++)
+		if (madvise(mem->region[i].hva, mem->region[i].size, MADV_MERGEABLE) < 0)
+			log_warn("mergeable=on: this host does not merge guest RAM: errno %d", errno);
 }
 
 void gmem_unmap(struct gmem *mem)

@@ -43,6 +43,8 @@ MUST_CHECK int gmem_map_anon(struct gmem *mem, bool thp, bool reserve, struct er
 MUST_CHECK int gmem_map_cow(struct gmem *mem, int *fd, struct err *err);
 /* Populates all of RAM for writing. */
 MUST_CHECK int gmem_prefault(const struct gmem *mem, struct err *err);
+/* Lets the host's same-page merging (KSM) share equal pages of RAM that are our own. A host without it: logged, no error. */
+void gmem_merge(const struct gmem *mem);
 void gmem_unmap(struct gmem *mem);
 
 /* The host address of [gpa, gpa + len), or NULL when any byte of it is not RAM. len may be 0. */

@@ -3,6 +3,8 @@
 #include "vmm/loop.h"
 
 #include <errno.h>
+#include <signal.h>
+#include <sys/signalfd.h>
 
 #include "common/log.h"
 
@@ -68,4 +70,36 @@ void loop_stop(struct loop *loop, int exit_code)
 {
 	loop->stopped = true;
 	loop->exit_code = exit_code;
+}
+
+void loop_signals_done(struct loop_signals *s)
+{
+	if (s->source.fd >= 0)
+		close(s->source.fd);
+}
+
+static void on_signal(struct source *source, uint32_t events)
+{
+	struct loop_signals *s = container_of(source, struct loop_signals, source);
+	struct signalfd_siginfo info;
+
+	(void)events;
+	if (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+		loop_stop(s->loop, 0);
+}
+
+int loop_signals_init(struct loop_signals *s, struct loop *loop, struct err *err)
+{
+	sigset_t set;
+
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	s->loop = loop;
+	s->source = (struct source){ .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .ready = on_signal };
+	if (s->source.fd < 0)
+		return err_sys(err, ERR_INTERNAL, "watch for signals");
+	return loop_add(loop, &s->source, EPOLLIN, err);
 }

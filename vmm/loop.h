@@ -33,6 +33,13 @@ MUST_CHECK int loop_add(struct loop *loop, struct source *s, uint32_t events, st
 void loop_mod(struct loop *loop, struct source *s, uint32_t events);
 /* A source that was never added is no error. */
 void loop_del(struct loop *loop, struct source *s);
+/* SIGTERM and SIGINT end the loop with 0. Before any thread exists, so that every thread blocks them. */
+struct loop_signals {
+	struct source source;
+	struct loop *loop;
+};
+MUST_CHECK int loop_signals_init(struct loop_signals *s, struct loop *loop, struct err *err);
+void loop_signals_done(struct loop_signals *s);
 /* Runs until loop_stop(); returns its exit code. */
 int loop_run(struct loop *loop);
 void loop_stop(struct loop *loop, int exit_code);

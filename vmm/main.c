@@ -2,22 +2,16 @@
 /* forkd-vmm: one process, one virtual machine. From the command line to the event loop and out again. */
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <sys/stat.h>
 
 #include "common/log.h"
 #include "common/version.h"
 #include "vmm/api.h"
+#include "vmm/clone.h"
 #include "vmm/cmdline.h"
 #include "vmm/event_monitor.h"
 #include "vmm/vmm.h"
-
-struct signals {
-	struct source source;
-	struct loop *loop;
-};
 
 static void free_vmm(struct vmm **vmm)
 {
@@ -27,39 +21,6 @@ static void free_vmm(struct vmm **vmm)
 static void free_api(struct api_server **api)
 {
 	api_server_free(*api);
-}
-
-static void signals_done(struct signals *s)
-{
-	if (s->source.fd >= 0)
-		close(s->source.fd);
-}
-
-static void on_signal(struct source *source, uint32_t events)
-{
-	struct signals *s = container_of(source, struct signals, source);
-	struct signalfd_siginfo info;
-
-	(void)events;
-	if (read(source->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
-		loop_stop(s->loop, 0);
-}
-
-/* SIGTERM and SIGINT end the machine cleanly. Before any thread exists, so that every thread blocks them. */
-static int signals_init(struct signals *s, struct loop *loop, struct err *err)
-{
-	sigset_t set;
-
-	signal(SIGPIPE, SIG_IGN);
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	s->loop = loop;
-	s->source = (struct source){ .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .ready = on_signal };
-	if (s->source.fd < 0)
-		return err_sys(err, ERR_INTERNAL, "watch for signals");
-	return loop_add(loop, &s->source, EPOLLIN, err);
 }
 
 static int open_output(const char *path, int flags, const char *what, struct err *err)
@@ -88,6 +49,9 @@ static int own_fds(const struct cmdline *cl, struct err *err)
 			if (own_fd(cl->config.net[i].fds[k], err) < 0)
 				return err->num;
 	if (cl->api_socket.has_fd && own_fd(cl->api_socket.fd, err) < 0)
+		return err->num;
+	if ((cl->template_host.has_fd && own_fd(cl->template_host.fd, err) < 0) ||
+	    (cl->control.has_fd && own_fd(cl->control.fd, err) < 0))
 		return err->num;
 	return cl->event_monitor.has_fd ? own_fd(cl->event_monitor.fd, err) : 0;
 }
@@ -129,8 +93,8 @@ static int run(struct cmdline *cl, struct err *err)
 	__attribute__((cleanup(loop_done))) struct loop loop = { .epoll_fd = -1 };
 	if (loop_init(&loop, err) < 0)
 		return err->num;
-	__attribute__((cleanup(signals_done))) struct signals signals = { .source.fd = -1 };
-	if (signals_init(&signals, &loop, err) < 0)
+	__attribute__((cleanup(loop_signals_done))) struct loop_signals signals = { .source.fd = -1 };
+	if (loop_signals_init(&signals, &loop, err) < 0)
 		return err->num;
 	event_emit("vmm", "starting", NULL, NULL);
 	__attribute__((cleanup(free_vmm))) struct vmm *vmm = vmm_new(&loop, err);
@@ -148,6 +112,27 @@ static int run(struct cmdline *cl, struct err *err)
 	int exit_code = loop_run(&loop);
 	event_emit("vmm", "shutdown", NULL, NULL);
 	return exit_code;
+}
+
+/* A VM process of forkd: made here, or forked by the template host. */
+static int run_owned(struct cmdline *cl, struct err *err)
+{
+	struct template tmpl;
+	struct clone_start start = { .control_fd = cl->control.fd };
+	int r = 1;
+
+	if (own_fds(cl, err) < 0 || reports_init(cl, err) < 0)
+		return err->num;
+	if (cl->template_host.has_fd)
+		r = template_serve(cl->template_host.fd, &tmpl, &start, err);
+	else
+		start.id = strdup(cl->control_id ? cl->control_id : "vm");
+	if (r == 1)
+		r = clone_run(&start, err);
+	if (cl->template_host.has_fd)
+		template_done(&tmpl);
+	free(start.id);
+	return r;
 }
 
 /* Cloud Hypervisor's shape: the outermost link first. */
@@ -186,7 +171,8 @@ int main(int argc, char **argv)
 		puts("forkd-vmm v" FORKD_VERSION);
 	if (cl.action != CMDLINE_RUN)
 		return 0;
-	int exit_code = run(&cl, &err);
+	bool owned = cl.template_host.has_fd || cl.control.has_fd;
+	int exit_code = owned ? run_owned(&cl, &err) : run(&cl, &err);
 	if (exit_code < 0) {
 		print_chain(&err);
 		return EXIT_FAILURE;

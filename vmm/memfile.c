@@ -17,32 +17,52 @@
 
 enum { PAGEMAP_BATCH = 4096, COPY_BYTES = 8 << 20, EXTENT_BATCH = 1024 };
 
-/* Extents are collected and written in batches. */
-struct writer {
-	int fd;
+/* Extents are collected and moved in batches. */
+struct batch {
+	struct uring_file file;
+	bool write;
 	struct extent ext[EXTENT_BATCH];
 	uint32_t n;
 };
 
-static int flush(struct writer *w, struct err *err)
+static struct batch *batch_new(int fd, bool write)
 {
-	uint32_t n = w->n;
+	struct batch *b = calloc(1, sizeof(*b));
 
-	w->n = 0;
-	return n ? uring_write_extents(w->fd, w->ext, n, err) : 0;
+	if (b) {
+		uring_file_init(&b->file, fd);
+		b->write = write;
+	}
+	return b;
 }
 
-static int add_page(struct writer *w, const uint8_t *page, uint64_t off, struct err *err)
+static void batch_free(struct batch **b)
 {
-	struct extent *last = w->n ? &w->ext[w->n - 1] : NULL;
+	if (*b)
+		uring_file_done(&(*b)->file);
+	free(*b);
+}
+#define autobatch __attribute__((cleanup(batch_free)))
 
-	if (last && (const uint8_t *)last->buf + last->len == page && last->off + last->len == off) {
-		last->len += GUEST_PAGE;
+static int flush(struct batch *b, struct err *err)
+{
+	uint32_t n = b->n;
+
+	b->n = 0;
+	return b->write ? uring_write(&b->file, b->ext, n, err) : uring_read(&b->file, b->ext, n, err);
+}
+
+static int add(struct batch *b, const uint8_t *buf, uint64_t off, uint64_t len, struct err *err)
+{
+	struct extent *last = b->n ? &b->ext[b->n - 1] : NULL;
+
+	if (last && (const uint8_t *)last->buf + last->len == buf && last->off + last->len == off) {
+		last->len += len;
 		return 0;
 	}
-	if (w->n == EXTENT_BATCH && flush(w, err) < 0)
+	if (b->n == EXTENT_BATCH && flush(b, err) < 0)
 		return err->num;
-	w->ext[w->n++] = (struct extent){ .buf = page, .off = off, .len = GUEST_PAGE };
+	b->ext[b->n++] = (struct extent){ .buf = buf, .off = off, .len = len };
 	return 0;
 }
 
@@ -62,8 +82,7 @@ static bool is_private(uint64_t entry)
 	return (entry & (PM_PRESENT | PM_SWAPPED)) && !(entry & PM_FILE);
 }
 
-static int write_region(struct writer *w, int pagemap_fd, const struct gmem_region *r, bool keep_zeroes,
-			struct err *err)
+static int write_region(struct batch *b, int pagemap_fd, const struct gmem_region *r, bool keep_zeroes, struct err *err)
 {
 	uint64_t entry[PAGEMAP_BATCH], pages = r->size / GUEST_PAGE;
 
@@ -77,7 +96,7 @@ static int write_region(struct writer *w, int pagemap_fd, const struct gmem_regi
 			const uint8_t *page = r->hva + (at + i) * GUEST_PAGE;
 			if (!is_private(entry[i]) || (!keep_zeroes && is_zero(page)))
 				continue;
-			if (add_page(w, page, r->file_offset + (at + i) * GUEST_PAGE, err) < 0)
+			if (add(b, page, r->file_offset + (at + i) * GUEST_PAGE, GUEST_PAGE, err) < 0)
 				return err->num;
 		}
 	}
@@ -104,13 +123,16 @@ bool memfile_next_data(int fd, uint64_t off, uint64_t end, uint64_t *ret_start, 
 static int copy_plain(int from, int to, off_t at, off_t end, struct err *err)
 {
 	autofree uint8_t *buf = malloc(COPY_BYTES);
+	autouringfile struct uring_file in = {}, out = {};
 
 	if (!buf)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "copy memory from the template");
+	uring_file_init(&in, from);
+	uring_file_init(&out, to);
 	while (at < end) {
 		uint64_t len = end - at < COPY_BYTES ? (uint64_t)(end - at) : COPY_BYTES;
 		struct extent e = { .buf = buf, .off = (uint64_t)at, .len = len };
-		if (uring_read_all(from, buf, e.off, len, err) < 0 || uring_write_extents(to, &e, 1, err) < 0)
+		if (uring_read(&in, &e, 1, err) < 0 || uring_write(&out, &e, 1, err) < 0)
 			return err->num;
 		at += (off_t)len;
 	}
@@ -147,31 +169,34 @@ int memfile_write(int fd, const struct gmem *mem, struct err *err)
 {
 	bool cow = mem->backing == GMEM_FILE_COW;
 	autoclose int pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	autofree struct writer *w = calloc(1, sizeof(*w));
+	autobatch struct batch *b = batch_new(fd, true);
 
 	if (pagemap_fd < 0)
 		return err_sys(err, ERR_INTERNAL, "open /proc/self/pagemap");
-	if (!w)
+	if (!b)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "write guest memory");
 	if (ftruncate(fd, (off_t)mem->size) < 0)
 		return err_sys(err, ERR_INTERNAL, "make a file of %llu bytes", (unsigned long long)mem->size);
 	if (cow && copy_file(mem->file_fd, fd, mem->size, err) < 0)
 		return err->num;
-	w->fd = fd;
 	for (unsigned i = 0; i < mem->n; i++)
-		if (write_region(w, pagemap_fd, &mem->region[i], cow, err) < 0)
+		if (write_region(b, pagemap_fd, &mem->region[i], cow, err) < 0)
 			return err->num;
-	return flush(w, err);
+	return flush(b, err);
 }
 
 int memfile_read(int fd, const struct gmem *mem, struct err *err)
 {
+	autobatch struct batch *b = batch_new(fd, false);
+
+	if (!b)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "read guest memory");
 	for (unsigned i = 0; i < mem->n; i++) {
 		const struct gmem_region *r = &mem->region[i];
 		uint64_t start, end, last = r->file_offset + r->size;
 		for (uint64_t off = r->file_offset; memfile_next_data(fd, off, last, &start, &end); off = end)
-			if (uring_read_all(fd, r->hva + (start - r->file_offset), start, end - start, err) < 0)
+			if (add(b, r->hva + (start - r->file_offset), start, end - start, err) < 0)
 				return err->num;
 	}
-	return 0;
+	return flush(b, err);
 }

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "common/io.h"
 #include "common/log.h"
 #include "vmm/memfile.h"
 
@@ -71,15 +72,9 @@ static int put(struct ondemand *od, const struct gmem_region *r, uint64_t off, u
 
 static int read_chunk(const struct ondemand *od, uint64_t off, uint64_t len)
 {
-	for (uint64_t done = 0; done < len;) {
-		ssize_t n = pread(od->mem_fd, od->buf + done, len - done, (off_t)(off + done));
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n < 0 ? -errno : -ENODATA;
-		done += (uint64_t)n;
-	}
-	return 0;
+	ssize_t n = io_read(od->mem_fd, od->buf, len, off);
+
+	return n < 0 ? (int)n : (uint64_t)n < len ? -ENODATA : 0;
 }
 
 /* One page, which may have come by the other way in the meantime. */

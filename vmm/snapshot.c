@@ -80,14 +80,21 @@ static int open_files(struct snapshot *snap, int dir_fd, struct err *err)
 	return snap->mem_fd < 0 ? err_wrap(err, "Memory manager error") : 0;
 }
 
+int snapshot_open_at(struct snapshot *snap, int dir_fd, const char *dir, struct err *err)
+{
+	*snap = (struct snapshot){ .mem_fd = -1, .dir = strdup(dir) };
+	return snap->dir ? open_files(snap, dir_fd, err) : err_num(err, ERR_INTERNAL, ENOMEM, "open \"%s\"", dir);
+}
+
 int snapshot_open(struct snapshot *snap, const char *source_url, struct err *err)
 {
+	autofree char *dir = NULL;
 	autoclose int dir_fd = -1;
 
 	*snap = (struct snapshot){ .mem_fd = -1 };
-	if (open_dir(source_url, &snap->dir, &dir_fd, err) < 0)
+	if (open_dir(source_url, &dir, &dir_fd, err) < 0)
 		return err->num;
-	return open_files(snap, dir_fd, err);
+	return snapshot_open_at(snap, dir_fd, dir, err);
 }
 
 void snapshot_close(struct snapshot *snap)
@@ -288,7 +295,9 @@ static int write_text(int fd, const char *name, const struct strbuf *text, struc
 {
 	struct extent e = { .buf = text->text, .len = text->len };
 
-	return uring_write_extents(fd, &e, 1, err) < 0 ? err_wrap(err, "write %s", name) : 0;
+	autouringfile struct uring_file f;
+	uring_file_init(&f, fd);
+	return uring_write(&f, &e, 1, err) < 0 ? err_wrap(err, "write %s", name) : 0;
 }
 
 static int write_files(struct vm *vm, const int fd[N_FILES], const struct strbuf *config, const struct strbuf *state,
@@ -328,14 +337,10 @@ static int save_to(struct vm *vm, int dir_fd, const struct strbuf *config, const
 	return r;
 }
 
-int snapshot_save(struct vm *vm, const char *destination_url, struct err *err)
+int snapshot_save_at(struct vm *vm, int dir_fd, const char *dir, struct err *err)
 {
 	autostrbuf struct strbuf config = {}, state = {};
-	autofree char *dir = NULL;
-	autoclose int dir_fd = -1;
 
-	if (open_dir(destination_url, &dir, &dir_fd, err) < 0)
-		return err->num;
 	if (flock(dir_fd, LOCK_EX | LOCK_NB) < 0)
 		return err_sys(err, ERR_INTERNAL, "another snapshot is being written to \"%s\"", dir);
 	fields_save(vm_config_fields, vm->config, &config);
@@ -344,4 +349,14 @@ int snapshot_save(struct vm *vm, const char *destination_url, struct err *err)
 	if (make_state(vm, &state, err) < 0)
 		return err->num;
 	return save_to(vm, dir_fd, &config, &state, err) < 0 ? err_wrap(err, "snapshot to \"%s\"", dir) : 0;
+}
+
+int snapshot_save(struct vm *vm, const char *destination_url, struct err *err)
+{
+	autofree char *dir = NULL;
+	autoclose int dir_fd = -1;
+
+	if (open_dir(destination_url, &dir, &dir_fd, err) < 0)
+		return err->num;
+	return snapshot_save_at(vm, dir_fd, dir, err);
 }

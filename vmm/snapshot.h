@@ -19,6 +19,8 @@ struct snapshot {
 
 /* Opens and parses the three files of file://dir. Release: snapshot_close(), also after a failure. */
 MUST_CHECK int snapshot_open(struct snapshot *snap, const char *source_url, struct err *err);
+/* The same of an opened directory; `dir` is its name in messages. */
+MUST_CHECK int snapshot_open_at(struct snapshot *snap, int dir_fd, const char *dir, struct err *err);
 void snapshot_close(struct snapshot *snap);
 #define autosnapshot __attribute__((cleanup(snapshot_close)))
 
@@ -31,5 +33,7 @@ MUST_CHECK int snapshot_read_memory(const struct snapshot *snap, const struct gm
 
 /* Writes a paused machine to file://dir, which must exist. */
 MUST_CHECK int snapshot_save(struct vm *vm, const char *destination_url, struct err *err);
+/* The same into an opened directory; `dir` is its name in messages. */
+MUST_CHECK int snapshot_save_at(struct vm *vm, int dir_fd, const char *dir, struct err *err);
 
 #endif

@@ -3,8 +3,10 @@
 #include "vmm/vcpu.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 
@@ -13,6 +15,8 @@
 #include "vmm/vm.h"
 
 #define KICK_SIGNAL SIGRTMIN
+
+enum { HOST_CPUS_MAX = 8192 }; /* the most that Linux can be built for */
 
 /* The vCPU of this thread, for the signal handler: KVM_RUN must return even when the signal comes just before it. */
 static _Thread_local struct kvm_run *volatile own_run;
@@ -199,6 +203,46 @@ static void *vcpu_main(void *arg)
 	return NULL;
 }
 
+static int start_thread(struct vcpu *vcpu, struct err *err)
+{
+	int r = pthread_create(&vcpu->thread, NULL, vcpu_main, vcpu);
+
+	vcpu->has_thread = r == 0;
+	return r ? err_num(err, ERR_INTERNAL, r, "start the thread of vCPU %u", vcpu->index) : 0;
+}
+
+/* Where the vCPU's thread may run, as the configuration says; the last of several entries counts. */
+static int pin(const struct vcpu *vcpu, const struct cpu_affinity *a, struct err *err)
+{
+	cpu_set_t cpus[HOST_CPUS_MAX / CPU_SETSIZE];
+
+	memset(cpus, 0, sizeof(cpus));
+	for (uint32_t i = 0; i < a->n_host_cpus; i++) {
+		if (a->host_cpus[i] >= HOST_CPUS_MAX)
+			return err_set(err, ERR_INVALID, "affinity of vCPU %u: there is no host CPU %u", vcpu->index,
+				       a->host_cpus[i]);
+		CPU_SET_S(a->host_cpus[i], sizeof(cpus), cpus);
+	}
+	if (a->n_host_cpus == 0)
+		return err_set(err, ERR_INVALID, "affinity of vCPU %u names no host CPU", vcpu->index);
+	int r = pthread_setaffinity_np(vcpu->thread, sizeof(cpus), cpus);
+	return r ? err_num(err, ERR_INVALID, r, "affinity of vCPU %u: run on host CPU %u%s", vcpu->index, a->host_cpus[0],
+			   a->n_host_cpus > 1 ? " or the others named" : "")
+		 : 0;
+}
+
+static int pin_all(const struct vm *vm, struct err *err)
+{
+	const struct cpus_config *cfg = &vm->config->cpus;
+
+	for (uint32_t i = 0; i < cfg->n_affinity; i++) {
+		const struct cpu_affinity *a = &cfg->affinity[i];
+		if (a->vcpu < vm->vcpus.n && pin(&vm->vcpus.vcpu[a->vcpu], a, err) < 0)
+			return err->num;
+	}
+	return 0;
+}
+
 int vcpus_start(struct vm *vm, vcpu_prepare_fn prepare, void *arg, struct err *err)
 {
 	struct sigaction kick = { .sa_handler = on_kick };
@@ -211,13 +255,10 @@ int vcpus_start(struct vm *vm, vcpu_prepare_fn prepare, void *arg, struct err *e
 	sigdelset(&all, KICK_SIGNAL);
 	pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are the main thread's; the threads inherit this */
 	int r = 0;
-	for (unsigned i = 0; i < vm->vcpus.n && r == 0; i++) {
-		struct vcpu *vcpu = &vm->vcpus.vcpu[i];
-		r = pthread_create(&vcpu->thread, NULL, vcpu_main, vcpu);
-		vcpu->has_thread = r == 0;
-	}
+	for (unsigned i = 0; i < vm->vcpus.n && r == 0; i++)
+		r = start_thread(&vm->vcpus.vcpu[i], err);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return r ? err_num(err, ERR_INTERNAL, r, "start %u vCPU threads", vm->vcpus.n) : 0;
+	return r < 0 ? r : pin_all(vm, err);
 }
 
 static void set_goal(struct vcpus *vs, enum vcpu_goal goal)

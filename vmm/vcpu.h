@@ -43,7 +43,7 @@ struct vcpus {
 };
 
 MUST_CHECK int vcpus_create(struct vm *vm, unsigned n, struct err *err);
-/* Starts the threads, which prepare and park. */
+/* Starts the threads, on the host CPUs that the configuration names; they prepare and park. */
 MUST_CHECK int vcpus_start(struct vm *vm, vcpu_prepare_fn prepare, void *arg, struct err *err);
 /* Returns when all have parked; the error of the first that could not prepare. */
 MUST_CHECK int vcpus_wait(struct vm *vm, struct err *err);

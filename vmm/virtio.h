@@ -52,6 +52,12 @@ struct virtio_device_ops {
 	void (*free)(struct virtio_dev *vdev);
 };
 
+/* What went through a device since this process has it. Guarded by its lock. */
+struct virtio_counters {
+	uint64_t disk_read_bytes, disk_written_bytes, disk_ops;
+	uint64_t net_rx_bytes, net_tx_bytes, net_rx_frames, net_tx_frames; /* as the guest sees them */
+};
+
 struct virtio_dev {
 	const struct virtio_device_ops *ops;
 	char id[80]; /* "_disk0", or what the user said */
@@ -66,7 +72,8 @@ struct virtio_dev {
 	bool complained; /* of the guest, in the log: once is enough */
 	bool broken;     /* the guest broke a ring: DEVICE_NEEDS_RESET was set */
 	uint32_t budget; /* chains that this call of notify() may still take */
-	bool paused;     /* notifications wait for the resume */
+	struct virtio_counters counters;
+	bool paused; /* notifications wait for the resume */
 };
 
 /* Sets up the common part; every queue gets max_size = size = queue_size. */

@@ -25,7 +25,9 @@ enum {
 	RING_MAX = 1024,
 	BOUNCE_MAX_BYTES = 64 << 20,
 	REQUEST_MAX_BYTES = 1 << 30,
-	CACHED_WRITE_MAX_BYTES = 256 << 10
+	CACHED_WRITE_MAX_BYTES = 256 << 10,
+	ZERO_PIECE_BYTES = 1 << 20,
+	ZERO_WRITE_MAX_BYTES = 64 << 20
 };
 enum {
 	F_SEG_MAX = 2,
@@ -92,8 +94,15 @@ struct request {
 	struct iovec *guest_iov; /* with a bounce buffer: the guest's own */
 	unsigned n_guest_iov;
 	uint32_t type, flags;
+	unsigned zero_way; /* enum zero_way: of write zeroes */
+	uint64_t zeroed;   /* bytes; ZERO_WRITE only */
 	uint16_t head, queue;
 };
+
+/* Write zeroes: tried one after the other, until the file system has one. The guest's wish decides what FIRST is. */
+enum zero_way { ZERO_FIRST, ZERO_SECOND, ZERO_WRITE };
+
+static _Alignas(GUEST_PAGE) char zero_piece[ZERO_PIECE_BYTES]; /* never written: no memory is behind it */
 
 struct blk {
 	struct virtio_dev vdev;
@@ -230,9 +239,38 @@ static bool write_through(const struct blk *blk)
 
 static int zero_mode(const struct request *rq)
 {
-	bool punch = rq->type == T_DISCARD || (rq->flags & WRITE_ZEROES_UNMAP);
+	bool punch = rq->type == T_DISCARD || !(rq->flags & WRITE_ZEROES_UNMAP) == (rq->zero_way == ZERO_SECOND);
 
 	return (punch ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE;
+}
+
+static unsigned next_zeroes(const struct request *rq)
+{
+	uint64_t left = rq->len - rq->zeroed;
+
+	return (unsigned)(left < ZERO_PIECE_BYTES ? left : ZERO_PIECE_BYTES);
+}
+
+/*
+ * After a step of a request came back with `res`: whether it takes another one. Write zeroes may: the next way, the next
+ * piece. But a pause has to wait for it, so much is not written here: the guest is told to write its zeroes itself.
+ */
+static bool has_next_step(struct request *rq, int res)
+{
+	if (rq->type != T_WRITE_ZEROES && rq->type != T_DISCARD)
+		return false;
+	if (res == -EAGAIN || res == -EINTR)
+		return true;
+	if (rq->zero_way == ZERO_WRITE) {
+		rq->zeroed += res > 0 ? (uint64_t)res : 0;
+		return res > 0 && rq->zeroed < rq->len;
+	}
+	if (rq->type == T_DISCARD || (res != -EOPNOTSUPP && res != -ENOSYS))
+		return false;
+	if (rq->zero_way == ZERO_SECOND && rq->len > ZERO_WRITE_MAX_BYTES)
+		return false;
+	rq->zero_way++;
+	return true;
 }
 
 static void prepare(const struct blk *blk, struct request *rq, struct io_uring_sqe *sqe)
@@ -249,7 +287,12 @@ static void prepare(const struct blk *blk, struct request *rq, struct io_uring_s
 		io_uring_prep_fsync(sqe, 0, IORING_FSYNC_DATASYNC);
 		break;
 	default:
-		io_uring_prep_fallocate(sqe, 0, zero_mode(rq), (off_t)rq->offset, (off_t)rq->len);
+		if (rq->zero_way == ZERO_WRITE) {
+			io_uring_prep_write(sqe, 0, zero_piece, next_zeroes(rq), rq->offset + rq->zeroed);
+			sqe->rw_flags = write_through(blk) ? RWF_DSYNC : 0;
+		} else {
+			io_uring_prep_fallocate(sqe, 0, zero_mode(rq), (off_t)rq->offset, (off_t)rq->len);
+		}
 	}
 	sqe->flags |= IOSQE_FIXED_FILE;
 	io_uring_sqe_set_data(sqe, rq);
@@ -270,25 +313,15 @@ static int execute(const struct blk *blk, const struct request *rq)
 		n = fdatasync(blk->fd);
 		break;
 	default:
-		n = fallocate(blk->fd, zero_mode(rq), (off_t)rq->offset, (off_t)rq->len);
+		if (rq->zero_way == ZERO_WRITE) {
+			struct iovec v = { .iov_base = zero_piece, .iov_len = next_zeroes(rq) };
+			n = pwritev2(blk->fd, &v, 1, (off_t)(rq->offset + rq->zeroed),
+				     write_through(blk) ? RWF_DSYNC : 0);
+		} else {
+			n = fallocate(blk->fd, zero_mode(rq), (off_t)rq->offset, (off_t)rq->len);
+		}
 	}
 	return n < 0 ? -errno : (int)n;
-}
-
-/* A file system without holes: zeroes are written, discards are advice. */
-static bool write_zeroes(const struct blk *blk, const struct request *rq)
-{
-	static const char zeroes[64 << 10];
-
-	for (uint64_t done = 0; rq->type == T_WRITE_ZEROES && done < rq->len;) {
-		uint64_t left = rq->len - done;
-		ssize_t n = pwrite(blk->fd, zeroes, left < sizeof(zeroes) ? left : sizeof(zeroes),
-				   (off_t)(rq->offset + done));
-		if (n <= 0)
-			return false;
-		done += (uint64_t)n;
-	}
-	return true;
 }
 
 /* The rest of a transfer that came back short: plainly, it is rare. */
@@ -310,22 +343,39 @@ static bool finish_short(const struct blk *blk, const struct request *rq, uint64
 	return rq->type == T_IN || !write_through(blk) || fdatasync(blk->fd) == 0;
 }
 
-static void complete(struct blk *blk, struct request *rq, int res)
+static uint8_t status_of(const struct blk *blk, const struct request *rq, int res)
 {
-	bool ok = res >= 0;
+	bool ok = res >= 0, unsupported = res == -EOPNOTSUPP || res == -ENOSYS;
 
 	if (rq->type == T_IN || rq->type == T_OUT) {
 		if ((ok && (uint64_t)res < rq->len) || res == -EAGAIN || res == -EINTR)
 			ok = finish_short(blk, rq, ok ? (uint64_t)res : 0);
-	} else if (rq->type != T_FLUSH && (res == -EOPNOTSUPP || res == -ENOSYS)) {
-		ok = write_zeroes(blk, rq);
+	} else if (rq->type == T_DISCARD && unsupported) {
+		ok = true; /* it was advice */
+	} else if (rq->type == T_WRITE_ZEROES && unsupported) {
+		return S_UNSUPP;
+	} else if (rq->zero_way == ZERO_WRITE) {
+		ok = ok && rq->zeroed == rq->len;
 	}
 	if (!ok)
 		log_warn("disk '%s': request type %u at %llu failed: errno %d", blk->vdev.id, rq->type,
 			 (unsigned long long)rq->offset, res < 0 ? -res : EIO);
-	if (ok && rq->type == T_IN && rq->bounce)
+	return ok ? S_OK : S_IOERR;
+}
+
+static void complete(struct blk *blk, struct request *rq, int res)
+{
+	uint8_t status = status_of(blk, rq, res);
+	bool filled = status == S_OK && rq->type == T_IN;
+
+	if (filled && rq->bounce)
 		iov_from_buf(rq->guest_iov, rq->n_guest_iov, 0, rq->bounce, rq->len);
-	answer(blk, rq, ok ? S_OK : S_IOERR, ok && rq->type == T_IN ? rq->len : 0);
+	blk->vdev.counters.disk_ops++;
+	if (filled)
+		blk->vdev.counters.disk_read_bytes += rq->len;
+	else if (status == S_OK && rq->type == T_OUT)
+		blk->vdev.counters.disk_written_bytes += rq->len;
+	answer(blk, rq, status, filled ? rq->len : 0);
 }
 
 static void get_id(struct blk *blk, struct request *rq)
@@ -396,6 +446,28 @@ static bool is_cached_write(const struct blk *blk, const struct request *rq)
 	return rq->type == T_OUT && !blk->direct && !write_through(blk) && rq->len <= CACHED_WRITE_MAX_BYTES;
 }
 
+static void queue_request(struct blk *blk, struct request *rq)
+{
+	prepare(blk, rq, io_uring_get_sqe(&blk->ring)); /* an entry for each request: never NULL */
+	blk->in_flight++;
+}
+
+static void run(struct blk *blk, struct request *rq)
+{
+	int res;
+
+	rq->zero_way = ZERO_FIRST;
+	rq->zeroed = 0;
+	if (blk->has_ring && !is_cached_write(blk, rq)) {
+		queue_request(blk, rq);
+		return;
+	}
+	do
+		res = execute(blk, rq);
+	while (has_next_step(rq, res));
+	complete(blk, rq, res);
+}
+
 /* Takes one chain; false: not a request at all, the device needs a reset. */
 static bool start(struct blk *blk, unsigned queue, const struct chain *c)
 {
@@ -419,16 +491,13 @@ static bool start(struct blk *blk, unsigned queue, const struct chain *c)
 		answer(blk, rq, (uint8_t)status, 0);
 	} else if (rq->type == T_GET_ID) {
 		get_id(blk, rq);
-	} else if (blk->has_ring && !is_cached_write(blk, rq)) {
-		prepare(blk, rq, io_uring_get_sqe(&blk->ring)); /* an entry for each request: never NULL */
-		blk->in_flight++;
 	} else {
-		complete(blk, rq, execute(blk, rq));
+		run(blk, rq);
 	}
 	return true;
 }
 
-/* Answers what is done; interrupts each queue at most once. */
+/* Answers what is done, and queues the next step of what is not; interrupts each queue at most once. */
 static void reap(struct blk *blk)
 {
 	struct io_uring_cqe *cqe;
@@ -439,6 +508,10 @@ static void reap(struct blk *blk)
 		int res = cqe->res;
 		io_uring_cqe_seen(&blk->ring, cqe);
 		blk->in_flight--;
+		if (has_next_step(rq, res)) {
+			queue_request(blk, rq);
+			continue;
+		}
 		queues |= 1ULL << rq->queue % 64;
 		complete(blk, rq, res);
 	}
@@ -447,23 +520,30 @@ static void reap(struct blk *blk)
 			virtio_interrupt(&blk->vdev, q);
 }
 
-/* What completes while we are here is taken here: no signal for that. */
-static void submit(struct blk *blk)
+/* What completes while we are here is taken here: no signal for that. false: the ring failed. */
+static bool submit_once(struct blk *blk)
 {
-	if (!blk->has_ring || io_uring_sq_ready(&blk->ring) == 0)
-		return;
+	bool ok = true;
+
 	(void)io_uring_cq_eventfd_toggle(&blk->ring, false);
-	while (io_uring_sq_ready(&blk->ring) > 0) {
+	while (ok && io_uring_sq_ready(&blk->ring) > 0) {
 		int r = io_uring_submit(&blk->ring);
 		reap(blk);
-		if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY) {
+		ok = r >= 0 || r == -EINTR || r == -EAGAIN || r == -EBUSY;
+		if (!ok)
 			log_error("disk '%s': io_uring_submit: errno %d", blk->vdev.id, -r);
-			break;
-		}
 	}
 	(void)io_uring_cq_eventfd_toggle(&blk->ring, true);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* a completion before the switch is seen here, one after it signals */
 	reap(blk);
+	return ok;
+}
+
+/* The last look at the completions may have queued a next step. */
+static void submit(struct blk *blk)
+{
+	while (blk->has_ring && io_uring_sq_ready(&blk->ring) > 0 && submit_once(blk))
+		;
 }
 
 static void blk_notify(struct virtio_dev *vdev, unsigned queue)
@@ -494,6 +574,7 @@ static void on_done(struct source *s, uint32_t events)
 	pthread_mutex_lock(&blk->vdev.lock);
 	bool starved = !blk->free_list;
 	reap(blk);
+	submit(blk);
 	for (unsigned q = 0; starved && q < blk->vdev.n_queues; q++)
 		virtio_notify(&blk->vdev, q);
 	pthread_mutex_unlock(&blk->vdev.lock);
@@ -519,7 +600,8 @@ static void drain(struct virtio_dev *vdev)
 
 static int open_ring(struct blk *blk, struct err *err)
 {
-	static const uint8_t ops[] = { IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE };
+	static const uint8_t ops[] = { IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_WRITE, IORING_OP_FSYNC,
+				       IORING_OP_FALLOCATE };
 	unsigned entries = blk->n_requests < RING_MAX ? blk->n_requests : RING_MAX;
 
 	if (uring_open(&blk->ring, entries, &blk->fd, 1, ops, ARRAY_LEN(ops), blk->done.fd, err) < 0)
@@ -730,6 +812,14 @@ static void set_space(struct blk *blk, const struct disk_config *cfg, uint64_t b
 				   (cfg->readonly ? 1ULL << F_RO : 0) | (cfg->num_queues > 1 ? 1ULL << F_MQ : 0);
 }
 
+/* `given`: this descriptor instead of the path. */
+static int open_once(const struct disk_config *cfg, int given)
+{
+	if (given > 0)
+		return fcntl(given, F_DUPFD_CLOEXEC, 3);
+	return open(cfg->path, (cfg->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+}
+
 static int open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
 {
 	struct stat st;
@@ -741,8 +831,8 @@ static int open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
 	blk->no_uring = cfg->disable_io_uring;
 	if (!blk->path)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "open disk '%s'", cfg->path);
-	blk->fd = open(cfg->path, (cfg->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
-	blk->lock_fd = open(cfg->path, (cfg->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+	blk->fd = open_once(cfg, cfg->fd);
+	blk->lock_fd = open_once(cfg, cfg->lock_fd);
 	if (blk->fd < 0 || blk->lock_fd < 0)
 		return err_sys(err, ERR_INTERNAL, "open disk image '%s'", cfg->path);
 	if (fstat(blk->fd, &st) < 0)

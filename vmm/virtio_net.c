@@ -162,6 +162,8 @@ static void receive_frames(struct pair *p)
 			vring_unpop(&vdev->queue[queue]);
 		if (n >= 0) {
 			set_num_buffers(&c);
+			vdev->counters.net_rx_frames++;
+			vdev->counters.net_rx_bytes += (uint64_t)n - VNET_HEADER_BYTES;
 			virtio_push(vdev, queue, c.head, (uint32_t)n);
 		}
 		empty = n < 0 && n != -EMSGSIZE;
@@ -185,18 +187,20 @@ static void on_frames(struct source *s, uint32_t events)
 
 /* ---- transmit ---- */
 
-/* A tap that takes no frame now loses it, as a wire would. */
-static void send_frame(const struct pair *p, const struct chain *c)
+/* A tap that takes no frame now loses it, as a wire would. Returns the bytes of the frame that went out. */
+static uint64_t send_frame(const struct pair *p, const struct chain *c)
 {
 	static _Thread_local char flat[FRAME_MAX_BYTES];
 	uint64_t bytes = iov_bytes(c->iov, c->n_read);
+	ssize_t n;
 
 	if (c->n_read == 0 || bytes > FRAME_MAX_BYTES)
-		return;
+		return 0;
 	if (c->n_read <= IOV_MAX)
-		(void)!writev(p->tap.fd, c->iov, c->n_read);
+		n = writev(p->tap.fd, c->iov, c->n_read);
 	else
-		(void)!write(p->tap.fd, flat, iov_to_buf(c->iov, c->n_read, 0, flat, bytes));
+		n = write(p->tap.fd, flat, iov_to_buf(c->iov, c->n_read, 0, flat, bytes));
+	return n > VNET_HEADER_BYTES ? (uint64_t)n - VNET_HEADER_BYTES : 0;
 }
 
 static void transmit_frames(struct pair *p)
@@ -207,7 +211,9 @@ static void transmit_frames(struct pair *p)
 
 	do {
 		while (virtio_pop(vdev, queue, &c)) {
-			send_frame(p, &c);
+			uint64_t n = send_frame(p, &c);
+			vdev->counters.net_tx_frames += n > 0;
+			vdev->counters.net_tx_bytes += n;
 			virtio_push(vdev, queue, c.head, 0);
 		}
 	} while (virtio_more(vdev, queue));

@@ -11,6 +11,7 @@
 #include "common/log.h"
 #include "vmm/devices.h"
 #include "vmm/ondemand.h"
+#include "vmm/saved.h"
 #include "vmm/snapshot.h"
 #include "vmm/state.h"
 
@@ -18,14 +19,15 @@
 struct build {
 	struct vm *vm;
 	struct snapshot *snap; /* NULL: boot */
-	const struct restore_config *rc;
+	enum restore_mode mode;
+	bool prefault;
+	struct saved *saved; /* ready, or &own */
 	/* The reader's: */
 	pthread_t reader;
 	bool has_reader;
-	int kvm_fd;
-	struct arch_state arch;
-	struct vcpu_state *cpu;
 	unsigned n_cpus;
+	int kvm_fd;
+	struct saved own;
 	struct err reader_err;
 };
 
@@ -86,22 +88,22 @@ static int step_boot_memory(struct build *b, struct err *err)
 	return m->prefault ? gmem_prefault(mem, err) : 0;
 }
 
-/* The snapshot's CPU first, then its memory in the mode that was asked for; never in another one. */
+/* In the mode that was asked for; never in another one. */
 static int step_restore_memory(struct build *b, struct err *err)
 {
 	const struct memory_config *m = &b->vm->config->memory;
 	struct gmem *mem = &b->vm->mem;
 
 	arch_layout_ram(mem, m->size);
-	if (snapshot_check_memory(b->snap, mem, err) < 0)
+	if (b->saved == &b->own && snapshot_check_memory(b->snap, mem, err) < 0) /* else the template host did */
 		return err->num;
-	if (b->rc->memory_restore_mode == RESTORE_COPYONWRITE)
+	if (b->mode == RESTORE_COPYONWRITE)
 		return gmem_map_cow(mem, &b->snap->mem_fd, err);
-	if (gmem_map_anon(mem, m->thp && b->rc->memory_restore_mode == RESTORE_COPY, m->reserve, err) < 0)
+	if (gmem_map_anon(mem, m->thp && b->mode == RESTORE_COPY, m->reserve, err) < 0)
 		return err->num;
-	if (b->rc->memory_restore_mode == RESTORE_ONDEMAND)
+	if (b->mode == RESTORE_ONDEMAND)
 		return ondemand_start(mem, &b->snap->mem_fd, &b->vm->ondemand, err);
-	if (b->rc->prefault && gmem_prefault(mem, err) < 0)
+	if (b->prefault && gmem_prefault(mem, err) < 0)
 		return err->num;
 	return snapshot_read_memory(b->snap, mem, err);
 }
@@ -147,53 +149,22 @@ static int step_payload(struct build *b, struct err *err)
 
 /* ---- the reader: a thread that turns state.json into structs while this one waits for KVM ---- */
 
-static int read_arch_state(struct build *b, struct err *err)
-{
-	const struct json_node *state = NULL;
-	autojson struct json json = {};
-
-	if (state_parse(&b->snap->state.nodes[0], "root", &json, &state, err) < 0)
-		return err->num;
-	if (fields_load(arch_state_fields, &b->arch, state, "root", err) < 0)
-		return err_wrap(err, "state.json");
-	return arch_state_check(b->kvm_fd, &b->arch, err);
-}
-
-static int read_vcpus(struct build *b, struct err *err)
-{
-	const struct json_node *manager = NULL;
-
-	if (state_child(&b->snap->state.nodes[0], "cpu-manager", &manager, err) < 0)
-		return err->num;
-	const struct json_node *saved = json_get(manager, "snapshots");
-	if (!saved || saved->count != b->n_cpus)
-		return err_set(err, ERR_INVALID, "state.json: cpu-manager has %u vCPUs, config.json says %u",
-			       saved ? saved->count : 0, b->n_cpus);
-	for (unsigned i = 0; i < b->n_cpus; i++) {
-		char id[16];
-		snprintf(id, sizeof(id), "%u", i);
-		if (state_load_leaf(manager, id, vcpu_state_fields, &b->cpu[i], err) < 0)
-			return err_wrap(err, "vCPU %u", i);
-	}
-	return 0;
-}
-
 static void *reader(void *arg)
 {
 	struct build *b = arg;
 
 	log_thread_name("reader");
-	if (read_arch_state(b, &b->reader_err) < 0 || read_vcpus(b, &b->reader_err) < 0)
+	if (saved_read(&b->own, b->snap, b->kvm_fd, b->n_cpus, &b->reader_err) < 0)
 		log_debug("state.json was not read");
 	return NULL;
 }
 
 static int step_reader(struct build *b, struct err *err)
 {
+	if (b->saved)
+		return 0;
+	b->saved = &b->own;
 	b->n_cpus = b->vm->config->cpus.boot_vcpus;
-	b->cpu = calloc(b->n_cpus, sizeof(*b->cpu));
-	if (!b->cpu)
-		return err_num(err, ERR_INTERNAL, ENOMEM, "read %u vCPUs", b->n_cpus);
 	if (kvm_open(&b->vm->kvm, err) < 0)
 		return err->num;
 	b->kvm_fd = b->vm->kvm.fd;
@@ -217,7 +188,7 @@ static int step_state(struct build *b, struct err *err)
 		*err = b->reader_err;
 		return err->num;
 	}
-	arch_state_load(b->vm, &b->arch);
+	arch_state_load(b->vm, &b->saved->arch);
 	return 0;
 }
 
@@ -226,7 +197,7 @@ static int load_vcpu(struct vcpu *vcpu, void *arg, struct err *err)
 {
 	const struct build *b = arg;
 
-	return arch_vcpu_load(vcpu, &b->cpu[vcpu->index], err) < 0 ? err_wrap(err, "vCPU %u", vcpu->index) : 0;
+	return arch_vcpu_load(vcpu, &b->saved->cpu[vcpu->index], err) < 0 ? err_wrap(err, "vCPU %u", vcpu->index) : 0;
 }
 
 static int step_restore_vcpus(struct build *b, struct err *err)
@@ -234,13 +205,13 @@ static int step_restore_vcpus(struct build *b, struct err *err)
 	return vcpus_start(b->vm, load_vcpu, b, err);
 }
 
-static void build_done(struct build *b)
+static void build_free(struct build *b)
 {
+	if (!b)
+		return;
 	join_reader(b);
-	fields_free(arch_state_fields, &b->arch);
-	for (unsigned i = 0; i < b->n_cpus && b->cpu; i++)
-		fields_free(vcpu_state_fields, &b->cpu[i]);
-	free(b->cpu);
+	saved_done(&b->own);
+	free(b);
 }
 
 static int step_restore_devices(struct build *b, struct err *err)
@@ -273,7 +244,7 @@ static const struct step boot_steps[] = {
 	{ "payload", step_payload },    { "threads", step_threads }, {},
 };
 
-static const struct step restore_steps[] = {
+static const struct step park_steps[] = {
 	{ "events", step_events },
 	{ "reader", step_reader },
 	{ "kvm", step_kvm },
@@ -283,6 +254,9 @@ static const struct step restore_steps[] = {
 	{ "vcpus", step_vcpus },
 	{ "state", step_state },
 	{ "threads", step_restore_vcpus },
+	{},
+};
+static const struct step restore_steps[] = {
 	{ "devices", step_devices },
 	{ "device state", step_restore_devices },
 	{ "all threads", step_finish },
@@ -300,51 +274,93 @@ static int run_steps(const struct step *steps, struct build *b, struct err *err)
 	return 0;
 }
 
-static int build_vm(const struct step *steps, struct loop *loop, struct vm_config *config, struct build *b,
-		    struct vm **ret_vm, struct err *err)
+/* The machine and what builds it; vm_free() releases both. */
+static struct vm *vm_new(struct loop *loop, struct vm_config *config, struct err *err)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));
+	struct build *b = calloc(1, sizeof(*b));
 
-	if (!vm)
-		return err_num(err, ERR_INTERNAL, ENOMEM, "make a VM");
+	if (!vm || !b) {
+		free(vm);
+		free(b);
+		err_num(err, ERR_INTERNAL, ENOMEM, "make a VM");
+		return NULL;
+	}
 	vm->loop = loop;
 	vm->config = config;
 	vm->kvm = (struct kvm){ .fd = -1, .vm_fd = -1 };
 	vm->guest_event.fd = -1;
 	vm->mem.file_fd = -1;
-	vm->restored = b->snap != NULL;
+	vm->build = b;
 	b->vm = vm;
-	int r = run_steps(steps, b, err);
-	if (r < 0) {
-		join_reader(b); /* which uses what vm_free() closes; vCPU threads use what build_done() frees */
-		vm_free(vm);
-	} else {
-		*ret_vm = vm;
-	}
-	build_done(b);
-	return r;
+	return vm;
+}
+
+static void built(struct vm *vm)
+{
+	build_free(vm->build);
+	vm->build = NULL;
 }
 
 int vm_new_boot(struct loop *loop, struct vm_config *config, struct vm **ret_vm, struct err *err)
 {
-	struct build b = {};
+	struct vm *vm = vm_new(loop, config, err);
 
-	return build_vm(boot_steps, loop, config, &b, ret_vm, err);
+	if (!vm)
+		return err->num;
+	if (run_steps(boot_steps, vm->build, err) < 0) {
+		vm_free(vm);
+		return err->num;
+	}
+	built(vm);
+	*ret_vm = vm;
+	return 0;
 }
 
-int vm_new_restore(struct loop *loop, struct vm_config *config, struct snapshot *snap, const struct restore_config *rc,
-		   struct vm **ret_vm, struct err *err)
+int vm_new_parked(struct loop *loop, struct vm_config *config, struct snapshot *snap, const struct vm_restore *how,
+		  struct vm **ret_vm, struct err *err)
 {
-	struct build b = { .snap = snap, .rc = rc };
+	struct vm *vm = vm_new(loop, config, err);
 
-	return build_vm(restore_steps, loop, config, &b, ret_vm, err);
+	if (!vm)
+		return err->num;
+	vm->restored = true;
+	vm->build->snap = snap;
+	vm->build->mode = how->mode;
+	vm->build->prefault = how->prefault;
+	vm->build->saved = how->saved;
+	if (how->kvm)
+		vm->kvm = *how->kvm;
+	if (run_steps(park_steps, vm->build, err) < 0) {
+		vm_free(vm);
+		return err->num;
+	}
+	*ret_vm = vm;
+	return 0;
+}
+
+int vm_finish_restore(struct vm *vm, struct err *err)
+{
+	if (run_steps(restore_steps, vm->build, err) < 0)
+		return err->num;
+	built(vm);
+	return 0;
+}
+
+void vm_release(struct vm *vm)
+{
+	vcpus_destroy(vm);
+	devices_free(vm);
 }
 
 void vm_free(struct vm *vm)
 {
 	if (!vm)
 		return;
+	if (vm->build)
+		join_reader(vm->build); /* which uses what is closed here */
 	vcpus_destroy(vm);
+	build_free(vm->build); /* which vCPU threads use */
 	devices_free(vm);
 	ondemand_stop(vm->ondemand);
 	if (vm->guest_event.fd >= 0) {

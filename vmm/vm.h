@@ -15,7 +15,9 @@
 #include "vmm/pci.h"
 #include "vmm/vcpu.h"
 
+struct build;
 struct chardev;
+struct saved;
 struct serial;
 struct snapshot;
 struct virtio_pci;
@@ -42,14 +44,28 @@ struct vm {
 	void *owner;
 	_Atomic bool guest_ended;  /* power-off, reset or fault: no vCPU enters the guest any more */
 	struct ondemand *ondemand; /* filling memory still; NULL otherwise */
+	struct build *build;       /* while it is being built, or parked; NULL otherwise */
 	bool restored;             /* loaded from a snapshot and never ran */
 };
 
 /* Builds a machine that boots config->payload; its vCPUs are parked. `restored` fds … are in the config's nets. */
 MUST_CHECK int vm_new_boot(struct loop *loop, struct vm_config *config, struct vm **ret_vm, struct err *err);
-/* Builds a machine from an opened, parsed snapshot. */
-MUST_CHECK int vm_new_restore(struct loop *loop, struct vm_config *config, struct snapshot *snap,
-			      const struct restore_config *rc, struct vm **ret_vm, struct err *err);
+/* How a machine comes from its snapshot. */
+struct vm_restore {
+	enum restore_mode mode;
+	bool prefault;
+	const struct kvm *kvm; /* an opened /dev/kvm, taken over on success and closed on failure; NULL: it is opened */
+	struct saved *saved; /* read before (its lists are moved from), memory ranges checked; NULL: read at the side */
+};
+/*
+ * Builds all of a machine that does not depend on its configuration's devices, from an opened, parsed snapshot. Both must stay until
+ * vm_finish_restore(), which adds the devices; the machine is paused then.
+ */
+MUST_CHECK int vm_new_parked(struct loop *loop, struct vm_config *config, struct snapshot *snap,
+			     const struct vm_restore *how, struct vm **ret_vm, struct err *err);
+MUST_CHECK int vm_finish_restore(struct vm *vm, struct err *err);
+/* Parks the vCPUs for good and lets go of all that the devices hold. */
+void vm_release(struct vm *vm);
 void vm_free(struct vm *vm);
 
 MUST_CHECK int vm_pause(struct vm *vm, struct err *err);

@@ -20,9 +20,24 @@ struct vmm {
 	struct vm *vm; /* NULL: not booted */
 	struct vm_config config;
 	bool has_config;
-	bool owns_net_fds; /* those in config came with a restore: kept for a reboot */
+	bool owns_fds;           /* those in config came with a restore: kept for a reboot */
+	struct vmm_owner *owner; /* NULL: run by hand */
 	enum vm_state state;
 };
+
+static void end(struct vmm *vmm, const char *reason, int exit_code)
+{
+	if (vmm->owner)
+		vmm->owner->ended(vmm->owner, reason, exit_code);
+	loop_stop(vmm->loop, exit_code);
+}
+
+static void set_state(struct vmm *vmm, enum vm_state state)
+{
+	vmm->state = state;
+	if (vmm->owner)
+		vmm->owner->state_changed(vmm->owner);
+}
 
 static void on_guest_event(struct vm *vm, uint64_t events)
 {
@@ -32,11 +47,14 @@ static void on_guest_event(struct vm *vm, uint64_t events)
 
 	if (events & GUEST_FAULT) {
 		log_error("the guest broke: the VM ends");
-		loop_stop(vmm->loop, 1);
+		end(vmm, "the guest broke", 1);
 	} else if (events & GUEST_POWEROFF) {
 		log_info("the guest powered off");
 		event_emit("vm", "shutdown", NULL, NULL);
-		loop_stop(vmm->loop, 0);
+		end(vmm, "the guest powered off", 0);
+	} else if (vmm->owner) {
+		log_info("the guest reset");
+		end(vmm, "the guest reset", 0);
 	} else if (vmm_reboot(vmm, &err) < 0) {
 		log_error("%s", err_line(&err, line, sizeof(line)));
 		loop_stop(vmm->loop, 1);
@@ -59,11 +77,11 @@ static void close_fds(int32_t *fds, uint32_t n)
 
 static void drop_config(struct vmm *vmm)
 {
-	for (uint32_t i = 0; vmm->owns_net_fds && i < vmm->config.n_net; i++)
-		close_fds(vmm->config.net[i].fds, vmm->config.net[i].n_fds);
+	if (vmm->owns_fds)
+		vm_config_close_fds(&vmm->config);
 	if (vmm->has_config)
 		vm_config_free(&vmm->config);
-	vmm->has_config = vmm->owns_net_fds = false;
+	vmm->has_config = vmm->owns_fds = false;
 }
 
 struct vmm *vmm_new(struct loop *loop, struct err *err)
@@ -75,6 +93,11 @@ struct vmm *vmm_new(struct loop *loop, struct err *err)
 	else
 		vmm->loop = loop;
 	return vmm;
+}
+
+void vmm_set_owner(struct vmm *vmm, struct vmm_owner *owner)
+{
+	vmm->owner = owner;
 }
 
 void vmm_free(struct vmm *vmm)
@@ -94,15 +117,26 @@ static void adopt(struct vmm *vmm, struct vm *vm, enum vm_state state)
 	vm->on_guest_event = on_guest_event;
 }
 
+static bool is_parked(const struct vmm *vmm)
+{
+	return vmm->vm && vmm->vm->build;
+}
+
+const char *vmm_state(const struct vmm *vmm)
+{
+	return is_parked(vmm) ? "Parked" : state_names[vmm->state];
+}
+
 static int need_vm(const struct vmm *vmm, struct err *err)
 {
-	return vmm->vm ? 0 : err_set(err, ERR_INTERNAL, "VM is not running");
+	return vmm->vm && !is_parked(vmm) ? 0 : err_set(err, ERR_INTERNAL, "VM is not running");
 }
 
 int vmm_create(struct vmm *vmm, struct vm_config *config, struct err *err)
 {
 	if (vmm->has_config)
 		return err_set(err, ERR_INTERNAL, "VM is already created");
+	vmm->owns_fds = vmm->owner != NULL;
 	vmm->config = *config;
 	vm_config_init(config);
 	vmm->has_config = true;
@@ -150,7 +184,7 @@ int vmm_pause(struct vmm *vmm, struct err *err)
 		(void)!vm_resume(vmm->vm, false, &ignored); /* it runs still */
 		return err->num;
 	}
-	vmm->state = VM_PAUSED;
+	set_state(vmm, VM_PAUSED);
 	event_emit("vm", "paused", NULL, NULL);
 	return 0;
 }
@@ -165,12 +199,12 @@ int vmm_resume(struct vmm *vmm, struct err *err)
 	event_emit("vm", "resuming", NULL, NULL);
 	if (vm_resume(vmm->vm, false, err) < 0)
 		return err->num;
-	vmm->state = VM_RUNNING;
+	set_state(vmm, VM_RUNNING);
 	event_emit("vm", "resumed", NULL, NULL);
 	return 0;
 }
 
-int vmm_snapshot(struct vmm *vmm, const char *destination_url, struct err *err)
+static int check_snapshot(const struct vmm *vmm, struct err *err)
 {
 	if (need_vm(vmm, err) < 0)
 		return err->num;
@@ -178,6 +212,37 @@ int vmm_snapshot(struct vmm *vmm, const char *destination_url, struct err *err)
 		return err_set(err, ERR_INTERNAL, "Trying to snapshot while VM is running");
 	if (!ondemand_complete(vmm->vm->ondemand))
 		return err_set(err, ERR_INTERNAL, "VM on-demand memory restore is still in progress");
+	return 0;
+}
+
+int vmm_snapshot_at(struct vmm *vmm, int dir_fd, const char *dir, struct err *err)
+{
+	if (check_snapshot(vmm, err) < 0)
+		return err->num;
+	event_emit("vm", "snapshotting", NULL, NULL);
+	if (snapshot_save_at(vmm->vm, dir_fd, dir, err) < 0)
+		return err_wrap(err, "Cannot send VM snapshot");
+	event_emit("vm", "snapshotted", NULL, NULL);
+	return 0;
+}
+
+/* The API's user names a directory of the host. */
+static int owned_snapshot(struct vmm *vmm, const char *url, struct err *err)
+{
+	const char *path = url_path(url, err);
+	autoclose int dir_fd = -1;
+
+	if (!path || vmm->owner->open_dir(vmm->owner, path, &dir_fd, err) < 0)
+		return err_wrap(err, "Cannot send VM snapshot");
+	return vmm_snapshot_at(vmm, dir_fd, path, err);
+}
+
+int vmm_snapshot(struct vmm *vmm, const char *destination_url, struct err *err)
+{
+	if (check_snapshot(vmm, err) < 0)
+		return err->num;
+	if (vmm->owner)
+		return owned_snapshot(vmm, destination_url, err);
 	event_emit("vm", "snapshotting", NULL, NULL);
 	if (snapshot_save(vmm->vm, destination_url, err) < 0)
 		return err_wrap(err, "Cannot send VM snapshot");
@@ -218,7 +283,7 @@ static int take_net_fds(struct vmm *vmm, const struct restore_config *rc, struct
 	for (uint32_t i = 0; i < config->n_net; i++)
 		for (uint32_t k = 0; k < config->net[i].n_fds; k++)
 			config->net[i].fds[k] = -1;
-	vmm->owns_net_fds = true;
+	vmm->owns_fds = true;
 	for (uint32_t i = 0; i < config->n_net; i++) {
 		struct net_config *n = &config->net[i];
 		struct restored_net *given = find_net_fds(rc, n->id);
@@ -251,8 +316,13 @@ static int restore(struct vmm *vmm, const struct restore_config *rc, struct err 
 		return err->num;
 	if (vm_config_check(&vmm->config, err) < 0)
 		return err_wrap(err, "\"%s/config.json\"", snap.dir);
-	if (vm_new_restore(vmm->loop, &vmm->config, &snap, rc, &vm, err) < 0)
+	const struct vm_restore how = { .mode = rc->memory_restore_mode, .prefault = rc->prefault };
+	if (vm_new_parked(vmm->loop, &vmm->config, &snap, &how, &vm, err) < 0)
 		return err->num;
+	if (vm_finish_restore(vm, err) < 0) {
+		vm_free(vm);
+		return err->num;
+	}
 	adopt(vmm, vm, VM_PAUSED);
 	return 0;
 }
@@ -284,6 +354,55 @@ int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err)
 	return 0;
 }
 
+/* ---- clones ---- */
+
+struct vm_config *vmm_config(struct vmm *vmm)
+{
+	return &vmm->config;
+}
+
+/* The numbers of the source's descriptors mean nothing here. */
+static void forget_fds(struct vm_config *config)
+{
+	for (uint32_t i = 0; i < config->n_net; i++)
+		for (uint32_t k = 0; k < config->net[i].n_fds; k++)
+			config->net[i].fds[k] = -1;
+}
+
+int vmm_park(struct vmm *vmm, struct vm_config *config, struct snapshot *snap, const struct vm_restore *how,
+	     struct err *err)
+{
+	vmm->config = *config;
+	vm_config_init(config);
+	vmm->has_config = vmm->owns_fds = true;
+	forget_fds(&vmm->config);
+	return vm_new_parked(vmm->loop, &vmm->config, snap, how, &vmm->vm, err);
+}
+
+int vmm_unpark(struct vmm *vmm, struct err *err)
+{
+	if (vm_config_check(&vmm->config, err) < 0 || vm_finish_restore(vmm->vm, err) < 0)
+		return err->num;
+	adopt(vmm, vmm->vm, VM_PAUSED);
+	event_emit("vm", "restored", NULL, NULL);
+	return 0;
+}
+
+void vmm_release(struct vmm *vmm)
+{
+	if (vmm->vm)
+		vm_release(vmm->vm);
+	if (vmm->owns_fds)
+		vm_config_close_fds(&vmm->config);
+}
+
+void vmm_counters(struct vmm *vmm, struct virtio_counters *ret)
+{
+	*ret = (struct virtio_counters){};
+	if (vmm->vm)
+		devices_counters(vmm->vm, ret);
+}
+
 /* ---- end and reboot ---- */
 
 int vmm_shutdown(struct vmm *vmm, struct err *err)
@@ -292,6 +411,8 @@ int vmm_shutdown(struct vmm *vmm, struct err *err)
 		return err->num;
 	drop_vm(vmm);
 	event_emit("vm", "shutdown", NULL, NULL);
+	if (vmm->owner)
+		end(vmm, "ended through its API", 0);
 	return 0;
 }
 
@@ -310,6 +431,8 @@ int vmm_reboot(struct vmm *vmm, struct err *err)
 {
 	if (need_vm(vmm, err) < 0)
 		return err->num;
+	if (vmm->owner)
+		return err_set(err, ERR_INTERNAL, "a clone cannot be rebooted: delete it and take another");
 	event_emit("vm", "rebooting", NULL, NULL);
 	drop_vm(vmm);
 	if (boot(vmm, err) < 0)

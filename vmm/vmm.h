@@ -10,10 +10,25 @@
 
 #include "vmm/config.h"
 #include "vmm/loop.h"
+#include "vmm/virtio.h"
 
+struct snapshot;
+struct vm_restore;
 struct vmm;
 
+/* Who a VM belongs to besides the user of its API: forkd. */
+struct vmm_owner {
+	/* The VM ended, by itself or through its API; the loop stops next. */
+	void (*ended)(struct vmm_owner *owner, const char *reason, int exit_code);
+	/* Running or paused now. */
+	void (*state_changed)(struct vmm_owner *owner);
+	/* A directory that the API's user named: opens it if that user may write there. */
+	int (*open_dir)(struct vmm_owner *owner, const char *path, int *ret_fd, struct err *err);
+};
+
 struct vmm *vmm_new(struct loop *loop, struct err *err);
+/* Before anything else. An owned VM is not rebooted, created or restored through its API: it ends instead. */
+void vmm_set_owner(struct vmm *vmm, struct vmm_owner *owner);
 void vmm_free(struct vmm *vmm);
 
 /* Stores the configuration: *config is moved from on success. */
@@ -24,6 +39,21 @@ MUST_CHECK int vmm_resume(struct vmm *vmm, struct err *err);
 MUST_CHECK int vmm_snapshot(struct vmm *vmm, const char *destination_url, struct err *err);
 /* Restores into an empty VMM. Descriptors in rc->net_fds[].fds are taken over (set to -1) or closed in any case. */
 MUST_CHECK int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err);
+/* Builds the VM of a clone as far as it goes without its devices: see vm_new_parked(). *config is moved from, also on failure. */
+MUST_CHECK int vmm_park(struct vmm *vmm, struct vm_config *config, struct snapshot *snap, const struct vm_restore *how,
+			struct err *err);
+/* Its configuration, to be completed before vmm_unpark() and vmm_boot(). Descriptors in it are the VMM's. */
+struct vm_config *vmm_config(struct vmm *vmm);
+/* Adds the devices: paused then. */
+MUST_CHECK int vmm_unpark(struct vmm *vmm, struct err *err);
+/* Into an opened directory; `dir` is its name in messages. */
+MUST_CHECK int vmm_snapshot_at(struct vmm *vmm, int dir_fd, const char *dir, struct err *err);
+/* No vCPU runs any more, and taps, disks and locks are free. What is left goes with vmm_free(). */
+void vmm_release(struct vmm *vmm);
+/* "Created", "Running", "Paused"; "Parked" between vmm_park() and vmm_unpark(). */
+const char *vmm_state(const struct vmm *vmm);
+/* Device counters; zeros without a VM. */
+void vmm_counters(struct vmm *vmm, struct virtio_counters *ret);
 /* Ends the VM and keeps its configuration. */
 MUST_CHECK int vmm_shutdown(struct vmm *vmm, struct err *err);
 /* Ends the VM and forgets its configuration; fine without any. */

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks on the host's /dev/kvm:  bench.py [restore] [io] [runs=N] [secs=N] [quick]
+"""Benchmarks on the host's /dev/kvm:  bench.py [restore] [io[=net|blk]] [runs=N] [secs=N] [quick]
 
 restore: process start to the first byte of a guest that notices that it was resumed, for our memory modes, the bare KVM
 floor, and, with FORKD_PEERS, Cloud Hypervisor and Firecracker; all take turns in the same run.
-io: block and network speed of the same guest under each program.
+io: block and network speed of the same guest under each program, in turns; "ratio" is ours against the best peer's, above 1
+where ours is faster. io=net: the network alone.
 A JSON line per row (stdout), then a table for people (stderr).
 """
 import json
@@ -86,11 +87,11 @@ def http(method, name, body):
     return f"{method} {name} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
 
 
-def firecracker_boot(b, program, kernel, cmdline, mib, cpus, drives=(), nets=()):
+def firecracker_boot(b, program, kernel, cmdline, mib, cpus, drives=(), nets=(), args=()):
     sock = b.path(b.unique("fc") + ".sock")
     err = b.path(b.unique("fc") + ".log")
     with open(err, "wb") as log:
-        p = subprocess.Popen([program, "--api-sock", sock], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+        p = subprocess.Popen([program, "--api-sock", sock, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
     firecracker_api(sock, "PUT", "/machine-config", {"vcpu_count": cpus, "mem_size_mib": mib})
     firecracker_api(sock, "PUT", "/boot-source", {"kernel_image_path": kernel, "boot_args": cmdline})
     for n, path in enumerate(drives):
@@ -244,66 +245,94 @@ def floor_steps(b, path, cpus, mib):
 SPEED = re.compile(r"speed (.*?): (.*)")
 
 
-def io_run(b, program, secs):
-    """The guest's speed lines under one program, as {name: value}."""
-    tap = Tap(b, persistent=True)
-    cmdline = f"speed=1 secs={secs} mode=poll dev=blk,net"
-    if os.path.basename(program) == "firecracker":
-        p, _ = firecracker_boot(b, program, guest("devices"), cmdline + " end=reset", 256, 1, [b.disk(256)], [tap.name])
-        try:
-            text, deadline = b"", time.monotonic() + 60 + 20 * secs
-            while b"PASS" not in text and b"FAIL" not in text and time.monotonic() < deadline:
-                piece = os.read(p.stdout.fileno(), 65536)
-                if not piece:
-                    break
-                text += piece
-        finally:
-            p.kill()
-            p.wait()
-            p.stdout.close()
-    else:
+# What a guest is asked for; net also as a driver that sleeps until its interrupt, and with full frames.
+IO_PARTS = [("poll", "blk", 64), ("poll", "net", 64), ("irq", "net", 64), ("irq", "net", 1500)]
+
+
+def io_guest(b, program, cmdline, disk, tap, secs):
+    """What the guest prints under one program."""
+    if os.path.basename(program) != "firecracker":
         vmm = Vmm(b, "--kernel", guest("devices"), "--cmdline", cmdline, "--cpus", "boot=1", "--memory", "size=256M", "--serial",
-                  "tty", "--console", "off", "--disk", f"path={b.disk(256)},image_type=raw", "--net", f"tap={tap.name}",
-                  program=program)
+                  "tty", "--console", "off", "--disk", f"path={disk},image_type=raw", "--net", f"tap={tap}", program=program)
         try:
             vmm.wait_exit(60 + 20 * secs)
         finally:
-            text = vmm.output
+            vmm.kill()
+        return vmm.output
+    p, _ = firecracker_boot(b, program, guest("devices"), cmdline + " end=reset ecam=0", 256, 1, [disk], [tap], ["--enable-pci"])
+    try:
+        text, deadline = b"", time.monotonic() + 60 + 20 * secs
+        while b"PASS" not in text and b"FAIL" not in text and time.monotonic() < deadline:
+            piece = os.read(p.stdout.fileno(), 65536)
+            if not piece:
+                break
+            text += piece
+    finally:
+        p.kill()
+        p.wait()
+        p.stdout.close()
+    return text
+
+
+def io_run(b, program, part, secs):
+    """The guest's speed lines under one program, as {name: value}."""
+    mode, dev, frame = part
+    tap = Tap(b, persistent=True)
+    text = io_guest(b, program, f"speed=1 secs={secs} mode={mode} dev={dev} frame={frame}", b.disk(256), tap.name, secs)
     tap.close()
     text = text.decode(errors="replace")
     if "PASS" not in text:
-        raise AssertionError(f"{program}: no PASS: {text[-500:]}")
+        raise AssertionError(f"no PASS: {text[-500:]}")
     figures = {}
     for what, values in SPEED.findall(text):
         for number, unit in re.findall(r"(?:p50 )?(\d+) (iops|ns|round trips|frames/s|Mbit/s|lost)", values):
-            figures[f"{what} [{unit}]"] = int(number)
+            figures[f"{mode} {what} [{unit}]"] = int(number)
     return figures
+
+
+def io_turn(program, part, secs):
+    """One run in a folder of its own; None, said on stderr, when the guest cannot be driven so under this program."""
+    b = Bench()
+    b.setUp()
+    try:
+        return io_run(b, program, part, secs)
+    except AssertionError as e:
+        print(f"SKIPPED io {' '.join(map(str, part))} under {os.path.basename(program)}: {e}", file=sys.stderr)
+        return None
+    finally:
+        b.doCleanups()
 
 
 def bench_io(options):
     secs, runs = int(options.get("secs", 1)), int(options.get("runs", 1 if "quick" in options else 3))
     programs = [VMM] + [p for p in (peer("cloud-hypervisor"), peer("firecracker")) if p]
-    figures = {p: [] for p in programs}
-    for _ in range(runs):
-        for program in list(programs):
-            b = Bench()
-            b.setUp()
-            try:
-                figures[program].append(io_run(b, program, secs))
-            except AssertionError as e:
-                print(f"SKIPPED io under {os.path.basename(program)}: {e}", file=sys.stderr)
-                programs.remove(program)
-            finally:
-                b.doCleanups()
-    if VMM not in programs:
-        return False
-    names = [os.path.basename(p) for p in programs]
-    print(f"\nio, median of {runs} runs of {secs} s\n  {'':36}" + "".join(f"{n:>18}" for n in names), file=sys.stderr)
-    for what in figures[VMM][0]:
-        values = [statistics.median(f.get(what, 0) for f in figures[p]) for p in programs]
-        print(json.dumps({"bench": "io", "what": what, **dict(zip(names, values)), "host": host()}), flush=True)
-        print(f"  {what:36}" + "".join(f"{v:18.0f}" for v in values), file=sys.stderr)
-    return True
+    only = options["io"] if isinstance(options.get("io"), str) else ""
+    ok = True
+    print(f"\nio, median of {runs} runs of {secs} s\n  {'':42}" + "".join(f"{os.path.basename(p):>18}" for p in programs) +
+          f"{'ratio':>8}", file=sys.stderr)
+    for part in [part for part in IO_PARTS if only in part[1]]:
+        figures = {p: [] for p in programs}
+        for _ in range(runs):
+            for program in programs:
+                if figures[program] is not None:
+                    turn = io_turn(program, part, secs)
+                    figures[program] = figures[program] + [turn] if turn else None
+        ok = ok and bool(figures[VMM])
+        for what in figures[VMM][0] if figures[VMM] else ():
+            show_io(what, {p: statistics.median(f.get(what, 0) for f in fs) if fs else None for p, fs in figures.items()})
+    return ok
+
+
+def show_io(what, values):
+    peers = [v for p, v in values.items() if p != VMM and v]
+    ours, lower_is_better = values[VMM], what.endswith("[ns]")
+    ratio = None
+    if peers and ours and not what.endswith("[lost]"):
+        ratio = round(min(peers) / ours if lower_is_better else ours / max(peers), 2)
+    print(json.dumps({"bench": "io", "what": what, **{os.path.basename(p): v for p, v in values.items()}, "ratio": ratio,
+                      "host": host()}), flush=True)
+    print(f"  {what:42}" + "".join(f"{'-' if v is None else format(v, '.0f'):>18}" for v in values.values()) +
+          f"{'' if ratio is None else format(ratio, '.2f'):>8}", file=sys.stderr)
 
 
 def main():

@@ -6,11 +6,8 @@
  */
 #include "vmm/api.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
+#include "tests/unit/unit.h"
 
-#include <cmocka.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -178,18 +175,6 @@ static struct loop loop;
 static struct vmm *vmm;
 static struct api_server *api;
 static unsigned fds_before;
-
-static unsigned count_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	unsigned n = 0;
-
-	assert_non_null(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n;
-}
 
 /* Runs the loop until nothing is ready. The bound is against a server that turns without end. */
 static void settle(void)

@@ -1,30 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-/* vmm/x86/boot: PVH ELF files and bzImages, good and broken, and where everything lies afterwards. KVM is this file's ioctl(). */
-#include "tests/unit/unit.h"
+/* vmm/x86/boot: PVH ELF files and bzImages, good and broken, and where everything lies afterwards. KVM is fake_kvm(). */
+#include "tests/unit/fake_kvm.h"
 
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 
 #include "vmm/vm.h"
 #include "vmm/x86/layout.h"
 
-enum { FAKE_FD = 1000, RAM_BYTES = 8 << 20, ENTRY = 0x200100 };
+enum { RAM_BYTES = 8 << 20, ENTRY = 0x200100 };
 
 static struct kvm_sregs sregs;
 static struct kvm_regs regs;
 static bool were_set;
 
-int ioctl(int fd, unsigned long request, ...)
+static int fake_kvm(unsigned long request, void *arg)
 {
-	va_list ap;
-
-	assert_int_equal(fd, FAKE_FD);
-	va_start(ap, request);
-	void *arg = va_arg(ap, void *);
-	va_end(ap);
 	if (request == KVM_GET_SREGS)
 		*(struct kvm_sregs *)arg =
 			(struct kvm_sregs){ .cr0 = 0x60000010, .cr4 = 0xff, .apic_base = 0xfee00900 };

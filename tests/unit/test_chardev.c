@@ -2,11 +2,10 @@
 /* vmm/chardev: file, pty, socket and nothing; peers that come, go and do not read; input held back and let go. */
 #include "vmm/chardev.h"
 
-#include "tests/unit/unit.h"
+#include "tests/unit/rounds.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -14,7 +13,6 @@
 
 static char dir[] = "/tmp/forkd-test-chardev-XXXXXX";
 static char path[64];
-static struct loop loop;
 static struct chardev c;
 static char got[8192];
 static size_t n_got;
@@ -70,26 +68,6 @@ static int open_it(struct console_config *cfg, struct err *err)
 	return r;
 }
 
-static void on_stop(struct source *s, uint32_t events)
-{
-	(void)events;
-	loop_del(&loop, s);
-	loop_stop(&loop, 0);
-}
-
-/* Some rounds of the loop: each ends with a source that becomes ready last. */
-static void run(unsigned rounds)
-{
-	while (rounds-- > 0) {
-		struct err err = {};
-		struct source stop = { .fd = eventfd(1, EFD_CLOEXEC), .ready = on_stop };
-		loop.stopped = false;
-		assert_int_equal(loop_add(&loop, &stop, EPOLLIN, &err), 0);
-		assert_int_equal(loop_run(&loop), 0);
-		close(stop.fd);
-	}
-}
-
 static int connect_to(void)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -114,7 +92,7 @@ static void to_a_file(void **state)
 	chardev_write(&c, "hello ", 6);
 	chardev_write(&c, "", 0);
 	chardev_write(&c, "there", 5);
-	run(1);
+	run_rounds(1);
 	assert_int_equal(n_got, 0);
 	chardev_close(&c);
 	chardev_write(&c, "gone", 0);
@@ -132,7 +110,7 @@ static void nothing(void **state)
 	assert_int_equal(open_it(&cfg, &err), 0);
 	chardev_want_input(&c, true);
 	chardev_write(&c, "x", 1);
-	run(1);
+	run_rounds(1);
 }
 
 static void errors(void **state)
@@ -166,21 +144,21 @@ static void socket_peer(void **state)
 	chardev_write(&c, "lost", 4); /* nobody is there */
 	chardev_want_input(&c, true);
 	int peer = connect_to();
-	run(2);
+	run_rounds(2);
 	chardev_write(&c, "out", 3);
 	assert_int_equal(read(peer, buf, sizeof(buf)), 3);
 	assert_memory_equal(buf, "out", 3);
 	assert_int_equal(write(peer, "in", 2), 2);
-	run(2);
+	run_rounds(2);
 	assert_int_equal(n_got, 2);
 	assert_memory_equal(got, "in", 2);
 
 	autoclose int second = connect_to(); /* one at a time */
-	run(2);
+	run_rounds(2);
 	assert_int_equal(read(second, buf, 1), 0);
 	close(peer);
 	chardev_write(&c, "lost", 4); /* and no SIGPIPE */
-	run(2);
+	run_rounds(2);
 	int pair[2]; /* may have the old numbers: not for us */
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
 	chardev_write(&c, "lost", 4);
@@ -189,11 +167,11 @@ static void socket_peer(void **state)
 	close(pair[0]);
 	close(pair[1]);
 	autoclose int third = connect_to();
-	run(2);
+	run_rounds(2);
 	chardev_write(&c, "hi", 2);
 	assert_int_equal(read(third, buf, sizeof(buf)), 2);
 	assert_int_equal(write(third, "3", 1), 1);
-	run(2);
+	run_rounds(2);
 	assert_int_equal(n_got, 3);
 	chardev_close(&c);
 	assert_int_equal(access(path, F_OK), -1);
@@ -211,17 +189,17 @@ static void input_is_held_back(void **state)
 	assert_int_equal(open_it(&cfg, &err), 0);
 	autoclose int peer = connect_to();
 	assert_int_equal(write(peer, text, sizeof(text)), sizeof(text));
-	run(3);
+	run_rounds(3);
 	assert_int_equal(n_got, 0); /* never before it is wanted */
 	chardev_want_input(&c, true);
-	run(1);
+	run_rounds(1);
 	assert_true(n_got > 0 && n_got < sizeof(text));
 	size_t before = n_got;
 	chardev_want_input(&c, false);
-	run(5);
+	run_rounds(5);
 	assert_int_equal(n_got, before);
 	chardev_want_input(&c, true);
-	run(10);
+	run_rounds(10);
 	assert_int_equal(n_got, sizeof(text));
 	assert_memory_equal(got, text, sizeof(text));
 }
@@ -237,7 +215,7 @@ static void output_is_dropped(void **state)
 	(void)state;
 	assert_int_equal(open_it(&cfg, &err), 0);
 	autoclose int peer = connect_to();
-	run(2);
+	run_rounds(2);
 	for (unsigned i = 0; i < 100; i++)
 		chardev_write(&c, block, sizeof(block));
 	for (ssize_t n; (n = read(peer, block, sizeof(block))) > 0;)
@@ -259,7 +237,7 @@ static void pty(void **state)
 	autofree char *name = cfg.file;
 	assert_int_equal(strncmp(name, "/dev/pts/", 9), 0);
 	chardev_want_input(&c, true);
-	run(3); /* nobody has it open: that is no end */
+	run_rounds(3); /* nobody has it open: that is no end */
 	struct epoll_event ev;
 	assert_int_equal(epoll_wait(loop.epoll_fd, &ev, 1, 20), 0); /* nor a reason to spin */
 	for (unsigned turn = 0; turn < 2; turn++) {
@@ -270,7 +248,7 @@ static void pty(void **state)
 		n_got = 0;
 		assert_int_equal(write(fd, "a\003b\r", 4), 4);
 		for (unsigned i = 0; i < 1000 && n_got < 4; i++) { /* a pty's bytes come when the kernel has time */
-			run(1);
+			run_rounds(1);
 			usleep(1000);
 		}
 		assert_int_equal(n_got, 4);
@@ -279,7 +257,7 @@ static void pty(void **state)
 		assert_int_equal(read(fd, buf, sizeof(buf)), 3);
 		assert_memory_equal(buf, "x\ny", 3); /* raw both ways */
 		close(steal_fd(&fd));
-		run(3);
+		run_rounds(3);
 	}
 	static char block[65536]; /* and full at last: nothing blocks */
 	chardev_write(&c, block, sizeof(block));

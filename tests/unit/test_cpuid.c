@@ -1,30 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-/* vmm/x86/cpuid and topology: what a guest is told, each vCPU's own leaves, and the check at restore. KVM is this file's ioctl(). */
+/* vmm/x86/cpuid and topology: what a guest is told, each vCPU's own leaves, and the check at restore. KVM is fake_kvm(). */
 #include "vmm/x86/cpuid.h"
 
-#include "tests/unit/unit.h"
+#include "tests/unit/fake_kvm.h"
 
 #include <cpuid.h>
 #include <errno.h>
-#include <sys/ioctl.h>
 
 #include "vmm/config.h"
 
-enum { FAKE_FD = 1000, INDEXED = 1 };
+enum { INDEXED = 1 };
 
 static struct kvm_cpuid_entry2 supported[16], set_entries[16];
 static unsigned n_supported, n_set;
 static int supported_errno;
 static bool has_tsc_deadline;
 
-int ioctl(int fd, unsigned long request, ...)
+static int fake_kvm(unsigned long request, void *arg)
 {
-	va_list ap;
-
-	assert_int_equal(fd, FAKE_FD);
-	va_start(ap, request);
-	void *arg = va_arg(ap, void *);
-	va_end(ap);
 	if (request == KVM_CHECK_EXTENSION)
 		return (uintptr_t)arg == KVM_CAP_TSC_DEADLINE_TIMER && has_tsc_deadline;
 	struct kvm_cpuid2 *k = arg;
@@ -37,8 +30,7 @@ int ioctl(int fd, unsigned long request, ...)
 	assert_true(k->nent >= n_supported);
 	memcpy(k->entries, supported, n_supported * sizeof(supported[0]));
 	k->nent = n_supported;
-	errno = supported_errno;
-	return supported_errno ? -1 : 0;
+	return -supported_errno;
 }
 
 static const struct kvm kvm = { .fd = FAKE_FD, .vm_fd = -1 };
@@ -128,6 +120,29 @@ static void common_table(void **state)
 	assert_int_equal(leaf(&t, 0x80000008, 0)->eax, 0x39 | 0x3000 | 0x39 << 16);
 	assert_int_equal(leaf(&t, 0x40000010, 0)->eax, 0);
 	cpuid_free(&t);
+}
+
+static void nested(void **state)
+{
+	struct cpus_config cfg = { .max_vcpus = 1, .max_phys_bits = 46, .nested = true };
+	struct err err = {};
+
+	(void)state;
+	supported[1].ecx = UINT32_MAX;
+	supported[n_supported++] = (struct kvm_cpuid_entry2){ .function = 0x80000001, .ecx = UINT32_MAX, .edx = 5 };
+	supported[n_supported++] =
+		(struct kvm_cpuid_entry2){ .function = 0x8000000a, .eax = 1, .ebx = 2, .ecx = 3, .edx = 4 };
+	for (unsigned on = 0; on < 2; on++) {
+		struct cpuid_table t = {};
+		cfg.nested = on;
+		assert_int_equal(cpuid_common(&kvm, &cfg, 0, &t, &err), 0);
+		assert_int_equal(leaf(&t, 1, 0)->ecx, on ? UINT32_MAX : ~(1U << 5));          /* VMX */
+		assert_int_equal(leaf(&t, 0x80000001, 0)->ecx, on ? UINT32_MAX : ~(1U << 2)); /* SVM */
+		assert_int_equal(leaf(&t, 0x80000001, 0)->edx, 5);
+		const struct cpuid_entry *svm = leaf(&t, 0x8000000a, 0);
+		assert_int_equal(svm->eax | svm->ebx | svm->ecx | svm->edx, on ? 7 : 0);
+		cpuid_free(&t);
+	}
 }
 
 static void apic_ids(void **state)
@@ -297,13 +312,10 @@ static void check_at_restore(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup(host_table, make),
-		cmocka_unit_test_setup(common_table, make),
-		cmocka_unit_test(apic_ids),
-		cmocka_unit_test_setup(vcpu_table, make),
-		cmocka_unit_test_setup(many_vcpus, make),
-		cmocka_unit_test(writes_to_kvm),
-		cmocka_unit_test(check_at_restore),
+		cmocka_unit_test_setup(host_table, make), cmocka_unit_test_setup(common_table, make),
+		cmocka_unit_test_setup(nested, make),     cmocka_unit_test(apic_ids),
+		cmocka_unit_test_setup(vcpu_table, make), cmocka_unit_test_setup(many_vcpus, make),
+		cmocka_unit_test(writes_to_kvm),          cmocka_unit_test(check_at_restore),
 	};
 
 	return cmocka_run_group_tests_name("cpuid", tests, NULL, NULL);

@@ -120,15 +120,12 @@ static void anonymous_memory(void **state)
 /* Writes stay in the mapping; the second region begins where the first ends in the file. */
 static void copy_on_write(void **state)
 {
-	char path[] = "/tmp/forkd-test-gmem-XXXXXX";
-	int fd = mkstemp(path);
+	int fd = unit_file();
 	struct err err = {};
 	struct gmem m;
 	char byte;
 
 	(void)state;
-	assert_true(fd >= 0);
-	unlink(path);
 	gmem_layout(&m, 0x3000, 0x2000, HIGH);
 	assert_int_equal(ftruncate(fd, 0x3000), 0);
 	for (unsigned i = 0; i < 3; i++)
@@ -157,13 +154,51 @@ static void copy_on_write(void **state)
 	gmem_unmap(&m);
 }
 
+/* The flags of the mapping at `p`, from /proc/self/smaps. */
+static char *mapping_flags(const void *p, char *line, size_t size)
+{
+	FILE *f = fopen("/proc/self/smaps", "r");
+	unsigned long first, last;
+	bool here = false;
+
+	assert_non_null(f);
+	while (fgets(line, (int)size, f)) {
+		if (sscanf(line, "%lx-%lx ", &first, &last) == 2)
+			here = first <= (uintptr_t)p && (uintptr_t)p < last;
+		else if (here && strncmp(line, "VmFlags:", 8) == 0)
+			break;
+	}
+	fclose(f);
+	return line;
+}
+
+static void mergeable(void **state)
+{
+	struct err err = {};
+	struct gmem m;
+	char line[256];
+
+	(void)state;
+	if (access("/sys/kernel/mm/ksm", F_OK) < 0) {
+		print_message("this kernel has no KSM\n");
+		skip();
+	}
+	gmem_layout(&m, 0x30000, 0x20000, HIGH);
+	assert_int_equal(gmem_map_anon(&m, false, false, &err), 0);
+	for (unsigned i = 0; i < m.n; i++)
+		assert_null(strstr(mapping_flags(m.region[i].hva, line, sizeof(line)), " mg"));
+	gmem_merge(&m);
+	for (unsigned i = 0; i < m.n; i++)
+		assert_non_null(strstr(mapping_flags(m.region[i].hva, line, sizeof(line)), " mg"));
+	gmem_unmap(&m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(layout_at_the_hole),
-		cmocka_unit_test(pointer_at_every_border),
-		cmocka_unit_test(anonymous_memory),
-		cmocka_unit_test(copy_on_write),
+		cmocka_unit_test(layout_at_the_hole), cmocka_unit_test(pointer_at_every_border),
+		cmocka_unit_test(anonymous_memory),   cmocka_unit_test(copy_on_write),
+		cmocka_unit_test(mergeable),
 	};
 
 	return cmocka_run_group_tests_name("gmem", tests, NULL, NULL);

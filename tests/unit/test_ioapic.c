@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-/* vmm/x86/ioapic: registers, edge and level, masks, remote IRR and its end, routes. KVM is this file's ioctl(). */
+/* vmm/x86/ioapic: registers, edge and level, masks, remote IRR and its end, routes. KVM is fake_kvm(). */
 #include "vmm/x86/ioapic.h"
 
-#include "tests/unit/unit.h"
+#include "tests/unit/fake_kvm.h"
 
 #include <errno.h>
-#include <sys/ioctl.h>
 
 #include "vmm/bus.h"
 #include "vmm/vm.h"
 
-enum { FAKE_FD = 1000, SEL = IOAPIC_BASE, WIN = IOAPIC_BASE + 0x10 };
+enum { SEL = IOAPIC_BASE, WIN = IOAPIC_BASE + 0x10 };
 #define MASKED (1ULL << 16)
 #define LEVEL (1ULL << 15)
 #define IRR (1ULL << 14)
@@ -26,14 +25,8 @@ static struct {
 } routes;
 static int routing_errno;
 
-int ioctl(int fd, unsigned long request, ...)
+static int fake_kvm(unsigned long request, void *arg)
 {
-	va_list ap;
-
-	assert_int_equal(fd, FAKE_FD);
-	va_start(ap, request);
-	void *arg = va_arg(ap, void *);
-	va_end(ap);
 	if (request == KVM_SIGNAL_MSI) {
 		last = *(struct kvm_msi *)arg;
 		n_msi++;
@@ -42,8 +35,7 @@ int ioctl(int fd, unsigned long request, ...)
 	assert_int_equal(request, KVM_SET_GSI_ROUTING);
 	n_routings++;
 	memcpy(&routes, arg, sizeof(routes.head) + ((struct kvm_irq_routing *)arg)->nr * sizeof(routes.entry[0]));
-	errno = routing_errno;
-	return routing_errno ? -1 : 0;
+	return -routing_errno;
 }
 
 static struct vm vm;

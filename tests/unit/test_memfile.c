@@ -12,16 +12,6 @@
 enum { PAGE = 4096, LOW_PAGES = 6000, HIGH_PAGES = 100, PAGES = LOW_PAGES + HIGH_PAGES };
 #define HIGH (1ULL << 32)
 
-static int new_file(void)
-{
-	char path[] = "/tmp/forkd-test-memfile-XXXXXX";
-	int fd = mkostemp(path, O_CLOEXEC);
-
-	assert_true(fd >= 0);
-	unlink(path);
-	return fd;
-}
-
 static void layout(struct gmem *m)
 {
 	gmem_layout(m, (uint64_t)PAGES * PAGE, (uint64_t)LOW_PAGES * PAGE, HIGH);
@@ -75,7 +65,7 @@ static void map(struct gmem *m)
 
 static void from_anonymous_memory(void **state)
 {
-	autoclose int fd = new_file();
+	autoclose int fd = unit_file();
 	struct gmem m, n;
 	struct err err = {};
 
@@ -103,7 +93,7 @@ static void from_anonymous_memory(void **state)
 /* Every other page: more extents than a batch has. */
 static void scattered_pages(void **state)
 {
-	autoclose int fd = new_file();
+	autoclose int fd = unit_file();
 	struct gmem m;
 	struct err err = {};
 
@@ -130,7 +120,7 @@ static void write_template(int fd)
 
 static void copy_on_write_of(int template, bool keeps_holes)
 {
-	autoclose int fd = new_file();
+	autoclose int fd = unit_file();
 	struct gmem m;
 	struct err err = {};
 
@@ -159,7 +149,7 @@ static void copy_on_write_of(int template, bool keeps_holes)
 static void from_copy_on_write(void **state)
 {
 	(void)state;
-	copy_on_write_of(new_file(), true);
+	copy_on_write_of(unit_file(), true);
 	/* another file system, whose holes are data once they were read through the mapping */
 	copy_on_write_of(memfd_create("template", MFD_CLOEXEC), false);
 }
@@ -184,7 +174,7 @@ static void errors(void **state)
 
 static void next_data(void **state)
 {
-	autoclose int fd = new_file();
+	autoclose int fd = unit_file();
 	uint64_t start = 1, end = 2;
 	int pipe_fds[2];
 

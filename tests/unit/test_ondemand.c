@@ -28,14 +28,12 @@ static void fill(uint8_t *buf, unsigned n)
 
 static int make(void **state)
 {
-	char path[] = "/tmp/forkd-test-ondemand-XXXXXX";
 	uint8_t buf[PAGE];
 	struct err err = {};
 
 	(void)state;
-	file_fd = mkostemp(path, O_CLOEXEC);
-	unlink(path);
-	if (file_fd < 0 || ftruncate(file_fd, (off_t)PAGES * PAGE) < 0)
+	file_fd = unit_file();
+	if (ftruncate(file_fd, (off_t)PAGES * PAGE) < 0)
 		return -1;
 	for (unsigned n = 0; n < PAGES; n++) {
 		fill(buf, n);

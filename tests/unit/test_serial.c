@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-/* vmm/serial: the 16550's registers, FIFO, loopback and interrupts, over a socket; KVM is this file's ioctl(). */
+/* vmm/serial: the 16550's registers, FIFO, loopback and interrupts, over a socket; KVM is fake_kvm(). */
 #include "vmm/serial.h"
 
-#include "tests/unit/unit.h"
+#include "tests/unit/fake_kvm.h"
+#include "tests/unit/rounds.h"
 
 #include <errno.h>
-#include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -14,19 +13,18 @@
 #include "vmm/x86/ioapic.h"
 
 enum { DATA, IER, IIR, LCR, MCR, LSR, MSR, SCR };
-enum { FAKE_FD = 1000, DLAB = 0x80, LOOP = 0x10 };
+enum { DLAB = 0x80, LOOP = 0x10 };
 
 static unsigned n_msi;
 
-int ioctl(int fd, unsigned long request, ...)
+static int fake_kvm(unsigned long request, void *arg)
 {
-	assert_int_equal(fd, FAKE_FD);
+	(void)arg;
 	assert_int_equal(request, KVM_SIGNAL_MSI);
 	n_msi++;
 	return 1;
 }
 
-static struct loop loop;
 static struct vm vm;
 static struct serial *port;
 static char path[64];
@@ -43,25 +41,6 @@ static uint8_t in(unsigned reg)
 static void out(unsigned reg, uint8_t v)
 {
 	bus_write(&vm.pio, SERIAL_PORT + reg, &v, 1);
-}
-
-static void on_stop(struct source *s, uint32_t events)
-{
-	(void)events;
-	loop_del(&loop, s);
-	loop_stop(&loop, 0);
-}
-
-static void run(unsigned rounds)
-{
-	while (rounds-- > 0) {
-		struct err err = {};
-		struct source stop = { .fd = eventfd(1, EFD_CLOEXEC), .ready = on_stop };
-		loop.stopped = false;
-		assert_int_equal(loop_add(&loop, &stop, EPOLLIN, &err), 0);
-		loop_run(&loop);
-		close(stop.fd);
-	}
 }
 
 static int make(void **state)
@@ -84,7 +63,7 @@ static int make(void **state)
 	memcpy(addr.sun_path, path, strlen(path) + 1);
 	if (connect(peer, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
 		return -1;
-	run(2);
+	run_rounds(2);
 	n_msi = 0;
 	return 0;
 }
@@ -102,7 +81,7 @@ static int done(void **state)
 static void send_text(const char *text)
 {
 	assert_int_equal(write(peer, text, strlen(text)), strlen(text));
-	run(2);
+	run_rounds(2);
 }
 
 static void registers_at_reset(void **state)
@@ -215,11 +194,11 @@ static void full_fifo_holds_input_back(void **state)
 	for (unsigned i = 0; i < 1000; i++)
 		text[i] = (char)('A' + i % 50);
 	send_text(text);
-	run(5);
+	run_rounds(5);
 	assert_true(port->s.n_in_buffer >= SERIAL_FIFO_BYTES && port->s.n_in_buffer <= sizeof(port->fifo));
 	while (in(LSR)&1) {
 		assert_int_equal(in(DATA), text[n++]);
-		run(1);
+		run_rounds(1);
 	}
 	assert_int_equal(n, 1000);
 }

@@ -2,11 +2,8 @@
 /* common/sock: the lock file's rules, descriptors there and back, and that none is ever lost. */
 #include "common/sock.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
+#include "tests/unit/unit.h"
 
-#include <cmocka.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -17,18 +14,6 @@
 
 static char dir[] = "/tmp/forkd-test-sock-XXXXXX";
 static char path[64], lock[80];
-
-static unsigned count_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	unsigned n = 0;
-
-	assert_non_null(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n;
-}
 
 static int make_dir(void **state)
 {

@@ -10,14 +10,21 @@
 
 enum { MIB = 1 << 20 };
 
-static int new_file(void)
+static int write_extents(int fd, const struct extent *ext, uint32_t n, struct err *err)
 {
-	char path[] = "/tmp/forkd-test-uring-XXXXXX";
-	int fd = mkostemp(path, O_CLOEXEC);
+	autouringfile struct uring_file f;
 
-	assert_true(fd >= 0);
-	unlink(path);
-	return fd;
+	uring_file_init(&f, fd);
+	return uring_write(&f, ext, n, err);
+}
+
+static int read_range(int fd, void *buf, uint64_t off, uint64_t len, struct err *err)
+{
+	autouringfile struct uring_file f;
+	const struct extent e = { buf, off, len };
+
+	uring_file_init(&f, fd);
+	return uring_read(&f, &e, 1, err);
 }
 
 static uint8_t byte_at(uint64_t off)
@@ -38,19 +45,19 @@ static uint8_t *pattern(uint64_t off, size_t len)
 static void writes_and_reads(void **state)
 {
 	enum { BYTES = 70 * MIB + 12345 }; /* more pieces than the ring is deep, the last one short */
-	autoclose int fd = new_file();
+	autoclose int fd = unit_file();
 	autofree uint8_t *in = pattern(0, BYTES), *out = malloc(BYTES + 1);
 	struct extent e = { in, 4097, BYTES };
 	struct err err = {};
 
 	(void)state;
-	assert_int_equal(uring_write_extents(fd, &e, 1, &err), 0);
+	assert_int_equal(write_extents(fd, &e, 1, &err), 0);
 	assert_int_equal(lseek(fd, 0, SEEK_END), 4097 + BYTES);
 	out[BYTES] = 0x5a;
-	assert_int_equal(uring_read_all(fd, out, 4097, BYTES, &err), 0);
+	assert_int_equal(read_range(fd, out, 4097, BYTES, &err), 0);
 	assert_memory_equal(in, out, BYTES);
 	assert_int_equal(out[BYTES], 0x5a);
-	assert_int_equal(uring_read_all(fd, out, 0, 4097, &err), 0); /* the hole before it */
+	assert_int_equal(read_range(fd, out, 0, 4097, &err), 0); /* the hole before it */
 	for (unsigned i = 0; i < 4097; i++)
 		assert_int_equal(out[i], 0);
 }
@@ -59,7 +66,7 @@ static void many_extents(void **state)
 {
 	static const uint64_t lens[] = { 1, 4096, 0, MIB, MIB + 1, 3, 2 * MIB, 4095 };
 	enum { N = 100 };
-	autoclose int fd = new_file();
+	autoclose int fd = unit_file();
 	struct extent ext[N];
 	uint8_t *bufs[N];
 	struct err err = {};
@@ -72,34 +79,59 @@ static void many_extents(void **state)
 		ext[i] = (struct extent){ bufs[i], off, len };
 		off += len;
 	}
-	assert_int_equal(uring_write_extents(fd, ext, N, &err), 0);
+	assert_int_equal(write_extents(fd, ext, N, &err), 0);
 	for (unsigned i = 0; i < N; i++) {
 		autofree uint8_t *out = malloc(ext[i].len + 1);
-		assert_int_equal(uring_read_all(fd, out, ext[i].off, ext[i].len, &err), 0);
+		assert_int_equal(read_range(fd, out, ext[i].off, ext[i].len, &err), 0);
 		assert_memory_equal(out, bufs[i], ext[i].len);
 		if (i > 0) { /* nothing was written between them */
-			assert_int_equal(uring_read_all(fd, out, ext[i].off - 1, 1, &err), 0);
+			assert_int_equal(read_range(fd, out, ext[i].off - 1, 1, &err), 0);
 			assert_int_equal(out[0], 0);
 		}
 		free(bufs[i]);
 	}
-	assert_int_equal(uring_write_extents(fd, NULL, 0, &err), 0);
+	assert_int_equal(write_extents(fd, NULL, 0, &err), 0);
+}
+
+/* One ring for all transfers of a file, in both directions. */
+static void one_ring_for_a_file(void **state)
+{
+	enum { N = 50, BYTES = 10000 };
+	autoclose int fd = unit_file();
+	autouringfile struct uring_file f = {};
+	autofree uint8_t *in = pattern(0, N * BYTES), *out = calloc(1, N * BYTES);
+	struct extent back[N];
+	struct err err = {};
+
+	(void)state;
+	uring_file_init(&f, fd);
+	int ring_fd = f.has_ring ? f.ring.ring_fd : -1;
+	for (unsigned i = 0; i < N; i++) {
+		struct extent e = { in + i * BYTES, i * BYTES, BYTES };
+		assert_int_equal(uring_write(&f, &e, 1, &err), 0);
+		back[N - 1 - i] = (struct extent){ out + i * BYTES, i * BYTES, BYTES };
+	}
+	assert_int_equal(uring_read(&f, back, N, &err), 0);
+	assert_memory_equal(in, out, N * BYTES);
+	assert_int_equal(f.has_ring ? f.ring.ring_fd : -1, ring_fd);
+	uring_file_done(&f);
+	assert_false(f.has_ring);
 }
 
 static void short_file(void **state)
 {
-	autoclose int fd = new_file();
+	autoclose int fd = unit_file();
 	autofree uint8_t *buf = calloc(1, 3 * MIB);
 	struct err err = {};
 
 	(void)state;
 	assert_int_equal(ftruncate(fd, 2 * MIB + 100), 0);
-	assert_int_equal(uring_read_all(fd, buf, 0, 2 * MIB + 100, &err), 0);
-	assert_int_equal(uring_read_all(fd, buf, 0, 2 * MIB + 101, &err), -EINVAL);
+	assert_int_equal(read_range(fd, buf, 0, 2 * MIB + 100, &err), 0);
+	assert_int_equal(read_range(fd, buf, 0, 2 * MIB + 101, &err), -EINVAL);
 	assert_int_equal(err.code, ERR_INVALID);
 	assert_string_equal(err.msg, "the file ends at byte 2097252");
 	err = (struct err){};
-	assert_int_equal(uring_read_all(fd, buf, 10 * MIB, 1, &err), -EINVAL);
+	assert_int_equal(read_range(fd, buf, 10 * MIB, 1, &err), -EINVAL);
 	assert_string_equal(err.msg, "the file ends at byte 10485760");
 }
 
@@ -112,18 +144,18 @@ static void failing_files(void **state)
 	struct err err = {};
 
 	(void)state;
-	assert_int_equal(uring_write_extents(read_only, e, 1, &err), -EBADF);
+	assert_int_equal(write_extents(read_only, e, 1, &err), -EBADF);
 	assert_non_null(strstr(err.msg, "write 1048576 bytes at "));
-	assert_int_equal(uring_write_extents(full, e, 2, &err), -ENOSPC);
-	assert_int_equal(uring_write_extents(-1, e, 1, &err), -EBADF); /* without a ring: the plain way */
-	assert_int_equal(uring_read_all(-1, buf, 0, 1, &err), -EBADF);
+	assert_int_equal(write_extents(full, e, 2, &err), -ENOSPC);
+	assert_int_equal(write_extents(-1, e, 1, &err), -EBADF); /* without a ring: the plain way */
+	assert_int_equal(read_range(-1, buf, 0, 1, &err), -EBADF);
 	assert_non_null(strstr(err.msg, "read 1 bytes at 0"));
 }
 
 /* A ring for reading one file can do nothing else. */
 static void restricted_ring(void **state)
 {
-	autoclose int fd = new_file(), other = new_file(), event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	autoclose int fd = unit_file(), other = unit_file(), event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 	const uint8_t ops[] = { IORING_OP_READ };
 	struct io_uring ring;
 	struct err err = {};
@@ -169,8 +201,9 @@ static void restricted_ring(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(writes_and_reads), cmocka_unit_test(many_extents),    cmocka_unit_test(short_file),
-		cmocka_unit_test(failing_files),    cmocka_unit_test(restricted_ring),
+		cmocka_unit_test(writes_and_reads),    cmocka_unit_test(many_extents),
+		cmocka_unit_test(one_ring_for_a_file), cmocka_unit_test(short_file),
+		cmocka_unit_test(failing_files),       cmocka_unit_test(restricted_ring),
 	};
 
 	return cmocka_run_group_tests_name("uring", tests, NULL, NULL);

@@ -3,6 +3,8 @@
 #ifndef TESTS_UNIT_UNIT_H
 #define TESTS_UNIT_UNIT_H
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,6 +24,30 @@ static inline char *exact_copy(const char *text, size_t len)
 	assert_non_null(copy);
 	memcpy(copy, text, len);
 	return copy;
+}
+
+/* An empty file without a name. */
+static inline int unit_file(void)
+{
+	char path[] = "/tmp/forkd-test-XXXXXX";
+	int fd = mkostemp(path, O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	unlink(path);
+	return fd;
+}
+
+/* How many descriptors this process has open, to compare with another such number. */
+static inline unsigned count_fds(void)
+{
+	DIR *d = opendir("/proc/self/fd");
+	unsigned n = 0;
+
+	assert_non_null(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n;
 }
 
 #endif

@@ -51,11 +51,12 @@ static void file_done(struct file *f)
 }
 #define autofile __attribute__((cleanup(file_done)))
 
-static int file_open(struct file *f, const char *path, const char *what, struct err *err)
+/* `given`: this descriptor instead of the path; 0: none. */
+static int file_open(struct file *f, const char *path, int given, const char *what, struct err *err)
 {
 	struct stat st;
 
-	f->fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	f->fd = given > 0 ? fcntl(given, F_DUPFD_CLOEXEC, 3) : open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	f->path = path;
 	if (f->fd < 0)
 		return err_sys(err, ERR_INTERNAL, "open %s '%s'", what, path);
@@ -197,12 +198,12 @@ static int load_bzimage(const struct vm *vm, const struct file *f, const uint8_t
 	return 0;
 }
 
-static int load_kernel(const struct vm *vm, const char *path, struct boot *boot, struct err *err)
+static int load_kernel(const struct vm *vm, const char *path, int fd, struct boot *boot, struct err *err)
 {
 	uint8_t head[1024] = {};
 	autofile struct file f = { .fd = -1 };
 
-	if (file_open(&f, path, "kernel", err) < 0)
+	if (file_open(&f, path, fd, "kernel", err) < 0)
 		return err->num;
 	if (file_read(&f, 0, head, f.size < sizeof(head) ? f.size : sizeof(head), err) < 0)
 		return err->num;
@@ -214,12 +215,12 @@ static int load_kernel(const struct vm *vm, const char *path, struct boot *boot,
 }
 
 /* At the top of low RAM, on a page. */
-static int load_initramfs(const struct vm *vm, const char *path, struct boot *boot, struct err *err)
+static int load_initramfs(const struct vm *vm, const char *path, int fd, struct boot *boot, struct err *err)
 {
 	uint64_t low = vm->mem.region[0].size;
 	autofile struct file f = { .fd = -1 };
 
-	if (file_open(&f, path, "initramfs", err) < 0)
+	if (file_open(&f, path, fd, "initramfs", err) < 0)
 		return err->num;
 	if (f.size == 0 || f.size > low - HIGH_MEMORY_START)
 		return err_set(err, ERR_INVALID, "initramfs '%s' of %llu bytes does not fit in %llu bytes of low RAM",
@@ -451,9 +452,9 @@ int arch_load_payload(struct vm *vm, struct err *err)
 	if (vm->mem.region[0].size <= HIGH_MEMORY_START)
 		return err_set(err, ERR_INVALID, "guest RAM of %llu bytes is too small to boot from",
 			       (unsigned long long)vm->mem.size);
-	if (load_kernel(vm, p->kernel, &boot, err) < 0)
+	if (load_kernel(vm, p->kernel, p->kernel_fd, &boot, err) < 0)
 		return err->num;
-	if (p->initramfs && load_initramfs(vm, p->initramfs, &boot, err) < 0)
+	if (p->initramfs && load_initramfs(vm, p->initramfs, p->initramfs_fd, &boot, err) < 0)
 		return err->num;
 	if (gmem_write(&vm->mem, CMDLINE_START, cmdline, strlen(cmdline) + 1, "command line", err) < 0)
 		return err->num;

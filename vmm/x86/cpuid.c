@@ -11,9 +11,11 @@
 enum reg { EAX, EBX, ECX, EDX };
 
 enum {
+	LEAF1_ECX_VMX = 1 << 5,
 	LEAF1_ECX_TSC_DEADLINE = 1 << 24,
 	LEAF1_EDX_MTRR = 1 << 12,
 	LEAF1_EDX_HTT = 1 << 28,
+	EXT1_ECX_SVM = 1 << 2,
 	KVM_FEATURE_BIT_EXT_DEST = 1 << 15,
 	TOPO_SMT = 1 << 8,
 	TOPO_CORE = 2 << 8,
@@ -25,8 +27,10 @@ enum {
 #define LEAF_AMX_TMUL 0x1eU
 #define LEAF_KVM_FEATURES 0x40000001U
 #define LEAF_KVM_TIMING 0x40000010U
+#define LEAF_EXT1 0x80000001U
 #define LEAF_BRAND 0x80000002U
 #define LEAF_ADDRESS 0x80000008U
+#define LEAF_SVM 0x8000000aU
 
 const struct field cpuid_entry_fields[] = {
 	F(struct cpuid_entry, function, .flags = F_REQUIRED), F(struct cpuid_entry, index, .flags = F_REQUIRED),
@@ -125,6 +129,20 @@ static void clear_amx(struct cpuid_table *t)
 	}
 }
 
+/* The guest is to run no virtual machines of its own. */
+static void clear_nested(struct cpuid_table *t)
+{
+	for (uint32_t i = 0; i < t->n_entry; i++) {
+		struct cpuid_entry *e = &t->entry[i];
+		if (e->function == 1)
+			e->ecx &= ~(uint32_t)LEAF1_ECX_VMX;
+		if (e->function == LEAF_EXT1)
+			e->ecx &= ~(uint32_t)EXT1_ECX_SVM;
+		if (e->function == LEAF_SVM)
+			e->eax = e->ebx = e->ecx = e->edx = 0;
+	}
+}
+
 int cpuid_common(const struct kvm *kvm, const struct cpus_config *cfg, uint32_t tsc_khz, struct cpuid_table *ret,
 		 struct err *err)
 {
@@ -133,6 +151,8 @@ int cpuid_common(const struct kvm *kvm, const struct cpus_config *cfg, uint32_t 
 	if (cpuid_host(kvm, &t, err) < 0)
 		return err->num;
 	clear_amx(&t);
+	if (!cfg->nested)
+		clear_nested(&t);
 	struct cpuid_entry *e = entry(&t, LEAF_KVM_TIMING, 0, 0);
 	if (e && tsc_khz) {
 		e->eax = tsc_khz;

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The control protocol between forkd, its template hosts and its VM processes: the one header that forkd and forkd-vmm share.
+ *
+ * SOCK_SEQPACKET unix sockets. A packet is one JSON object of up to CTL_PACKET_MAX bytes with up to SOCK_FDS_MAX
+ * descriptors. A request has "op"; it gets one reply, in order: {"ok":true,…} or {"error":{"code","message"}}.
+ * Packets with "event" come unasked, between replies.
+ *
+ * Template host (its socket is a socketpair given by forkd; end of file ends it; the VM processes go on):
+ *   load     fds: the template's directory            -> struct ctl_template. Once, and first.
+ *   fork     struct ctl_fork; fds: a listening control socket   -> {"ok":true,"pid":n}, fds: a pidfd
+ *   event "exited"  struct ctl_exited                 a VM process of this host ended
+ *
+ * VM process (accepts on the listening socket that came with `fork`, one connection at a time; a new one ends the old one; without a
+ * connection it goes on running; before its first successful restore or boot the end of the connection ends it):
+ *   hello                                             -> struct ctl_status
+ *   restore  struct ctl_restore; fds as listed there  -> struct ctl_status. Once.
+ *   boot     struct ctl_boot; fds as listed there     -> struct ctl_status. Once; process not made by a template host.
+ *   pause, resume                                     -> struct ctl_status; done already: fine
+ *   snapshot fds: an empty directory                  -> struct ctl_snapshotted. Pauses while it is written, when it runs.
+ *   stats                                             -> struct ctl_stats
+ *   quit                                              -> {"ok":true} when no vCPU can run and taps, disks and locks are free; then exits
+ *   event "state"   {"state":"Running"|"Paused"}      changed through its own API socket
+ *   event "exiting" {"reason":"text","code":n}        the guest or the VM API ended it; the process exits next
+ *
+ * Open service (forkd listens on `open.sock` in its runtime directory; a VM process connects when its API names a host path):
+ *   open_dir {"id":"clone","path":"/dir"}             -> {"ok":true}, fds: the directory, if the clone's owner may write there
+ */
+#ifndef COMMON_CTL_H
+#define COMMON_CTL_H
+
+#include "common/field.h"
+#include "common/sock.h"
+
+enum { CTL_PACKET_MAX = 128 * 1024 };
+
+/* What a descriptor of ctl_restore or ctl_boot is for. */
+enum ctl_fd_kind {
+	CTL_FD_API,           /* listening stream socket of the per-VM API */
+	CTL_FD_DISK,          /* opened as its config says (read-only or not, O_DIRECT or not); id */
+	CTL_FD_DISK_LOCK,     /* the same file opened once more: holds the image lock; id */
+	CTL_FD_NET,           /* tap, one queue pair each, in order; id */
+	CTL_FD_SERIAL_LOG,    /* file for the serial port's output; capped by the VM process */
+	CTL_FD_SERIAL_SOCKET, /* listening stream socket of the serial port */
+	CTL_FD_CONSOLE_LOG,   /* the same two of the virtio console */
+	CTL_FD_CONSOLE_SOCKET,
+	CTL_FD_KERNEL,
+	CTL_FD_INITRAMFS, /* boot only */
+	CTL_FD_VSOCK,     /* listening stream socket of the vsock device */
+};
+extern const char *const ctl_fd_kinds[]; /* "api", "disk", "disk_lock", "net", … */
+
+struct ctl_fd {
+	uint8_t kind; /* enum ctl_fd_kind */
+	char *id;     /* of the disk or net, or "#0": its place in the list; NULL for the others */
+};
+
+enum ctl_memory_mode { CTL_COPY, CTL_ONDEMAND, CTL_COPYONWRITE };
+extern const char *const ctl_memory_modes[]; /* "copy", "ondemand", "copyonwrite" */
+
+struct ctl_fork {
+	char *id; /* the clone's; names the process in logs */
+	uint8_t memory_restore_mode;
+};
+
+struct ctl_exited {
+	uint32_t pid;
+	int32_t status; /* as of waitpid() */
+};
+
+/* `restore`: the packet also has "overrides", an object of the shape of config.json (may be absent). */
+struct ctl_restore {
+	struct ctl_fd *fds; /* one for each descriptor of the packet, in order */
+	uint32_t n_fds;
+	bool resume;
+	char *open_socket; /* path of forkd's open service; NULL: the API of this VM names no host path */
+};
+
+/* `boot`: the packet also has "config", a VmConfig; runs at once. */
+struct ctl_boot {
+	struct ctl_fd *fds;
+	uint32_t n_fds;
+	char *open_socket;
+};
+
+struct ctl_status {
+	char *id;
+	uint32_t pid;
+	char *state;                      /* "Parked" (nothing restored yet), "Paused", "Running" */
+	uint64_t restored_ns, resumed_ns; /* CLOCK_MONOTONIC, 0: not yet */
+};
+
+struct ctl_exiting {
+	char *reason; /* "guest power-off", … */
+	int32_t code; /* exit code to come */
+};
+
+struct ctl_snapshotted {
+	uint64_t paused_us; /* how long the guest stood still; 0 when it was paused before */
+};
+
+struct ctl_stats {
+	char *state;
+	uint64_t disk_read_bytes, disk_written_bytes, disk_ops;
+	uint64_t net_rx_bytes, net_tx_bytes, net_rx_frames, net_tx_frames;
+};
+
+/* What a clone of this template needs from the host, in the order of config.json. */
+struct ctl_net {
+	char *id;
+	char *tap;        /* name in config.json; NULL: none */
+	uint32_t num_fds; /* queue pairs: descriptors to give */
+	bool needs_fds;   /* its config has `fds`: there is no default */
+	char *mac;
+};
+struct ctl_disk {
+	char *id, *path;
+	bool readonly, direct;
+};
+struct ctl_template {
+	uint64_t ram_bytes;
+	uint32_t vcpus;
+	struct ctl_net *nets;
+	uint32_t n_nets;
+	struct ctl_disk *disks;
+	uint32_t n_disks;
+	bool has_serial, has_console; /* the guest has the device */
+};
+
+extern const struct field ctl_fork_fields[], ctl_exited_fields[], ctl_restore_fields[], ctl_boot_fields[],
+	ctl_status_fields[], ctl_exiting_fields[], ctl_snapshotted_fields[], ctl_stats_fields[], ctl_template_fields[];
+
+/* A packet that came in: its JSON and its descriptors. Zeroed before first use (fds: n_fds 0); ctl_packet_done() closes what is left. */
+struct ctl_packet {
+	char *text;
+	struct json json; /* root: json.nodes[0], an object */
+	int fds[SOCK_FDS_MAX];
+	uint32_t n_fds;
+};
+void ctl_packet_done(struct ctl_packet *p);
+#define autoctl __attribute__((cleanup(ctl_packet_done)))
+
+/* Sends one packet; the descriptors stay the caller's. Waits as long as the socket's SO_SNDTIMEO says. */
+MUST_CHECK int ctl_send(int fd, const struct strbuf *text, const int *fds, uint32_t n_fds, struct err *err);
+/* Receives one; waits as SO_RCVTIMEO says (-EAGAIN: without an error message). 1: a packet; 0: end of file. */
+MUST_CHECK int ctl_recv(int fd, struct ctl_packet *p, struct err *err);
+
+/* {"op":"OP"} plus the members of the struct (rows NULL: none). `extra`, "key":value text, may be NULL. */
+void ctl_request(struct strbuf *out, const char *op, const struct field *rows, const void *obj, const char *extra);
+/* {"ok":true} plus the members, or {"error":…} made from err. */
+void ctl_reply(struct strbuf *out, const struct field *rows, const void *obj);
+void ctl_reply_error(struct strbuf *out, const struct err *err);
+void ctl_event(struct strbuf *out, const char *event, const struct field *rows, const void *obj);
+/* A reply: fills *obj (initialised by fields_init) when ok; sets err as it was at the other end otherwise. */
+MUST_CHECK int ctl_parse_reply(const struct ctl_packet *p, const struct field *rows, void *obj, struct err *err);
+
+#endif

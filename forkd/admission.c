@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Memory, threads and descriptors against what is asked for. */
+#include "forkd/admission.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "common/clock.h"
+#include "forkd/errors.h"
+
+enum { ENTRIES = 64, RESERVE_MIN_BYTES = 128 << 20, RESERVE_FRACTION = 20 };
+static const uint64_t settle_ns = 1000000000;
+
+struct admission {
+	pthread_mutex_t lock;
+	uint64_t reserve_bytes;
+	struct {
+		uint64_t at_ns, bytes;
+	} entered[ENTRIES]; /* lock; the oldest is written over */
+	unsigned next;
+};
+
+static void read_file(const char *path, char *buf, size_t size)
+{
+	autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, buf, size - 1);
+
+	buf[n > 0 ? n : 0] = '\0';
+}
+
+static uint64_t meminfo(const char *key)
+{
+	char text[4096];
+
+	read_file("/proc/meminfo", text, sizeof(text));
+	const char *at = strstr(text, key);
+	return at ? strtoull(at + strlen(key), NULL, 10) * 1024 : 0;
+}
+
+static uint64_t number_in(const char *path)
+{
+	char text[64];
+
+	read_file(path, text, sizeof(text));
+	uint64_t v = strtoull(text, NULL, 10);
+	return v ? v : UINT64_MAX;
+}
+
+static uint64_t threads_now(void)
+{
+	char text[128];
+
+	read_file("/proc/loadavg", text, sizeof(text));
+	const char *slash = strchr(text, '/');
+	return slash ? strtoull(slash + 1, NULL, 10) : 0;
+}
+
+int admission_new(uint64_t reserve_bytes, struct admission **ret, struct err *err)
+{
+	struct admission *a = calloc(1, sizeof(*a));
+	uint64_t part = meminfo("MemTotal:") / RESERVE_FRACTION;
+
+	if (!a)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "prepare admission");
+	pthread_mutex_init(&a->lock, NULL);
+	a->reserve_bytes = reserve_bytes ? reserve_bytes : part > RESERVE_MIN_BYTES ? part : RESERVE_MIN_BYTES;
+	*ret = a;
+	return 0;
+}
+
+void admission_free(struct admission *a)
+{
+	if (a)
+		pthread_mutex_destroy(&a->lock);
+	free(a);
+}
+
+static unsigned long long mib(uint64_t bytes)
+{
+	return bytes >> 20;
+}
+
+int admission_decide(const struct admission_ask *ask, const struct admission_host *host, uint64_t pending_bytes,
+		     struct err *err)
+{
+	uint64_t needed = ask->count * ask->bytes_each, kept = host->reserve_bytes + pending_bytes;
+	uint64_t threads = (uint64_t)ask->count * ask->threads_each;
+	uint64_t files = ((uint64_t)ask->clones_now + ask->count) * ADMISSION_FDS_EACH + ADMISSION_FDS_OTHER;
+
+	if (host->available_bytes < kept || host->available_bytes - kept < needed)
+		return fail(
+			err, E_NO_MEMORY,
+			"%u clones of %llu MiB each need %llu MiB: the host has %llu MiB available, of which %llu MiB are "
+			"kept in reserve and %llu MiB promised to requests of the last second",
+			ask->count, mib(ask->bytes_each), mib(needed), mib(host->available_bytes),
+			mib(host->reserve_bytes), mib(pending_bytes));
+	if (host->threads_now + threads > host->threads_max)
+		return fail(err, E_BUSY, "%u clones need %llu threads: the host has %llu and allows %llu", ask->count,
+			    (unsigned long long)threads, (unsigned long long)host->threads_now,
+			    (unsigned long long)host->threads_max);
+	if (files > host->files_max)
+		return fail(err, E_BUSY, "%u more clones need %llu open files in the daemon, whose limit is %llu",
+			    ask->count, (unsigned long long)files, (unsigned long long)host->files_max);
+	return 0;
+}
+
+int admission_enter(struct admission *a, const struct admission_ask *ask, struct err *err)
+{
+	struct rlimit files = { .rlim_cur = RLIM_INFINITY };
+	uint64_t pid_max = number_in("/proc/sys/kernel/pid_max");
+	struct admission_host host = {
+		.available_bytes = meminfo("MemAvailable:"),
+		.reserve_bytes = a->reserve_bytes,
+		.threads_now = threads_now(),
+		.threads_max = number_in("/proc/sys/kernel/threads-max"),
+	};
+	uint64_t now = monotonic_ns(), pending = 0;
+
+	if (pid_max < host.threads_max)
+		host.threads_max = pid_max;
+	getrlimit(RLIMIT_NOFILE, &files);
+	host.files_max = files.rlim_cur;
+	pthread_mutex_lock(&a->lock);
+	for (unsigned i = 0; i < ENTRIES; i++)
+		if (a->entered[i].at_ns && now - a->entered[i].at_ns < settle_ns)
+			pending += a->entered[i].bytes;
+	int r = admission_decide(ask, &host, pending, err);
+	if (r >= 0) {
+		a->entered[a->next % ENTRIES].at_ns = now;
+		a->entered[a->next++ % ENTRIES].bytes = ask->count * ask->bytes_each;
+	}
+	pthread_mutex_unlock(&a->lock);
+	return r;
+}

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+/* A ring of events, each kept as the text that is sent. */
+#include "forkd/events.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/clock.h"
+
+struct events {
+	pthread_mutex_t lock; /* of all below */
+	pthread_cond_t added;
+	uint64_t first, next;    /* number of the oldest one kept, and of the one to come */
+	char *text[EVENTS_KEPT]; /* at its number modulo EVENTS_KEPT; NULL: lost */
+};
+
+int events_new(struct events **ret, struct err *err)
+{
+	struct events *ev = calloc(1, sizeof(*ev));
+	pthread_condattr_t attr;
+	struct timespec now;
+
+	if (!ev)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "make the list of events");
+	clock_gettime(CLOCK_REALTIME, &now);
+	ev->first = ev->next = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+	pthread_mutex_init(&ev->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&ev->added, &attr);
+	pthread_condattr_destroy(&attr);
+	*ret = ev;
+	return 0;
+}
+
+void events_free(struct events *ev)
+{
+	if (!ev)
+		return;
+	for (unsigned i = 0; i < EVENTS_KEPT; i++)
+		free(ev->text[i]);
+	pthread_cond_destroy(&ev->added);
+	pthread_mutex_destroy(&ev->lock);
+	free(ev);
+}
+
+static void add_member(struct strbuf *out, const char *key, const char *value)
+{
+	if (!value)
+		return;
+	strbuf_printf(out, ",\"%s\":", key);
+	strbuf_json(out, value, strlen(value));
+}
+
+static void add_time(struct strbuf *out)
+{
+	struct timespec now;
+	struct tm tm;
+	char text[32];
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	gmtime_r(&now.tv_sec, &tm);
+	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
+	strbuf_printf(out, ",\"time\":\"%s.%03ldZ\"", text, now.tv_nsec / 1000000);
+}
+
+void events_emit(struct events *ev, const char *type, const char *template_name, const char *clone_id,
+		 const char *extra)
+{
+	struct strbuf text = {};
+
+	pthread_mutex_lock(&ev->lock);
+	strbuf_printf(&text, "id: %llu\nevent: %s\ndata: {\"seq\":%llu", (unsigned long long)ev->next, type,
+		      (unsigned long long)ev->next);
+	add_member(&text, "type", type);
+	add_time(&text);
+	add_member(&text, "template", template_name);
+	add_member(&text, "clone", clone_id);
+	if (extra)
+		strbuf_printf(&text, ",%s", extra);
+	strbuf_puts(&text, "}\n\n");
+	if (text.failed)
+		strbuf_done(&text);
+	char **slot = &ev->text[ev->next % EVENTS_KEPT];
+	free(*slot);
+	*slot = text.text;
+	ev->next++;
+	if (ev->next - ev->first > EVENTS_KEPT)
+		ev->first++;
+	pthread_cond_broadcast(&ev->added);
+	pthread_mutex_unlock(&ev->lock);
+}
+
+void events_range(struct events *ev, uint64_t *ret_oldest, uint64_t *ret_newest)
+{
+	pthread_mutex_lock(&ev->lock);
+	*ret_oldest = ev->first;
+	*ret_newest = ev->next == ev->first ? 0 : ev->next - 1;
+	pthread_mutex_unlock(&ev->lock);
+}
+
+static void wait_locked(struct events *ev, uint64_t seq, unsigned wait_ms)
+{
+	uint64_t end = monotonic_ns() + (uint64_t)wait_ms * 1000000;
+	struct timespec until = { .tv_sec = (time_t)(end / 1000000000), .tv_nsec = (long)(end % 1000000000) };
+
+	while (ev->next == seq + 1)
+		if (pthread_cond_timedwait(&ev->added, &ev->lock, &until) != 0)
+			return;
+}
+
+static int read_locked(struct events *ev, uint64_t *seq, struct strbuf *out)
+{
+	enum { BATCH = 256 }; /* the lock is not held for long */
+	int n = 0;
+
+	if (*seq + 1 < ev->first || *seq + 1 > ev->next)
+		return -ENOENT;
+	for (; *seq + 1 < ev->next && n < BATCH; n++) {
+		const char *text = ev->text[(*seq + 1) % EVENTS_KEPT];
+		if (!text)
+			return n > 0 ? n : -ENOENT;
+		strbuf_puts(out, text);
+		++*seq;
+	}
+	return n;
+}
+
+int events_read(struct events *ev, uint64_t *seq, unsigned wait_ms, struct strbuf *out)
+{
+	pthread_mutex_lock(&ev->lock);
+	wait_locked(ev, *seq, wait_ms);
+	int n = read_locked(ev, seq, out);
+	pthread_mutex_unlock(&ev->lock);
+	return n;
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What a snapshot consists of, and manifest.json: its table, its checks, to disk and back. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "store/store_internal.h"
+
+static const char manifest_json[] = "manifest.json";
+/* The largest memory has a manifest of 35 MB. */
+#define JSON_MAX_BYTES (256ULL << 20)
+#define MEMORY_MAX_BYTES (1ULL << 40)
+
+const char *const snapshot_files[STORE_FILES] = { "config.json", "memory-ranges", "state.json" };
+
+const struct field store_file_fields[] = {
+	F(struct store_file, name, .flags = F_REQUIRED),
+	F(struct store_file, bytes, .flags = F_REQUIRED, .min = 1, .max = MEMORY_MAX_BYTES),
+	F(struct store_file, allocated_bytes, .flags = F_REQUIRED),
+	F(struct store_file, inode, .flags = F_REQUIRED),
+	F(struct store_file, mtime_ns, .flags = F_REQUIRED),
+	F(struct store_file, ctime_ns, .flags = F_REQUIRED),
+	F_LIST(struct store_file, sha256, .flags = F_REQUIRED),
+	F_END,
+};
+
+const struct field manifest_fields[] = {
+	F(struct manifest, format, .flags = F_REQUIRED),
+	F(struct manifest, name, .flags = F_REQUIRED),
+	F(struct manifest, created_at, .flags = F_REQUIRED),
+	F(struct manifest, program_version, .flags = F_REQUIRED),
+	F(struct manifest, source, .flags = F_REQUIRED),
+	F(struct manifest, parent, .flags = F_NULL),
+	F(struct manifest, ram_bytes, .flags = F_REQUIRED),
+	F(struct manifest, vcpus, .flags = F_REQUIRED),
+	F(struct manifest, host_cpu, .flags = F_NULL),
+	F_OBJ_LIST(struct manifest, files, store_file_fields, .flags = F_REQUIRED, .count = STORE_FILES),
+	F_END,
+};
+
+int snapshot_check_file(unsigned index, const struct stat *st, struct err *err)
+{
+	const char *name = snapshot_files[index];
+	uint64_t max = index == STORE_MEMORY ? MEMORY_MAX_BYTES : JSON_MAX_BYTES;
+
+	if (S_ISLNK(st->st_mode))
+		return err_set(err, ERR_INVALID, "%s is a symlink", name);
+	if (!S_ISREG(st->st_mode))
+		return err_set(err, ERR_INVALID, "%s is not a regular file", name);
+	if (st->st_size == 0)
+		return err_set(err, ERR_INVALID, "%s is empty", name);
+	if ((uint64_t)st->st_size > max)
+		return err_set(err, ERR_INVALID, "%s has %llu bytes, at most %llu are possible", name,
+			       (unsigned long long)st->st_size, (unsigned long long)max);
+	if (index == STORE_MEMORY && st->st_size % 4096)
+		return err_set(err, ERR_INVALID, "%s has %llu bytes, not a multiple of 4096", name,
+			       (unsigned long long)st->st_size);
+	return 0;
+}
+
+int manifest_write(int dir_fd, const struct manifest *m, struct err *err)
+{
+	autostrbuf struct strbuf out = {};
+
+	fields_save(manifest_fields, m, &out);
+	strbuf_putc(&out, '\n');
+	if (out.failed)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "write %s", manifest_json);
+	autoclose int fd = openat(dir_fd, manifest_json, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0400);
+	if (fd < 0)
+		return err_sys(err, ERR_INTERNAL, "create %s", manifest_json);
+	if (layout_write(fd, out.text, out.len, 0, manifest_json, err) < 0)
+		return err->num;
+	if (fchmod(fd, 0400) < 0 || fsync(fd) < 0)
+		return err_sys(err, ERR_INTERNAL, "write %s", manifest_json);
+	return 0;
+}
+
+static int read_text(int dir_fd, char **ret_text, size_t *ret_len, struct err *err)
+{
+	struct stat st;
+	autoclose int fd = openat(dir_fd, manifest_json, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+
+	if (fd < 0)
+		return err_sys(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_INTERNAL, "open %s", manifest_json);
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size > JSON_MAX_BYTES)
+		return err_set(err, ERR_INTERNAL, "%s is not a regular file of up to %llu bytes", manifest_json,
+			       (unsigned long long)JSON_MAX_BYTES);
+	size_t len = (size_t)st.st_size, done = 0;
+	autofree char *text = malloc(len + 1);
+	if (!text)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "read %s", manifest_json);
+	while (done < len) {
+		ssize_t n = pread(fd, text + done, len - done, (off_t)done);
+		if (n == 0)
+			return err_set(err, ERR_INTERNAL, "%s was cut while it was read", manifest_json);
+		if (n < 0 && errno != EINTR)
+			return err_sys(err, ERR_INTERNAL, "read %s", manifest_json);
+		done += n > 0 ? (size_t)n : 0;
+	}
+	*ret_text = steal_ptr(&text);
+	*ret_len = len;
+	return 0;
+}
+
+static int check_file(const struct store_file *f, unsigned index, struct err *err)
+{
+	if (strcmp(f->name, snapshot_files[index]) != 0)
+		return err_set(err, ERR_INTERNAL, "%s: files[%u] is '%.64s', not '%s'", manifest_json, index, f->name,
+			       snapshot_files[index]);
+	if (f->n_sha256 != digest_chunks(f->bytes))
+		return err_set(err, ERR_INTERNAL, "%s: %s has %u digests, %llu bytes need %u", manifest_json, f->name,
+			       f->n_sha256, (unsigned long long)f->bytes, digest_chunks(f->bytes));
+	for (uint32_t i = 0; i < f->n_sha256; i++)
+		if (strspn(f->sha256[i], "0123456789abcdef") != STORE_DIGEST_HEX || f->sha256[i][STORE_DIGEST_HEX])
+			return err_set(err, ERR_INTERNAL, "%s: digest %u of %s is not a SHA-256: '%.80s'",
+				       manifest_json, i, f->name, f->sha256[i]);
+	return 0;
+}
+
+/* Before anything else: another format may have other members. */
+static int check_format(const struct json_node *root, struct err *err)
+{
+	const struct json_node *format = json_get(root, "format");
+
+	if (!format || format->type != JSON_INT)
+		return err_set(err, ERR_INTERNAL, "%s has no format number", manifest_json);
+	if (format->negative || format->num != STORE_FORMAT)
+		return err_set(err, ERR_INTERNAL, "%s has format %s%llu, this program knows %d", manifest_json,
+			       format->negative ? "-" : "", (unsigned long long)format->num, STORE_FORMAT);
+	return 0;
+}
+
+static int check_manifest(const struct manifest *m, const char *name, struct err *err)
+{
+	if (strcmp(m->name, name) != 0)
+		return err_set(err, ERR_INTERNAL, "%s is that of template '%.64s'", manifest_json, m->name);
+	if (m->n_files != STORE_FILES)
+		return err_set(err, ERR_INTERNAL, "%s lists %u files, not %d", manifest_json, m->n_files, STORE_FILES);
+	for (unsigned i = 0; i < STORE_FILES; i++)
+		if (check_file(&m->files[i], i, err) < 0)
+			return err->num;
+	return 0;
+}
+
+static int parse(char *text, size_t len, const char *name, struct manifest *m, struct err *err)
+{
+	autojson struct json json = {};
+
+	if (json_parse(&json, text, len, err) < 0)
+		return err_wrap(err, "%s", manifest_json);
+	if (check_format(&json.nodes[0], err) < 0 ||
+	    fields_load(manifest_fields, m, &json.nodes[0], manifest_json, err) < 0)
+		return err->num;
+	return check_manifest(m, name, err);
+}
+
+int manifest_read(int dir_fd, const char *name, struct manifest *ret, struct err *err)
+{
+	struct manifest m;
+	autofree char *text = NULL;
+	size_t len = 0;
+
+	if (read_text(dir_fd, &text, &len, err) < 0)
+		return err->num;
+	fields_init(manifest_fields, &m);
+	if (parse(text, len, name, &m, err) < 0) {
+		fields_free(manifest_fields, &m);
+		err->code = ERR_INTERNAL; /* not the caller's input */
+		return err->num;
+	}
+	*ret = m;
+	return 0;
+}

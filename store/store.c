@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Published templates: their names, references, removal and verification. */
+#include "store/store.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "store/store_internal.h"
+
+struct store_ref {
+	struct store_ref *next;
+	unsigned count;
+	char name[STORE_NAME_MAX + 1];
+};
+
+int store_check_name(const char *name, struct err *err)
+{
+	static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+	size_t len = strnlen(name, STORE_NAME_MAX + 1);
+
+	if (len == 0)
+		return err_set(err, ERR_INVALID, "template name is empty");
+	if (len > STORE_NAME_MAX)
+		return err_set(err, ERR_INVALID, "template name '%.*s…' has more than %d bytes", STORE_NAME_MAX / 2,
+			       name, STORE_NAME_MAX);
+	if (strspn(name, allowed) != len || strchr("._-", name[0]))
+		return err_set(err, ERR_INVALID,
+			       "template name '%s' is not made of [A-Za-z0-9._-], first a letter or digit", name);
+	return 0;
+}
+
+/* ---- names ---- */
+
+static int compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static bool is_template(const struct store *s, const struct dirent *e)
+{
+	struct err ignored = {};
+	struct stat st;
+
+	if (store_check_name(e->d_name, &ignored) < 0)
+		return false;
+	if (e->d_type != DT_UNKNOWN)
+		return e->d_type == DT_DIR;
+	return fstatat(s->templates_fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* Appends to a NULL-terminated array of n names; doubles it at powers of two. */
+static bool add_name(char ***names, size_t n, const char *name)
+{
+	if ((n & (n + 1)) == 0) { /* 0, 1, 3, 7…: full with its NULL */
+		char **more = realloc(*names, (2 * n + 2) * sizeof(**names));
+		if (!more)
+			return false;
+		*names = more;
+	}
+	(*names)[n] = strdup(name);
+	if (!(*names)[n])
+		return false;
+	(*names)[n + 1] = NULL;
+	return true;
+}
+
+static void auto_names(char ***names)
+{
+	store_names_free(*names);
+}
+
+int store_names(struct store *s, char ***ret_names, struct err *err)
+{
+	autodir DIR *d = layout_list(s->templates_fd);
+	__attribute__((cleanup(auto_names))) char **names = calloc(2, sizeof(*names));
+	size_t n = 0;
+
+	if (!d)
+		return err_sys(err, ERR_INTERNAL, "list '%s/templates'", s->root);
+	if (!names)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "list templates");
+	struct dirent *e;
+	while ((e = layout_next(d))) {
+		if (!is_template(s, e))
+			continue;
+		if (!add_name(&names, n, e->d_name))
+			return err_num(err, ERR_INTERNAL, ENOMEM, "list templates");
+		n++;
+	}
+	if (errno)
+		return err_sys(err, ERR_INTERNAL, "list '%s/templates'", s->root);
+	qsort(names, n, sizeof(names[0]), compare_names);
+	*ret_names = steal_ptr(&names);
+	return 0;
+}
+
+void store_names_free(char **names)
+{
+	for (char **n = names; n && *n; n++)
+		free(*n);
+	free(names);
+}
+
+/* ---- references ---- */
+
+static struct store_ref **find_ref_locked(struct store *s, const char *name)
+{
+	struct store_ref **at = &s->refs;
+
+	while (*at && strcmp((*at)->name, name) != 0)
+		at = &(*at)->next;
+	return at;
+}
+
+static int take_ref(struct store *s, const char *name, struct err *err)
+{
+	if (store_check_name(name, err) < 0)
+		return err->num;
+	pthread_mutex_lock(&s->mutex);
+	struct store_ref **at = find_ref_locked(s, name);
+	if (!*at)
+		*at = calloc(1, sizeof(**at));
+	struct store_ref *ref = *at;
+	if (ref && ref->count++ == 0)
+		snprintf(ref->name, sizeof(ref->name), "%s", name);
+	pthread_mutex_unlock(&s->mutex);
+	return ref ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "use template '%s'", name);
+}
+
+void store_release(struct store *s, const char *name)
+{
+	pthread_mutex_lock(&s->mutex);
+	struct store_ref **at = find_ref_locked(s, name), *ref = *at;
+	assert(ref);
+	if (--ref->count == 0) {
+		*at = ref->next;
+		free(ref);
+	}
+	pthread_mutex_unlock(&s->mutex);
+}
+
+static int open_template(struct store *s, const char *name, int *ret_dir_fd, struct err *err)
+{
+	if (store_check_name(name, err) < 0)
+		return err->num;
+	int fd = layout_open_dir(s->templates_fd, name);
+	if (fd == -ENOENT || fd == -ENOTDIR || fd == -ELOOP)
+		return err_set(err, ERR_NOT_FOUND, "template '%s' does not exist", name);
+	if (fd < 0)
+		return err_num(err, ERR_INTERNAL, -fd, "open template '%s'", name);
+	*ret_dir_fd = fd;
+	return 0;
+}
+
+/* Removed since it was opened, perhaps with another in its place. */
+static bool is_gone(struct store *s, const char *name, int dir_fd)
+{
+	struct stat now, opened;
+
+	return fstat(dir_fd, &opened) == 0 &&
+	       (fstatat(s->templates_fd, name, &now, AT_SYMLINK_NOFOLLOW) < 0 || now.st_ino != opened.st_ino);
+}
+
+static int open_manifest(struct store *s, const char *name, int *ret_dir_fd, struct manifest *ret, struct err *err)
+{
+	autoclose int dir_fd = -1;
+
+	if (open_template(s, name, &dir_fd, err) < 0)
+		return err->num;
+	if (manifest_read(dir_fd, name, ret, err) < 0) {
+		if (err->code == ERR_NOT_FOUND && is_gone(s, name, dir_fd))
+			return err_set(err, ERR_NOT_FOUND, "template '%s' does not exist", name);
+		err->code = ERR_INTERNAL;
+		return err_wrap(err, "template '%s' is damaged", name);
+	}
+	*ret_dir_fd = steal_fd(&dir_fd);
+	return 0;
+}
+
+int store_manifest(struct store *s, const char *name, struct manifest *ret, struct err *err)
+{
+	autoclose int dir_fd = -1;
+
+	return open_manifest(s, name, &dir_fd, ret, err);
+}
+
+static int check_sealed(int dir_fd, const struct store_file *f, struct err *err)
+{
+	struct stat st;
+
+	if (fstatat(dir_fd, f->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return err_sys(err, ERR_INTERNAL, "%s", f->name);
+	const struct {
+		const char *what;
+		uint64_t now, sealed;
+	} facts[] = {
+		{ "is inode", st.st_ino, f->inode },
+		{ "has length", (uint64_t)st.st_size, f->bytes },
+		{ "has mtime", timespec_ns(st.st_mtim), f->mtime_ns },
+		{ "has ctime", timespec_ns(st.st_ctim), f->ctime_ns },
+	};
+	if (!S_ISREG(st.st_mode))
+		return err_set(err, ERR_INTERNAL, "%s is not a regular file", f->name);
+	for (unsigned i = 0; i < ARRAY_LEN(facts); i++)
+		if (facts[i].now != facts[i].sealed)
+			return err_set(err, ERR_INTERNAL, "%s changed since it was sealed: it %s %llu, not %llu",
+				       f->name, facts[i].what, (unsigned long long)facts[i].now,
+				       (unsigned long long)facts[i].sealed);
+	return 0;
+}
+
+static int acquire(struct store *s, const char *name, int *ret_dir_fd, struct err *err)
+{
+	autoclose int dir_fd = -1;
+	struct manifest m;
+	int r = 0;
+
+	if (open_manifest(s, name, &dir_fd, &m, err) < 0)
+		return err->num;
+	for (unsigned i = 0; i < STORE_FILES && r == 0; i++)
+		r = check_sealed(dir_fd, &m.files[i], err);
+	fields_free(manifest_fields, &m);
+	if (r < 0)
+		return err_wrap(err, "template '%s' is damaged", name);
+	*ret_dir_fd = steal_fd(&dir_fd);
+	return 0;
+}
+
+int store_acquire(struct store *s, const char *name, int *ret_dir_fd, struct err *err)
+{
+	if (take_ref(s, name, err) < 0)
+		return err->num;
+	if (acquire(s, name, ret_dir_fd, err) < 0) {
+		store_release(s, name);
+		return err->num;
+	}
+	return 0;
+}
+
+/* ---- removal ---- */
+
+static int move_to_trash_locked(struct store *s, const char *name, const char *trash_name, struct err *err)
+{
+	autoclose int dir_fd = -1;
+	const struct store_ref *ref = *find_ref_locked(s, name);
+
+	if (ref)
+		return err_set(err, ERR_CONFLICT, "template '%s' is in use %u times", name, ref->count);
+	if (open_template(s, name, &dir_fd, err) < 0)
+		return err->num;
+	/* Only root may move a directory that it may not write. */
+	if (fchmod(dir_fd, 0700) < 0 || renameat(s->templates_fd, name, s->trash_fd, trash_name) < 0)
+		return err_sys(err, ERR_INTERNAL, "remove template '%s'", name);
+	return 0;
+}
+
+int store_delete(struct store *s, const char *name, struct err *err)
+{
+	char trash_name[RANDOM_NAME], line[ERR_MSG_BYTES];
+	struct err left = {};
+
+	if (store_check_name(name, err) < 0 || layout_random_name(trash_name, err) < 0)
+		return err->num;
+	pthread_mutex_lock(&s->mutex);
+	int r = move_to_trash_locked(s, name, trash_name, err);
+	pthread_mutex_unlock(&s->mutex);
+	if (r < 0)
+		return r;
+	if (fsync(s->templates_fd) < 0 || fsync(s->trash_fd) < 0)
+		log_warn("store '%s': removal of template '%s' may not last: %m", s->root, name);
+	if (layout_remove(s->trash_fd, trash_name, &left) < 0)
+		log_warn("store '%s': left in trash: %s", s->root, err_line(&left, line, sizeof(line)));
+	return 0;
+}
+
+/* ---- verification ---- */
+
+static int open_sealed(int dir_fd, const struct store_file *f, struct err *err)
+{
+	struct stat st;
+	autoclose int fd = openat(dir_fd, f->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return err_sys(err, ERR_INTERNAL, "open %s", f->name);
+	if (!S_ISREG(st.st_mode))
+		return err_set(err, ERR_INTERNAL, "%s is not a regular file", f->name);
+	if ((uint64_t)st.st_size != f->bytes)
+		return err_set(err, ERR_INTERNAL, "%s has %llu bytes, sealed were %llu", f->name,
+			       (unsigned long long)st.st_size, (unsigned long long)f->bytes);
+	return steal_fd(&fd);
+}
+
+static int compare_digests(const struct store_file *now, const struct store_file *sealed, struct err *err)
+{
+	for (uint32_t i = 0; i < sealed->n_sha256; i++)
+		if (strcmp(now->sha256[i], sealed->sha256[i]) != 0)
+			return err_set(err, ERR_INTERNAL, "%s: chunk %u (from byte %llu) has SHA-256 %s, sealed was %s",
+				       sealed->name, i, (unsigned long long)i * STORE_CHUNK_BYTES, now->sha256[i],
+				       sealed->sha256[i]);
+	return 0;
+}
+
+static int verify_file(int dir_fd, const struct store_file *sealed, struct err *err)
+{
+	struct store_file now;
+	autoclose int fd = open_sealed(dir_fd, sealed, err);
+
+	if (fd < 0)
+		return err->num;
+	fields_init(store_file_fields, &now);
+	now.bytes = sealed->bytes;
+	now.name = strdup(sealed->name);
+	int r = now.name ? digest_file(fd, -1, &now, err) : err_num(err, ERR_INTERNAL, ENOMEM, "verify");
+	if (r == 0)
+		r = compare_digests(&now, sealed, err);
+	else
+		err->code = ERR_INTERNAL;
+	fields_free(store_file_fields, &now);
+	return r;
+}
+
+static int verify(struct store *s, const char *name, struct err *err)
+{
+	autoclose int dir_fd = -1;
+	struct manifest m;
+	int r = 0;
+
+	if (open_manifest(s, name, &dir_fd, &m, err) < 0)
+		return err->num;
+	for (unsigned i = 0; i < STORE_FILES && r == 0; i++)
+		r = verify_file(dir_fd, &m.files[i], err);
+	fields_free(manifest_fields, &m);
+	return r < 0 ? err_wrap(err, "template '%s' is damaged", name) : 0;
+}
+
+int store_verify(struct store *s, const char *name, struct err *err)
+{
+	if (take_ref(s, name, err) < 0)
+		return err->num;
+	int r = verify(s, name, err);
+	store_release(s, name);
+	return r;
+}

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line client against a live daemon."""
+import json
+import os
+import subprocess
+
+from forkdtest import FORKCTL, Daemon, ForkdTest, alive, ticks
+from kvmtest import guest, wait_for
+
+
+class Forkctl(ForkdTest):
+    def test_walk(self):
+        """Import, one and ten clones, show, pause, label, snapshot, logs, delete: tables and --json."""
+        d = Daemon(self)
+        directory = self.ticker()
+        d.ctl("template", "import", "t", directory)
+        self.assertIn("t", d.ctl("template", "list"))
+        self.assertEqual(json.loads(d.ctl("template", "show", "t", "--json"))["name"], "t")
+        one = json.loads(d.ctl("clone", "t", "--json"))["clones"][0]
+        table = d.ctl("clone", "t", "-n", "10", "--label", "kind=ten")
+        ids = [c["id"] for c in d.get("/v1/clones?label=kind=ten")["clones"]]
+        self.assertEqual(len(ids), 10)
+        for name in ids:
+            self.assertIn(name, table)
+        self.assertIn(one["id"], d.ctl("list"))
+        self.assertNotIn(one["id"], d.ctl("list", "--label", "kind=ten"))
+        self.assertIn(str(one["pid"]), d.ctl("show", one["id"]))
+        d.ctl("pause", one["id"])
+        self.assertEqual(d.get(f"/v1/clones/{one['id']}")["state"], "paused")
+        d.ctl("resume", one["id"])
+        d.ctl("wait", one["id"], "--state", "running")
+        d.ctl("label", one["id"], "a=b")
+        self.assertEqual(d.get(f"/v1/clones/{one['id']}")["labels"], {"a": "b"})
+        d.ctl("snapshot", one["id"], "child")
+        wait_for("ticks", lambda: ticks(one) > 3)
+        self.assertIn("...", d.ctl("logs", one["id"]))
+        d.ctl("delete", one["id"])
+        d.ctl("delete", "--all")
+        self.assertEqual(d.get("/v1/clones?state=running")["clones"], [])
+        d.ctl("template", "verify", "t")
+        d.ctl("template", "delete", "child")
+        self.assertIn("clone.created", d.ctl("events"))
+        d.ctl("version")
+        d.ctl("health")
+
+    def test_many(self):
+        d = Daemon(self)
+        d.ctl("template", "import", "t", self.resumed())
+        d.ctl("clone", "t", "-n", "200")
+        clones = d.get("/v1/clones?limit=1000")["clones"]
+        self.assertEqual(len(clones), 200)
+        for c in clones:
+            wait_for(f"the byte of clone {c['id']}", lambda c=c: ticks(c) > 0)
+        d.ctl("delete", "--all")
+        self.assertFalse(any(alive(c["pid"]) for c in clones))
+
+    def test_template_from_a_vm(self):
+        """Boots a guest, waits for what it prints, and clones it."""
+        d = Daemon(self)
+        config = self.path("vm.json")
+        with open(config, "w") as f:
+            json.dump({"cpus": {"boot_vcpus": 1, "max_vcpus": 1}, "memory": {"size": 64 << 20},
+                       "payload": {"kernel": guest("ticker"), "cmdline": "tick=2000000 warm=4"},
+                       "serial": {"mode": "Null"}, "console": {"mode": "Off"}}, f)
+        d.ctl("template", "create", "t", "--vm", config, "--ready-serial", "....", "--timeout", "30")
+        clone = json.loads(d.ctl("clone", "t", "--json"))["clones"][0]
+        wait_for("ticks", lambda: ticks(clone) > 3)
+        self.assertIn("never printed", d.ctl("template", "create", "u", "--vm", config, "--ready-serial", "never printed", "--timeout", "1",
+                                             status=1))
+        self.assertEqual([t["name"] for t in d.get("/v1/templates")["templates"]], ["t"])
+
+    def test_mistakes(self):
+        d = Daemon(self)
+        self.assertIn("nothing", d.ctl("show", "nothing", status=1))
+        d.ctl("dance", status=2)
+        d.ctl("clone", status=2)
+        done = subprocess.run([FORKCTL, "--socket", self.path("nobody"), "list"], stderr=subprocess.PIPE, timeout=20)
+        self.assertEqual(done.returncode, 3)
+        self.assertIn(b"forkd --socket", done.stderr)
+
+    def test_doctor(self):
+        done = subprocess.run([FORKCTL, "doctor", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+        self.assertIn(b"/dev/kvm", done.stdout)

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Templates and clones over REST and forkctl: they run, share memory, go away without a trace, survive the daemon."""
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+
+from forkdtest import Daemon, ForkdTest, alive, request, ticks
+from kvmtest import FULL, MIB, guest, read, wait_for
+
+
+def footprint(daemon):
+    """What could be left behind: VM processes, the daemon's descriptors, files of the runtime directory, mounts, interfaces."""
+    own = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/cmdline", "rb") as f:
+                    if b"--template-host" in f.read() and alive(entry):
+                        own.append(entry)
+            except OSError:
+                pass
+    files = sorted(os.path.join(d, f) for d, _, names in os.walk(daemon.runtime) for f in names)
+    return {
+        "vms": len(own),
+        "fds": len(os.listdir(f"/proc/{daemon.process.pid}/fd")),
+        "files": files,
+        "mounts": len(read("/proc/self/mounts").splitlines()),
+        "taps": sorted(os.listdir("/sys/class/net")),
+    }
+
+
+def private_dirty(pid):
+    for line in read(f"/proc/{pid}/smaps_rollup").decode().splitlines():
+        if line.startswith("Private_Dirty:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no Private_Dirty in smaps_rollup")
+
+
+class Clones(ForkdTest):
+    def test_one_ten_many(self):
+        """Each runs; when all are deleted nothing is left: processes, descriptors, files, mounts, taps."""
+        d = Daemon(self)
+        t = d.template("resumed", self.resumed())
+        self.assertEqual((t["name"], t["state"], t["ram_bytes"], t["vcpus"]), ("resumed", "ready", 64 * MIB, 1))
+        d.delete(d.clone("resumed"))     # the template host is there from now on
+        time.sleep(0.2)
+        before = footprint(d)
+        for count in (1, 10, 200):
+            with self.subTest(count=count):
+                clones = d.clone("resumed", count)
+                self.assertEqual(len({c["id"] for c in clones}), count)
+                self.assertEqual(len({c["pid"] for c in clones}), count)
+                self.assertEqual({c["state"] for c in clones}, {"running"})
+                listed = d.get(f"/v1/clones?limit={count + 1}")["clones"]
+                self.assertEqual({c["id"] for c in listed}, {c["id"] for c in clones})
+                for c in clones:
+                    wait_for(f"the byte of clone {c['id']}", lambda c=c: ticks(c) > 0)
+                d.delete(clones)
+                self.assertEqual(d.get("/v1/clones?state=running")["clones"], [])
+        wait_for("nothing to be left behind", lambda: footprint(d) == before, context=lambda: f": {before} -> {footprint(d)}")
+
+    def test_answer(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        c = d.clone("t", labels={"who": "me"}, ttl_s=600)[0]
+        phases = c["phases_us"]
+        self.assertLessEqual(0, phases["accepted"])
+        self.assertLessEqual(phases["accepted"], phases["restored"])
+        self.assertLessEqual(phases["restored"], phases["resumed"])
+        self.assertEqual((c["template"], c["state"], c["labels"], c["memory_restore_mode"]), ("t", "running", {"who": "me"}, "copyonwrite"))
+        self.assertEqual(os.stat(c["api_socket"]).st_mode & 0o7777, 0o600)
+        ping = request(c["api_socket"], "GET", "/api/v1/vmm.ping")
+        self.assertEqual((ping.status, ping.json["pid"]), (200, c["pid"]))
+        self.assertEqual(request(c["api_socket"], "PUT", "/api/v1/vm.pause").status, 204)
+        wait_for("the pause by its own API to be known", lambda: d.get(f"/v1/clones/{c['id']}")["state"] == "paused")
+        self.assertEqual(d.get("/v1/clones?label=who=me")["clones"][0]["id"], c["id"])
+        self.assertEqual(d.get("/v1/clones?label=who=you")["clones"], [])
+
+    def test_memory_is_shared(self):
+        """A guest that touched 64 MiB, and wrote a known number of pages since: only those are private."""
+        d = Daemon(self)
+        d.template("t", self.ticker(memory="256M", warm=64, tick=3000000))
+        c = d.clone("t")[0]
+        wait_for("100 pages written", lambda: ticks(c) >= 100)
+        d.must(200, "PUT", f"/v1/clones/{c['id']}/pause")
+        pages = ticks(c)
+        dirty = private_dirty(c["pid"])
+        self.assertLessEqual(dirty, pages * 4096 + 512 * 1024, f"{pages} pages were written")
+        stats = d.get(f"/v1/clones/{c['id']}")["stats"]
+        self.assertLessEqual(abs(stats["private_dirty_bytes"] - dirty), 64 * 1024)
+        self.assertGreater(stats["cpu_us"], 0)
+
+    def test_pause_resume_wait(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        c = d.clone("t", paused=True)[0]
+        self.assertEqual(c["state"], "paused")
+        url = f"/v1/clones/{c['id']}"
+        time.sleep(0.05)
+        self.assertEqual(ticks(c), 0)
+        answers = []
+        waiter = threading.Thread(target=lambda: answers.append(d.call("GET", url + "/wait?state=running&timeout_s=20")))
+        waiter.start()
+        time.sleep(0.1)
+        self.assertEqual(d.must(200, "PUT", url + "/resume")["state"], "running")
+        waiter.join(20)
+        self.assertEqual((answers[0].status, answers[0].json["state"]), (200, "running"))
+        self.wait_ticks([c])
+        self.assertEqual(d.must(200, "PUT", url + "/pause")["state"], "paused")
+        seen = ticks(c)
+        time.sleep(0.05)
+        self.assertEqual(ticks(c), seen)
+        d.refused(504, "timeout", "GET", url + "/wait?state=running&timeout_s=0")
+
+    def test_labels_and_ttl(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        a, b = d.clone("t", 2, labels={"k": "v"})
+        changed = d.must(200, "PATCH", f"/v1/clones/{a['id']}", {"labels": {"k": "w"}, "ttl_s": 1})
+        self.assertEqual(changed["labels"], {"k": "w"})
+        wait_for("the clone to be deleted when its time is up", lambda: d.call("GET", f"/v1/clones/{a['id']}").status == 404 or
+                 d.get(f"/v1/clones/{a['id']}")["state"] == "exited", 10)
+        wait_for("its process to end", lambda: not alive(a["pid"]))
+        self.assertTrue(alive(b["pid"]))
+
+    def test_snapshot_of_a_clone_is_a_template(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        c = d.clone("t")[0]
+        self.wait_ticks([c])
+        t = d.must(201, "POST", f"/v1/clones/{c['id']}/snapshot", {"name": "child"})
+        self.assertGreater(t["paused_us"], 0)
+        self.wait_ticks([c])
+        child = d.clone("child")[0]
+        self.wait_ticks([child])
+        self.assertEqual(d.get("/v1/templates/child")["parent"], "t")
+
+    def test_template_life(self):
+        d = Daemon(self)
+        directory = self.ticker()
+        d.template("t", directory)
+        d.refused(409, "template_exists", "POST", "/v1/templates", {"name": "t", "snapshot": "file://" + directory})
+        self.assertEqual([t["name"] for t in d.get("/v1/templates")["templates"]], ["t"])
+        c = d.clone("t")[0]
+        self.assertIn(c["id"], d.refused(409, "template_in_use", "DELETE", "/v1/templates/t"))
+        d.delete([c])
+        d.must(204, "DELETE", "/v1/templates/t")
+        d.refused(404, "template_not_found", "GET", "/v1/templates/t")
+        d.refused(404, "template_not_found", "POST", "/v1/templates/t/clones", {})
+        self.assertEqual(os.listdir(os.path.join(d.store, "templates")), [])
+
+    def test_template_does_not_need_its_source(self):
+        d = Daemon(self)
+        directory = self.ticker()
+        d.template("t", directory)
+        for name in os.listdir(directory):
+            os.unlink(os.path.join(directory, name))
+        self.wait_ticks(d.clone("t"))
+        self.assertEqual(d.must(200, "POST", "/v1/templates/t/verify").get("name"), "t")
+
+    def test_verify_finds_a_flipped_bit(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        path = os.path.join(d.store, "templates/t/memory-ranges")
+        with open(path, "r+b") as f:
+            f.seek(3 * MIB)
+            byte = f.read(1)
+            f.seek(3 * MIB)
+            f.write(bytes([byte[0] ^ 1]))
+        answer = d.call("POST", "/v1/templates/t/verify")
+        self.assertNotEqual(answer.status, 200)
+        self.assertIn("memory-ranges", answer.json["message"])
+
+    def test_modes(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        for mode in ("copy", "ondemand", "copyonwrite"):
+            c = d.clone("t", memory_restore_mode=mode)[0]
+            self.assertEqual(c["memory_restore_mode"], mode)
+            self.wait_ticks([c])
+
+    def test_different_clones_in_one_request(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        got = d.must(201, "POST", "/v1/templates/t/clones", {"clones": [{"labels": {"n": "1"}}, {"labels": {"n": "2"}, "paused": True}]})["clones"]
+        self.assertEqual([(c["labels"]["n"], c["state"]) for c in got], [("1", "running"), ("2", "paused")])
+
+    def test_idempotency(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        key = {"Idempotency-Key": "abc"}
+        first = d.must(201, "POST", "/v1/templates/t/clones", {}, headers=key)
+        again = d.must(201, "POST", "/v1/templates/t/clones", {}, headers=key)
+        self.assertEqual(first, again)
+        self.assertEqual(len(d.get("/v1/clones")["clones"]), 1)
+        d.refused(409, "idempotency_key_reused", "POST", "/v1/templates/t/clones", {"count": 2}, headers=key)
+
+    def test_events(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        c = d.clone("t")[0]
+        d.delete([c])
+        wait_for("the release", lambda: any(e["type"] == "clone.released" for e in d.events()))
+        events = d.events()
+        types = [e["type"] for e in events if e.get("clone") == c["id"]]
+        self.assertEqual(types[0], "clone.created")
+        self.assertEqual(types[-1], "clone.released")
+        self.assertIn("clone.deleted", types)
+        numbers = [e["seq"] for e in events]
+        self.assertEqual(numbers, sorted(set(numbers)))
+        self.assertEqual([e["seq"] for e in d.events(after=numbers[0])], numbers[1:])
+
+    def test_metrics(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        d.clone("t", 3)
+        text = d.call("GET", "/metrics").body.decode()
+        values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+        self.assertTrue(any("clone" in k and float(v) == 3 for k, v in values.items()), text)
+        self.assertTrue(any("_bucket{" in k for k in values), "no histogram")
+
+
+class Trouble(ForkdTest):
+    """Killed daemons, hosts and clones."""
+
+    def test_daemon_killed(self):
+        """Fifty clones go on, and the next daemon owns them again."""
+        d = Daemon(self)
+        d.template("t", self.resumed())
+        clones = d.clone("t", 50, labels={"a": "b"})
+        d.kill()
+        self.assertTrue(all(alive(c["pid"]) for c in clones))
+        d.start()
+        after = {c["id"]: c for c in d.get("/v1/clones?limit=100")["clones"]}
+        self.assertEqual(set(after), {c["id"] for c in clones})
+        for c in clones:
+            self.assertEqual(after[c["id"]]["pid"], c["pid"])
+            self.assertEqual((after[c["id"]]["state"], after[c["id"]]["labels"], after[c["id"]]["template"]), ("running", {"a": "b"}, "t"))
+        d.must(200, "PUT", f"/v1/clones/{clones[0]['id']}/pause")
+        d.must(200, "PUT", f"/v1/clones/{clones[0]['id']}/resume")
+        newest = d.clone("t")[0]
+        wait_for("the byte of a new clone", lambda: ticks(newest) > 0)
+        d.delete(clones)
+        self.assertFalse(any(alive(c["pid"]) for c in clones))
+
+    def test_daemon_stopped_leaves_clones(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        c = d.clone("t")[0]
+        d.stop()
+        self.wait_ticks([c])
+        d.start()
+        self.assertEqual(d.get(f"/v1/clones/{c['id']}")["state"], "running")
+
+    def test_host_killed(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        first = d.clone("t")[0]
+        with open(f"/proc/{first['pid']}/stat") as f:
+            host = int(f.read().rsplit(") ", 1)[1].split()[1])
+        os.kill(host, signal.SIGKILL)
+        wait_for("the event", lambda: any(e["type"] == "host.failed" for e in d.events()))
+        second = d.clone("t")[0]
+        self.wait_ticks([first, second])
+
+    def test_clone_killed(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        c, other = d.clone("t", 2)
+        os.kill(c["pid"], signal.SIGKILL)
+        wait_for("the state exited", lambda: d.get(f"/v1/clones/{c['id']}")["state"] == "exited")
+        event = next(e for e in d.events() if e["type"] == "clone.exited")
+        self.assertEqual(event["clone"], c["id"])
+        self.assertIn("9", json.dumps(event))
+        self.wait_ticks([other])
+        d.must(204, "DELETE", f"/v1/clones/{c['id']}")
+        self.assertFalse(os.path.exists(os.path.dirname(c["api_socket"])))
+
+    def test_many_clients(self):
+        """Mixed requests of 64 clients: nothing but documented answers, nothing left."""
+        d = Daemon(self)
+        d.template("t", self.resumed())
+        d.delete(d.clone("t"))
+        before = footprint(d)
+        deadline = time.monotonic() + (60 if FULL else 8)
+        wrong, done = [], [0]
+        lock = threading.Lock()
+
+        def client(n):
+            names = 0
+            while time.monotonic() < deadline and not wrong:
+                answers = [d.call("POST", "/v1/templates/t/clones", {"count": 1 + n % 3})]
+                clones = answers[0].json.get("clones", [])
+                answers.append(d.call("GET", "/v1/clones?limit=10"))
+                for c in clones:
+                    url = f"/v1/clones/{c['id']}"
+                    answers += [d.call("PUT", url + "/pause"), d.call("GET", url), d.call("PUT", url + "/resume")]
+                if clones and n % 16 == 0:
+                    names += 1
+                    name = f"s{n}-{names}"
+                    answers.append(d.call("POST", f"/v1/clones/{clones[0]['id']}/snapshot", {"name": name}, timeout_s=120))
+                    answers.append(d.call("DELETE", f"/v1/templates/{name}"))
+                answers += [d.call("DELETE", f"/v1/clones/{c['id']}") for c in clones]
+                with lock:
+                    done[0] += len(answers)
+                    wrong.extend(a for a in answers if a.status >= 400 and a.json.get("code") not in ("busy", "not_enough_memory"))
+
+        threads = [threading.Thread(target=client, args=(n,)) for n in range(64)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join(180)
+        self.assertEqual(wrong, [], f"of {done[0]} answers")
+        self.assertEqual(d.get("/v1/clones?state=running")["clones"], [])
+        wait_for("nothing to be left behind", lambda: footprint(d) == before, context=lambda: f": {before} -> {footprint(d)}")

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+/* vmm/vcpu: threads that start parked, run and park, and the host CPUs they are bound to. KVM is fake_kvm(). */
+#include "vmm/vcpu.h"
+
+#include "tests/unit/fake_kvm.h"
+
+#include <sched.h>
+#include <sys/mman.h>
+
+#include "vmm/vm.h"
+
+enum { VCPUS = 2, RUN_BYTES = 8192 };
+
+static struct vm_config config;
+static struct vm vm;
+static _Atomic unsigned n_runs, n_prepared;
+
+/* Every vCPU is the same file, its area shared. */
+static int fake_kvm(unsigned long request, void *arg)
+{
+	(void)arg;
+	if (request == KVM_CREATE_VCPU)
+		return FAKE_FD;
+	n_runs++;
+	usleep(100);
+	return -EINTR;
+}
+
+static int make(void **state)
+{
+	struct err err = {};
+	autoclose int fd = unit_file();
+
+	(void)state;
+	if (ftruncate(fd, RUN_BYTES) < 0 || dup2(fd, FAKE_FD) < 0)
+		return -1;
+	config = (struct vm_config){ .cpus = { .boot_vcpus = VCPUS, .max_vcpus = VCPUS } };
+	vm = (struct vm){ .config = &config, .kvm = { .fd = -1, .vm_fd = FAKE_FD, .run_bytes = RUN_BYTES } };
+	n_runs = n_prepared = 0;
+	return vcpus_create(&vm, VCPUS, &err);
+}
+
+static int done(void **state)
+{
+	(void)state;
+	vcpus_destroy(&vm);
+	vcpus_destroy(&vm);
+	return 0;
+}
+
+static int prepare(struct vcpu *vcpu, void *arg, struct err *err)
+{
+	n_prepared++;
+	assert_ptr_equal(arg, &vm);
+	return vcpu->index == 1 ? err_set(err, ERR_INVALID, "not this one") : 0;
+}
+
+static void parks_and_runs(void **state)
+{
+	struct err err = {};
+
+	(void)state;
+	assert_int_equal(vcpus_start(&vm, NULL, NULL, &err), 0);
+	assert_int_equal(vcpus_wait(&vm, &err), 0);
+	assert_int_equal(vm.vcpus.n_parked, VCPUS);
+	assert_int_equal(n_runs, 0);
+	vcpus_run(&vm);
+	while (n_runs < 10)
+		usleep(100);
+	vcpus_park(&vm);
+	assert_int_equal(vm.vcpus.n_parked, VCPUS);
+	unsigned before = n_runs;
+	usleep(2000);
+	assert_int_equal(n_runs, before);
+}
+
+static void error_of_one(void **state)
+{
+	struct err err = {};
+
+	(void)state;
+	assert_int_equal(vcpus_start(&vm, prepare, &vm, &err), 0);
+	assert_int_equal(vcpus_wait(&vm, &err), -EINVAL);
+	assert_string_equal(err.msg, "not this one");
+	assert_int_equal(n_prepared, VCPUS);
+}
+
+/* One host CPU that this process may use. */
+static uint32_t some_cpu(cpu_set_t *own)
+{
+	assert_int_equal(sched_getaffinity(0, sizeof(*own), own), 0);
+	for (uint32_t i = 0; i < CPU_SETSIZE; i++)
+		if (CPU_ISSET(i, own))
+			return i;
+	return 0;
+}
+
+static void affinity(void **state)
+{
+	cpu_set_t own, got;
+	uint32_t one = some_cpu(&own), both[] = { one, 8191 };
+	struct cpu_affinity list[] = {
+		{ .vcpu = 1, .host_cpus = both, .n_host_cpus = 2 }, /* one that exists is enough */
+		{ .vcpu = 7, .host_cpus = &one, .n_host_cpus = 1 }, /* nobody */
+	};
+	struct err err = {};
+
+	(void)state;
+	config.cpus.affinity = list;
+	config.cpus.n_affinity = ARRAY_LEN(list);
+	assert_int_equal(vcpus_start(&vm, NULL, NULL, &err), 0);
+	assert_int_equal(vcpus_wait(&vm, &err), 0);
+	assert_int_equal(pthread_getaffinity_np(vm.vcpus.vcpu[0].thread, sizeof(got), &got), 0);
+	assert_true(CPU_EQUAL(&got, &own));
+	assert_int_equal(pthread_getaffinity_np(vm.vcpus.vcpu[1].thread, sizeof(got), &got), 0);
+	assert_int_equal(CPU_COUNT(&got), 1);
+	assert_true(CPU_ISSET(one, &got));
+	assert_int_equal(sched_getaffinity(0, sizeof(got), &got), 0);
+	assert_true(CPU_EQUAL(&got, &own)); /* the main thread stays where it was */
+}
+
+static void bad_affinity(void **state)
+{
+	uint32_t none[] = { 8191 }, absurd[] = { 0, UINT32_MAX };
+	const struct {
+		struct cpu_affinity a;
+		const char *msg;
+	} cases[] = {
+		{ { 0, none, 0 }, "affinity of vCPU 0 names no host CPU" },
+		{ { 1, absurd, 2 }, "affinity of vCPU 1: there is no host CPU 4294967295" },
+		{ { 1, none, 1 }, "affinity of vCPU 1: run on host CPU 8191\nInvalid argument" },
+	};
+
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct err err = {};
+		struct cpu_affinity a = cases[i].a;
+		config.cpus.affinity = &a;
+		config.cpus.n_affinity = 1;
+		assert_int_equal(vcpus_start(&vm, NULL, NULL, &err), -EINVAL);
+		assert_non_null(strstr(err.msg, cases[i].msg));
+		done(state); /* the threads that were started end */
+		make(state);
+	}
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, make, done)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { T(parks_and_runs), T(error_of_one), T(affinity), T(bad_affinity) };
+
+	return cmocka_run_group_tests_name("vcpu", tests, NULL, NULL);
+}

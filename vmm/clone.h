@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The life of a VM process that belongs to forkd: it is told over its control socket (common/ctl.h) what to be, then serves that
+ * socket and its own API until the VM ends. All in the main thread.
+ */
+#ifndef VMM_CLONE_H
+#define VMM_CLONE_H
+
+#include "vmm/template.h"
+
+/* What such a process begins with. */
+struct clone_start {
+	char *id;               /* names it in the log */
+	int control_fd;         /* listening; taken over */
+	struct template *tmpl;  /* a parked clone of it; NULL: op "boot" says what to run. Moved from. */
+	enum restore_mode mode; /* with tmpl */
+};
+
+/* Runs until the end of the VM: the exit code, or < 0. */
+MUST_CHECK int clone_run(struct clone_start *start, struct err *err);
+
+#endif
