@@ -97,6 +97,7 @@ const struct field ctl_template_fields[] = {
 	F_OBJ_LIST(struct ctl_template, disks, disk_fields),
 	F(struct ctl_template, has_serial),
 	F(struct ctl_template, has_console),
+	F(struct ctl_template, host_cpu),
 	F_END,
 };
 

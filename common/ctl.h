@@ -125,6 +125,7 @@ struct ctl_template {
 	struct ctl_disk *disks;
 	uint32_t n_disks;
 	bool has_serial, has_console; /* the guest has the device */
+	char *host_cpu;               /* what a host must have, in words */
 };
 
 extern const struct field ctl_fork_fields[], ctl_exited_fields[], ctl_restore_fields[], ctl_boot_fields[],

@@ -72,6 +72,8 @@ MUST_CHECK int arch_state_save(struct vm *vm, struct arch_state *state, struct e
 void arch_state_load(struct vm *vm, struct arch_state *state);
 /* What the guest was told about its CPU must be there. Any thread. */
 MUST_CHECK int arch_state_check(int kvm_fd, const struct arch_state *state, struct err *err);
+/* What a host must have for this, in words: "GenuineIntel family 6 model 85, TSC 2000000 kHz". */
+void arch_state_describe(const struct arch_state *state, const struct vcpu_state *vcpu, char *buf, size_t size);
 /* The first address that devices may take above RAM which ends at `ram_end`; and the fixed list "arch_mem_regions". */
 uint64_t arch_device_area(uint64_t ram_end);
 void arch_memory_regions_save(struct strbuf *out);

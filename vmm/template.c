@@ -70,11 +70,14 @@ static int describe_disks(const struct vm_config *c, struct ctl_template *d, str
 static int describe(const struct template *t, struct strbuf *out, struct err *err)
 {
 	const struct vm_config *c = &t->config;
+	char host_cpu[80];
+	arch_state_describe(&t->saved.arch, &t->saved.cpu[0], host_cpu, sizeof(host_cpu));
 	struct ctl_template d = {
 		.ram_bytes = c->memory.size,
 		.vcpus = c->cpus.boot_vcpus,
 		.has_serial = c->serial.mode != CONSOLE_OFF,
 		.has_console = c->console.mode != CONSOLE_OFF,
+		.host_cpu = host_cpu,
 	};
 
 	int r = describe_nets(c, &d, err);
@@ -96,6 +99,18 @@ static int check_memory(const struct template *t, struct err *err)
 	return snapshot_check_memory(&t->snap, &mem, err);
 }
 
+/* The one file that a VM process opens by itself: whoever wrote config.json may not name just any. */
+static int check_rng(const struct vm_config *c, struct err *err)
+{
+	static const char *const sources[] = { "/dev/urandom", "/dev/random", "/dev/hwrng" };
+
+	for (size_t i = 0; i < ARRAY_LEN(sources); i++)
+		if (strcmp(c->rng.src, sources[i]) == 0)
+			return 0;
+	return err_set(err, ERR_INVALID, "config.json: rng.src: '%s' is not a source of randomness that clones may use",
+		       c->rng.src);
+}
+
 static int load(struct host *h, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
 	struct template *t = h->tmpl;
@@ -107,7 +122,7 @@ static int load(struct host *h, struct ctl_packet *p, struct strbuf *out, struct
 	h->loaded = true;
 	if (snapshot_open_at(&t->snap, p->fds[0], "snapshot", err) < 0 ||
 	    snapshot_config(&t->snap, &t->config, err) < 0 || vm_config_check(&t->config, err) < 0 ||
-	    check_memory(t, err) < 0 || kvm_open(&t->kvm, err) < 0 ||
+	    check_rng(&t->config, err) < 0 || check_memory(t, err) < 0 || kvm_open(&t->kvm, err) < 0 ||
 	    saved_read(&t->saved, &t->snap, t->kvm.fd, t->config.cpus.boot_vcpus, err) < 0)
 		return err->num;
 	return describe(t, out, err);

@@ -155,6 +155,17 @@ def time_plans(plans, warm, runs):
     return times
 
 
+def time_slow(plan):
+    """By itself: on a busy host a peer may take longer than first_byte waits, which is no reason to stop."""
+    try:
+        return time_plans([plan], 1, 5)
+    except subprocess.CalledProcessError:
+        if plan[0].startswith("forkd-vmm"):
+            raise
+        print(f"SKIPPED {plan[0]}: it printed nothing in time", file=sys.stderr)
+        return {}
+
+
 def own_memory_kib(plan, ram_bytes):
     """Private memory and Pss of the monitor itself: mappings of the guest's size or of its memory file left out."""
     _, sock, request, argv = plan
@@ -201,10 +212,10 @@ def bench_restore(options):
             plans = restore_plans(b, mib, cpus)
             slow = [p for p in plans if p[0].endswith(" copy") and mib > 256]
             times = time_plans([p for p in plans if p not in slow], 3, runs)
-            if slow:                            # reading all of RAM would only push the others out of the caches
-                times.update(time_plans(slow, 1, 5))
+            for plan in slow:                   # reading all of RAM would only push the others out of the caches
+                times.update(time_slow(plan))
             rows = []
-            for plan in plans:
+            for plan in [plan for plan in plans if plan[0] in times]:
                 us = times[plan[0]]
                 private, pss, guest_kib = (0, 0, 0) if plan[0] == "floor" else own_memory_kib(plan, mib << 20)
                 rows.append({"bench": "restore", "what": plan[0], "mib": mib, "vcpus": cpus, "n": len(us),

@@ -239,10 +239,12 @@ class Callers(ForkdTest):
         d = Daemon(self, "--allow-path", allowed)
         os.chmod(d.root, 0o755)
         os.chmod(d.socket, 0o666)
-        for path in (directory, allowed + "/../" + os.path.basename(directory), os.path.join(allowed, "link"), "/etc"):
+        for path, code in ((directory, (403, "path_not_allowed")), ("/etc", (403, "path_not_allowed")),
+                           (allowed + "/../" + os.path.basename(directory), (400, "invalid_request")),
+                           (os.path.join(allowed, "link"), (400, "invalid_request"))):
             with self.subTest(path=path):
                 status, answer = self.as_user(d, "POST", "/v1/templates", {"name": "t", "snapshot": "file://" + path})
-                self.assertEqual((status, answer["code"]), (403, "path_not_allowed"), answer)
+                self.assertEqual((status, answer["code"]), code, answer)
         status, answer = self.as_user(d, "POST", "/v1/templates", {"name": "t", "snapshot": "file://" + inside})
         self.assertEqual(status, 201, answer)
         status, answer = self.as_user(d, "POST", "/v1/templates/t/clones", {})
@@ -254,7 +256,8 @@ class Callers(ForkdTest):
         os.mkdir(within)
         self.assertEqual(request(api, "PUT", "/api/v1/vm.pause").status, 204)
         answer = request(api, "PUT", "/api/v1/vm.snapshot", {"destination_url": "file://" + outside})
-        self.assertEqual(answer.status, 500, answer)
+        self.assertEqual(answer.status, 400, answer)
+        self.assertIn("is not below a root of --allow-path", answer.body.decode())
         self.assertEqual(os.listdir(outside), [])
         self.assertEqual(request(api, "PUT", "/api/v1/vm.snapshot", {"destination_url": "file://" + within}).status, 204)
         self.assertEqual(len(os.listdir(within)), 3)

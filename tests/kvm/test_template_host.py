@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 
-from kvmtest import VMM, KvmTest, Tap, call, only_forkd, read, wait_for
+from kvmtest import VMM, KvmTest, Tap, call, only_forkd, read, wait_for, write
 
 PACKET_MAX = 1 << 18
 
@@ -146,6 +146,7 @@ class TemplateHost(KvmTest):
         self.assertEqual(host.template["ram_bytes"], 64 << 20)
         self.assertEqual(host.template["vcpus"], 1)
         self.assertTrue(host.template["has_serial"])
+        self.assertRegex(host.template["host_cpu"], r"^\S+ family \d+ model \d+, TSC \d+ kHz$")
         clones = [Clone(host, f"c{i}") for i in range(5)]
         for c in clones:
             answer = c.restore()
@@ -259,6 +260,7 @@ class TemplateHost(KvmTest):
             ("config.json", lambda p: os.unlink(p), "config.json"),
             ("memory-ranges", lambda p: os.truncate(p, 4096), "has 4096 bytes"),
             ("state.json", lambda p: os.truncate(p, 100), "state.json"),
+            ("config.json", lambda p: write(p, read(p).replace(b"/dev/urandom", b"/etc/shadow")), "rng.src: '/etc/shadow'"),
         ):
             directory = self.ticker()
             break_it(os.path.join(directory, name))

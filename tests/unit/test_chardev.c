@@ -263,6 +263,65 @@ static void pty(void **state)
 	chardev_write(&c, block, sizeof(block));
 }
 
+/* Descriptors instead of paths: a log beside a socket, both the caller's own. */
+static void given(void **state)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	autoclose int log = unit_file(), listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	struct console_config cfg = { .mode = CONSOLE_TTY, .log_fd = log, .listen_fd = listener };
+	struct err err = {};
+	char buf[16];
+
+	(void)state;
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	assert_int_equal(bind(listener, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(listen(listener, 1), 0);
+	assert_int_equal(pwrite(log, "old ", 4, 0), 4);
+	assert_int_equal(open_it(&cfg, &err), 0);
+	chardev_want_input(&c, true);
+	chardev_write(&c, "one ", 4);
+	autoclose int peer = connect_to();
+	run_rounds(2);
+	chardev_write(&c, "two", 3);
+	assert_int_equal(read(peer, buf, sizeof(buf)), 3);
+	assert_memory_equal(buf, "two", 3);
+	assert_int_equal(write(peer, "in", 2), 2);
+	run_rounds(2);
+	assert_int_equal(n_got, 2);
+	chardev_close(&c);
+	assert_int_equal(pread(log, buf, sizeof(buf), 0), 11);
+	assert_memory_equal(buf, "old one two", 11);
+	assert_true(fcntl(listener, F_GETFD) >= 0);
+}
+
+/* A log never outgrows its limit, and keeps the newest. */
+static void log_is_capped(void **state)
+{
+	enum { PIECE = 1 << 20 };
+	autoclose int log = unit_file();
+	struct console_config cfg = { .log_fd = log };
+	autofree char *piece = malloc(PIECE), *back = malloc(PIECE);
+	struct err err = {};
+	struct stat st;
+
+	(void)state;
+	assert_int_equal(open_it(&cfg, &err), 0);
+	for (unsigned i = 0; i < 100; i++) {
+		memset(piece, (int)(i + 1), PIECE);
+		chardev_write(&c, piece, PIECE);
+		assert_int_equal(fstat(log, &st), 0);
+		assert_true(st.st_size <= CHARDEV_LOG_MAX);
+		assert_true(i < 8 || st.st_size >= CHARDEV_LOG_MAX / 2);
+		assert_int_equal(pread(log, back, PIECE, st.st_size - PIECE), PIECE);
+		assert_memory_equal(back, piece, PIECE);
+	}
+	for (off_t at = st.st_size - PIECE; at >= 0; at -= PIECE) { /* without a gap */
+		assert_int_equal(pread(log, back, PIECE, at), PIECE);
+		assert_int_equal(back[0], 100 - (st.st_size - PIECE - at) / PIECE);
+		assert_int_equal(back[PIECE - 1], back[0]);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -273,6 +332,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(input_is_held_back, make, done),
 		cmocka_unit_test_setup_teardown(output_is_dropped, make, done),
 		cmocka_unit_test_setup_teardown(pty, make, done),
+		cmocka_unit_test_setup_teardown(given, make, done),
+		cmocka_unit_test_setup_teardown(log_is_capped, make, done),
 	};
 
 	return cmocka_run_group_tests_name("chardev", tests, make_dir, remove_dir);

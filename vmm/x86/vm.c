@@ -388,6 +388,37 @@ int arch_state_check(int kvm_fd, const struct arch_state *state, struct err *err
 }
 
 /* The guest keeps what it was told, so a snapshot of this VM says the same again. */
+static const struct cpuid_entry *find_leaf(const struct arch_state *state, uint32_t function)
+{
+	static const struct cpuid_entry none;
+
+	for (uint32_t i = 0; i < state->n_common_cpuid; i++)
+		if (state->common_cpuid[i].function == function)
+			return &state->common_cpuid[i];
+	return &none;
+}
+
+/* Family and model as in Intel's manual, CPUID leaf 1: the extended fields count for families 6 and 15. */
+void arch_state_describe(const struct arch_state *state, const struct vcpu_state *vcpu, char *buf, size_t size)
+{
+	const struct cpuid_entry *vendor = find_leaf(state, 0);
+	uint32_t eax = find_leaf(state, 1)->eax, family = eax >> 8 & 15, model = eax >> 4 & 15;
+	char name[13] = "";
+
+	memcpy(name, &vendor->ebx, 4);
+	memcpy(name + 4, &vendor->edx, 4);
+	memcpy(name + 8, &vendor->ecx, 4);
+	for (unsigned i = 0; i < 12; i++)
+		name[i] = name[i] >= ' ' && name[i] <= '~' ? name[i] : '?'; /* it came from a file */
+	if (family == 6 || family == 15)
+		model |= eax >> 12 & 0xf0;
+	if (family == 15)
+		family += eax >> 20 & 255;
+	int n = snprintf(buf, size, "%s family %u model %u", name, family, model);
+	if (vcpu->Kvm.has_tsc_khz && n > 0 && (size_t)n < size)
+		snprintf(buf + n, size - (size_t)n, ", TSC %u kHz", vcpu->Kvm.tsc_khz);
+}
+
 void arch_state_load(struct vm *vm, struct arch_state *state)
 {
 	vm->arch.cpuid = (struct cpuid_table){ .entry = state->common_cpuid, .n_entry = state->n_common_cpuid };
