@@ -3,7 +3,7 @@
 #
 #   make                 programs in build/ (CC=clang works too)
 #   make check           unit tests, tests on /dev/kvm, the short lab: what CI runs
-#   make check-unit check-kvm check-lab check-peers check-full
+#   make check-unit check-kvm check-lab check-api check-peers check-full
 #   make asan tsan       the same programs with sanitizers, in build/asan and build/tsan
 #   make bench lint install guests clean
 #
@@ -103,8 +103,11 @@ else
 	$(PYTHON) tests/kvm/run.py test_peers
 endif
 
+check-api: all guests
+	tests/kvm/check_api.sh
+
 check-full: export FORKD_TEST_FULL = 1
-check-full: check-unit check-kvm check-peers
+check-full: check-unit check-kvm check-api check-peers
 	scripts/lab.sh -f
 
 asan tsan: SANITIZE = $(SANITIZE_$(shell echo $@ | tr a-z A-Z))
@@ -133,6 +136,6 @@ clean:
 	rm -rf $(BUILD)
 -include $(shell find $(BUILD) -name '*.d' -not -path '*/guest/*' 2>/dev/null)
 .DEFAULT_GOAL := all
-.PHONY: all helpers test-programs check check-unit check-kvm check-lab check-peers check-full check-asan check-tsan \
+.PHONY: all helpers test-programs check check-unit check-kvm check-lab check-peers check-api check-full check-asan check-tsan \
 	asan tsan bench lint install clean
 .SECONDARY:

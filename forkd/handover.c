@@ -12,7 +12,6 @@
 
 #include "common/log.h"
 #include "forkd/errors.h"
-#include "forkd/policy.h"
 
 enum { SEND_TIMEOUT_S = 5 };
 
@@ -164,14 +163,6 @@ int handover_log(struct handover *h, enum ctl_fd_kind kind, const struct place *
 	return path_of(p, name, ret_path, err);
 }
 
-static int open_own(const char *path, int flags, int *ret_fd, struct err *err)
-{
-	if (path[0] != '/')
-		return fail(err, E_INVALID, "'%s' is not an absolute path: override it", path);
-	*ret_fd = open(path, flags | O_CLOEXEC);
-	return *ret_fd < 0 ? fail(err, E_INVALID, "open '%s': %s", path, strerror(errno)) : 0;
-}
-
 /* A file or a block device, opened without waiting for anything; io_uring takes O_NONBLOCK at its word, so it goes away. */
 static int check_disk(int fd, const char *path, struct err *err)
 {
@@ -195,15 +186,13 @@ static int check_unlocked(int lock_fd, const char *path, bool readonly, struct e
 	return 0;
 }
 
-int handover_disk(struct handover *h, const struct place *p, const struct ctl_disk *disk, const char *path,
-		  bool by_policy, struct err *err)
+int handover_disk(struct handover *h, const struct policy *policy, const struct caller *who,
+		  const struct ctl_disk *disk, const char *path, struct err *err)
 {
-	int flags = (disk->readonly ? O_RDONLY : O_RDWR) | O_NONBLOCK | O_NOCTTY, fd;
+	int flags = (disk->readonly ? O_RDONLY : O_RDWR) | (disk->direct ? O_DIRECT : 0) | O_NONBLOCK | O_NOCTTY, fd;
 	char again[32];
 
-	int r = by_policy ? policy_open(p->d->policy, p->caller, path, flags | (disk->direct ? O_DIRECT : 0), &fd, err)
-			  : open_own(path, flags | (disk->direct ? O_DIRECT : 0), &fd, err);
-	if (r < 0)
+	if (policy_open(policy, who, path, flags, &fd, err) < 0)
 		return err_wrap(err, "disk '%s'", disk->id);
 	if (handover_add(h, CTL_FD_DISK, disk->id, fd, false, err) < 0 || check_disk(fd, path, err) < 0)
 		return err_wrap(err, "disk '%s'", disk->id);

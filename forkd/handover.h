@@ -8,7 +8,7 @@
 
 #include "common/ctl.h"
 #include "forkd/daemon.h"
-#include "forkd/http.h"
+#include "forkd/policy.h"
 #include "forkd/record.h"
 
 struct handover {
@@ -47,8 +47,8 @@ MUST_CHECK int handover_socket(struct handover *h, enum ctl_fd_kind kind, const 
 /* A new file `name` in the place for output, its owner's. */
 MUST_CHECK int handover_log(struct handover *h, enum ctl_fd_kind kind, const struct place *p, const char *name,
 			    char **ret_path, struct err *err);
-/* A disk, opened twice; by the caller's policy, or with the daemon's own authority. */
-MUST_CHECK int handover_disk(struct handover *h, const struct place *p, const struct ctl_disk *disk, const char *path,
-			     bool by_policy, struct err *err);
+/* A disk, opened twice, as `who` may: the caller for what the request names, the template's owner for what it brings. */
+MUST_CHECK int handover_disk(struct handover *h, const struct policy *policy, const struct caller *who,
+			     const struct ctl_disk *disk, const char *path, struct err *err);
 
 #endif

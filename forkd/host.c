@@ -15,6 +15,7 @@
 #include "forkd/events.h"
 #include "forkd/metrics.h"
 #include "forkd/options.h"
+#include "forkd/policy.h"
 #include "forkd/reaper.h"
 
 enum { LOAD_TIMEOUT_MS = 60000, FORK_TIMEOUT_MS = 10000, END_TIMEOUT_MS = 2000 };
@@ -121,13 +122,27 @@ static void forget(struct forkd *d, struct tmpl *t, bool died)
 	store_release(d->store, t->name);
 }
 
+static int start_acquired(struct forkd *d, struct tmpl *t, int dir_fd, struct err *err)
+{
+	struct manifest m;
+
+	if (store_manifest(d->store, t->name, &m, err) < 0)
+		return err->num;
+	const struct caller owner = caller_from_owner(m.owner_uid, OWNER_REMOTE);
+	fields_free(manifest_fields, &m);
+	if (host_start(d, t->name, dir_fd, &t->host, err) < 0)
+		return err->num;
+	t->host->owner = owner;
+	return 0;
+}
+
 static int start_for(struct forkd *d, struct tmpl *t, struct err *err)
 {
 	autoclose int dir_fd = -1;
 
 	if (store_acquire(d->store, t->name, &dir_fd, err) < 0)
-		return err_wrap(err, "template '%s'", t->name);
-	if (host_start(d, t->name, dir_fd, &t->host, err) < 0) {
+		return err->num;
+	if (start_acquired(d, t, dir_fd, err) < 0) {
 		store_release(d->store, t->name);
 		return err->num;
 	}

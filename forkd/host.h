@@ -8,6 +8,7 @@
 
 #include "common/ctl.h"
 #include "forkd/daemon.h"
+#include "forkd/http.h"
 #include "forkd/registry.h"
 
 struct host {
@@ -17,6 +18,7 @@ struct host {
 	pthread_mutex_t talk;          /* one conversation at a time */
 	pid_t pid;
 	struct ctl_template info; /* fixed once it is loaded */
+	struct caller owner;      /* of the template: with its rights the disks in its config.json are opened */
 	atomic_bool failed;       /* not to be used any more */
 	atomic_uint refs;
 };

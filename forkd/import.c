@@ -21,7 +21,7 @@ enum { SNAPSHOT_TIMEOUT_MS = 600000 };
 
 int build_begin(struct forkd *d, const char *name, const struct request *rq, struct build *ret, struct err *err)
 {
-	struct build b = { .d = d, .caller = rq->caller, .begun_ns = rq->accepted_ns };
+	struct build b = { .d = d, .owner = rq->caller, .begun_ns = rq->accepted_ns };
 
 	if (tmpl_reserve(d->registry, name, &b.t, err) < 0)
 		return err->num;
@@ -60,18 +60,15 @@ int build_end(const struct build *b, int r, const struct err *err)
 	return r;
 }
 
-/*
- * Whoever may not read a host path must not reach it through a clone of a snapshot whose config.json names it: its disks are opened
- * with the daemon's authority later.
- */
+/* Whoever may not read a host path must not reach it through a clone of a snapshot whose config.json names it: told in time. */
 static int check_paths(const struct build *b, const struct ctl_template *info, struct err *err)
 {
-	for (uint32_t i = 0; i < info->n_disks && !b->caller.trusted; i++) {
+	for (uint32_t i = 0; i < info->n_disks && !b->owner.trusted; i++) {
 		const struct ctl_disk *disk = &info->disks[i];
 		autoclose int fd = -1;
 		if (!disk->path || !disk->readonly)
 			continue; /* is overridden for each clone */
-		if (policy_open(b->d->policy, &b->caller, disk->path, O_RDONLY | O_NONBLOCK | O_NOCTTY, &fd, err) < 0)
+		if (policy_open(b->d->policy, &b->owner, disk->path, O_RDONLY | O_NONBLOCK | O_NOCTTY, &fd, err) < 0)
 			return err_wrap(err, "disk '%s' of the snapshot", disk->id);
 	}
 	return 0;
@@ -88,6 +85,7 @@ int build_publish(const struct build *b, struct staged **s, const char *source, 
 	fields_init(manifest_fields, &m);
 	m.ram_bytes = host->info.ram_bytes;
 	m.vcpus = host->info.vcpus;
+	autofree char *host_cpu = steal_ptr(&host->info.host_cpu);
 	int r = check_paths(b, &host->info, err);
 	host_stop(host);
 	if (r < 0)
@@ -95,6 +93,8 @@ int build_publish(const struct build *b, struct staged **s, const char *source, 
 	m.name = strdup(b->t->name);
 	m.source = strdup(source);
 	m.parent = parent ? strdup(parent) : NULL;
+	m.host_cpu = steal_ptr(&host_cpu);
+	m.owner_uid = b->owner.local ? b->owner.uid : STORE_OWNER_NONE;
 	build_step(b, "sealing");
 	r = !m.name || !m.source ? err_num(err, ERR_INTERNAL, ENOMEM, "describe the template")
 				 : staged_seal(*s, &m, err);
@@ -116,6 +116,27 @@ int build_from_dir(const struct build *b, int dir_fd, const char *source, struct
 		r = build_publish(b, &s, source, NULL, err);
 	staged_discard(s);
 	return r;
+}
+
+/*
+ * What its process writes into config.json came from all of them: the requester, the clone's owner, its template's. The first
+ * one that may not go everywhere is the one whose rights count.
+ */
+static struct caller least_trusted(struct forkd *d, const struct caller *requester, const struct clone *c)
+{
+	struct caller owner = caller_from_owner(c->record.uid, c->record.gid);
+	struct manifest m;
+	struct err err = {};
+
+	if (!requester->trusted)
+		return *requester;
+	if (!owner.trusted)
+		return owner;
+	if (store_manifest(d->store, c->record.template, &m, &err) < 0)
+		return caller_from_owner(OWNER_REMOTE, OWNER_REMOTE);
+	owner = caller_from_owner(m.owner_uid, OWNER_REMOTE);
+	fields_free(manifest_fields, &m);
+	return owner.trusted ? *requester : owner;
 }
 
 static int snapshot_clone(const struct build *b, struct clone *c, struct ctl_snapshotted *ret, struct err *err)
@@ -151,6 +172,7 @@ int import_clone(struct forkd *d, struct clone *c, const char *name, const struc
 
 	if (build_begin(d, name, rq, &b, err) < 0)
 		return err->num;
+	b.owner = least_trusted(d, &rq->caller, c);
 	if (build_end(&b, snapshot_clone(&b, c, &done, err), err) < 0)
 		return err->num;
 	metrics_observe_us(d->metrics, HISTOGRAM_PAUSE, done.paused_us);

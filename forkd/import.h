@@ -14,7 +14,7 @@
 struct build {
 	struct forkd *d;
 	struct tmpl *t;
-	struct caller caller;
+	struct caller owner; /* with its rights the paths in config.json are opened, now and for every clone */
 	uint64_t begun_ns; /* CLOCK_MONOTONIC at the request's first byte */
 };
 

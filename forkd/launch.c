@@ -161,7 +161,8 @@ static int gather(const struct batch *b, const struct job *j, const struct place
 		const char *own = j->plan->disks[i].path, *path = own ? own : info->disks[i].path;
 		if (!path)
 			return fail(err, E_DISK_SHARED, "disk '%s' has no path: override it", info->disks[i].id);
-		if (handover_disk(h, place, &info->disks[i], path, own, err) < 0)
+		const struct caller *who = own ? &b->http->caller : &b->host->owner;
+		if (handover_disk(h, b->d->policy, who, &info->disks[i], path, err) < 0)
 			return err->num;
 	}
 	for (uint32_t i = 0; i < info->n_nets; i++)

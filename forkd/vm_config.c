@@ -97,7 +97,7 @@ static int add_disk(struct vm_needs *n, const struct json_node *entry, unsigned 
 	disk.id = place_id(n, i);
 	if (!disk.id)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "%s", what);
-	return handover_disk(&n->fds, p, &disk, path, true, err) < 0 ? err_wrap(err, "vm.disks") : 0;
+	return handover_disk(&n->fds, p->d->policy, p->caller, &disk, path, err) < 0 ? err_wrap(err, "vm.disks") : 0;
 }
 
 static int add_net(struct vm_needs *n, const struct json_node *entry, unsigned i, const struct place *p, const char *id,

@@ -31,6 +31,7 @@ const struct field manifest_fields[] = {
 	F(struct manifest, program_version, .flags = F_REQUIRED),
 	F(struct manifest, source, .flags = F_REQUIRED),
 	F(struct manifest, parent, .flags = F_NULL),
+	F(struct manifest, owner_uid, .def = STORE_OWNER_NONE),
 	F(struct manifest, ram_bytes, .flags = F_REQUIRED),
 	F(struct manifest, vcpus, .flags = F_REQUIRED),
 	F(struct manifest, host_cpu, .flags = F_NULL),

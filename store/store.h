@@ -21,6 +21,7 @@
 
 #include "common/field.h"
 
+#define STORE_OWNER_NONE UINT32_MAX
 enum { STORE_FORMAT = 1, STORE_NAME_MAX = 64, STORE_CHUNK_BYTES = 2 << 20, STORE_DIGEST_HEX = 64 };
 /* Of a snapshot, in the order of manifest.files. */
 enum { STORE_CONFIG, STORE_MEMORY, STORE_STATE, STORE_FILES };
@@ -41,6 +42,7 @@ struct manifest {
 	char *program_version; /* of the forkd that wrote it */
 	char *source;          /* "file:///dir", "vm", "clone:ID" */
 	char *parent;          /* template of the clone that it was taken from; NULL: none */
+	uint32_t owner_uid;    /* with whose rights the paths in its config.json are opened; STORE_OWNER_NONE: nobody's here */
 	uint64_t ram_bytes;
 	uint32_t vcpus;
 	char *host_cpu; /* what the host must have, in words: vendor, family/model, TSC rate of the snapshot; NULL: unknown */
@@ -75,7 +77,7 @@ const char *staged_path(const struct staged *s);
  */
 MUST_CHECK int staged_import(struct staged *s, int source_dir_fd, const char *source, struct err *err);
 /*
- * Digests, manifest, modes, fsync. The caller fills name, source, parent, ram_bytes, vcpus, host_cpu of *m, which was
+ * Digests, manifest, modes, fsync. The caller fills name, source, parent, owner_uid, ram_bytes, vcpus, host_cpu of *m, which was
  * fields_init()ed; the rest is filled here. Checks the files as staged_import() does; ERR_CONFLICT when one is still open
  * for writing after a second. On failure discard it. The caller releases *m: fields_free(manifest_fields, m).
  */

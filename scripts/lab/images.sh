@@ -65,7 +65,7 @@ if [ ! -e "$kernel/done" ]; then
 	note "downloading" $versions
 	mkdir "$work/deb" "$work/kernel"
 	for p in $packages; do
-		(cd "$work/deb" && apt-get download -q "$p" >&2) || fail "cannot download package '$p'"
+		(cd "$work/deb" && apt-get -o APT::Sandbox::User=root download -q "$p" >&2) || fail "cannot download package '$p'"
 	done
 	for deb in "$work"/deb/*.deb; do dpkg -x "$deb" "$work/kernel"; done
 	# busybox's modprobe reads plain modules only
