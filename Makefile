@@ -76,6 +76,8 @@ $(BUILD)/tests/unit/test_forkctl: $(call obj,forkd/forkctl_args.c forkd/forkctl_
 $(HELPERS): $(BUILD)/%: $(BUILD)/obj/%.o
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ -o $@
+# It goes into guests that have no libraries.
+$(BUILD)/tests/bench/io_load: LDFLAGS += -static
 helpers: $(HELPERS)
 
 # Everything that the tests start, and nothing run.

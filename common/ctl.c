@@ -16,6 +16,11 @@ static const struct field fd_fields[] = {
 	F_END,
 };
 
+const struct field ctl_load_fields[] = {
+	F(struct ctl_load, park, .max = CTL_PARK_MAX),
+	F_END,
+};
+
 const struct field ctl_fork_fields[] = {
 	F(struct ctl_fork, id, .flags = F_REQUIRED),
 	F_ENUM(struct ctl_fork, memory_restore_mode, ctl_memory_modes, .flags = F_REQUIRED),
@@ -77,7 +82,6 @@ static const struct field net_fields[] = {
 	F(struct ctl_net, id, .flags = F_REQUIRED),
 	F(struct ctl_net, tap),
 	F(struct ctl_net, num_fds, .flags = F_REQUIRED),
-	F(struct ctl_net, needs_fds),
 	F(struct ctl_net, mac),
 	F_END,
 };

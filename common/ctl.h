@@ -7,7 +7,7 @@
  * Packets with "event" come unasked, between replies.
  *
  * Template host (its socket is a socketpair given by forkd; end of file ends it; the VM processes go on):
- *   load     fds: the template's directory            -> struct ctl_template. Once, and first.
+ *   load     struct ctl_load; fds: the template's directory   -> struct ctl_template. Once, and first.
  *   fork     struct ctl_fork; fds: a listening control socket   -> {"ok":true,"pid":n}, fds: a pidfd
  *   event "exited"  struct ctl_exited                 a VM process of this host ended
  *
@@ -32,7 +32,7 @@
 #include "common/field.h"
 #include "common/sock.h"
 
-enum { CTL_PACKET_MAX = 128 * 1024 };
+enum { CTL_PACKET_MAX = 128 * 1024, CTL_PARK_MAX = 64 };
 
 /* What a descriptor of ctl_restore or ctl_boot is for. */
 enum ctl_fd_kind {
@@ -57,6 +57,10 @@ struct ctl_fd {
 
 enum ctl_memory_mode { CTL_COPY, CTL_ONDEMAND, CTL_COPYONWRITE };
 extern const char *const ctl_memory_modes[]; /* "copy", "ondemand", "copyonwrite" */
+
+struct ctl_load {
+	uint32_t park; /* how many clones the host keeps ready, up to CTL_PARK_MAX */
+};
 
 struct ctl_fork {
 	char *id; /* the clone's; names the process in logs */
@@ -110,7 +114,6 @@ struct ctl_net {
 	char *id;
 	char *tap;        /* name in config.json; NULL: none */
 	uint32_t num_fds; /* queue pairs: descriptors to give */
-	bool needs_fds;   /* its config has `fds`: there is no default */
 	char *mac;
 };
 struct ctl_disk {
@@ -128,8 +131,9 @@ struct ctl_template {
 	char *host_cpu;               /* what a host must have, in words */
 };
 
-extern const struct field ctl_fork_fields[], ctl_exited_fields[], ctl_restore_fields[], ctl_boot_fields[],
-	ctl_status_fields[], ctl_exiting_fields[], ctl_snapshotted_fields[], ctl_stats_fields[], ctl_template_fields[];
+extern const struct field ctl_load_fields[], ctl_fork_fields[], ctl_exited_fields[], ctl_restore_fields[],
+	ctl_boot_fields[], ctl_status_fields[], ctl_exiting_fields[], ctl_snapshotted_fields[], ctl_stats_fields[],
+	ctl_template_fields[];
 
 /* A packet that came in: its JSON and its descriptors. Zeroed before first use (fds: n_fds 0); ctl_packet_done() closes what is left. */
 struct ctl_packet {

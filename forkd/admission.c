@@ -3,39 +3,30 @@
 #include "forkd/admission.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/resource.h>
 
 #include "common/clock.h"
+#include "forkd/cgroup.h"
 #include "forkd/errors.h"
 
-enum { ENTRIES = 64, RESERVE_MIN_BYTES = 128 << 20, RESERVE_FRACTION = 20 };
-static const uint64_t settle_ns = 1000000000;
+enum { SLOTS = 10, RESERVE_MIN_BYTES = 128 << 20, RESERVE_FRACTION = 20 };
+static const uint64_t slot_ns = 100000000; /* SLOTS of them: a second */
 
 struct admission {
 	pthread_mutex_t lock;
 	uint64_t reserve_bytes;
 	struct {
-		uint64_t at_ns, bytes;
-	} entered[ENTRIES]; /* lock; the oldest is written over */
-	unsigned next;
+		uint64_t number, bytes; /* number: the time in slots */
+	} entered[SLOTS]; /* lock; at their number modulo SLOTS */
 };
-
-static void read_file(const char *path, char *buf, size_t size)
-{
-	autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, buf, size - 1);
-
-	buf[n > 0 ? n : 0] = '\0';
-}
 
 static uint64_t meminfo(const char *key)
 {
 	char text[4096];
 
-	read_file("/proc/meminfo", text, sizeof(text));
+	read_text("/proc/meminfo", text, sizeof(text));
 	const char *at = strstr(text, key);
 	return at ? strtoull(at + strlen(key), NULL, 10) * 1024 : 0;
 }
@@ -44,7 +35,7 @@ static uint64_t number_in(const char *path)
 {
 	char text[64];
 
-	read_file(path, text, sizeof(text));
+	read_text(path, text, sizeof(text));
 	uint64_t v = strtoull(text, NULL, 10);
 	return v ? v : UINT64_MAX;
 }
@@ -53,7 +44,7 @@ static uint64_t threads_now(void)
 {
 	char text[128];
 
-	read_file("/proc/loadavg", text, sizeof(text));
+	read_text("/proc/loadavg", text, sizeof(text));
 	const char *slash = strchr(text, '/');
 	return slash ? strtoull(slash + 1, NULL, 10) : 0;
 }
@@ -93,44 +84,58 @@ int admission_decide(const struct admission_ask *ask, const struct admission_hos
 	if (host->available_bytes < kept || host->available_bytes - kept < needed)
 		return fail(
 			err, E_NO_MEMORY,
-			"%u clones of %llu MiB each need %llu MiB: the host has %llu MiB available, of which %llu MiB are "
+			"%u VMs of %llu MiB each need %llu MiB: there are %llu MiB available, of which %llu MiB are "
 			"kept in reserve and %llu MiB promised to requests of the last second",
 			ask->count, mib(ask->bytes_each), mib(needed), mib(host->available_bytes),
 			mib(host->reserve_bytes), mib(pending_bytes));
 	if (host->threads_now + threads > host->threads_max)
-		return fail(err, E_BUSY, "%u clones need %llu threads: the host has %llu and allows %llu", ask->count,
+		return fail(err, E_BUSY, "%u VMs need %llu threads: there are %llu, and %llu are allowed", ask->count,
 			    (unsigned long long)threads, (unsigned long long)host->threads_now,
 			    (unsigned long long)host->threads_max);
 	if (files > host->files_max)
-		return fail(err, E_BUSY, "%u more clones need %llu open files in the daemon, whose limit is %llu",
+		return fail(err, E_BUSY, "%u more VMs need %llu open files in the daemon, whose limit is %llu",
 			    ask->count, (unsigned long long)files, (unsigned long long)host->files_max);
 	return 0;
 }
 
-int admission_enter(struct admission *a, const struct admission_ask *ask, struct err *err)
+static void look_at_host(struct admission_host *host)
 {
 	struct rlimit files = { .rlim_cur = RLIM_INFINITY };
 	uint64_t pid_max = number_in("/proc/sys/kernel/pid_max");
-	struct admission_host host = {
-		.available_bytes = meminfo("MemAvailable:"),
-		.reserve_bytes = a->reserve_bytes,
-		.threads_now = threads_now(),
-		.threads_max = number_in("/proc/sys/kernel/threads-max"),
-	};
-	uint64_t now = monotonic_ns(), pending = 0;
+	struct cgroup_room room;
 
-	if (pid_max < host.threads_max)
-		host.threads_max = pid_max;
+	host->available_bytes = meminfo("MemAvailable:");
+	host->threads_now = threads_now();
+	host->threads_max = number_in("/proc/sys/kernel/threads-max");
+	if (pid_max < host->threads_max)
+		host->threads_max = pid_max;
 	getrlimit(RLIMIT_NOFILE, &files);
-	host.files_max = files.rlim_cur;
+	host->files_max = files.rlim_cur;
+	cgroup_read("/sys/fs/cgroup", "/proc/self/cgroup", &room); /* the VMs are in the daemon's */
+	if (room.bytes < host->available_bytes)
+		host->available_bytes = room.bytes;
+	if (room.pids_max - room.pids_now < host->threads_max - host->threads_now) {
+		host->threads_now = room.pids_now;
+		host->threads_max = room.pids_max;
+	}
+}
+
+int admission_enter(struct admission *a, const struct admission_ask *ask, struct err *err)
+{
+	struct admission_host host = { .reserve_bytes = a->reserve_bytes };
+	uint64_t now = monotonic_ns() / slot_ns, pending = 0;
+
+	look_at_host(&host);
 	pthread_mutex_lock(&a->lock);
-	for (unsigned i = 0; i < ENTRIES; i++)
-		if (a->entered[i].at_ns && now - a->entered[i].at_ns < settle_ns)
+	for (unsigned i = 0; i < SLOTS; i++)
+		if (now - a->entered[i].number >= SLOTS)
+			a->entered[i].bytes = 0;
+		else
 			pending += a->entered[i].bytes;
 	int r = admission_decide(ask, &host, pending, err);
 	if (r >= 0) {
-		a->entered[a->next % ENTRIES].at_ns = now;
-		a->entered[a->next++ % ENTRIES].bytes = ask->count * ask->bytes_each;
+		a->entered[now % SLOTS].number = now;
+		a->entered[now % SLOTS].bytes += ask->count * ask->bytes_each;
 	}
 	pthread_mutex_unlock(&a->lock);
 	return r;

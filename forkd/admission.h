@@ -12,18 +12,18 @@
 
 struct admission;
 struct admission_ask {
-	unsigned count; /* clones */
+	unsigned count; /* VMs */
 	uint64_t bytes_each;
 	unsigned threads_each;
 	unsigned clones_now; /* that have a process already: each takes descriptors of the daemon */
 };
-struct admission_host { /* what the host has */
+struct admission_host { /* what the host has, or the control group that the daemon is in */
 	uint64_t available_bytes, reserve_bytes;
 	uint64_t threads_now, threads_max;
 	uint64_t files_max;
 };
 
-enum { ADMISSION_CLONE_MIN_BYTES = 4 << 20, ADMISSION_FDS_EACH = 2, ADMISSION_FDS_OTHER = 256 };
+enum { ADMISSION_CLONE_MIN_BYTES = 4 << 20, ADMISSION_THREADS_EXTRA = 3 /* of a VM process, beside its vCPUs */, ADMISSION_FDS_EACH = 2, ADMISSION_FDS_OTHER = 256 };
 
 /* reserve_bytes 0: a twentieth of the host's memory, 128 MiB at least. */
 MUST_CHECK int admission_new(uint64_t reserve_bytes, struct admission **ret, struct err *err);

@@ -232,7 +232,7 @@ int api_clone_resume(struct forkd *d, struct request *rq, struct reply *reply, s
 /* ---- PATCH /v1/clones/{id} ---- */
 
 struct patch {
-	uint64_t ttl_s;
+	uint64_t ttl_s, expires_ns;
 	bool has_ttl_s;
 	struct label *labels;
 	uint32_t n_labels;
@@ -255,11 +255,12 @@ static int load_patch(const struct json_node *body, struct patch *p, struct err 
 	return labels ? labels_load(labels, "labels", &p->labels, &p->n_labels, err) : 0;
 }
 
-/* Under the registry's lock; what was there before goes into *p. */
-static void swap_in(struct clone *c, struct patch *p)
+/* What was there before goes into *p. */
+static void swap_in(struct forkd *d, struct clone *c, struct patch *p)
 {
 	struct record *r = &c->record;
 
+	pthread_mutex_lock(&d->registry->lock);
 	if (p->has_labels) {
 		struct label *old = r->labels;
 		uint32_t n_old = r->n_labels;
@@ -269,26 +270,32 @@ static void swap_in(struct clone *c, struct patch *p)
 		p->n_labels = n_old;
 	}
 	if (p->has_ttl_s) {
+		uint64_t old_ttl_s = r->ttl_s, old_expires_ns = r->expires_ns;
 		r->ttl_s = p->ttl_s;
-		r->expires_ns = p->ttl_s ? monotonic_ns() + p->ttl_s * 1000000000 : 0;
+		r->expires_ns = p->expires_ns;
+		p->ttl_s = old_ttl_s;
+		p->expires_ns = old_expires_ns;
 	}
+	pthread_mutex_unlock(&d->registry->lock);
 }
 
 /* The record on disk follows; the talk lock keeps two writers apart, and the directory in place. */
 static int patch(struct forkd *d, struct clone *c, struct patch *p, struct err *err)
 {
-	autofree char *path = place_path(d, "clones", c->record.id);
+	autoclose int dir = -1;
 
 	enum clone_state state = clone_state(d->registry, c);
 	if (state != CLONE_RUNNING && state != CLONE_PAUSED)
 		return fail(err, E_BAD_STATE, "clone '%s' is %s", c->record.id, clone_states[state]);
-	autoclose int dir = open(path ? path : "", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dir < 0)
-		return err_sys(err, ERR_INTERNAL, "open '%s'", path);
-	pthread_mutex_lock(&d->registry->lock);
-	swap_in(c, p);
-	pthread_mutex_unlock(&d->registry->lock);
-	return record_save(&c->record, dir, err);
+	if (place_open(d, "clones", c->record.id, &dir, err) < 0)
+		return err->num;
+	p->expires_ns = p->ttl_s ? deadline_in_ms(p->ttl_s * 1000) : 0;
+	swap_in(d, c, p);
+	if (record_save(&c->record, dir, err) < 0 || record_commit(dir, err) < 0) {
+		swap_in(d, c, p); /* back */
+		return err->num;
+	}
+	return 0;
 }
 
 int api_clone_patch(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
@@ -302,8 +309,8 @@ int api_clone_patch(struct forkd *d, struct request *rq, struct reply *reply, st
 	}
 	pthread_mutex_lock(&c->talk);
 	int r = patch(d, c, &p, err);
-	pthread_mutex_unlock(&c->talk);
 	reaper_rearm(d->reaper, &c->control);
+	pthread_mutex_unlock(&c->talk);
 	labels_free(p.labels, p.n_labels);
 	if (r >= 0) {
 		reaper_wake(d->reaper);

@@ -8,14 +8,14 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "common/clock.h"
+#include "forkd/admission.h"
 #include "forkd/body.h"
 #include "forkd/control.h"
 #include "forkd/errors.h"
+#include "forkd/metrics.h"
 #include "forkd/options.h"
 #include "forkd/vm_config.h"
 
@@ -91,6 +91,21 @@ static int add_sinks(struct vm_build *v, struct err *err)
 	return v->wanted && !v->needs.has_serial ? fail(err, E_INVALID, "ready.serial: vm.serial.mode is \"Off\"") : 0;
 }
 
+static int admit(const struct vm_build *v, struct err *err)
+{
+	const struct admission_ask ask = {
+		.count = 1,
+		.bytes_each = v->needs.ram_bytes,
+		.threads_each = v->needs.vcpus + ADMISSION_THREADS_EXTRA,
+		.clones_now = registry_count(v->d->registry, NULL, NULL),
+	};
+
+	if (admission_enter(v->d->admission, &ask, err) >= 0)
+		return 0;
+	metrics_count(v->d->metrics, METRIC_ADMISSION_REFUSED, 1);
+	return err->num;
+}
+
 int vm_build_new(struct forkd *d, const struct request *rq, const struct json_node *vm, const struct json_node *ready,
 		 uint64_t timeout_s, struct vm_build **ret, struct err *err)
 {
@@ -107,7 +122,7 @@ int vm_build_new(struct forkd *d, const struct request *rq, const struct json_no
 		return err->num;
 	if (place_make(d, &rq->caller, "builds", v->id, &v->place, err) < 0)
 		return err->num;
-	if (vm_needs_load(vm, &v->place, v->id, &v->needs, err) < 0 || add_sinks(v, err) < 0)
+	if (vm_needs_load(vm, &v->place, v->id, &v->needs, err) < 0 || add_sinks(v, err) < 0 || admit(v, err) < 0)
 		return err->num;
 	v->place.caller = NULL; /* the request may be over soon */
 	return 0;
@@ -116,13 +131,11 @@ int vm_build_new(struct forkd *d, const struct request *rq, const struct json_no
 static void end_process(struct vm_build *v)
 {
 	struct err err = {};
-	struct control_call quit = { .op = "quit", .timeout_ms = QUIT_TIMEOUT_MS };
 
 	if (v->pid <= 0)
 		return;
-	if (v->control < 0 || control_call(v->control, &quit, &err) < 0 ||
-	    wait_readable(v->pidfd, deadline_in_ms(QUIT_TIMEOUT_MS)) <= 0)
-		syscall(SYS_pidfd_send_signal, v->pidfd, SIGKILL, NULL, 0);
+	if (control_quit(v->control, QUIT_TIMEOUT_MS, &err) < 0)
+		kill(v->pid, SIGKILL);
 	waitpid(v->pid, NULL, 0);
 	v->pid = 0;
 }
@@ -136,12 +149,8 @@ void vm_build_free(struct vm_build *v)
 		close(v->control);
 	if (v->pidfd >= 0)
 		close(v->pidfd);
-	if (v->place.path) {
-		static const char *const files[] = { "control.sock", "serial.log", "console.log" };
-		for (size_t i = 0; i < ARRAY_LEN(files); i++)
-			unlinkat(v->place.fd, files[i], 0);
-		rmdir(v->place.path);
-	}
+	if (v->place.path)
+		place_clear(v->d, "builds", v->id);
 	place_done(&v->place);
 	vm_needs_done(&v->needs);
 	free(v->serial_log);
@@ -154,15 +163,11 @@ void vm_build_free(struct vm_build *v)
 
 static int start_process(struct vm_build *v, struct err *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	autoclose int listener = -1;
 
-	if (place_listen(&v->place, "control.sock", SOCK_SEQPACKET, &listener, err) < 0)
+	if (place_listen(&v->place, "control.sock", SOCK_SEQPACKET, &listener, err) < 0 ||
+	    place_connect(v->d, "builds", v->id, &v->control, err) < 0)
 		return err->num;
-	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/control.sock", v->place.path);
-	v->control = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (v->control < 0 || connect(v->control, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
-		return err_sys(err, ERR_INTERNAL, "connect to '%s'", addr.sun_path);
 	return spawn_vmm(v->d->options->vmm, "--control", listener, &v->pid, &v->pidfd, err);
 }
 

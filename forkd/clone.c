@@ -21,9 +21,9 @@ enum {
 	FORKS_UNDER_WAY = 16, /* the host's socket must take their replies while we send more */
 	RESTORE_TIMEOUT_MS = 30000,
 	COPY_MS_PER_MIB = 20, /* on top, where RAM is copied */
-	QUIT_TIMEOUT_MS = 300,
+	QUIT_TIMEOUT_MS = 2000,
+	RESTORE_MS_EACH = 100, /* on top, for each: they share the host's CPUs */
 	KILL_TIMEOUT_MS = 10000,
-	THREADS_EXTRA = 3, /* of a VM process, beside its vCPUs */
 };
 
 /* The ids of messages: which clone, and what was done with it. */
@@ -64,7 +64,7 @@ static int launch_all(struct batch *b, struct err *err)
 
 static int create_all(struct batch *b, struct err *err)
 {
-	uint64_t patience_ms = RESTORE_TIMEOUT_MS;
+	uint64_t patience_ms = RESTORE_TIMEOUT_MS + (uint64_t)b->n * RESTORE_MS_EACH;
 
 	pthread_mutex_lock(&b->host->talk);
 	int r = launch_all(b, err);
@@ -89,9 +89,8 @@ static void ask_to_quit(const struct clone *c)
 {
 	struct err err = {};
 
-	if (control_call(c->control.fd, &(struct control_call){ .op = "quit", .timeout_ms = QUIT_TIMEOUT_MS }, &err) <
-	    0)
-		log_debug("clone %s: %s", c->record.id, err.msg);
+	if (control_quit(c->control.fd, QUIT_TIMEOUT_MS, &err) < 0)
+		log_warn("clone %s: %s", c->record.id, err.msg);
 }
 
 static void undo(struct batch *b)
@@ -125,13 +124,23 @@ static void observe(const struct batch *b, const struct clone *c)
 		metrics_observe_us(b->d->metrics, HISTOGRAM_RESUMED, (c->resumed_ns - begun) / 1000);
 }
 
+/* Watched, and found again by the next daemon: the last that can fail. */
+static int settle(const struct batch *b, struct clone *c, struct err *err)
+{
+	autoclose int dir = -1;
+
+	if (place_open(b->d, "clones", c->record.id, &dir, err) < 0 || record_commit(dir, err) < 0)
+		return err->num;
+	return reaper_adopt(b->d->reaper, c, err);
+}
+
 /* From here on they live as any other clone. */
 static int hand_out(struct batch *b, struct clone **clones, struct err *err)
 {
 	bool timed = false;
 
 	for (unsigned i = 0; i < b->n; i++)
-		if (reaper_adopt(b->d->reaper, b->jobs[i].c, err) < 0)
+		if (settle(b, b->jobs[i].c, err) < 0)
 			return named(b, i, err);
 	for (unsigned i = 0; i < b->n; i++) {
 		struct clone *c = clones[i] = b->jobs[i].c;
@@ -152,7 +161,7 @@ static int admit(const struct batch *b, const struct clone_request *rq, struct e
 	uint64_t private = tmpl_private_at_least(b->d->registry, b->t, ADMISSION_CLONE_MIN_BYTES);
 	struct admission_ask ask = {
 		.count = rq->count,
-		.threads_each = b->host->info.vcpus + THREADS_EXTRA,
+		.threads_each = b->host->info.vcpus + ADMISSION_THREADS_EXTRA,
 		.clones_now = registry_count(b->d->registry, NULL, NULL),
 	};
 	uint64_t bytes = 0;

@@ -8,9 +8,13 @@
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 
 #include "common/clock.h"
+
+enum { SEND_TIMEOUT_S = 5 };
 
 extern char **environ;
 
@@ -72,6 +76,27 @@ int control_call(int fd, const struct control_call *call, struct err *err)
 	    control_reply(fd, deadline, call->on_event, call->arg, &p, err) < 0)
 		return err_wrap(err, "'%s'", call->op);
 	return ctl_parse_reply(&p, call->ret_rows, call->ret, err);
+}
+
+int control_quit(int fd, uint64_t timeout_ms, struct err *err)
+{
+	uint64_t deadline = deadline_in_ms(timeout_ms);
+	int r = control_send(fd, "quit", NULL, NULL, NULL, NULL, 0, err);
+
+	while (r >= 0) {
+		autoctl struct ctl_packet p = {};
+		r = control_reply(fd, deadline, NULL, NULL, &p, err);
+	}
+	return r == -EPIPE ? 0 : r;
+}
+
+int control_bound(int fd, struct err *err)
+{
+	const struct timeval patience = { .tv_sec = SEND_TIMEOUT_S };
+
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0)
+		return err_sys(err, ERR_INTERNAL, "set the timeout of a control socket");
+	return 0;
 }
 
 static int spawn(const char *program, char *const argv[], int fd, pid_t *ret_pid)

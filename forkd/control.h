@@ -33,6 +33,10 @@ struct control_call {
 	void *arg;
 };
 MUST_CHECK int control_call(int fd, const struct control_call *call, struct err *err);
+/* Tells a process to quit and waits until it has closed its end, whatever it answers before. */
+MUST_CHECK int control_quit(int fd, uint64_t timeout_ms, struct err *err);
+/* Sending on that socket fails after some seconds, should the other end never read. */
+MUST_CHECK int control_bound(int fd, struct err *err);
 
 /*
  * Starts `program --OPTION fd=3` in a session of its own: no terminal, default signals, the daemon's stderr, and `fd` as its descriptor 3.

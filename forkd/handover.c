@@ -11,9 +11,8 @@
 #include <sys/un.h>
 
 #include "common/log.h"
+#include "forkd/control.h"
 #include "forkd/errors.h"
-
-enum { SEND_TIMEOUT_S = 5 };
 
 void handover_done(struct handover *h)
 {
@@ -72,17 +71,28 @@ char *place_path(const struct forkd *d, const char *parent, const char *name)
 	return asprintf(&path, "%s/%s/%s", d->runtime_dir, parent, name) < 0 ? NULL : path;
 }
 
+int place_open(const struct forkd *d, const char *parent, const char *name, int *ret_fd, struct err *err)
+{
+	autofree char *path = place_path(d, parent, name);
+	int fd = open(path ? path : "", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return err_sys(err, ERR_INTERNAL, "open directory '%s'", path ? path : name);
+	*ret_fd = fd;
+	return 0;
+}
+
 int place_connect(const struct forkd *d, const char *parent, const char *name, int *ret_fd, struct err *err)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	const struct timeval patience = { .tv_sec = SEND_TIMEOUT_S };
 
 	int n = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/%s/%s/control.sock", d->runtime_dir, parent, name);
 	if (n < 0 || (size_t)n >= sizeof(addr.sun_path))
 		return err_set(err, ERR_INTERNAL, "the path of the control socket of '%s' is too long", name);
 	autoclose int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0 ||
-	    connect(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
+	if (fd >= 0 && control_bound(fd, err) < 0)
+		return err->num;
+	if (fd < 0 || connect(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
 		return err_sys(err, ERR_INTERNAL, "connect to '%s'", addr.sun_path);
 	*ret_fd = steal_fd(&fd);
 	return 0;

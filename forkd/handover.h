@@ -32,8 +32,9 @@ MUST_CHECK int place_make(struct forkd *d, const struct caller *caller, const ch
 			  struct place *ret, struct err *err);
 void place_done(struct place *p); /* the directory stays */
 #define autoplace __attribute__((cleanup(place_done)))
-/* One that is there already: its path in heap, NULL without memory; its control socket; and its end, with everything in it. */
+/* One that is there already: its path in heap, NULL without memory; itself; its control socket; and its end, with everything in it. */
 char *place_path(const struct forkd *d, const char *parent, const char *name);
+MUST_CHECK int place_open(const struct forkd *d, const char *parent, const char *name, int *ret_fd, struct err *err);
 MUST_CHECK int place_connect(const struct forkd *d, const char *parent, const char *name, int *ret_fd, struct err *err);
 void place_clear(const struct forkd *d, const char *parent, const char *name);
 

@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "common/log.h"
@@ -43,19 +42,23 @@ void host_stop(struct host *h)
 		shutdown(h->control.fd, SHUT_RDWR); /* for it, the end of file that ends it */
 	if (h->process.fd >= 0 && wait_readable(h->process.fd, deadline_in_ms(END_TIMEOUT_MS)) <= 0) {
 		log_warn("template host of '%s' (process %d) does not end: killed", h->name, h->pid);
-		syscall(SYS_pidfd_send_signal, h->process.fd, SIGKILL, NULL, 0);
+		kill(h->pid, SIGKILL);
 	}
 	if (h->pid > 0)
 		waitpid(h->pid, NULL, 0);
 	host_unref(h);
 }
 
-static int load(struct host *h, int dir_fd, struct err *err)
+static int load(struct host *h, int dir_fd, unsigned park, struct err *err)
 {
+	const struct ctl_load rq = { .park = park };
+
 	fields_init(ctl_template_fields, &h->info);
 	return control_call(h->control.fd,
 			    &(struct control_call){
 				    .op = "load",
+				    .rows = ctl_load_fields,
+				    .obj = &rq,
 				    .ret_rows = ctl_template_fields,
 				    .ret = &h->info,
 				    .fds = &dir_fd,
@@ -67,7 +70,7 @@ static int load(struct host *h, int dir_fd, struct err *err)
 			    err);
 }
 
-int host_start(struct forkd *d, const char *name, int dir_fd, struct host **ret, struct err *err)
+int host_start(struct forkd *d, const char *name, int dir_fd, unsigned park, struct host **ret, struct err *err)
 {
 	int pair[2];
 	struct host *h = calloc(1, sizeof(*h));
@@ -86,9 +89,11 @@ int host_start(struct forkd *d, const char *name, int dir_fd, struct host **ret,
 		return fail_as(err, E_HOST, "start the template host of '%s'", name);
 	}
 	h->control.fd = pair[0];
-	int r = spawn_vmm(d->options->vmm, "--template-host", pair[1], &h->pid, &h->process.fd, err);
+	int r = control_bound(pair[0], err);
+	if (r >= 0)
+		r = spawn_vmm(d->options->vmm, "--template-host", pair[1], &h->pid, &h->process.fd, err);
 	close(pair[1]);
-	if (r < 0 || load(h, dir_fd, err) < 0) {
+	if (r < 0 || load(h, dir_fd, park, err) < 0) {
 		/* what it says of the snapshot stands as it is; that it broke is another matter */
 		bool broke = r < 0 || err->num == -EPIPE || err->num == -ETIMEDOUT;
 		host_stop(h);
@@ -130,7 +135,7 @@ static int start_acquired(struct forkd *d, struct tmpl *t, int dir_fd, struct er
 		return err->num;
 	const struct caller owner = caller_from_owner(m.owner_uid, OWNER_REMOTE);
 	fields_free(manifest_fields, &m);
-	if (host_start(d, t->name, dir_fd, &t->host, err) < 0)
+	if (host_start(d, t->name, dir_fd, d->options->park, &t->host, err) < 0)
 		return err->num;
 	t->host->owner = owner;
 	return 0;

@@ -23,8 +23,9 @@ struct host {
 	atomic_uint refs;
 };
 
-/* Starts a host and lets it load the directory: what a snapshot is checked with. One reference; not watched by the reaper. */
-MUST_CHECK int host_start(struct forkd *d, const char *name, int dir_fd, struct host **ret, struct err *err);
+/* Starts a host and lets it load the directory: what a snapshot is checked with. `park`: clones that it keeps ready. One reference; not watched by the reaper. */
+MUST_CHECK int host_start(struct forkd *d, const char *name, int dir_fd, unsigned park, struct host **ret,
+			  struct err *err);
 /* Ends it (its VM processes go on), waits for it, and drops the reference. NULL is fine. */
 void host_stop(struct host *h);
 void host_unref(struct host *h); /* NULL is fine */

@@ -11,12 +11,15 @@
 #include "forkd/errors.h"
 
 enum { HASH_BYTES = 32 };
+static const size_t kept_max = 64 << 20; /* bytes of answers */
 
 struct entry {
 	char *key;
+	bool local;
+	uid_t uid; /* whose key it is */
 	uint8_t hash[HASH_BYTES];
-	bool done;
-	unsigned status, waiting;
+	enum { AT_WORK, DONE, FAILED } state;
+	unsigned status, waiting; /* waiting: it stays */
 	char *body;
 	size_t len;
 	uint64_t expires_ns;
@@ -24,10 +27,11 @@ struct entry {
 };
 
 struct idempotency {
-	pthread_mutex_t lock;
+	pthread_mutex_t lock; /* of all below */
 	pthread_cond_t changed;
 	struct entry *list;
 	unsigned n;
+	size_t kept; /* bytes of answers */
 };
 
 int idempotency_new(struct idempotency **ret, struct err *err)
@@ -46,6 +50,7 @@ static void drop(struct idempotency *i, struct entry **at)
 
 	*at = e->next;
 	i->n--;
+	i->kept -= e->len;
 	free(e->key);
 	free(e->body);
 	free(e);
@@ -62,46 +67,49 @@ void idempotency_free(struct idempotency *i)
 	free(i);
 }
 
-/* Who asks, for what, with what. */
-static void hash_request(const struct request *rq, uint8_t ret[HASH_BYTES])
+/* What is asked for, and with what. */
+static int hash_request(const struct request *rq, uint8_t ret[HASH_BYTES], struct err *err)
 {
 	gnutls_hash_hd_t h;
-	const uint32_t who[] = { rq->caller.local, rq->caller.uid, rq->n_fds };
 
-	memset(ret, 0, HASH_BYTES);
 	if (gnutls_hash_init(&h, GNUTLS_DIG_SHA256) < 0)
-		return;
-	gnutls_hash(h, who, sizeof(who));
+		return fail(err, E_INTERNAL, "SHA-256 of the request");
+	gnutls_hash(h, &rq->n_fds, sizeof(rq->n_fds));
 	gnutls_hash(h, rq->path, strlen(rq->path) + 1);
 	if (rq->text)
 		gnutls_hash(h, rq->text, rq->text_len);
 	gnutls_hash_deinit(h, ret);
+	return 0;
 }
 
-static struct entry **find_locked(struct idempotency *i, const char *key)
+/* The caller's entry of that key, or the end of the list; drops what is over on the way. */
+static struct entry **find_locked(struct idempotency *i, const struct caller *who, const char *key)
 {
 	struct entry **at = &i->list;
 	uint64_t now = monotonic_ns();
 
 	while (*at) {
 		struct entry *e = *at;
-		if (e->done && !e->waiting && e->expires_ns < now) {
+		bool over = e->state == FAILED || (e->state == DONE && e->expires_ns < now);
+		if (over && !e->waiting) {
 			drop(i, at);
 			continue;
 		}
-		if (strcmp(e->key, key) == 0)
+		if (strcmp(e->key, key) == 0 && e->local == who->local && e->uid == who->uid)
 			return at;
 		at = &e->next;
 	}
 	return at;
 }
 
-static int add_locked(struct idempotency *i, struct entry **at, const char *key, const uint8_t *hash, struct err *err)
+static int add_locked(struct idempotency *i, struct entry **at, const struct caller *who, const char *key,
+		      const uint8_t *hash, struct err *err)
 {
 	struct entry *e;
 
-	if (i->n >= IDEMPOTENCY_ENTRIES_MAX)
-		return fail(err, E_BUSY, "more than %d idempotency keys within ten minutes", IDEMPOTENCY_ENTRIES_MAX);
+	if (i->n >= IDEMPOTENCY_ENTRIES_MAX || i->kept > kept_max)
+		return fail(err, E_BUSY, "too many idempotency keys within ten minutes: %u, with %zu bytes of answers",
+			    i->n, i->kept);
 	e = calloc(1, sizeof(*e));
 	if (e)
 		e->key = strdup(key);
@@ -109,32 +117,37 @@ static int add_locked(struct idempotency *i, struct entry **at, const char *key,
 		free(e);
 		return err_num(err, ERR_INTERNAL, ENOMEM, "keep the idempotency key");
 	}
+	e->local = who->local;
+	e->uid = who->uid;
 	memcpy(e->hash, hash, HASH_BYTES);
 	*at = e;
 	i->n++;
 	return 0;
 }
 
-static int begin_locked(struct idempotency *i, const char *key, const uint8_t *hash, struct reply *reply,
-			struct err *err)
+static int begin_locked(struct idempotency *i, const struct request *rq, const char *key, const uint8_t *hash,
+			struct reply *reply, struct err *err)
 {
 	for (;;) {
-		struct entry **at = find_locked(i, key), *e = *at;
+		struct entry **at = find_locked(i, &rq->caller, key), *e = *at;
 		if (!e)
-			return add_locked(i, at, key, hash, err);
+			return add_locked(i, at, &rq->caller, key, hash, err);
+		if (e->state == FAILED) { /* others wait for it: one of them tries again */
+			memcpy(e->hash, hash, HASH_BYTES);
+			e->state = AT_WORK;
+			return 0;
+		}
 		if (memcmp(e->hash, hash, HASH_BYTES) != 0)
 			return fail(err, E_IDEMPOTENCY, "the Idempotency-Key '%s' came with another request before",
 				    key);
-		if (e->done) {
+		if (e->state == DONE) {
 			reply->status = e->status;
 			strbuf_add(&reply->body, e->body, e->len);
 			return 1;
 		}
-		e->waiting++; /* it stays while we look away; what failed is taken out by idempotency_end() */
+		e->waiting++;
 		pthread_cond_wait(&i->changed, &i->lock);
-		at = find_locked(i, key);
-		if (*at == e)
-			e->waiting--;
+		e->waiting--;
 	}
 }
 
@@ -147,9 +160,10 @@ int idempotency_begin(struct idempotency *i, const struct request *rq, struct re
 		return 0;
 	if (!key[0] || strlen(key) > IDEMPOTENCY_KEY_MAX)
 		return fail(err, E_INVALID, "Idempotency-Key must have 1 to %d characters", IDEMPOTENCY_KEY_MAX);
-	hash_request(rq, hash);
+	if (hash_request(rq, hash, err) < 0)
+		return err->num;
 	pthread_mutex_lock(&i->lock);
-	int r = begin_locked(i, key, hash, reply, err);
+	int r = begin_locked(i, rq, key, hash, reply, err);
 	pthread_mutex_unlock(&i->lock);
 	return r;
 }
@@ -161,15 +175,15 @@ void idempotency_end(struct idempotency *i, const struct request *rq, const stru
 	if (!key)
 		return;
 	pthread_mutex_lock(&i->lock);
-	struct entry **at = find_locked(i, key), *e = *at;
-	if (e && reply && (e->body = malloc(reply->body.len + 1))) {
+	struct entry *e = *find_locked(i, &rq->caller, key); /* at work: it is there */
+	e->state = FAILED;
+	if (reply && (e->body = malloc(reply->body.len + 1))) {
 		memcpy(e->body, reply->body.text, reply->body.len);
 		e->len = reply->body.len;
+		i->kept += e->len;
 		e->status = reply->status ? reply->status : 200;
 		e->expires_ns = monotonic_ns() + IDEMPOTENCY_KEPT_S * 1000000000ULL;
-		e->done = true;
-	} else if (e) {
-		drop(i, at);
+		e->state = DONE;
 	}
 	pthread_cond_broadcast(&i->changed);
 	pthread_mutex_unlock(&i->lock);

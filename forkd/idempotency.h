@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Idempotency-Key: the answer to a request that made something is kept for ten minutes, and given again to one with the same key and
- * body. One with the same key that comes meanwhile waits for the first. What failed is forgotten: it has made nothing.
+ * body of the same user. One with the same key that comes meanwhile waits for the first. What failed is forgotten: it has made nothing.
  */
 #ifndef FORKD_IDEMPOTENCY_H
 #define FORKD_IDEMPOTENCY_H

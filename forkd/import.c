@@ -80,7 +80,7 @@ int build_publish(const struct build *b, struct staged **s, const char *source, 
 	struct host *host = NULL;
 
 	build_step(b, "checking");
-	if (host_start(b->d, b->t->name, staged_dir(*s), &host, err) < 0)
+	if (host_start(b->d, b->t->name, staged_dir(*s), 0, &host, err) < 0)
 		return err->num;
 	fields_init(manifest_fields, &m);
 	m.ram_bytes = host->info.ram_bytes;
@@ -94,7 +94,7 @@ int build_publish(const struct build *b, struct staged **s, const char *source, 
 	m.source = strdup(source);
 	m.parent = parent ? strdup(parent) : NULL;
 	m.host_cpu = steal_ptr(&host_cpu);
-	m.owner_uid = b->owner.local ? b->owner.uid : STORE_OWNER_NONE;
+	m.owner_uid = b->owner.local ? b->owner.uid : OWNER_REMOTE;
 	build_step(b, "sealing");
 	r = !m.name || !m.source ? err_num(err, ERR_INTERNAL, ENOMEM, "describe the template")
 				 : staged_seal(*s, &m, err);

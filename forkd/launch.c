@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "common/clock.h"
 #include "forkd/control.h"
@@ -58,7 +59,6 @@ static int begin(struct batch *b, struct job *j, struct place *place, struct err
 		return err->num;
 	j->dir = true;
 	registry_add(b->d->registry, j->c);
-	j->listed = true;
 	if (place_listen(place, "control.sock", SOCK_SEQPACKET, &control, err) < 0 ||
 	    place_connect(b->d, "clones", id, &j->c->control.fd, err) < 0)
 		return err->num;
@@ -74,7 +74,7 @@ static int add_taps(const struct batch *b, const struct job *j, struct handover 
 	const struct net_plan *plan = &j->plan->nets[i];
 	const struct caller *caller = &b->http->caller;
 	bool given = plan->from == NET_FDS;
-	char name[IFNAMSIZ] = "", other[CLONE_ID_CHARS + 1];
+	char name[IFNAMSIZ] = "", other[CLONE_ID_CHARS + 1] = "";
 	int fds[TAP_QUEUES_MAX];
 
 	if (net->num_fds > TAP_QUEUES_MAX)
@@ -82,27 +82,26 @@ static int add_taps(const struct batch *b, const struct job *j, struct handover 
 	if (plan->from == NET_TAP && !caller->trusted)
 		return fail(err, E_FORBIDDEN, "net '%s': only root may name a tap ('%s'); send its descriptors",
 			    net->id, plan->tap);
-	if (plan->from == NET_TAP && registry_has_tap(b->d->registry, plan->tap, other))
-		return fail(err, E_CONFLICT, "net '%s': clone '%s' has tap '%s'", net->id, other, plan->tap);
 	if (plan->from == NET_TAP)
 		snprintf(name, sizeof(name), "%s", plan->tap);
 	else if (plan->from == NET_AUTO)
 		taps_auto_name(j->c->record.id, i, name);
-	if (given)
+	if (given) {
 		memcpy(fds, b->http->fds + plan->first_fd, net->num_fds * sizeof(int));
-	int r = given ? taps_check(fds, net->num_fds, net->id, plan->first_fd, name, err)
-		      : taps_open(name, net->num_fds, fds, err);
-	if (r < 0)
-		return given ? r : err_wrap(err, "net '%s'", net->id);
+		if (taps_check(fds, net->num_fds, net->id, plan->first_fd, name, err) < 0)
+			return err->num;
+	}
+	if (!registry_claim_tap(b->d->registry, j->c, i, name, given ? NULL : other))
+		return other[0] ? fail(err, E_CONFLICT, "net '%s': clone '%s' has tap '%s'", net->id, other, name)
+				: err_num(err, ERR_INTERNAL, ENOMEM, "net '%s'", net->id);
+	if (!given && taps_open(name, net->num_fds, fds, err) < 0)
+		return err_wrap(err, "net '%s'", net->id);
 	for (uint32_t k = 0; k < net->num_fds; k++)
 		if (handover_add(h, CTL_FD_NET, net->id, fds[k], given, err) < 0) {
 			while (!given && ++k < net->num_fds)
 				close(fds[k]);
 			return err->num;
 		}
-	pthread_mutex_lock(&b->d->registry->lock); /* it is looked for there */
-	j->c->record.net[i].tap = strdup(name);
-	pthread_mutex_unlock(&b->d->registry->lock);
 	return 0;
 }
 
@@ -112,16 +111,38 @@ struct sink_place {
 	char **ret_log, **ret_socket;
 };
 
+/* The file that the caller names for output: a new one is the caller's, and only who may name anything may name a device. */
+static int open_sink(const struct place *p, const char *path, int *ret_fd, struct err *err)
+{
+	const int flags = O_WRONLY | O_NONBLOCK | O_NOCTTY;
+	const struct caller *c = p->caller;
+	autoclose int fd = -1;
+	struct stat st;
+
+	int r = policy_open(p->d->policy, c, path, flags | O_CREAT | O_EXCL, &fd, err);
+	if (r >= 0 && c->local && c->uid != geteuid() && fchown(fd, c->uid, c->gid) < 0)
+		return err_sys(err, ERR_INTERNAL, "give '%s' to user %u", path, c->uid);
+	if (r == -EEXIST) {
+		*err = (struct err){};
+		r = policy_open(p->d->policy, c, path, flags, &fd, err);
+	}
+	if (r < 0)
+		return r;
+	if (fstat(fd, &st) < 0 || (!c->trusted && !S_ISREG(st.st_mode)))
+		return fail(err, E_FORBIDDEN, "'%s' is not a regular file", path);
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
 static int add_sink(struct handover *h, const struct place *p, const struct sink *sink, const struct sink_place *s,
 		    struct err *err)
 {
-	int fd;
+	int fd = -1;
 
 	if (sink->mode == SINK_NULL)
 		return 0;
 	if (sink->mode == SINK_FILE) {
-		const int flags = O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY;
-		if (policy_open(p->d->policy, p->caller, sink->file, flags, &fd, err) < 0)
+		if (open_sink(p, sink->file, &fd, err) < 0)
 			return err_wrap(err, "%s", s->log);
 		*s->ret_log = strdup(sink->file);
 		return handover_add(h, s->log_kind, NULL, fd, false, err);
@@ -206,7 +227,7 @@ int launch_forked(struct batch *b, struct err *err)
 {
 	struct job *j = &b->jobs[b->forked];
 	struct clone *c = j->c;
-	autofree char *path = place_path(b->d, "clones", c->record.id);
+	autoclose int dir = -1;
 	uint32_t pid;
 	int pidfd;
 
@@ -216,9 +237,8 @@ int launch_forked(struct batch *b, struct err *err)
 	c->record.pid = pid;
 	c->process.fd = pidfd;
 	pthread_mutex_unlock(&b->d->registry->lock);
-	autoclose int dir = open(path ? path : "", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dir < 0)
-		return err_sys(err, ERR_INTERNAL, "open '%s'", path);
+	if (place_open(b->d, "clones", c->record.id, &dir, err) < 0)
+		return err->num;
 	return record_save(&c->record, dir, err);
 }
 

@@ -14,7 +14,7 @@ struct job {
 	struct clone *c;
 	const struct clone_spec *spec;
 	const struct clone_plan *plan;
-	bool listed, dir, fork_sent;
+	bool dir, fork_sent;
 };
 
 /* All of a request. */

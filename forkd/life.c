@@ -272,7 +272,8 @@ void clone_ended(struct forkd *d, struct clone *c)
 		events_emit(d->events, "clone.exited", c->record.template, c->record.id, extra.text);
 	} else {
 		registry_remove(d->registry, c);
-		events_emit(d->events, "clone.released", c->record.template, c->record.id, NULL);
+		if (clone_state(d->registry, c) == CLONE_DELETING) /* else it was never handed out */
+			events_emit(d->events, "clone.released", c->record.template, c->record.id, NULL);
 	}
 	pthread_mutex_unlock(&c->talk);
 }

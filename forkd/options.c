@@ -6,7 +6,9 @@
 #include <limits.h>
 #include <string.h>
 
-enum kind { STRING, LIST, MIB, LEVEL, FLAG, ACTION };
+#include "common/ctl.h"
+
+enum kind { STRING, LIST, MIB, PARK, LEVEL, FLAG, ACTION };
 
 struct row {
 	const char *name, *arg; /* arg NULL: takes none */
@@ -54,6 +56,8 @@ static const struct row rows[] = {
 	    "The group, by name or number, that may use the socket. Default: the daemon's."),
 	ROW("memory-reserve", "MIB", MIB, memory_reserve_mib,
 	    "Refuse clones that would leave the host less free memory than this. Default: 256."),
+	ROW("park", "N", PARK, park,
+	    "Keep so many clones of each template that is in use ready to run, 0 to 64: about 1 MiB of memory each. Default: 2."),
 	ROW("log-level", "LEVEL", LEVEL, log_level,
 	    "error, warn, info or debug. Default: info. The log goes to stderr."),
 	ACT("version", OPTIONS_VERSION, "Print the version."),
@@ -94,14 +98,14 @@ static int add_path(struct forkd_options *opt, const char *value, struct err *er
 	return set_string(&paths[opt->n_allow_paths++], value, err);
 }
 
-static int set_mib(uint32_t *member, const char *value, struct err *err)
+static int set_number(uint32_t *member, const char *value, uint32_t max, const char *what, struct err *err)
 {
 	char *end;
 
 	errno = 0;
 	unsigned long n = strtoul(value, &end, 10);
-	if (*value < '0' || *value > '9' || *end || errno || n > UINT32_MAX)
-		return err_set(err, ERR_INVALID, "'%s' is no number of MiB", value);
+	if (*value < '0' || *value > '9' || *end || errno || n > max)
+		return err_set(err, ERR_INVALID, "'%s' is no number of %s", value, what);
 	*member = (uint32_t)n;
 	return 0;
 }
@@ -137,7 +141,9 @@ static int set(struct forkd_options *opt, const struct row *r, const char *value
 	case LIST:
 		return add_path(opt, value, err);
 	case MIB:
-		return set_mib(member, value, err);
+		return set_number(member, value, UINT32_MAX, "MiB", err);
+	case PARK:
+		return set_number(member, value, CTL_PARK_MAX, "clones from 0 to 64", err);
 	case LEVEL:
 		return set_level(member, value, err);
 	case FLAG:
@@ -333,6 +339,7 @@ int options_parse(int argc, char *const *argv, struct forkd_options *opt, struct
 	bool given[ARRAY_LEN(rows)] = {};
 
 	opt->memory_reserve_mib = 256;
+	opt->park = 2;
 	opt->log_level = LOG_INFO;
 	if (parse_args(argc, argv, opt, given, err) < 0)
 		return err->num;

@@ -19,6 +19,7 @@ struct forkd_options {
 	char **allow_paths; /* --allow-path, as given */
 	uint32_t n_allow_paths;
 	uint32_t memory_reserve_mib;
+	uint32_t park; /* clones kept ready for each loaded template */
 	enum log_level log_level;
 	bool insecure_plain_http;
 };

@@ -85,12 +85,6 @@ static int plan_nets(const struct clone_spec *s, const struct ctl_template *t, s
 				    i, o->tap);
 		plan->nets[n] = (struct net_plan){ .from = NET_TAP, .tap = o->tap };
 	}
-	for (uint32_t n = 0; n < t->n_nets; n++)
-		if (t->nets[n].needs_fds && plan->nets[n].from == NET_AUTO)
-			return fail(
-				err, E_BAD_FDS,
-				"net '%s' of the template came as descriptors: send %u with the request, or name a tap",
-				t->nets[n].id, t->nets[n].num_fds);
 	return 0;
 }
 

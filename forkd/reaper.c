@@ -34,9 +34,8 @@ struct reaper {
 	int epoll_fd;
 	struct watch wake;
 	pthread_mutex_t lock;
-	struct watch *released;     /* lock */
-	struct clone *pending[256]; /* ended, the status is not known yet; thread only */
-	unsigned n_pending;
+	struct watch *released; /* lock */
+	struct clone *pending;  /* ended, the status is not known yet; thread only */
 	uint64_t next_sample_ns;
 	bool woken;
 };
@@ -148,12 +147,14 @@ static void drain(struct reaper *r, struct clone *c)
 	pthread_mutex_unlock(&c->talk);
 }
 
-static bool reason_known(struct reaper *r, const struct clone *c)
+/* Nobody waits for more news of its end. One that is not handed out yet ends afterwards, or is taken out of the registry. */
+static bool is_settled(struct reaper *r, const struct clone *c)
 {
 	pthread_mutex_lock(&r->d->registry->lock);
-	bool known = c->has_status || c->exit_reason || c->state == CLONE_DELETING || !c->listed;
+	bool known = c->has_status || c->exit_reason || monotonic_ns() >= c->end_deadline_ns;
+	bool settled = c->state == CLONE_DELETING || !c->listed || (known && c->state != CLONE_CREATING);
 	pthread_mutex_unlock(&r->d->registry->lock);
-	return known;
+	return settled;
 }
 
 static void finish(struct reaper *r, struct clone *c)
@@ -166,26 +167,22 @@ static void on_clone_end(struct reaper *r, struct clone *c)
 {
 	reaper_forget(r, &c->process);
 	drain(r, c);
-	if (reason_known(r, c) || r->n_pending == ARRAY_LEN(r->pending)) {
-		finish(r, c);
-		return;
-	}
 	c->end_deadline_ns = deadline_in_ms(STATUS_WAIT_MS);
-	r->pending[r->n_pending++] = c;
+	c->next_pending = r->pending;
+	r->pending = c;
 }
 
 static void look_at_pending(struct reaper *r)
 {
-	unsigned kept = 0;
-
-	for (unsigned i = 0; i < r->n_pending; i++) {
-		struct clone *c = r->pending[i];
-		if (reason_known(r, c) || monotonic_ns() >= c->end_deadline_ns)
+	for (struct clone **at = &r->pending; *at;) {
+		struct clone *c = *at;
+		if (is_settled(r, c)) {
+			*at = c->next_pending;
 			finish(r, c);
-		else
-			r->pending[kept++] = c;
+		} else {
+			at = &c->next_pending;
+		}
 	}
-	r->n_pending = kept;
 }
 
 void reaper_exited(struct forkd *d, uint32_t pid, int32_t status)
@@ -324,7 +321,7 @@ static void *reaper_main(void *arg)
 	while (!r->d->stopping) {
 		uint64_t now = monotonic_ns();
 		uint64_t ms = look_again > now ? (look_again - now) / 1000000 + 1 : 0;
-		if (r->n_pending && ms > PENDING_TICK_MS)
+		if (r->pending && ms > PENDING_TICK_MS)
 			ms = PENDING_TICK_MS;
 		int n = epoll_wait(r->epoll_fd, events, BATCH, (int)ms);
 		for (int pass = 0; pass < 2; pass++)
@@ -377,8 +374,8 @@ void reaper_stop(struct reaper *r)
 	r->d->stopping = true;
 	reaper_wake(r);
 	pthread_join(r->thread, NULL);
-	for (unsigned i = 0; i < r->n_pending; i++)
-		reaper_release(r, &r->pending[i]->process);
+	for (struct clone *c = r->pending; c; c = c->next_pending)
+		reaper_release(r, &c->process);
 }
 
 void reaper_free(struct reaper *r)

@@ -88,17 +88,28 @@ int record_save(const struct record *r, int dir_fd, struct err *err)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "write the record of clone '%s'", r->id);
 	autoclose int fd =
 		openat(dir_fd, "clone.json.new", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0 || write(fd, text.text, text.len) != (ssize_t)text.len ||
-	    renameat(dir_fd, "clone.json.new", dir_fd, "clone.json") < 0)
+	ssize_t n = fd < 0 ? -1 : write(fd, text.text, text.len);
+	if (n < 0)
 		return err_sys(err, ERR_INTERNAL, "write the record of clone '%s'", r->id);
+	return (size_t)n == text.len ? 0
+				     : err_num(err, ERR_INTERNAL, ENOSPC, "write the record of clone '%s'", r->id);
+}
+
+int record_commit(int dir_fd, struct err *err)
+{
+	if (renameat(dir_fd, "clone.json.new", dir_fd, "clone.json") < 0)
+		return err_sys(err, ERR_INTERNAL, "replace clone.json");
 	return 0;
 }
 
-int record_load(struct record *ret, int dir_fd, struct err *err)
+int record_load(struct record *ret, int dir_fd, bool *ret_committed, struct err *err)
 {
 	struct stat st;
 	autoclose int fd = openat(dir_fd, "clone.json", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 
+	*ret_committed = fd >= 0;
+	if (fd < 0 && errno == ENOENT)
+		fd = openat(dir_fd, "clone.json.new", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
 	if (fd < 0)
 		return err_sys(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_INTERNAL, "open clone.json");
 	if (fstat(fd, &st) < 0 || st.st_size > RECORD_MAX_BYTES)

@@ -45,9 +45,11 @@ void record_free(struct record *r);
 void record_new_id(char ret_id[CLONE_ID_CHARS + 1]);
 /* Now, as "2026-11-22T10:00:00.123Z"; heap, NULL without memory. */
 char *time_text(void);
-/* Replaces clone.json in the directory. */
+/* Writes it into the directory; it counts from record_commit() on. */
 MUST_CHECK int record_save(const struct record *r, int dir_fd, struct err *err);
-MUST_CHECK int record_load(struct record *ret, int dir_fd, struct err *err);
+MUST_CHECK int record_commit(int dir_fd, struct err *err);
+/* *ret_committed false: it was never committed. ERR_NOT_FOUND: there is none. */
+MUST_CHECK int record_load(struct record *ret, int dir_fd, bool *ret_committed, struct err *err);
 /* The labels of a request: an object of strings within the limits. `what` names it in messages. */
 MUST_CHECK int labels_load(const struct json_node *node, const char *what, struct label **ret, uint32_t *ret_n,
 			   struct err *err);

@@ -256,19 +256,24 @@ static bool has_tap(const struct clone *c, const char *tap)
 	return false;
 }
 
-bool registry_has_tap(struct registry *r, const char *tap, char *ret_id)
+bool registry_claim_tap(struct registry *r, struct clone *c, uint32_t net, const char *tap, char *ret_id)
 {
+	char *copy = strdup(tap);
 	const struct clone *found = NULL;
 
 	pthread_mutex_lock(&r->lock);
-	for (size_t i = 0; i < ARRAY_LEN(r->buckets); i++)
-		for (const struct clone *c = r->buckets[i]; c && !found; c = c->next)
-			if (c->state != CLONE_EXITED && has_tap(c, tap))
-				found = c;
-	if (found)
-		snprintf(ret_id, CLONE_ID_CHARS + 1, "%s", found->record.id);
+	for (size_t i = 0; ret_id && i < ARRAY_LEN(r->buckets); i++)
+		for (const struct clone *other = r->buckets[i]; other && !found; other = other->next)
+			if (other->state != CLONE_EXITED && has_tap(other, tap))
+				found = other;
+	if (ret_id)
+		snprintf(ret_id, CLONE_ID_CHARS + 1, "%s", found ? found->record.id : "");
+	if (!found)
+		c->record.net[net].tap = steal_ptr(&copy);
+	bool claimed = c->record.net[net].tap;
 	pthread_mutex_unlock(&r->lock);
-	return found;
+	free(copy);
+	return claimed;
 }
 
 int registry_wait(struct registry *r, struct clone *c, enum clone_state state, uint64_t deadline_ns,

@@ -28,6 +28,7 @@ struct clone {
 	pthread_mutex_t talk; /* one conversation on the control socket at a time; taken before the registry's lock */
 	struct watch control, process; /* the control socket (talk) and the pidfd; -1: none (yet, or any more) */
 	uint64_t end_deadline_ns;      /* reaper only: when it waits no longer for the host to tell the status */
+	struct clone *next_pending;    /* reaper only */
 	/* all else: under the registry's lock */
 	enum clone_state state, first_state; /* first_state: when it was made */
 	unsigned refs;
@@ -89,8 +90,11 @@ MUST_CHECK int registry_list(struct registry *r, const struct clone_filter *f, s
 void clones_unref(struct registry *r, struct clone **clones, unsigned n);
 /* How many clones of the template have a process (NULL: of all); the ids of the first ten are added to `ids` unless that is NULL. */
 unsigned registry_count(struct registry *r, const char *template, struct strbuf *ids);
-/* Does another clone with a process have that tap? By its id, in ret_id, with room for CLONE_ID_CHARS + 1. */
-bool registry_has_tap(struct registry *r, const char *tap, char *ret_id);
+/*
+ * The i-th net of the clone has that tap from now on: false when another one has it, whose id is in ret_id[CLONE_ID_CHARS + 1], or without
+ * memory (""). ret_id NULL: another one may have one of this name, in another network namespace.
+ */
+bool registry_claim_tap(struct registry *r, struct clone *c, uint32_t i, const char *tap, char *ret_id);
 /* Waits until the clone has the state, or can never have it, or the time is over. */
 MUST_CHECK int registry_wait(struct registry *r, struct clone *c, enum clone_state state, uint64_t deadline_ns,
 			     const atomic_bool *stopping, struct err *err);

@@ -2,9 +2,9 @@
 /* smaps_rollup and stat of a process. */
 #include "forkd/stats.h"
 
-#include <fcntl.h>
 #include <string.h>
 
+#include "forkd/cgroup.h"
 #include "forkd/templates.h"
 
 const struct field proc_stats_fields[] = {
@@ -21,10 +21,8 @@ static bool read_proc(uint32_t pid, const char *name, char *buf, size_t size)
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/%u/%s", pid, name);
-	autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, buf, size - 1);
-	buf[n > 0 ? n : 0] = '\0';
-	return n > 0;
+	read_text(path, buf, size);
+	return buf[0];
 }
 
 /* The value of a line "Key:   123 kB". */

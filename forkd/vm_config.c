@@ -11,6 +11,8 @@
 #include "forkd/policy.h"
 #include "forkd/taps.h"
 
+enum { RAM_DEFAULT_BYTES = 512 << 20 };
+
 void vm_needs_done(struct vm_needs *n)
 {
 	handover_done(&n->fds);
@@ -54,6 +56,15 @@ static bool is_true(const struct json_node *node, const char *key)
 	const struct json_node *value = json_get(node, key);
 
 	return value && value->type == JSON_BOOL && value->num;
+}
+
+static uint64_t number(const struct json_node *node, const char *key, uint64_t otherwise, uint64_t most)
+{
+	const struct json_node *value = json_get(node, key);
+
+	if (!value || value->type != JSON_INT || value->negative)
+		return otherwise;
+	return value->num < most ? value->num : most;
 }
 
 static int add_file(struct vm_needs *n, enum ctl_fd_kind kind, const struct json_node *node, const char *key,
@@ -190,6 +201,8 @@ int vm_needs_load(const struct json_node *vm, const struct place *place, const c
 	json_text(vm, &ret->config);
 	if (ret->config.failed || ret->config.len > CTL_PACKET_MAX / 2)
 		return fail(err, E_INVALID, "vm: more than %d bytes", CTL_PACKET_MAX / 2);
+	ret->ram_bytes = number(json_get(vm, "memory"), "size", RAM_DEFAULT_BYTES, INT64_MAX);
+	ret->vcpus = (uint32_t)number(json_get(vm, "cpus"), "boot_vcpus", 1, 256);
 	if (check_mode(vm, "serial", &ret->has_serial, err) < 0 ||
 	    check_mode(vm, "console", &ret->has_console, err) < 0 || check_rng(vm, place, err) < 0)
 		return err->num;

@@ -120,6 +120,7 @@ plan() {	# the words of the command line as shell commands; `--` ends one
 	done
 }
 {
+	printf 'trap "exit 143" TERM\n'	# scripts get SIGTERM too: wait until they have cleaned up
 	printf 'cd "$LAB_DIR"\nexport PATH="$LAB_DIR/bin:$PATH" PYTHONDONTWRITEBYTECODE=1\nstatus=0\n'
 	printf 'export LAB_VMM="$LAB_DIR/bin/%s" LAB_RESTORE_VMM="$LAB_DIR/bin/%s"\n' "$(basename "$vmm")" "$(basename "$restore_vmm")"
 	plan "$@"

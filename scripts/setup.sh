@@ -3,12 +3,13 @@
 # Installs what is needed to build and test on Debian or Ubuntu. May be run again at any time.
 #   scripts/setup.sh [-n]      -n: only say what is missing
 set -eu
+export PATH=$PATH:/usr/sbin:/sbin	# after `su` dpkg misses its tools
 
 build="gcc clang make pkg-config libc6-dev liburing-dev libhttp-parser-dev libmicrohttpd-dev libgnutls28-dev libsystemd-dev libcurl4-gnutls-dev"
 unit="libcmocka-dev"
-kvm="python3 python3-yaml python3-jsonschema openapi-specification coreutils"
+kvm="python3 python3-venv python3-yaml python3-jsonschema openapi-specification curl coreutils"
 lab="qemu-system-x86 busybox-static cpio kmod e2fsprogs xz-utils zstd lz4 iproute2"
-lint="clang-format clang-tidy cppcheck"
+lint="clang-format clang-tidy cppcheck git"
 packages="$build $unit $kvm $lab $lint"
 
 say() { echo "setup: $*"; }
@@ -29,7 +30,7 @@ elif [ "${1:-}" = -n ]; then
 	exit 1
 else
 	[ "$(id -u)" = 0 ] || fail "packages are missing; as root: apt-get install$missing"
-	say "installing:$missing"
+	say "installing, which takes some minutes:$missing"
 	export DEBIAN_FRONTEND=noninteractive
 	apt-get -qq update || say "apt-get update failed; trying with the lists that are there"
 	# shellcheck disable=SC2086

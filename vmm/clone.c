@@ -395,14 +395,9 @@ static int op_quit(struct clone *c, struct ctl_packet *p, struct strbuf *out, st
 }
 
 static const struct op ops[] = {
-	{ "hello", op_hello, false },
-	{ "restore", op_restore, true },
-	{ "boot", op_boot, true },
-	{ "pause", op_pause, false },
-	{ "resume", op_resume, false },
-	{ "snapshot", op_snapshot, false },
-	{ "stats", op_stats, false },
-	{ "quit", op_quit, false },
+	{ "hello", op_hello, false }, { "restore", op_restore, true }, { "boot", op_boot, true },
+	{ "pause", op_pause, false }, { "resume", op_resume, false },  { "snapshot", op_snapshot, false },
+	{ "stats", op_stats, false }, { "quit", op_quit, false },
 };
 
 static const struct op *find_op(const struct ctl_packet *p)
@@ -539,7 +534,28 @@ static void park(struct clone *c, const struct clone_start *start)
 		log_error("%s", err_line(&c->park_err, line, sizeof(line)));
 }
 
-static int run(struct clone *c, const struct clone_start *start, struct err *err)
+/* A parked clone is wanted: its name and its control socket. 0: it is not, and never will be. */
+static int wait_until_wanted(struct clone *c, struct clone_start *start, struct err *err)
+{
+	autoctl struct ctl_packet p = {};
+	struct ctl_fork wanted;
+
+	int r = ctl_recv(start->wait_fd, &p, err);
+	if (r <= 0)
+		return r;
+	fields_init(ctl_fork_fields, &wanted);
+	r = fields_load(ctl_fork_fields, &wanted, &p.json.nodes[0], "fork", err);
+	if (r < 0 || p.n_fds != 1) {
+		fields_free(ctl_fork_fields, &wanted);
+		return r < 0 ? r : err_set(err, ERR_INVALID, "%u descriptors came, expected one", p.n_fds);
+	}
+	c->id = start->id = wanted.id;
+	c->listener.fd = steal_fd(&p.fds[0]);
+	log_thread_name(c->id);
+	return 1;
+}
+
+static int run(struct clone *c, struct clone_start *start, struct err *err)
 {
 	if (loop_init(&c->loop, err) < 0 || loop_signals_init(&c->signals, &c->loop, err) < 0)
 		return err->num;
@@ -547,10 +563,13 @@ static int run(struct clone *c, const struct clone_start *start, struct err *err
 	if (!c->vmm)
 		return err->num;
 	vmm_set_owner(c->vmm, &c->owner);
-	if (loop_add(&c->loop, &c->listener, EPOLLIN, err) < 0)
-		return err->num;
 	if (start->tmpl)
 		park(c, start);
+	int wanted = start->wait_fd >= 0 ? wait_until_wanted(c, start, err) : 1;
+	if (wanted <= 0)
+		return wanted;
+	if (loop_add(&c->loop, &c->listener, EPOLLIN, err) < 0)
+		return err->num;
 	int exit_code = loop_run(&c->loop);
 	say_exiting(c, exit_code);
 	return exit_code;
@@ -567,13 +586,16 @@ int clone_run(struct clone_start *start, struct err *err)
 		.conn.fd = -1,
 	};
 
-	log_thread_name(c.id);
+	log_thread_name(c.id ? c.id : "parked");
 	int r = run(&c, start, err);
 	api_server_free(c.api);
 	vmm_free(c.vmm);
 	if (c.conn.fd >= 0)
 		close(c.conn.fd);
-	close(c.listener.fd);
+	if (c.listener.fd >= 0)
+		close(c.listener.fd);
+	if (start->wait_fd >= 0)
+		close(start->wait_fd);
 	loop_signals_done(&c.signals);
 	loop_done(&c.loop);
 	free(c.open_socket);

@@ -10,8 +10,9 @@
 
 /* What such a process begins with. */
 struct clone_start {
-	char *id;               /* names it in the log */
-	int control_fd;         /* listening; taken over */
+	char *id; /* names it in the log; NULL: comes with the control socket */
+	int control_fd; /* listening; taken over. -1: comes over wait_fd, as op "fork" of common/ctl.h, when the clone is wanted */
+	int wait_fd;            /* taken over; -1: none. Its end ends a clone that nobody wanted */
 	struct template *tmpl;  /* a parked clone of it; NULL: op "boot" says what to run. Moved from. */
 	enum restore_mode mode; /* with tmpl */
 };

@@ -8,7 +8,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
-#include "common/uring.h"
+#include "common/io.h"
 #include "vmm/devices.h"
 #include "vmm/memfile.h"
 #include "vmm/state.h"
@@ -60,13 +60,11 @@ static int read_json(int dir_fd, const char *dir, const char *name, const char *
 	*ret_text = text;
 	if (!text)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "read %s", name);
-	for (uint64_t done = 0; done < bytes;) {
-		ssize_t n = pread(fd, text + done, bytes - done, (off_t)done);
-		if (n <= 0)
-			return n < 0 ? err_sys(err, ERR_INTERNAL, "read \"%s/%s\"", dir, name)
-				     : err_set(err, ERR_INVALID, "%s was cut short while it was read", name);
-		done += (uint64_t)n;
-	}
+	ssize_t n = io_read(fd, text, bytes, 0);
+	if (n < 0)
+		return err_num(err, ERR_INTERNAL, (int)-n, "read \"%s/%s\"", dir, name);
+	if ((uint64_t)n < bytes)
+		return err_set(err, ERR_INVALID, "%s was cut short while it was read", name);
 	return json_parse(json, text, bytes, err) < 0 ? err_wrap(err, "\"%s/%s\"", dir, name) : 0;
 }
 
@@ -293,11 +291,9 @@ static int publish(int dir_fd, int i, struct err *err)
 
 static int write_text(int fd, const char *name, const struct strbuf *text, struct err *err)
 {
-	struct extent e = { .buf = text->text, .len = text->len };
+	ssize_t n = io_write(fd, text->text, text->len, 0);
 
-	autouringfile struct uring_file f;
-	uring_file_init(&f, fd);
-	return uring_write(&f, &e, 1, err) < 0 ? err_wrap(err, "write %s", name) : 0;
+	return n < 0 ? err_num(err, ERR_INTERNAL, (int)-n, "write %s", name) : 0;
 }
 
 static int write_files(struct vm *vm, const int fd[N_FILES], const struct strbuf *config, const struct strbuf *state,

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -16,11 +17,21 @@
 #include "common/log.h"
 #include "vmm/clone.h"
 
+enum { IDLE_MS = 3 };
+
+/* A clone that waits to be wanted: all that does not depend on the request is done. */
+struct parked {
+	pid_t pid;
+	int fd; /* tells it */
+};
+
 struct host {
 	int control_fd;
 	int child_fd; /* signalfd for SIGCHLD */
 	struct template *tmpl;
 	bool loaded;
+	struct parked parked[CTL_PARK_MAX];
+	unsigned n_parked, want_parked;
 	struct clone_start *child;
 	bool is_child;
 };
@@ -114,17 +125,22 @@ static int check_rng(const struct vm_config *c, struct err *err)
 static int load(struct host *h, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
 	struct template *t = h->tmpl;
+	struct ctl_load rq;
 
 	if (h->loaded)
 		return err_set(err, ERR_CONFLICT, "a template is loaded already");
 	if (p->n_fds != 1)
 		return err_set(err, ERR_INVALID, "load: %u descriptors came, expected the directory's", p->n_fds);
+	fields_init(ctl_load_fields, &rq);
+	if (fields_load(ctl_load_fields, &rq, &p->json.nodes[0], "load", err) < 0)
+		return err->num;
 	h->loaded = true;
 	if (snapshot_open_at(&t->snap, p->fds[0], "snapshot", err) < 0 ||
 	    snapshot_config(&t->snap, &t->config, err) < 0 || vm_config_check(&t->config, err) < 0 ||
 	    check_rng(&t->config, err) < 0 || check_memory(t, err) < 0 || kvm_open(&t->kvm, err) < 0 ||
 	    saved_read(&t->saved, &t->snap, t->kvm.fd, t->config.cpus.boot_vcpus, err) < 0)
 		return err->num;
+	h->want_parked = rq.park;
 	return describe(t, out, err);
 }
 
@@ -149,24 +165,67 @@ static void keep_only(const int *fds, unsigned n)
 	}
 }
 
-static void become_child(struct host *h, struct ctl_packet *p, struct ctl_fork *request)
+/* `start` has one descriptor, taken over. */
+static void become_child(struct host *h, const struct clone_start *start)
 {
 	struct template *t = h->tmpl;
-	const int needed[] = { p->fds[0], t->kvm.fd, t->snap.mem_fd };
+	const int needed[] = { start->control_fd >= 0 ? start->control_fd : start->wait_fd, t->kvm.fd, t->snap.mem_fd };
 	sigset_t none;
 
 	keep_only(needed, ARRAY_LEN(needed));
 	h->control_fd = h->child_fd = -1;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	*h->child = (struct clone_start){
-		.id = steal_ptr(&request->id),
-		.control_fd = steal_fd(&p->fds[0]),
-		.tmpl = t,
-		.mode = request->memory_restore_mode,
-	};
+	*h->child = *start;
+	h->child->tmpl = t;
 	h->is_child = true;
 }
+
+/* ---- parked clones ---- */
+
+static void park_one(struct host *h)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return; /* no clone is parked then: the next one is made when it is wanted */
+	pid_t pid = fork();
+	if (pid == 0) {
+		become_child(
+			h, &(struct clone_start){ .control_fd = -1, .wait_fd = pair[1], .mode = RESTORE_COPYONWRITE });
+		return;
+	}
+	close(pair[1]);
+	if (pid < 0)
+		close(pair[0]);
+	else
+		h->parked[h->n_parked++] = (struct parked){ .pid = pid, .fd = pair[0] };
+}
+
+static void forget_parked(struct host *h, unsigned i)
+{
+	close(h->parked[i].fd);
+	h->parked[i] = h->parked[--h->n_parked];
+}
+
+/* Hands the request on to a parked clone; 0: there is none. */
+static pid_t take_parked(struct host *h, const struct ctl_fork *request, int control_fd)
+{
+	while (h->n_parked > 0) {
+		const struct parked p = h->parked[0]; /* the oldest: it is ready by now */
+		autostrbuf struct strbuf out = {};
+		struct err err = {};
+		ctl_request(&out, "fork", ctl_fork_fields, request, NULL);
+		int r = ctl_send(p.fd, &out, &control_fd, 1, &err);
+		memmove(h->parked, h->parked + 1, --h->n_parked * sizeof(p));
+		close(p.fd);
+		if (r == 0)
+			return p.pid;
+	}
+	return 0;
+}
+
+/* ---- fork, continued ---- */
 
 struct forked {
 	uint32_t pid;
@@ -197,11 +256,16 @@ static int fork_clone(struct host *h, struct ctl_packet *p, struct ctl_fork *req
 		return err->num;
 	if (p->n_fds != 1)
 		return err_set(err, ERR_INVALID, "fork: %u descriptors came, expected the control socket", p->n_fds);
-	pid_t pid = fork();
+	pid_t pid = request->memory_restore_mode == CTL_COPYONWRITE ? take_parked(h, request, p->fds[0]) : 0;
+	if (pid == 0)
+		pid = fork();
 	if (pid < 0)
 		return err_sys(err, ERR_INTERNAL, "fork a clone");
 	if (pid == 0) {
-		become_child(h, p, request);
+		become_child(h, &(struct clone_start){ .id = steal_ptr(&request->id),
+						       .control_fd = steal_fd(&p->fds[0]),
+						       .wait_fd = -1,
+						       .mode = request->memory_restore_mode });
 		return 0;
 	}
 	return answer_forked(h, pid, err);
@@ -238,6 +302,19 @@ static int serve_request(struct host *h, struct ctl_packet *p, struct err *err)
 	return h->is_child || out.len == 0 ? 0 : ctl_send(h->control_fd, &out, NULL, 0, err);
 }
 
+/* A parked clone that ended by itself: forkd does not know of it. */
+static bool was_parked(struct host *h, pid_t pid)
+{
+	for (unsigned i = 0; i < h->n_parked; i++)
+		if (h->parked[i].pid == pid) {
+			log_warn("a parked clone ended");
+			forget_parked(h, i);
+			h->want_parked = h->n_parked; /* the next one would as well */
+			return true;
+		}
+	return false;
+}
+
 static int report_ended(struct host *h, struct err *err)
 {
 	struct signalfd_siginfo info;
@@ -248,6 +325,8 @@ static int report_ended(struct host *h, struct err *err)
 		return err_sys(err, ERR_INTERNAL, "read signals");
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		autostrbuf struct strbuf out = {};
+		if (was_parked(h, pid))
+			continue;
 		const struct ctl_exited e = { .pid = (uint32_t)pid, .status = status };
 		ctl_event(&out, "exited", ctl_exited_fields, &e);
 		if (ctl_send(h->control_fd, &out, NULL, 0, err) < 0)
@@ -274,7 +353,13 @@ static int serve(struct host *h, struct err *err)
 		struct pollfd fds[] = { { .fd = h->control_fd, .events = POLLIN },
 					{ .fd = h->child_fd, .events = POLLIN } };
 		autoctl struct ctl_packet p = {};
-		if (poll(fds, ARRAY_LEN(fds), -1) < 0) {
+		bool fewer = h->n_parked < h->want_parked;
+		int n = poll(fds, ARRAY_LEN(fds), fewer ? IDLE_MS : -1);
+		if (n == 0) { /* nothing else to do: not while somebody waits for a clone */
+			park_one(h);
+			continue;
+		}
+		if (n < 0) {
 			if (errno == EINTR)
 				continue;
 			return err_sys(err, ERR_INTERNAL, "wait for forkd");
@@ -301,6 +386,8 @@ int template_serve(int control_fd, struct template *t, struct clone_start *ret_c
 	int r = watch_children(&h, err);
 	if (r == 0)
 		r = serve(&h, err);
+	while (r == 0 && h.n_parked > 0)
+		forget_parked(&h, 0);
 	if (h.child_fd >= 0)
 		close(h.child_fd);
 	if (h.control_fd >= 0)

@@ -226,8 +226,8 @@ static int pin(const struct vcpu *vcpu, const struct cpu_affinity *a, struct err
 	if (a->n_host_cpus == 0)
 		return err_set(err, ERR_INVALID, "affinity of vCPU %u names no host CPU", vcpu->index);
 	int r = pthread_setaffinity_np(vcpu->thread, sizeof(cpus), cpus);
-	return r ? err_num(err, ERR_INVALID, r, "affinity of vCPU %u: run on host CPU %u%s", vcpu->index, a->host_cpus[0],
-			   a->n_host_cpus > 1 ? " or the others named" : "")
+	return r ? err_num(err, ERR_INVALID, r, "affinity of vCPU %u: run on host CPU %u%s", vcpu->index,
+			   a->host_cpus[0], a->n_host_cpus > 1 ? " or the others named" : "")
 		 : 0;
 }
 

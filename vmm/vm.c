@@ -85,6 +85,8 @@ static int step_boot_memory(struct build *b, struct err *err)
 	arch_layout_ram(mem, m->size);
 	if (gmem_map_anon(mem, m->thp, m->reserve, err) < 0)
 		return err->num;
+	if (m->mergeable)
+		gmem_merge(mem);
 	return m->prefault ? gmem_prefault(mem, err) : 0;
 }
 
@@ -97,10 +99,17 @@ static int step_restore_memory(struct build *b, struct err *err)
 	arch_layout_ram(mem, m->size);
 	if (b->saved == &b->own && snapshot_check_memory(b->snap, mem, err) < 0) /* else the template host did */
 		return err->num;
+	int r;
 	if (b->mode == RESTORE_COPYONWRITE)
-		return gmem_map_cow(mem, &b->snap->mem_fd, err);
-	if (gmem_map_anon(mem, m->thp && b->mode == RESTORE_COPY, m->reserve, err) < 0)
-		return err->num;
+		r = gmem_map_cow(mem, &b->snap->mem_fd, err);
+	else
+		r = gmem_map_anon(mem, m->thp && b->mode == RESTORE_COPY, m->reserve, err);
+	if (r < 0)
+		return r;
+	if (m->mergeable)
+		gmem_merge(mem);
+	if (b->mode == RESTORE_COPYONWRITE)
+		return 0;
 	if (b->mode == RESTORE_ONDEMAND)
 		return ondemand_start(mem, &b->snap->mem_fd, &b->vm->ondemand, err);
 	if (b->prefault && gmem_prefault(mem, err) < 0)

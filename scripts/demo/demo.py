@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demonstration itself: run by scripts/demo.sh through scripts/lab.sh, as root, where KVM can run Linux.
 
+    demo.py [CLONES [emulated]]
+
 A user does the same with forkctl; each command is printed before it runs. Only the network of the clones is set up without it.
 """
 import contextlib
@@ -26,7 +28,13 @@ VM = {
     "console": {"mode": "Off"},
     "serial": {"mode": "Null"},
 }
-SOCKET = os.path.join(TMP, "forkd.sock")
+SOCKET, STORE, RUNTIME, LOG = (os.path.join(TMP, name) for name in ("forkd.sock", "store", "run", "forkd.log"))
+PROGRAMS = {os.path.realpath(os.path.join(os.environ["LAB_DIR"], "bin", name)) for name in ("forkd", "forkd-vmm")}
+PATIENCE_S = 300        # everything is slow under emulation
+
+
+class Failed(Exception):
+    """Its text says what went wrong."""
 
 
 def say(text):
@@ -38,26 +46,36 @@ def forkctl(*args, show=True):
     quiet = "--json" in args
     if show:
         print("$ forkctl", shlex.join(args), flush=True)
-    done = subprocess.run(["forkctl", "--socket", SOCKET, *args], stdout=subprocess.PIPE if quiet else None, check=True, timeout=600)
-    return json.loads(done.stdout) if quiet else None
+    # Both outputs through one pipe: progress comes as lines then, for logs too.
+    child = subprocess.Popen(["forkctl", "--socket", SOCKET, *args], stdout=subprocess.PIPE, stderr=None if quiet else subprocess.STDOUT)
+    with child:
+        output = []
+        for line in child.stdout:
+            output.append(line)
+            if not quiet:
+                print("  " + line.decode(), end="", flush=True)
+    if child.returncode != 0:
+        raise Failed(f"forkctl {shlex.join(args)}: exit status {child.returncode}")
+    return json.loads(b"".join(output)) if quiet else None
 
 
-def wait_for(what, probe, timeout_s=120):
+def wait_for(what, probe, timeout_s=PATIENCE_S):
     deadline = time.monotonic() + timeout_s
     while True:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             if answer := probe():
                 return answer
         if time.monotonic() > deadline:
-            sys.exit(f"demo: waited {timeout_s} s for {what}")
+            raise Failed(f"waited {timeout_s} s for {what}")
         time.sleep(0.2)
 
 
 class Network:
     """A network namespace where the host's end of one clone's tap lives: so all clones can have the same address."""
 
-    def __init__(self, tap):
-        self.holder = subprocess.Popen([BUSYBOX, "unshare", "-n", BUSYBOX, "sleep", "100000"])
+    def __init__(self, tap, stack):
+        self.holder = subprocess.Popen([BUSYBOX, "unshare", "-n", BUSYBOX, "sleep", "100000"], start_new_session=True)
+        stack.callback(self.close)
         ours = os.stat("/proc/self/ns/net").st_ino
         wait_for("a network namespace", lambda: os.stat(f"/proc/{self.holder.pid}/ns/net").st_ino != ours)
         subprocess.run(["ip", "link", "set", tap, "netns", str(self.holder.pid)], check=True)
@@ -79,9 +97,11 @@ class Network:
 
 
 def table(rows):
+    """The first column is text."""
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
-        print("  " + "  ".join(str(cell).rjust(w) for cell, w in zip(row, widths)), flush=True)
+        cells = [str(cell).rjust(w) if i else str(cell).ljust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        print("  " + "  ".join(cells), flush=True)
 
 
 def mib(n):
@@ -93,84 +113,145 @@ def ms(us):
 
 
 def start_daemon(stack):
-    print("$ forkd --socket … --store … &", flush=True)
-    daemon = subprocess.Popen(["forkd", "--socket", SOCKET, "--store", os.path.join(TMP, "store"), "--runtime-dir", os.path.join(TMP, "run"),
-                               "--vmm", os.environ["LAB_VMM"]], stdout=subprocess.PIPE)
+    print(f"$ forkd --socket {SOCKET} --store {STORE} --runtime-dir {RUNTIME} &", flush=True)
+    with open(LOG, "wb") as log:
+        daemon = subprocess.Popen(["forkd", "--socket", SOCKET, "--store", STORE, "--runtime-dir", RUNTIME, "--vmm", os.environ["LAB_VMM"]],
+                                  stdout=subprocess.PIPE, stderr=log, start_new_session=True)
     stack.callback(stop, daemon)
     line = daemon.stdout.readline().decode().strip()
     if not line:
-        sys.exit("demo: forkd did not start")
-    print(line, flush=True)
+        raise Failed("forkd did not start")
+    print("  " + line, flush=True)
 
 
 def stop(daemon):
     daemon.send_signal(signal.SIGTERM)
     daemon.wait(60)
+    daemon.stdout.close()
 
 
-def demo(n, stack):
-    say("forkd starts")
-    start_daemon(stack)
-
-    say("A Linux guest boots, begins to work (writes files, pings its gateway), and becomes a template")
+def make_template(name):
     config = os.path.join(TMP, "vm.json")
     with open(config, "w") as f:
         json.dump(VM, f, indent=2)
+    print("  vm.json: the distribution's own kernel, an initramfs with busybox, 2 vCPUs, 256 MiB, a network card", flush=True)
     begin = time.monotonic()
-    forkctl("template", "create", "busy", "--vm", config, "--ready-serial", "lab-guest: beat", "--timeout", "300")
-    boot_s = time.monotonic() - begin
+    forkctl("template", "create", name, "--vm", config, "--ready-serial", "lab-guest: beat", "--timeout", str(2 * PATIENCE_S))
+    took_s = time.monotonic() - begin
     forkctl("template", "list")
+    return took_s
 
-    say(f"{n} clones of it")
-    clones = forkctl("clone", "busy", "-n", str(n), "--json")["clones"]
-    stack.callback(lambda: forkctl("delete", "--all", show=False) if clones else None)
-    nets = []
-    for c in clones:
-        nets.append(Network(c["net"][0]["tap"]))
-        stack.callback(nets[-1].close)
+
+def make_clones(name, n, stack):
+    clones = []
+    stack.callback(lambda: forkctl("delete", "--all"))
+    clones = forkctl("clone", name, "-n", str(n), "--json")["clones"]
     forkctl("list")
+    return clones
 
-    say("Each is alive and goes on working on its own: asked over its own network")
-    rows = [("clone", "tap", "up since", "files so far", "random number", "its own mark")]
-    for i, (c, net) in enumerate(zip(clones, nets)):
-        wait_for(f"clone {c['id']} on its network", lambda net=net: net.run("ping", "-c", "1", "-W", "2", GUEST))
+
+def show_life(clones, stack):
+    print("  Each sends its mark over its own tap, and tells how far it is (this uses no forkd).", flush=True)
+    nets = [Network(c["net"][0]["tap"], stack) for c in clones]
+    rows = [("clone", "tap", "guest up for", "files written", "random number", "its mark")]
+    for i, (c, net) in enumerate(zip(clones, nets), 1):
         wait_for(f"an answer of clone {c['id']}", lambda net=net, i=i: net.ask(f"echo I am clone {i} > /run/mark; echo done") == "done")
     for c, net in zip(clones, nets):
         rows.append((c["id"], c["net"][0]["tap"], net.ask("cut -d ' ' -f 1 /proc/uptime") + " s", net.ask("cat /run/files"),
                      net.ask("head -c 4 /dev/hwrng | od -An -tx4").strip(), net.ask("cat /run/mark")))
     table(rows)
     for column, what in ((1, "taps"), (4, "random numbers"), (5, "marks")):
-        if len({row[column] for row in rows[1:]}) != n:
-            sys.exit(f"demo: the clones do not differ in their {what}")
+        if len({row[column] for row in rows[1:]}) != len(clones):
+            raise Failed(f"the clones do not differ in their {what}")
+    before = [int(row[3]) for row in rows[1:]]
+    for c, net, was in zip(clones, nets, before):
+        wait_for(f"clone {c['id']} to write more than {was} files", lambda net=net, was=was: int(net.ask("cat /run/files")) > was)
+    print("  All differ, and each has written more files since.", flush=True)
 
-    say("They share the template's memory: only what a clone has written is its own")
-    rows = [("clone", "own memory", "shared with the template")]
+
+def show_memory(clones):
+    rows = [("clone", "of its own", "shared with the template")]
     for c in clones:
         stats = forkctl("show", c["id"], "--json", show=False)["stats"]
         rows.append((c["id"], mib(stats["private_dirty_bytes"]), mib(stats["shared_bytes"] + stats["private_clean_bytes"])))
     table(rows)
 
-    say("Times, from the first byte of the request")
-    rows = [("clone", "process there", "restored", "guest runs")]
-    for c in clones:
-        p = c["phases_us"]
-        rows.append((c["id"], ms(p["accepted"]), ms(p["restored"]), ms(p["resumed"])))
-    table(rows)
-    print(f"  booting, getting ready and snapshotting the same guest took {boot_s:.1f} s", flush=True)
 
+def show_times(clones, boot_s, emulated):
+    rows = [("clone", "request checked", "restored", "guest runs")]
+    for c in clones:
+        rows.append((c["id"], *(ms(c["phases_us"][phase]) for phase in ("accepted", "restored", "resumed"))))
+    table(rows)
+    last_s = max(c["phases_us"]["resumed"] for c in clones) / 1e6
+    print(f"  To boot that guest and make a template of it took {boot_s:.1f} s; then {len(clones)} clones of it ran within {last_s * 1000:.0f} ms.")
+    if emulated:
+        print("  These are times of an emulated processor; on hardware a clone takes a few milliseconds.", flush=True)
+
+
+def demo(n, emulated, stack):
+    say("forkd starts")
+    start_daemon(stack)
+    say("A Linux guest boots, begins to work (writes files, pings its gateway), and becomes a template as it is")
+    boot_s = make_template("busy")
+    stack.callback(lambda: forkctl("template", "delete", "busy"))
+    say(f"{n} clones of it: running machines, not booted, that go on where the template stopped")
+    clones = make_clones("busy", n, stack)
+    say("They are alive, and each goes on by itself")
+    with contextlib.ExitStack() as nets:
+        show_life(clones, nets)
+    say("Memory: they share the template's, only what a clone has written is its own")
+    show_memory(clones)
+    say("Times, since the first byte of the request")
+    show_times(clones, boot_s, emulated)
     say("Cleaning up")
-    forkctl("delete", "--all")
-    clones.clear()
-    forkctl("template", "delete", "busy")
+
+
+def inventory():
+    """What a demonstration could leave behind: programs of this lab, taps, mounts."""
+    there = {f"network device {name}" for name in os.listdir("/sys/class/net") if name.startswith("fk")}
+    with open("/proc/self/mounts") as f:
+        there |= {f"mount {line.split()[1]}" for line in f}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/{pid}/exe") in PROGRAMS:
+                there.add(f"process {pid}")
+    for folder in ("clones", "builds"):
+        with contextlib.suppress(FileNotFoundError):
+            there |= {f"directory {folder}/{name}" for name in os.listdir(os.path.join(RUNTIME, folder))}
+    return there
+
+
+def run(n, emulated):
+    before = inventory()
+    with contextlib.ExitStack() as stack:
+        demo(n, emulated, stack)
+    # Names and taps of a clone are free at once; its memory goes a little later.
+    with contextlib.suppress(Failed):
+        wait_for("the last process", lambda: inventory() <= before, 20)
+    if left := inventory() - before:
+        raise Failed(f"left behind: {', '.join(sorted(left))}")
+    print("  Nothing is left: no process, no tap, no mount, no file.", flush=True)
+
+
+def interrupted(number, _):
+    for each in (signal.SIGTERM, signal.SIGINT):        # cleaning up is not interrupted
+        signal.signal(each, signal.SIG_IGN)
+    raise Failed(signal.strsignal(number))
 
 
 def main():
-    with contextlib.ExitStack() as stack:
-        demo(int(sys.argv[1]) if len(sys.argv) > 1 else 4, stack)
-    left = [name for name in os.listdir(os.path.join(TMP, "run", "clones"))]
-    if left:
-        sys.exit(f"demo: left behind: {left}")
-    print("\ndemo: done; nothing is left behind", flush=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupted)
+    try:
+        run(int(sys.argv[1]) if len(sys.argv) > 1 else 4, "emulated" in sys.argv[2:])
+    except (Failed, OSError, KeyError, ValueError, subprocess.SubprocessError) as e:
+        while e:        # the newest first: what cleaning up met, then why
+            print(f"\ndemo: FAILED: {e if isinstance(e, Failed) else repr(e)}", flush=True)
+            e = e.__context__
+        with contextlib.suppress(OSError), open(LOG, errors="replace") as f:
+            print("  forkd's log ended with:\n  " + "  ".join(f.readlines()[-15:]), flush=True)
+        sys.exit(1)
+    print("\ndemo: done", flush=True)
 
 
 main()

@@ -2,7 +2,7 @@
 /*
  * Measures a block device or a network from inside a guest. Static, so that it runs in any.
  *
- *   io_load blk DEVICE read|write seq|rand THREADS BLOCK SECONDS     O_DIRECT; so many threads are so many requests at once
+ *   io_load blk DEVICE read|write seq|rand THREADS BLOCK SECONDS    O_DIRECT; a request per thread at once
  *   io_load echo PORT                                                answers UDP datagrams and ends at one of length 1
  *   io_load ask ADDRESS PORT SECONDS                                 UDP round trips of 64 bytes, one at a time
  *   io_load sink PORT                                                takes one TCP stream

@@ -33,9 +33,9 @@ def footprint(daemon):
 
 class Footprint(ForkdTest):
     def settled(self, daemon, template):
-        """The footprint with nothing but the template's host."""
+        """The footprint with nothing but the template's host and its two parked clones."""
         daemon.delete(daemon.clone(template))
-        wait_for("only the template host to be there", lambda: footprint(daemon)["vms"] == 1)
+        wait_for("the template host and its parked clones", lambda: footprint(daemon)["vms"] == 3)
         time.sleep(0.3)
         return footprint(daemon)
 

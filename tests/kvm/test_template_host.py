@@ -21,8 +21,8 @@ def receive(sock):
 class Host:
     """A template host, and what it says unasked."""
 
-    def __init__(self, test, directory, load=True):
-        self.test, self.events = test, []
+    def __init__(self, test, directory, load=True, park=0):
+        self.test, self.events, self.park = test, [], park
         self.sock, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(20)
         self.log = os.path.join(test.dir, test.unique("host") + ".log")
@@ -48,9 +48,14 @@ class Host:
 
     def load(self, directory):
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        answer, _ = self.ask("load", [fd])
+        answer, _ = self.ask("load", [fd], park=self.park)
         os.close(fd)
         return answer
+
+    def children(self):
+        """Its processes, ended ones not."""
+        path = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
+        return [int(pid) for pid in read(path).split() if read(f"/proc/{int(pid)}/stat").rsplit(b") ", 1)[1][:1] != b"Z"]
 
     def wait_event(self, pid):
         while not any(e["pid"] == pid for e in self.events):
@@ -83,6 +88,8 @@ class Clone:
         self.sock.connect(self.path)
 
     def kill(self):
+        if self.sock.fileno() < 0:
+            return
         if not self.ended(0):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             self.ended(10)
@@ -266,6 +273,37 @@ class TemplateHost(KvmTest):
             break_it(os.path.join(directory, name))
             host = Host(self, directory, load=False)
             self.assertIn(message, host.load(directory)["error"]["message"])
+
+    def test_parked_clones(self):
+        """They are ready before they are wanted, are replaced, and end with the host."""
+        host = Host(self, self.ticker(), park=3)
+        wait_for("three parked clones", lambda: len(host.children()) == 3)
+        time.sleep(0.1)
+        parked = host.children()
+        c = Clone(host, "c")
+        self.assertIn(c.pid, parked)
+        answer = c.restore()
+        self.assertEqual((answer["id"], answer["state"]), ("c", "Running"))
+        wait_for("ticks", lambda: len(c.output()) > 3)
+        wait_for("another one", lambda: len(host.children()) == 4)
+        slow = Clone(host, "copy", "copy")
+        self.assertNotIn(slow.pid, parked)
+        victim = next(p for p in parked if p != c.pid)
+        os.kill(victim, signal.SIGKILL)
+        wait_for("the host to have noticed", lambda: not os.path.exists(f"/proc/{victim}"))
+        burst = [Clone(host, f"b{i}") for i in range(6)]        # more than are parked
+        for b in burst:
+            self.assertEqual(b.restore()["state"], "Running")
+        self.assertNotIn("exited", [e["event"] for e in host.events])
+        rest = set(host.children()) - {b.pid for b in burst} - {c.pid, slow.pid}
+        host.end()
+        wait_for("the parked ones to end", lambda: not any(os.path.exists(f"/proc/{p}/fd") and os.listdir(f"/proc/{p}/fd") for p in rest))
+        for p in rest:
+            os.waitpid(p, 0)
+        self.assertTrue(all(not b.ended(0) for b in burst))
+        for b in [*burst, c, slow]:
+            b.kill()
+            os.waitpid(b.pid, 0)
 
     def test_modes(self):
         host = Host(self, self.ticker())

@@ -391,7 +391,7 @@ TESTS = []      # (name, tiers, function)
 
 
 def test(name, *tiers):
-    """Decorator: the function is a test of these tiers ("quick", "full")."""
+    """Decorator: the function is a test of these tiers ("quick", "full", "bench")."""
     def add(function):
         TESTS.append((name, tiers, function))
         return function
@@ -401,7 +401,7 @@ def test(name, *tiers):
 def run_tests(wanted):
     """wanted: a tier, or names of tests. Prints a line for each, and the sum. Returns the exit status."""
     names = {name for name, _, _ in TESTS}
-    unknown = [w for w in wanted if w not in names | {"quick", "full"}]
+    unknown = [w for w in wanted if w not in names | {"quick", "full", "bench"}]
     if unknown:
         print(f"no test is called {', '.join(unknown)}; there are: {', '.join(sorted(names))}")
         return 2

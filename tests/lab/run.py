@@ -1,4 +1,4 @@
-"""Runs the tests of the lab:  run.py quick | full | NAME...   (started by scripts/lab.sh)"""
+"""Runs the tests of the lab:  run.py quick | full | bench | NAME...   (started by scripts/lab.sh)"""
 import signal
 import sys
 
@@ -6,6 +6,7 @@ import lab
 import test_boot        # noqa: F401: importing registers its tests
 import test_snapshot
 import test_checks      # noqa: F401
+import test_io          # noqa: F401
 
 # Ended from outside (time is up): unwind, so that VMMs and namespaces end as well.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit("lab: ended by SIGTERM"))

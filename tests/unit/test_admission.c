@@ -51,7 +51,7 @@ static void says_the_numbers(void **state)
 	assert_true(admission_decide(&ask, &host, 50 * MIB, &err) < 0);
 	assert_string_equal(
 		err.msg,
-		"10 clones of 100 MiB each need 1000 MiB: the host has 1000 MiB available, of which 100 MiB are "
+		"10 VMs of 100 MiB each need 1000 MiB: there are 1000 MiB available, of which 100 MiB are "
 		"kept in reserve and 50 MiB promised to requests of the last second");
 }
 

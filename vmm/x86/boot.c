@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "common/io.h"
 #include "vmm/vm.h"
 #include "vmm/x86/acpi.h"
 #include "vmm/x86/cpuid.h"
@@ -68,21 +69,13 @@ static int file_open(struct file *f, const char *path, int given, const char *wh
 
 static int file_read(const struct file *f, uint64_t off, void *buf, uint64_t len, struct err *err)
 {
-	char *p = buf;
+	ssize_t n = io_read(f->fd, buf, len, off);
 
-	while (len > 0) {
-		ssize_t n = pread(f->fd, p, len, (off_t)off);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return err_sys(err, ERR_INTERNAL, "read '%s'", f->path);
-		if (n == 0)
-			return err_set(err, ERR_INVALID, "'%s' is cut short at byte %llu", f->path,
-				       (unsigned long long)off);
-		p += n;
-		off += (uint64_t)n;
-		len -= (uint64_t)n;
-	}
+	if (n < 0)
+		return err_num(err, ERR_INTERNAL, (int)-n, "read '%s'", f->path);
+	if ((uint64_t)n < len)
+		return err_set(err, ERR_INVALID, "'%s' is cut short at byte %llu", f->path,
+			       (unsigned long long)(off + (uint64_t)n));
 	return 0;
 }
 
