@@ -117,16 +117,16 @@ asan tsan:
 	$(MAKE) BUILD=build/$@ SAN="$(SANITIZE)" OPT="-O1" $(patsubst $(BUILD)/%,build/$@/%,$(PROGRAMS)) \
 		$(patsubst $(BUILD)/%,build/$@/%,$(UNIT))
 
-# Unit tests and the hostile guest on sanitizer builds. A guest of its own build: only forkd-vmm is instrumented.
+# Unit tests, the hostile guest, bad input and the daemon on sanitizer builds. Guests are not instrumented.
 check-asan: asan guests helpers
 	$(MAKE) BUILD=build/asan SAN="$(SANITIZE_ASAN)" OPT="-O1" check-unit
-	FORKD_VMM=build/asan/forkd-vmm $(PYTHON) tests/kvm/run.py test_hostile test_badinput
+	BUILD=build/asan $(PYTHON) tests/kvm/run.py test_hostile test_badinput test_template_host test_forkd
 
 check-tsan: tsan guests helpers
-	FORKD_VMM=build/tsan/forkd-vmm $(PYTHON) tests/kvm/run.py test_lifecycle test_snapshot
+	BUILD=build/tsan $(PYTHON) tests/kvm/run.py test_lifecycle test_snapshot test_template_host test_forkd
 
 bench: all guests helpers
-	$(PYTHON) tests/bench/bench.py restore io $(BENCH)
+	$(PYTHON) tests/bench/bench.py restore clones io $(BENCH)
 
 lint:
 	scripts/lint.sh
@@ -136,7 +136,7 @@ install: all
 
 clean:
 	rm -rf $(BUILD)
--include $(shell find $(BUILD) -name '*.d' -not -path '*/guest/*' 2>/dev/null)
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 .DEFAULT_GOAL := all
 .PHONY: all helpers test-programs check check-unit check-kvm check-lab check-peers check-api check-full check-asan check-tsan \
 	asan tsan bench lint install clean

@@ -101,6 +101,7 @@ const struct field ctl_template_fields[] = {
 	F_OBJ_LIST(struct ctl_template, disks, disk_fields),
 	F(struct ctl_template, has_serial),
 	F(struct ctl_template, has_console),
+	F(struct ctl_template, has_vsock),
 	F(struct ctl_template, host_cpu),
 	F_END,
 };
@@ -204,19 +205,20 @@ void ctl_reply(struct strbuf *out, const struct field *rows, const void *obj)
 
 /* The code travels as its number: both ends are of one build. */
 struct wire_error {
-	uint32_t code;
+	uint32_t code, num; /* num: errno */
 	char *message;
 };
 
 static const struct field wire_error_fields[] = {
 	F(struct wire_error, code, .flags = F_REQUIRED, .min = ERR_INVALID, .max = ERR_INTERNAL),
+	F(struct wire_error, num, .max = 4095),
 	F(struct wire_error, message, .flags = F_REQUIRED),
 	F_END,
 };
 
 void ctl_reply_error(struct strbuf *out, const struct err *err)
 {
-	strbuf_printf(out, "{\"error\":{\"code\":%u,\"message\":", err->code);
+	strbuf_printf(out, "{\"error\":{\"code\":%u,\"num\":%d,\"message\":", err->code, err->num < 0 ? -err->num : 0);
 	strbuf_json(out, err->msg, strlen(err->msg));
 	strbuf_puts(out, "}}");
 }
@@ -230,6 +232,8 @@ static int take_error(const struct json_node *node, struct err *err)
 	if (fields_load(wire_error_fields, &e, node, "error", err) < 0)
 		return err_wrap(err, "control packet");
 	err_set(err, e.code, "-");
+	if (e.num == ENOSPC || e.num == EDQUOT) /* other numbers would speak of this end's socket */
+		err->num = -(int)e.num;
 	snprintf(err->msg, sizeof(err->msg), "%s", e.message);
 	fields_free(wire_error_fields, &e);
 	return err->num;

@@ -3,7 +3,7 @@
  * The control protocol between forkd, its template hosts and its VM processes: the one header that forkd and forkd-vmm share.
  *
  * SOCK_SEQPACKET unix sockets. A packet is one JSON object of up to CTL_PACKET_MAX bytes with up to SOCK_FDS_MAX
- * descriptors. A request has "op"; it gets one reply, in order: {"ok":true,…} or {"error":{"code","message"}}.
+ * descriptors. A request has "op"; it gets one reply, in order: {"ok":true,…} or {"error":{"code","num","message"}}.
  * Packets with "event" come unasked, between replies.
  *
  * Template host (its socket is a socketpair given by forkd; end of file ends it; the VM processes go on):
@@ -127,7 +127,7 @@ struct ctl_template {
 	uint32_t n_nets;
 	struct ctl_disk *disks;
 	uint32_t n_disks;
-	bool has_serial, has_console; /* the guest has the device */
+	bool has_serial, has_console, has_vsock; /* the guest has the device */
 	char *host_cpu;               /* what a host must have, in words */
 };
 

@@ -11,7 +11,7 @@
 #include "forkd/cgroup.h"
 #include "forkd/errors.h"
 
-enum { SLOTS = 10, RESERVE_MIN_BYTES = 128 << 20, RESERVE_FRACTION = 20 };
+enum { SLOTS = 10 };
 static const uint64_t slot_ns = 100000000; /* SLOTS of them: a second */
 
 struct admission {
@@ -19,11 +19,12 @@ struct admission {
 	uint64_t reserve_bytes;
 	struct {
 		uint64_t number, bytes; /* number: the time in slots */
-	} entered[SLOTS]; /* lock; at their number modulo SLOTS */
+	} entered[SLOTS];               /* lock; at their number modulo SLOTS */
 };
 
-static uint64_t meminfo(const char *key)
+static uint64_t available_bytes(void)
 {
+	static const char key[] = "MemAvailable:";
 	char text[4096];
 
 	read_text("/proc/meminfo", text, sizeof(text));
@@ -52,12 +53,11 @@ static uint64_t threads_now(void)
 int admission_new(uint64_t reserve_bytes, struct admission **ret, struct err *err)
 {
 	struct admission *a = calloc(1, sizeof(*a));
-	uint64_t part = meminfo("MemTotal:") / RESERVE_FRACTION;
 
 	if (!a)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "prepare admission");
 	pthread_mutex_init(&a->lock, NULL);
-	a->reserve_bytes = reserve_bytes ? reserve_bytes : part > RESERVE_MIN_BYTES ? part : RESERVE_MIN_BYTES;
+	a->reserve_bytes = reserve_bytes;
 	*ret = a;
 	return 0;
 }
@@ -104,7 +104,7 @@ static void look_at_host(struct admission_host *host)
 	uint64_t pid_max = number_in("/proc/sys/kernel/pid_max");
 	struct cgroup_room room;
 
-	host->available_bytes = meminfo("MemAvailable:");
+	host->available_bytes = available_bytes();
 	host->threads_now = threads_now();
 	host->threads_max = number_in("/proc/sys/kernel/threads-max");
 	if (pid_max < host->threads_max)

@@ -23,9 +23,14 @@ struct admission_host { /* what the host has, or the control group that the daem
 	uint64_t files_max;
 };
 
-enum { ADMISSION_CLONE_MIN_BYTES = 4 << 20, ADMISSION_THREADS_EXTRA = 3 /* of a VM process, beside its vCPUs */, ADMISSION_FDS_EACH = 2, ADMISSION_FDS_OTHER = 256 };
+enum {
+	ADMISSION_CLONE_MIN_BYTES = 4 << 20,
+	ADMISSION_THREADS_EXTRA = 3 /* of a VM process, beside its vCPUs */,
+	ADMISSION_FDS_EACH = 2,
+	ADMISSION_FDS_OTHER = 256
+};
 
-/* reserve_bytes 0: a twentieth of the host's memory, 128 MiB at least. */
+/* reserve_bytes: stay available. */
 MUST_CHECK int admission_new(uint64_t reserve_bytes, struct admission **ret, struct err *err);
 void admission_free(struct admission *a);
 /* E_NO_MEMORY or E_BUSY with the numbers; else counted for the next second. */

@@ -23,7 +23,7 @@ enum {
 	WAIT_S = 30,
 	WAIT_MAX_S = 3600,
 	WAIT_SLICE_MS = 500,
-	STATS_TIMEOUT_MS = 5000
+	STATS_TIMEOUT_MS = 2000
 };
 
 static int find(struct forkd *d, const struct request *rq, struct clone **ret, struct err *err)
@@ -348,17 +348,20 @@ int api_clone_wait(struct forkd *d, struct request *rq, struct reply *reply, str
 
 /* ---- POST /v1/clones/{id}/snapshot ---- */
 
+struct wanted {
+	char *name;
+};
+
+static const struct field snapshot_fields[] = { F(struct wanted, name, .flags = F_REQUIRED), F_END };
+
 int api_clone_snapshot(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
 {
-	struct wanted {
-		char *name;
-	} wanted = {};
-	static const struct field rows[] = { F(struct wanted, name, .flags = F_REQUIRED), F_END };
+	struct wanted wanted = {};
 	struct clone *c;
 
 	if (!rq->body)
 		return fail(err, E_INVALID, "body: expected an object with 'name'");
-	if (body_load(rows, NULL, &wanted, rq->body, "body", err) < 0)
+	if (body_load(snapshot_fields, NULL, &wanted, rq->body, "body", err) < 0)
 		return err->num;
 	int r = find(d, rq, &c, err);
 	if (r >= 0) {
@@ -366,6 +369,6 @@ int api_clone_snapshot(struct forkd *d, struct request *rq, struct reply *reply,
 		clone_unref(d->registry, c);
 	}
 	reply->status = 201;
-	fields_free(rows, &wanted);
+	fields_free(snapshot_fields, &wanted);
 	return r;
 }

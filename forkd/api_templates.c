@@ -154,9 +154,8 @@ int api_template_create(struct forkd *d, struct request *rq, struct reply *reply
 
 static void add_unready(const struct tmpl_info *t, struct strbuf *out)
 {
-	strbuf_printf(out, "{\"name\":\"%s\",\"state\":\"%s\"", t->name,
-		      t->state == TMPL_BUILDING ? "building" : "deleting");
-	strbuf_printf(out, ",\"step\":\"%s\"}", t->step);
+	strbuf_printf(out, "{\"name\":\"%s\",\"state\":\"%s\",\"step\":\"%s\"}", t->name,
+		      t->state == TMPL_BUILDING ? "building" : "deleting", t->step);
 }
 
 int api_template_list(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
@@ -173,8 +172,12 @@ int api_template_list(struct forkd *d, struct request *rq, struct reply *reply, 
 		struct err gone = {};
 		if (list[i].state != TMPL_READY)
 			add_unready(&list[i], &one);
-		else if (template_json(d, list[i].name, &one, &gone) < 0)
+		else if (template_json(d, list[i].name, &one, &gone) >= 0)
+			;
+		else if (gone.code == ERR_NOT_FOUND)
 			continue; /* deleted meanwhile */
+		else
+			strbuf_printf(&one, "{\"name\":\"%s\",\"state\":\"damaged\"}", list[i].name);
 		if (shown++)
 			strbuf_putc(&reply->body, ',');
 		strbuf_add(&reply->body, one.text, one.len);

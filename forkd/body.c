@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Strict loading of JSON bodies. */
+/* Strict loading of JSON bodies, and writing pieces of them. */
 #include "forkd/body.h"
 
 #include <string.h>
@@ -25,6 +25,15 @@ int body_load(const struct field *rows, const char *const *others, void *obj, co
 			if (!known(rows, others, child->key))
 				return fail(err, E_UNKNOWN_FIELD, "%s: there is no field '%.80s'", what, child->key);
 	return fields_load(rows, obj, node, what, err) < 0 ? fail_as(err, E_INVALID, NULL) : 0;
+}
+
+void json_member(struct strbuf *out, const char *key, const char *value)
+{
+	strbuf_printf(out, ",\"%s\":", key);
+	if (value)
+		strbuf_json(out, value, strlen(value));
+	else
+		strbuf_puts(out, "null");
 }
 
 static void ints_text(const struct json_node *node, struct strbuf *out)

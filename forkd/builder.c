@@ -97,7 +97,7 @@ static int admit(const struct vm_build *v, struct err *err)
 		.count = 1,
 		.bytes_each = v->needs.ram_bytes,
 		.threads_each = v->needs.vcpus + ADMISSION_THREADS_EXTRA,
-		.clones_now = registry_count(v->d->registry, NULL, NULL),
+		.clones_now = registry_count(v->d->registry, NULL),
 	};
 
 	if (admission_enter(v->d->admission, &ask, err) >= 0)

@@ -162,7 +162,7 @@ static int admit(const struct batch *b, const struct clone_request *rq, struct e
 	struct admission_ask ask = {
 		.count = rq->count,
 		.threads_each = b->host->info.vcpus + ADMISSION_THREADS_EXTRA,
-		.clones_now = registry_count(b->d->registry, NULL, NULL),
+		.clones_now = registry_count(b->d->registry, NULL),
 	};
 	uint64_t bytes = 0;
 

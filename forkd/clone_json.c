@@ -3,17 +3,9 @@
 #include <string.h>
 
 #include "common/ctl.h"
+#include "forkd/body.h"
 #include "forkd/clone.h"
 #include "forkd/handover.h"
-
-static void add(struct strbuf *out, const char *key, const char *value)
-{
-	strbuf_printf(out, ",\"%s\":", key);
-	if (value)
-		strbuf_json(out, value, strlen(value));
-	else
-		strbuf_puts(out, "null");
-}
 
 static void add_phase(struct strbuf *out, const char *key, uint64_t at_ns, uint64_t begun_ns)
 {
@@ -30,7 +22,7 @@ static void add_nets(const struct record *r, struct strbuf *out)
 	for (uint32_t i = 0; i < r->n_net; i++) {
 		strbuf_puts(out, i ? ",{\"id\":" : "{\"id\":");
 		strbuf_json(out, r->net[i].id, strlen(r->net[i].id));
-		add(out, "tap", r->net[i].tap);
+		json_member(out, "tap", r->net[i].tap);
 		strbuf_putc(out, '}');
 	}
 	strbuf_putc(out, ']');
@@ -45,15 +37,15 @@ static void add_made(struct forkd *d, const struct clone *c, struct strbuf *out)
 	if (c->state == CLONE_EXITED || !dir || asprintf(&api, "%s/api.sock", dir) < 0)
 		api = NULL;
 	strbuf_printf(out, ",\"pid\":%u", r->pid);
-	add(out, "api_socket", api);
-	add(out, "vsock_socket", NULL);
-	add(out, "serial", r->serial);
-	add(out, "serial_socket", r->serial_socket);
-	add(out, "console", r->console);
-	add(out, "console_socket", r->console_socket);
+	json_member(out, "api_socket", api);
+	json_member(out, "vsock_socket", NULL);
+	json_member(out, "serial", r->serial);
+	json_member(out, "serial_socket", r->serial_socket);
+	json_member(out, "console", r->console);
+	json_member(out, "console_socket", r->console_socket);
 	add_nets(r, out);
 	strbuf_puts(out, ",\"identity\":null");
-	add(out, "memory_restore_mode", ctl_memory_modes[r->memory_restore_mode]);
+	json_member(out, "memory_restore_mode", ctl_memory_modes[r->memory_restore_mode]);
 	strbuf_puts(out, ",\"phases_us\":{");
 	add_phase(out, "accepted", r->accepted_ns, r->begun_ns);
 	strbuf_putc(out, ',');
@@ -70,17 +62,17 @@ void clone_json(struct forkd *d, struct clone *c, const struct strbuf *stats, st
 	pthread_mutex_lock(&d->registry->lock);
 	strbuf_puts(out, "{\"id\":");
 	strbuf_json(out, r->id, strlen(r->id));
-	add(out, "template", r->template);
-	add(out, "state", clone_states[c->state]);
+	json_member(out, "template", r->template);
+	json_member(out, "state", clone_states[c->state]);
 	if (c->state != CLONE_CREATING)
 		add_made(d, c, out);
 	strbuf_puts(out, ",\"labels\":");
 	labels_json(r->labels, r->n_labels, out);
 	strbuf_printf(out, ",\"ttl_s\":%llu", (unsigned long long)r->ttl_s);
-	add(out, "created_at", r->created_at);
+	json_member(out, "created_at", r->created_at);
 	if (c->state == CLONE_EXITED) {
 		strbuf_printf(out, ",\"exit\":{\"code\":%d", c->exit_code);
-		add(out, "reason", c->exit_reason);
+		json_member(out, "reason", c->exit_reason);
 		strbuf_putc(out, '}');
 	}
 	if (stats && stats->text)

@@ -11,6 +11,7 @@
 
 #include "common/log.h"
 #include "forkd/admission.h"
+#include "forkd/errors.h"
 #include "forkd/events.h"
 #include "forkd/host.h"
 #include "forkd/idempotency.h"
@@ -24,6 +25,7 @@
 
 enum {
 	FILES_WANTED = 1 << 20,
+	JOBS_MAX = 64,
 	RUNTIME_PATH_MAX = 72 /* what is left of a socket's path is for clones/ID/control.sock */
 };
 
@@ -155,13 +157,13 @@ int forkd_run_job(struct forkd *d, void (*run)(struct forkd *d, void *arg), void
 		return err_num(err, ERR_INTERNAL, ENOMEM, "start a thread");
 	*j = (struct job){ d, run, arg };
 	pthread_mutex_lock(&d->jobs_lock);
-	d->jobs++;
-	int num = pthread_create(&thread, NULL, job_main, j);
-	d->jobs -= num != 0;
+	int num = d->jobs < JOBS_MAX ? pthread_create(&thread, NULL, job_main, j) : EBUSY;
+	d->jobs += num == 0;
 	pthread_mutex_unlock(&d->jobs_lock);
 	if (num != 0) {
 		free(j);
-		return err_num(err, ERR_INTERNAL, num, "start a thread");
+		return num == EBUSY ? fail(err, E_BUSY, "%d templates are being built in the background", JOBS_MAX)
+				    : err_num(err, ERR_INTERNAL, num, "start a thread");
 	}
 	pthread_detach(thread);
 	return 0;

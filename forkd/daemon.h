@@ -38,11 +38,11 @@ struct forkd {
 	unsigned jobs; /* threads that build templates; jobs_lock */
 };
 
-/* Starts everything, REST last; takes back the clones of an earlier daemon. On failure nothing is left. */
+/* Starts everything but REST, which comes afterwards; takes back the clones of an earlier daemon. On failure nothing is left. */
 MUST_CHECK int forkd_start(struct forkd *d, const struct forkd_options *opt, struct err *err);
 /* Ends everything but the clones. A zeroed or half-started daemon is fine. */
 void forkd_stop(struct forkd *d);
-/* Runs `job(arg)` in a thread that forkd_stop() waits for. */
+/* Runs `job(arg)` in a thread that forkd_stop() waits for. E_BUSY: too many at once. */
 MUST_CHECK int forkd_run_job(struct forkd *d, void (*job)(struct forkd *d, void *arg), void *arg, struct err *err);
 
 #endif

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "common/clock.h"
+#include "forkd/record.h"
 
 struct events {
 	pthread_mutex_t lock; /* of all below */
@@ -54,28 +55,17 @@ static void add_member(struct strbuf *out, const char *key, const char *value)
 	strbuf_json(out, value, strlen(value));
 }
 
-static void add_time(struct strbuf *out)
-{
-	struct timespec now;
-	struct tm tm;
-	char text[32];
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	gmtime_r(&now.tv_sec, &tm);
-	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
-	strbuf_printf(out, ",\"time\":\"%s.%03ldZ\"", text, now.tv_nsec / 1000000);
-}
-
 void events_emit(struct events *ev, const char *type, const char *template_name, const char *clone_id,
 		 const char *extra)
 {
+	autofree char *now = time_text();
 	struct strbuf text = {};
 
 	pthread_mutex_lock(&ev->lock);
 	strbuf_printf(&text, "id: %llu\nevent: %s\ndata: {\"seq\":%llu", (unsigned long long)ev->next, type,
 		      (unsigned long long)ev->next);
 	add_member(&text, "type", type);
-	add_time(&text);
+	add_member(&text, "time", now);
 	add_member(&text, "template", template_name);
 	add_member(&text, "clone", clone_id);
 	if (extra)

@@ -94,10 +94,10 @@ int host_start(struct forkd *d, const char *name, int dir_fd, unsigned park, str
 		r = spawn_vmm(d->options->vmm, "--template-host", pair[1], &h->pid, &h->process.fd, err);
 	close(pair[1]);
 	if (r < 0 || load(h, dir_fd, park, err) < 0) {
-		/* what it says of the snapshot stands as it is; that it broke is another matter */
-		bool broke = r < 0 || err->num == -EPIPE || err->num == -ETIMEDOUT;
+		/* what it says of the snapshot stands as it is; that it broke, or has no /dev/kvm, is another matter */
+		bool bad = r >= 0 && (err->code == ERR_INVALID || err->code == ERR_CONFLICT);
 		host_stop(h);
-		return broke ? fail_as(err, E_HOST, "template host of '%s'", name) : fail_as(err, E_BAD_SNAPSHOT, NULL);
+		return bad ? fail_as(err, E_BAD_SNAPSHOT, NULL) : fail_as(err, E_HOST, "template host of '%s'", name);
 	}
 	log_info("template host of '%s' is process %d", name, h->pid);
 	*ret = h;
@@ -206,19 +206,22 @@ int host_send_fork(struct host *h, const char *id, uint8_t memory_mode, int list
 	return 0;
 }
 
+struct forked {
+	uint32_t pid;
+};
+
+static const struct field forked_fields[] = { F(struct forked, pid, .flags = F_REQUIRED), F_END };
+
 int host_recv_fork(struct host *h, uint32_t *ret_pid, int *ret_pidfd, struct err *err)
 {
-	struct forked {
-		uint32_t pid;
-	} f = {};
-	static const struct field rows[] = { F(struct forked, pid, .flags = F_REQUIRED), F_END };
+	struct forked f = {};
 	autoctl struct ctl_packet p = {};
 
 	if (control_reply(h->control.fd, deadline_in_ms(FORK_TIMEOUT_MS), host_event, h, &p, err) < 0) {
 		h->failed = true;
 		return fail_as(err, E_HOST, "template host of '%s'", h->name);
 	}
-	if (ctl_parse_reply(&p, rows, &f, err) < 0)
+	if (ctl_parse_reply(&p, forked_fields, &f, err) < 0)
 		return fail_as(err, E_HOST, "template host of '%s': fork", h->name);
 	if (p.n_fds != 1) {
 		h->failed = true;

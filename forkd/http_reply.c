@@ -112,10 +112,12 @@ static void account(const struct exchange *ex, const struct reply *reply)
 
 	if (ex->server->metrics)
 		metrics_request(ex->server->metrics, ex->rq.route, reply->status, us);
-	if (reply->status >= 400)
-		log_warn("%s %s: %u %s: %s", ex->rq.method, ex->shown, reply->status, error_info(&ex->err)->code,
-			 err_line(&ex->err, line, sizeof(line)));
-	else
+	if (reply->status >= 400) {
+		err_line(&ex->err, line, sizeof(line));
+		for (char *p = line; *p; p++) /* a client's bytes may be in it */
+			*p = (unsigned char)*p < ' ' || *p == 0x7f ? '?' : *p;
+		log_warn("%s %s: %u %s: %s", ex->rq.method, ex->shown, reply->status, error_info(&ex->err)->code, line);
+	} else
 		log_debug("%s %s: %u after %llu us", ex->rq.method, ex->shown, reply->status, (unsigned long long)us);
 }
 

@@ -8,6 +8,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "forkd/body.h"
 #include "forkd/errors.h"
 #include "forkd/events.h"
 #include "forkd/host.h"
@@ -183,15 +184,6 @@ int import_clone(struct forkd *d, struct clone *c, const char *name, const struc
 	return 0;
 }
 
-static void add(struct strbuf *out, const char *key, const char *value)
-{
-	strbuf_printf(out, ",\"%s\":", key);
-	if (value)
-		strbuf_json(out, value, strlen(value));
-	else
-		strbuf_puts(out, "null");
-}
-
 /* Sizes, not digests: there is one for every 2 MiB. */
 static void add_files(const struct manifest *m, struct strbuf *out)
 {
@@ -213,13 +205,13 @@ int template_json(struct forkd *d, const char *name, struct strbuf *out, struct 
 	strbuf_puts(out, "{\"name\":");
 	strbuf_json(out, name, strlen(name));
 	strbuf_puts(out, ",\"state\":\"ready\"");
-	add(out, "source", m.source);
-	add(out, "parent", m.parent);
-	add(out, "created_at", m.created_at);
+	json_member(out, "source", m.source);
+	json_member(out, "parent", m.parent);
+	json_member(out, "created_at", m.created_at);
 	strbuf_printf(out, ",\"ram_bytes\":%llu,\"vcpus\":%u", (unsigned long long)m.ram_bytes, m.vcpus);
-	add(out, "host_cpu", m.host_cpu);
-	add(out, "program_version", m.program_version);
-	strbuf_printf(out, ",\"format\":%u,\"clones\":%u", m.format, registry_count(d->registry, name, NULL));
+	json_member(out, "host_cpu", m.host_cpu);
+	json_member(out, "program_version", m.program_version);
+	strbuf_printf(out, ",\"format\":%u,\"clones\":%u", m.format, registry_count(d->registry, name));
 	add_files(&m, out);
 	strbuf_putc(out, '}');
 	fields_free(manifest_fields, &m);

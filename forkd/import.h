@@ -15,7 +15,7 @@ struct build {
 	struct forkd *d;
 	struct tmpl *t;
 	struct caller owner; /* with its rights the paths in config.json are opened, now and for every clone */
-	uint64_t begun_ns; /* CLOCK_MONOTONIC at the request's first byte */
+	uint64_t begun_ns;   /* CLOCK_MONOTONIC at the request's first byte */
 };
 
 /* Reserves the name. Ends with build_end(). */

@@ -58,10 +58,10 @@ static int begin(struct batch *b, struct job *j, struct place *place, struct err
 	if (fill_record(b, j, err) < 0 || place_make(b->d, &b->http->caller, "clones", id, place, err) < 0)
 		return err->num;
 	j->dir = true;
-	registry_add(b->d->registry, j->c);
 	if (place_listen(place, "control.sock", SOCK_SEQPACKET, &control, err) < 0 ||
 	    place_connect(b->d, "clones", id, &j->c->control.fd, err) < 0)
 		return err->num;
+	registry_add(b->d->registry, j->c);
 	if (host_send_fork(b->host, id, j->spec->memory_restore_mode, control, err) < 0)
 		return err->num;
 	j->fork_sent = true;

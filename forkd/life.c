@@ -104,15 +104,16 @@ static int state_error(const struct clone *c, enum clone_state state, struct err
 	}
 }
 
-static int talk(struct forkd *d, struct clone *c, struct control_call *call, struct err *err)
+static int talk(struct forkd *d, struct clone *c, const struct control_call *wanted, struct err *err)
 {
 	struct listener l = { d, c };
+	struct control_call call = *wanted;
 
 	if (c->control.fd < 0)
 		return fail(err, E_CLONE_DIED, "clone '%s': its process has closed its control socket", c->record.id);
-	call->on_event = on_event;
-	call->arg = &l;
-	if (control_call(c->control.fd, call, err) >= 0)
+	call.on_event = on_event;
+	call.arg = &l;
+	if (control_call(c->control.fd, &call, err) >= 0)
 		return 0;
 	if (err->num == -ETIMEDOUT) {
 		reconnect(d, c);
@@ -125,7 +126,7 @@ static int talk(struct forkd *d, struct clone *c, struct control_call *call, str
 	return err_wrap(err, "clone '%s'", c->record.id);
 }
 
-int clone_talk(struct forkd *d, struct clone *c, struct control_call *call, bool wait, struct err *err)
+int clone_talk(struct forkd *d, struct clone *c, const struct control_call *call, bool wait, struct err *err)
 {
 	int r;
 

@@ -12,7 +12,8 @@
 #include "forkd/registry.h"
 
 /* One exchange with the clone's process. E_BAD_STATE when it is creating, exited or deleting; E_CLONE_DIED. wait false: E_BUSY, not after another one. */
-MUST_CHECK int clone_talk(struct forkd *d, struct clone *c, struct control_call *call, bool wait, struct err *err);
+MUST_CHECK int clone_talk(struct forkd *d, struct clone *c, const struct control_call *call, bool wait,
+			  struct err *err);
 MUST_CHECK int clone_pause(struct forkd *d, struct clone *c, bool pause, struct err *err); /* false: resume */
 /* As soon as no vCPU can run and its names, taps and locks are free; event clone.released follows. */
 MUST_CHECK int clone_delete(struct forkd *d, struct clone *c, struct err *err);

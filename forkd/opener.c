@@ -45,7 +45,7 @@ static int find_owner(struct forkd *d, int fd, const char *id, struct caller *re
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
 		return err_sys(err, ERR_INTERNAL, "ask who is there");
 	struct clone *c = registry_find(d->registry, id);
-	bool same = c && c->record.pid == (uint32_t)peer.pid;
+	bool same = c && c->record.pid == (uint32_t)peer.pid && clone_state(d->registry, c) != CLONE_EXITED;
 	if (same)
 		*ret = caller_from_owner(c->record.uid, c->record.gid);
 	clone_unref(d->registry, c);
@@ -97,11 +97,17 @@ static void greet(struct opener *o)
 
 	if (fd < 0)
 		return;
-	if (o->n == ARRAY_LEN(o->fds) || setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0 ||
-	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0)
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0 ||
+	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0) {
 		close(fd);
-	else
-		o->fds[o->n++] = (struct pollfd){ .fd = fd, .events = POLLIN };
+		return;
+	}
+	if (o->n == ARRAY_LEN(o->fds)) { /* the oldest goes: nobody can keep the others out */
+		close(o->fds[FIRST].fd);
+		memmove(&o->fds[FIRST], &o->fds[FIRST + 1], (CONNECTIONS_MAX - 1) * sizeof(o->fds[0]));
+		o->n--;
+	}
+	o->fds[o->n++] = (struct pollfd){ .fd = fd, .events = POLLIN };
 }
 
 static void *opener_main(void *arg)

@@ -35,6 +35,7 @@ struct reaper {
 	struct watch wake;
 	pthread_mutex_t lock;
 	struct watch *released; /* lock */
+	struct clone *adopted;  /* lock; until they are released */
 	struct clone *pending;  /* ended, the status is not known yet; thread only */
 	uint64_t next_sample_ns;
 	bool woken;
@@ -88,11 +89,28 @@ int reaper_adopt(struct reaper *r, struct clone *c, struct err *err)
 	pthread_mutex_lock(&r->d->registry->lock);
 	clone_ref_locked(c);
 	pthread_mutex_unlock(&r->d->registry->lock);
+	pthread_mutex_lock(&r->lock);
+	c->next_adopted = r->adopted;
+	c->adopted_at = &r->adopted;
+	if (r->adopted)
+		r->adopted->adopted_at = &c->next_adopted;
+	r->adopted = c;
+	pthread_mutex_unlock(&r->lock);
 	if (reaper_watch(r, &c->control, err) >= 0 && reaper_watch(r, &c->process, err) >= 0)
 		return 0;
 	reaper_forget(r, &c->control);
 	reaper_release(r, &c->process);
 	return err->num;
+}
+
+static void let_go(struct reaper *r, struct clone *c)
+{
+	pthread_mutex_lock(&r->lock);
+	*c->adopted_at = c->next_adopted;
+	if (c->next_adopted)
+		c->next_adopted->adopted_at = c->adopted_at;
+	pthread_mutex_unlock(&r->lock);
+	clone_unref(r->d->registry, c);
 }
 
 static void drop_released(struct reaper *r)
@@ -104,7 +122,7 @@ static void drop_released(struct reaper *r)
 	while (w) {
 		struct watch *next = w->next_released;
 		if (w->kind == WATCH_CLONE_PID)
-			clone_unref(r->d->registry, container_of(w, struct clone, process));
+			let_go(r, container_of(w, struct clone, process));
 		else
 			host_unref(container_of(w, struct host, process));
 		w = next;
@@ -374,8 +392,6 @@ void reaper_stop(struct reaper *r)
 	r->d->stopping = true;
 	reaper_wake(r);
 	pthread_join(r->thread, NULL);
-	for (struct clone *c = r->pending; c; c = c->next_pending)
-		reaper_release(r, &c->process);
 }
 
 void reaper_free(struct reaper *r)
@@ -383,6 +399,8 @@ void reaper_free(struct reaper *r)
 	if (!r)
 		return;
 	drop_released(r);
+	while (r->adopted)
+		let_go(r, r->adopted);
 	close(r->epoll_fd);
 	close(r->wake.fd);
 	pthread_mutex_destroy(&r->lock);

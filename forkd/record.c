@@ -91,8 +91,7 @@ int record_save(const struct record *r, int dir_fd, struct err *err)
 	ssize_t n = fd < 0 ? -1 : write(fd, text.text, text.len);
 	if (n < 0)
 		return err_sys(err, ERR_INTERNAL, "write the record of clone '%s'", r->id);
-	return (size_t)n == text.len ? 0
-				     : err_num(err, ERR_INTERNAL, ENOSPC, "write the record of clone '%s'", r->id);
+	return (size_t)n == text.len ? 0 : err_num(err, ERR_INTERNAL, ENOSPC, "write the record of clone '%s'", r->id);
 }
 
 int record_commit(int dir_fd, struct err *err)

@@ -122,7 +122,7 @@ int recover_clones(struct forkd *d, struct err *err)
 {
 	if (each_in(d, "builds", clear_build, err) < 0 || each_in(d, "clones", look_at, err) < 0)
 		return err->num;
-	unsigned n = registry_count(d->registry, NULL, NULL);
+	unsigned n = registry_count(d->registry, NULL);
 	if (n > 0)
 		log_info("%u clones of an earlier daemon go on", n);
 	return 0;

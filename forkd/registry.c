@@ -10,8 +10,6 @@
 
 const char *const clone_states[] = { "creating", "paused", "running", "exited", "deleting", NULL };
 
-enum { DEPENDENTS_SHOWN = 10 };
-
 static struct clone **bucket(struct registry *r, const char *id)
 {
 	uint32_t hash = 2166136261u; /* FNV-1a */
@@ -231,19 +229,25 @@ void clones_unref(struct registry *r, struct clone **clones, unsigned n)
 	free(clones);
 }
 
-unsigned registry_count(struct registry *r, const char *template, struct strbuf *ids)
+unsigned registry_count_locked(const struct registry *r, const char *template, struct strbuf *ids)
 {
 	unsigned n = 0;
 
-	pthread_mutex_lock(&r->lock);
 	for (size_t i = 0; i < ARRAY_LEN(r->buckets); i++)
-		for (struct clone *c = r->buckets[i]; c; c = c->next) {
+		for (const struct clone *c = r->buckets[i]; c; c = c->next) {
 			if (c->state == CLONE_EXITED || (template && strcmp(c->record.template, template) != 0))
 				continue;
 			if (ids && n < DEPENDENTS_SHOWN)
 				strbuf_printf(ids, "%s%s", n ? ", " : "", c->record.id);
 			n++;
 		}
+	return n;
+}
+
+unsigned registry_count(struct registry *r, const char *template)
+{
+	pthread_mutex_lock(&r->lock);
+	unsigned n = registry_count_locked(r, template, NULL);
 	pthread_mutex_unlock(&r->lock);
 	return n;
 }

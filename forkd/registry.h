@@ -17,7 +17,7 @@ extern const char *const clone_states[]; /* as in the API, NULL-terminated */
 
 /* What the reaper waits for; the object that it is in is told by the kind. */
 struct watch {
-	enum { WATCH_NONE, WATCH_CLONE, WATCH_CLONE_PID, WATCH_HOST, WATCH_HOST_PID, WATCH_WAKE } kind;
+	enum { WATCH_CLONE, WATCH_CLONE_PID, WATCH_HOST, WATCH_HOST_PID, WATCH_WAKE } kind;
 	int fd;
 	struct watch *next_released;
 };
@@ -29,6 +29,7 @@ struct clone {
 	struct watch control, process; /* the control socket (talk) and the pidfd; -1: none (yet, or any more) */
 	uint64_t end_deadline_ns;      /* reaper only: when it waits no longer for the host to tell the status */
 	struct clone *next_pending;    /* reaper only */
+	struct clone *next_adopted, **adopted_at; /* the reaper's lock */
 	/* all else: under the registry's lock */
 	enum clone_state state, first_state; /* first_state: when it was made */
 	unsigned refs;
@@ -88,8 +89,11 @@ struct clone_filter {
 MUST_CHECK int registry_list(struct registry *r, const struct clone_filter *f, struct clone ***ret, unsigned *ret_n,
 			     bool *ret_more, struct err *err);
 void clones_unref(struct registry *r, struct clone **clones, unsigned n);
-/* How many clones of the template have a process (NULL: of all); the ids of the first ten are added to `ids` unless that is NULL. */
-unsigned registry_count(struct registry *r, const char *template, struct strbuf *ids);
+/* How many clones of the template have a process (NULL: of all). */
+unsigned registry_count(struct registry *r, const char *template);
+/* The same, and the ids of the first of them. */
+enum { DEPENDENTS_SHOWN = 10 };
+unsigned registry_count_locked(const struct registry *r, const char *template, struct strbuf *ids);
 /*
  * The i-th net of the clone has that tap from now on: false when another one has it, whose id is in ret_id[CLONE_ID_CHARS + 1], or without
  * memory (""). ret_id NULL: another one may have one of this name, in another network namespace.

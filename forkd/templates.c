@@ -128,36 +128,37 @@ void tmpl_unuse(struct registry *r, struct tmpl *t)
 	pthread_mutex_unlock(&r->lock);
 }
 
-int tmpl_begin_delete(struct registry *r, const char *name, struct tmpl **ret, struct err *err)
+/* A clone that is being made has a user of its template until it is in the registry. */
+static int check_unused_locked(struct registry *r, const struct tmpl *t, struct err *err)
 {
 	autostrbuf struct strbuf ids = {};
-	int result = 0;
+	unsigned n = registry_count_locked(r, t->name, &ids);
 
-	unsigned n = registry_count(r, name, &ids); /* once more below: a clone that begins is a user first */
+	if (t->state == TMPL_BUILDING)
+		return fail(err, E_TEMPLATE_BUILDING, "template '%s' is still being built", t->name);
+	if (n > 0)
+		return fail(err, E_TEMPLATE_IN_USE, "template '%s' has %u clones: %s%s", t->name, n,
+			    ids.text ? ids.text : "", n > DEPENDENTS_SHOWN ? ", …" : "");
+	if (t->users > 0)
+		return fail(err, E_TEMPLATE_IN_USE, "template '%s' is being used by %u other requests", t->name,
+			    t->users);
+	return 0;
+}
+
+int tmpl_begin_delete(struct registry *r, const char *name, struct tmpl **ret, struct err *err)
+{
+	int result;
+
 	pthread_mutex_lock(&r->lock);
 	struct tmpl *t = find_locked(r, name);
-	if (!t || t->state == TMPL_DELETING)
+	if (!t || t->state == TMPL_DELETING) {
 		result = fail(err, E_NO_TEMPLATE, "there is no template '%s'", name);
-	else if (t->state == TMPL_BUILDING)
-		result = fail(err, E_TEMPLATE_BUILDING, "template '%s' is still being built", name);
-	else if (n > 0)
-		result = fail(err, E_TEMPLATE_IN_USE, "template '%s' has %u clones: %s%s", name, n, ids.text,
-			      n > 10 ? ", …" : "");
-	else if (t->users > 0)
-		result = fail(err, E_TEMPLATE_IN_USE, "template '%s' is being used by %u other requests", name,
-			      t->users);
-	else
+	} else if ((result = check_unused_locked(r, t, err)) >= 0) {
 		t->state = TMPL_DELETING;
-	pthread_mutex_unlock(&r->lock);
-	if (result < 0)
-		return result;
-	n = registry_count(r, name, &ids);
-	if (n > 0) {
-		tmpl_ready(r, t);
-		return fail(err, E_TEMPLATE_IN_USE, "template '%s' has %u clones: %s", name, n, ids.text);
+		*ret = t;
 	}
-	*ret = t;
-	return 0;
+	pthread_mutex_unlock(&r->lock);
+	return result;
 }
 
 void tmpl_saw_private(struct registry *r, const char *name, uint64_t bytes)

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Test guest that drives virtio blk, net, rng and console and checks every byte of them, and of its
+ * Test guest that drives virtio blk, net, rng, console, balloon and vsock and checks every byte of them, and of its
  * memory, each round.
  *
  * Options:
- *   dev=blk,net,rng,console (default all found)  mode=poll|irq  cpus=1  event=1  indirect=1
+ *   dev=blk,net,rng,console,balloon,vsock (default all found)  mode=poll|irq  cpus=1  event=1  indirect=1
  *   rounds=3 (0: endless)  batches=64 (per device and round)  pause=0 (ms between rounds)  seed=1
  *   mem=0 (MiB of pattern)  sectors=4096 (tested per CPU)  split=sectors|odd|none
+ *   ged=0 (ACPI's event register: tells of the power button, with mode=irq)
+ *   balloon=4 (MiB of pages that it may give away)  strict=0 (1: they come back as zeros)
+ *   streams=0 (vsock streams to the host's port 2000)  vsock_bytes=200000 (up to that many each)
  *   bad=1 (send out of range requests)  echo=0 (console bytes to echo before the end)
  *   speed=1 secs=1 frame=64 (figures instead of rounds)  ecam=0 (not where Cloud Hypervisor has it: not compared)
  *   end=poweroff|reset|acpi-reset|halt  onfail=end (end the VM on FAIL too)
@@ -115,8 +118,12 @@ static void devices_open(void)
 			net[i] = net_open(v);
 		else if (v->type == VIRTIO_RNG)
 			rng_open(v);
+		else if (v->type == VIRTIO_VSOCK)
+			vsock_open(v);
 		else if (v->type == VIRTIO_CONSOLE)
 			console_open(v);
+		else if (v->type == VIRTIO_BALLOON)
+			balloon_open(v);
 	}
 }
 
@@ -131,6 +138,9 @@ static void run_round(unsigned cpu, uint64_t *random)
 			net_round(net[at], cpu, random);
 	}
 	rng_round(cpu);
+	vsock_round(cpu, random);
+	balloon_round(cpu, random);
+	button_round(cpu);
 	if (cpu == 0)
 		console_echo();
 }
@@ -184,6 +194,7 @@ static void rounds(void)
 		stopwatch_start(&w);
 		while (stopwatch_ms(&w) < pause_ms) {
 			console_echo();
+			vsock_serve();
 			relax();
 		}
 	}
@@ -203,6 +214,7 @@ void guest_main(void)
 	if (!option("virtio_mmio.device") && option_number("ecam", 1))
 		pci_check();
 	devices_open();
+	button_open();
 	memory_open();
 	if (option_number("speed", 0)) {
 		speed();

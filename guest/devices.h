@@ -34,6 +34,19 @@ void net_speed(struct net *n);
 void rng_open(struct virtio *v);
 void rng_round(unsigned cpu);
 
+/* Option ged=0 (the address of ACPI's event register): says when the power button was pressed. */
+void button_open(void);
+void button_round(unsigned cpu);
+
+/* Option balloon=4: MiB of pages that it may give; strict=1: what comes back must be zero. */
+void balloon_open(struct virtio *v);
+void balloon_round(unsigned cpu, uint64_t *random);
+
+void vsock_open(struct virtio *v);
+void vsock_round(unsigned cpu, uint64_t *random);
+/* Answers streams of the host. */
+void vsock_serve(void);
+
 void console_open(struct virtio *v);
 void console_write(const char *text, size_t bytes);
 /* Sends back what the host typed so far. */

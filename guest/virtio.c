@@ -12,7 +12,7 @@ const char *virtio_name(uint16_t type)
 		[VIRTIO_BLK] = "blk",
 		[VIRTIO_CONSOLE] = "console",
 		[VIRTIO_RNG] = "rng",
-		[5] = "balloon",
+		[VIRTIO_BALLOON] = "balloon",
 		[17] = "rtc",
 		[VIRTIO_VSOCK] = "vsock",
 		[23] = "iommu",

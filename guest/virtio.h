@@ -12,6 +12,7 @@
 #define VIRTIO_BLK 2
 #define VIRTIO_CONSOLE 3
 #define VIRTIO_RNG 4
+#define VIRTIO_BALLOON 5
 #define VIRTIO_VSOCK 19
 
 #define F_INDIRECT (1ul << 28)

@@ -155,10 +155,10 @@ run_qemu() {
 	# XSETBV of a guest goes past KVM in QEMU 7.2: Debian's kernel notices ("XSAVE consistency problem") and does without XSAVE, so
 	# AVX state is not tested here.
 	# -smp 2 and thread=multi: with one, guests with several vCPUs spin for each other and get nowhere.
-	timeout -k 10 "$limit_s" qemu-system-x86_64 -M q35 -accel ${XACCEL:-tcg,thread=multi} -smp ${XSMP:-2} -cpu ${XCPU:-max,+svm,+npt} \
+	timeout -k 10 "$limit_s" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -smp 2 -cpu max,+svm,+npt \
 		-m "${FORKD_LAB_MEMORY:-3072}" -display none -monitor none -no-reboot -nic none \
 		-chardev stdio,id=out,signal=off -serial chardev:out -serial "file:$work/status" -serial "file:$work/keep.tar" \
-		-kernel "$images/vmlinuz" -initrd "$work/initrd.img" -append "console=ttyS0 quiet panic=-1 tsc=reliable ${XAPPEND:-}" </dev/null &
+		-kernel "$images/vmlinuz" -initrd "$work/initrd.img" -append "console=ttyS0 quiet panic=-1 tsc=reliable" </dev/null &
 	runner=$!
 	wait "$runner" && status=0 || status=$?
 	runner=

@@ -41,7 +41,7 @@ struct manifest {
 	char *program_version; /* of the forkd that wrote it */
 	char *source;          /* "file:///dir", "vm", "clone:ID" */
 	char *parent;          /* template of the clone that it was taken from; NULL: none */
-	uint32_t owner_uid;    /* with whose rights the paths in its config.json are opened; UINT32_MAX: of nobody here */
+	uint32_t owner_uid; /* with whose rights the paths in its config.json are opened; UINT32_MAX: of nobody here */
 	uint64_t ram_bytes;
 	uint32_t vcpus;
 	char *host_cpu; /* what the host must have, in words: vendor, family/model, TSC rate of the snapshot; NULL: unknown */

@@ -25,11 +25,18 @@ struct snapshot_request {
 	char *destination_url;
 };
 
+struct resize_disk_request {
+	char *id;
+	uint64_t desired_size;
+};
+
 /* The body of a request, after its checks. */
 union api_body {
 	struct vm_config config;
 	struct restore_config restore;
 	struct snapshot_request snapshot;
+	struct vm_resize resize;
+	struct resize_disk_request resize_disk;
 };
 
 struct call {
@@ -54,6 +61,19 @@ struct endpoint {
 
 static const struct field snapshot_fields[] = {
 	F(struct snapshot_request, destination_url, .flags = F_REQUIRED),
+	F_END,
+};
+
+static const struct field resize_fields[] = {
+	F_OPT(struct vm_resize, desired_vcpus),
+	F_OPT(struct vm_resize, desired_ram),
+	F_OPT(struct vm_resize, desired_balloon),
+	F_END,
+};
+
+static const struct field resize_disk_fields[] = {
+	F(struct resize_disk_request, id, .flags = F_REQUIRED),
+	F(struct resize_disk_request, desired_size, .flags = F_REQUIRED),
 	F_END,
 };
 
@@ -94,6 +114,34 @@ static int run_info(struct call *c, struct err *err)
 {
 	c->response->status = 200;
 	return vmm_info(c->vmm, &c->response->body, err);
+}
+
+static int run_counters(struct call *c, struct err *err)
+{
+	c->response->status = 200;
+	return vmm_counters_json(c->vmm, &c->response->body, err);
+}
+
+static int run_power_button(struct call *c, struct err *err)
+{
+	return vmm_power_button(c->vmm, err);
+}
+
+static int run_nmi(struct call *c, struct err *err)
+{
+	return vmm_nmi(c->vmm, err);
+}
+
+static int run_resize(struct call *c, struct err *err)
+{
+	return vmm_resize(c->vmm, &c->body.resize, err);
+}
+
+static int run_resize_disk(struct call *c, struct err *err)
+{
+	const struct resize_disk_request *rq = &c->body.resize_disk;
+
+	return vmm_resize_disk(c->vmm, rq->id, rq->desired_size, err);
 }
 
 static int run_pause(struct call *c, struct err *err)
@@ -211,10 +259,13 @@ static const struct endpoint endpoints[] = {
 	PUT("vm.shutdown", "The VM could not shutdown", .run = run_shutdown),
 	PUT("vm.delete", "The VM could not be deleted", .run = run_delete),
 	PUT("vm.reboot", "The VM could not reboot", .run = run_reboot),
+	GET("vm.counters", "The VM info is not available", .run = run_counters),
+	PUT("vm.power-button", "Error triggering power button", .run = run_power_button),
+	PUT("vm.nmi", "Error triggering NMI", .run = run_nmi),
+	PUT_JSON("vm.resize", "The VM could not be resized", resize_fields, "VmResizeData", .run = run_resize),
+	PUT_JSON("vm.resize-disk", "The disk could not be resized", resize_disk_fields, "VmResizeDiskData",
+		 .run = run_resize_disk),
 	/* What Cloud Hypervisor has and this program has not. */
-	GET("vm.counters", "The VM info is not available"),
-	PUT("vm.power-button", "Error triggering power button"),
-	PUT("vm.nmi", "Error triggering NMI"),
 	PUT_JSON("vm.add-device", "The device could not be added to the VM", any_fields, "DeviceConfig"),
 	PUT_JSON("vm.add-disk", "The disk could not be added to the VM", any_fields, "DiskConfig"),
 	PUT_JSON("vm.add-fs", "The fs could not be added to the VM", any_fields, "FsConfig"),
@@ -226,8 +277,6 @@ static const struct endpoint endpoints[] = {
 	PUT_JSON("vm.add-vdpa", "The vDPA device could not be added to the VM", any_fields, "VdpaConfig"),
 	PUT_JSON("vm.add-vsock", "The vsock device could not be added to the VM", any_fields, "VsockConfig"),
 	PUT_JSON("vm.remove-device", "The device could not be removed from the VM", any_fields, "VmRemoveDeviceData"),
-	PUT_JSON("vm.resize", "The VM could not be resized", any_fields, "VmResizeData"),
-	PUT_JSON("vm.resize-disk", "The disk could not be resized", any_fields, "VmResizeDiskData"),
 	PUT_JSON("vm.resize-zone", "The memory zone could not be resized", any_fields, "VmResizeZoneData"),
 	PUT_JSON("vm.send-migration", "Error starting migration sender", any_fields, "VmSendMigrationData"),
 	PUT_JSON("vm.receive-migration", "Error starting migration receiver", any_fields, "VmReceiveMigrationData"),

@@ -38,6 +38,8 @@ struct arch_window arch_mmio32(const struct vm *vm);
 /* Interrupt line `gsi` of the interrupt controller: its level, or one edge. Any thread. */
 void arch_irq_set(struct vm *vm, unsigned gsi, bool level);
 void arch_irq_pulse(struct vm *vm, unsigned gsi);
+/* Somebody presses the power button. Any thread. */
+void arch_power_button(struct vm *vm);
 /* The serial port's line. */
 extern const unsigned arch_serial_gsi;
 

@@ -165,6 +165,9 @@ static int32_t *find_place(struct vm_config *c, const struct ctl_fd *what, int *
 	case CTL_FD_CONSOLE_SOCKET:
 		place = &c->console.listen_fd;
 		break;
+	case CTL_FD_VSOCK:
+		place = c->vsock ? &c->vsock->listen_fd : NULL;
+		break;
 	case CTL_FD_KERNEL:
 		place = c->payload ? &c->payload->kernel_fd : NULL;
 		break;

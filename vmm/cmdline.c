@@ -9,7 +9,18 @@
 #include <stddef.h>
 #include <string.h>
 
-enum arg_kind { ARG_FLAG, ARG_STRING, ARG_PAYLOAD, ARG_FIELDS, ARG_ENDPOINT, ARG_CONSOLE, ARG_DISK, ARG_NET };
+enum arg_kind {
+	ARG_FLAG,
+	ARG_STRING,
+	ARG_PAYLOAD,
+	ARG_FIELDS,
+	ARG_ENDPOINT,
+	ARG_CONSOLE,
+	ARG_DISK,
+	ARG_NET,
+	ARG_BALLOON,
+	ARG_VSOCK
+};
 enum arg_flags {
 	A_VM = 1,     /* describes a machine to boot */
 	A_MANY = 2,   /* takes several values */
@@ -71,6 +82,14 @@ static const struct arg args[] = {
 	  "offload_tso=on offload_ufo=on offload_csum=on",
 	  net_fields, .kind = ARG_NET, .flags = A_VM | A_MANY | A_REPEAT },
 	{ "rng", "KEYS", "entropy device: src=/dev/urandom", rng_fields, AT(config.rng), ARG_FIELDS, A_VM },
+	{ "balloon", "KEYS",
+	  "balloon, by which the guest gives memory back: size=0 deflate_on_oom=off\n"
+	  "free_page_reporting=off id= pci_device_id=",
+	  balloon_fields, .kind = ARG_BALLOON, .flags = A_VM },
+	{ "vsock", "KEYS",
+	  "streams between guest and host: cid=N socket=PATH (the host's end: connect and say\n"
+	  "CONNECT PORT; the guest's connections go to PATH_PORT) id= pci_device_id=",
+	  vsock_fields, .kind = ARG_VSOCK, .flags = A_VM },
 	{ "serial", "WHERE", "port 0x3f8 (ttyS0): off, null (default), pty, tty, file=FILE or socket=PATH",
 	  serial_fields, AT(config.serial), ARG_CONSOLE, A_VM },
 	{ "console", "WHERE", "virtio console (hvc0): off, null, pty, tty (default) or file=FILE", console_fields,
@@ -99,10 +118,32 @@ static const struct arg args[] = {
 
 /* Options of Cloud Hypervisor that this program does not have. */
 static const char *const unsupported[] = {
-	"balloon",          "device", "firmware",    "fs",       "fw-cfg-config",  "gdb",          "generic-vhost-user",
-	"host-data",        "igvm",   "ivshmem",     "landlock", "landlock-rules", "log-format",   "memory-zone",
-	"no-shutdown",      "numa",   "pci-segment", "platform", "pmem",           "pvmemcontrol", "pvpanic",
-	"rate-limit-group", "rtc",    "sgx-epc",     "tpm",      "user-device",    "vdpa",         "vsock",
+	"device",
+	"firmware",
+	"fs",
+	"fw-cfg-config",
+	"gdb",
+	"generic-vhost-user",
+	"host-data",
+	"igvm",
+	"ivshmem",
+	"landlock",
+	"landlock-rules",
+	"log-format",
+	"memory-zone",
+	"no-shutdown",
+	"numa",
+	"pci-segment",
+	"platform",
+	"pmem",
+	"pvmemcontrol",
+	"pvpanic",
+	"rate-limit-group",
+	"rtc",
+	"sgx-epc",
+	"tpm",
+	"user-device",
+	"vdpa",
 	"watchdog",
 };
 
@@ -263,6 +304,25 @@ static int parse_net(struct vm_config *c, const char *value, struct err *err)
 	return fields_parse_options(net_fields, &net[c->n_net++], value, err);
 }
 
+static int parse_balloon(struct vm_config *c, const char *value, struct err *err)
+{
+	c->balloon = calloc(1, sizeof(*c->balloon)); /* the option comes once */
+	return c->balloon ? fields_parse_options(balloon_fields, c->balloon, value, err)
+			  : err_num(err, ERR_INTERNAL, ENOMEM, "parse '%.64s'", value);
+}
+
+static int parse_vsock(struct vm_config *c, const char *value, struct err *err)
+{
+	c->vsock = calloc(1, sizeof(*c->vsock)); /* the option comes once */
+	if (!c->vsock)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "parse '%.64s'", value);
+	if (fields_parse_options(vsock_fields, c->vsock, value, err) < 0)
+		return err->num;
+	if (!c->vsock->socket)
+		return err_set(err, ERR_INVALID, "socket missing");
+	return c->vsock->cid ? 0 : err_set(err, ERR_INVALID, "cid missing");
+}
+
 static int parse_value(struct cmdline *cl, const struct arg *arg, const char *value, struct err *err)
 {
 	char *at = (char *)cl + arg->offset;
@@ -279,6 +339,10 @@ static int parse_value(struct cmdline *cl, const struct arg *arg, const char *va
 		return parse_disk(&cl->config, value, err);
 	case ARG_NET:
 		return parse_net(&cl->config, value, err);
+	case ARG_BALLOON:
+		return parse_balloon(&cl->config, value, err);
+	case ARG_VSOCK:
+		return parse_vsock(&cl->config, value, err);
 	case ARG_ENDPOINT:
 		return parse_endpoint(arg, (struct endpoint *)(void *)at, value, err);
 	default:

@@ -143,6 +143,14 @@ const struct field rng_fields[] = {
 	F_END,
 };
 
+const struct field balloon_fields[] = {
+	PCI_FIELDS(struct balloon_config),
+	F(struct balloon_config, size, .opt = "size", .flags = F_REQUIRED | F_SIZE),
+	F(struct balloon_config, deflate_on_oom, .opt = "deflate_on_oom"),
+	F(struct balloon_config, free_page_reporting, .opt = "free_page_reporting"),
+	F_END,
+};
+
 const struct field serial_fields[] = {
 	F(struct console_config, file, .opt = "file"),
 	F_ENUM(struct console_config, mode, console_modes, .opt = "", .flags = F_REQUIRED | F_WORD,
@@ -171,6 +179,14 @@ const struct field debug_console_fields[] = {
 	F_END,
 };
 
+const struct field vsock_fields[] = {
+	PCI_FIELDS(struct vsock_config),
+	F(struct vsock_config, cid, .opt = "cid", .flags = F_REQUIRED),
+	F(struct vsock_config, socket, .opt = "socket", .flags = F_REQUIRED),
+	F_FD(struct vsock_config, listen_fd),
+	F_END,
+};
+
 const struct field vm_config_fields[] = {
 	F_OBJ(struct vm_config, cpus, cpus_fields),
 	F_OBJ(struct vm_config, memory, memory_fields),
@@ -179,7 +195,7 @@ const struct field vm_config_fields[] = {
 	F_OBJ_LIST(struct vm_config, disks, disk_fields, .count = MAX_PCI_SLOTS),
 	F_OBJ_LIST(struct vm_config, net, net_fields, .count = MAX_PCI_SLOTS),
 	F_OBJ(struct vm_config, rng, rng_fields),
-	F_UNSUPPORTED("balloon"),
+	F_OBJ_PTR(struct vm_config, balloon, balloon_fields),
 	F_UNSUPPORTED("generic_vhost_user"),
 	F_UNSUPPORTED("fs"),
 	F_UNSUPPORTED("pmem"),
@@ -189,7 +205,7 @@ const struct field vm_config_fields[] = {
 	F_UNSUPPORTED("devices"),
 	F_UNSUPPORTED("user_devices"),
 	F_UNSUPPORTED("vdpa"),
-	F_UNSUPPORTED("vsock"),
+	F_OBJ_PTR(struct vm_config, vsock, vsock_fields),
 	F(struct vm_config, pvpanic, .flags = F_REFUSE),
 	F(struct vm_config, iommu, .flags = F_REFUSE),
 	F_UNSUPPORTED("numa"),
@@ -254,6 +270,8 @@ void vm_config_close_fds(struct vm_config *c)
 	close_fd(&c->serial.listen_fd);
 	close_fd(&c->console.log_fd);
 	close_fd(&c->console.listen_fd);
+	if (c->vsock)
+		close_fd(&c->vsock->listen_fd);
 	if (c->payload) {
 		close_fd(&c->payload->kernel_fd);
 		close_fd(&c->payload->initramfs_fd);
@@ -281,6 +299,8 @@ static int check_ids(const struct vm_config *c, struct err *err)
 		ids[n++] = c->net[i].id;
 	ids[n++] = c->rng.id;
 	ids[n++] = c->console.id;
+	ids[n++] = c->balloon ? c->balloon->id : NULL;
+	ids[n++] = c->vsock ? c->vsock->id : NULL;
 	for (unsigned i = 0; i < n; i++) {
 		if (!ids[i])
 			continue;
@@ -397,7 +417,8 @@ static int check_slot(uint32_t *used, bool has, uint8_t slot, struct err *err)
 /* First of all checks: the others count on it. */
 static int check_device_count(const struct vm_config *c, struct err *err)
 {
-	uint64_t n = (uint64_t)c->n_disks + c->n_net + 1 + (c->console.mode != CONSOLE_OFF);
+	uint64_t n = (uint64_t)c->n_disks + c->n_net + 1 + (c->console.mode != CONSOLE_OFF) + (c->balloon != NULL) +
+		     (c->vsock != NULL);
 
 	if (n > MAX_PCI_SLOTS)
 		return err_set(err, ERR_INVALID, "%llu PCI devices are more than the %u slots", (unsigned long long)n,
@@ -415,7 +436,10 @@ static int check_slots(const struct vm_config *c, struct err *err)
 	for (uint32_t i = 0; i < c->n_net; i++)
 		if (check_slot(&used, c->net[i].has_pci_device_id, c->net[i].pci_device_id, err) < 0)
 			return err->num;
-	if (check_slot(&used, c->rng.has_pci_device_id, c->rng.pci_device_id, err) < 0)
+	if (check_slot(&used, c->rng.has_pci_device_id, c->rng.pci_device_id, err) < 0 ||
+	    (c->balloon && check_slot(&used, c->balloon->has_pci_device_id, c->balloon->pci_device_id, err) < 0))
+		return err->num;
+	if (c->vsock && check_slot(&used, c->vsock->has_pci_device_id, c->vsock->pci_device_id, err) < 0)
 		return err->num;
 	return check_slot(&used, c->console.has_pci_device_id, c->console.pci_device_id, err);
 }
@@ -454,6 +478,23 @@ static int check_memory(const struct vm_config *c, struct err *err)
 	return 0;
 }
 
+static int check_vsock(const struct vsock_config *v, struct err *err)
+{
+	if (v->cid <= 2 || v->cid == UINT32_MAX)
+		return err_set(err, ERR_INVALID, "%u is a special VSOCK CID", v->cid);
+	if (!v->socket[0])
+		return err_set(err, ERR_INVALID, "Path missing for the vsock socket");
+	return 0;
+}
+
+int vm_config_check_balloon(const struct vm_config *c, uint64_t size, struct err *err)
+{
+	if (size >= c->memory.size)
+		return err_set(err, ERR_INVALID, "Balloon size (%llu) greater than RAM (%llu)",
+			       (unsigned long long)size, (unsigned long long)c->memory.size);
+	return 0;
+}
+
 int vm_config_check(const struct vm_config *c, struct err *err)
 {
 	if (!c->payload || !c->payload->kernel)
@@ -475,6 +516,10 @@ int vm_config_check(const struct vm_config *c, struct err *err)
 		if (check_net(c, &c->net[i], err) < 0)
 			return err->num;
 	if (check_console("serial", &c->serial, true, err) < 0 || check_console("console", &c->console, false, err) < 0)
+		return err->num;
+	if (c->balloon && vm_config_check_balloon(c, c->balloon->size, err) < 0)
+		return err->num;
+	if (c->vsock && check_vsock(c->vsock, err) < 0)
 		return err->num;
 	return check_slots(c, err);
 }

@@ -107,6 +107,27 @@ struct rng_config {
 	char *src;
 };
 
+struct balloon_config {
+	char *id;
+	bool iommu;
+	uint16_t pci_segment;
+	uint8_t pci_device_id;
+	bool has_pci_device_id;
+	uint64_t size; /* bytes */
+	bool deflate_on_oom, free_page_reporting;
+};
+
+struct vsock_config {
+	char *id;
+	bool iommu;
+	uint16_t pci_segment;
+	uint8_t pci_device_id;
+	bool has_pci_device_id;
+	uint32_t cid;
+	char *socket;
+	int32_t listen_fd; /* the listening socket, instead of binding the path; 0: not */
+};
+
 /* Serial port and virtio console. */
 struct console_config {
 	char *file;
@@ -135,8 +156,10 @@ struct vm_config {
 	struct net_config *net;
 	uint32_t n_net;
 	struct rng_config rng;
+	struct balloon_config *balloon;
 	struct console_config serial, console;
 	struct debug_console_config debug_console;
+	struct vsock_config *vsock;
 	bool pvpanic, iommu, watchdog, landlock_enable;
 };
 
@@ -157,9 +180,9 @@ struct restore_config {
 };
 
 extern const struct field vm_config_fields[], restore_config_fields[];
-/* For option strings: --cpus, --memory, --disk, --net, --rng, --serial/--console, --debug-console. */
-extern const struct field cpus_fields[], memory_fields[], disk_fields[], net_fields[], rng_fields[], serial_fields[],
-	console_fields[], debug_console_fields[];
+/* For option strings: --cpus, --memory, --disk, --net, --rng, --balloon, --serial/--console, --debug-console, --vsock. */
+extern const struct field cpus_fields[], memory_fields[], disk_fields[], net_fields[], rng_fields[], balloon_fields[],
+	serial_fields[], console_fields[], debug_console_fields[], vsock_fields[];
 
 void vm_config_init(struct vm_config *c);
 void vm_config_free(struct vm_config *c);
@@ -171,6 +194,8 @@ void vm_config_close_fds(struct vm_config *c);
  * boot and at restore. ERR_INVALID; duplicate ids are ERR_CONFLICT. Texts are Cloud Hypervisor's where it has one.
  */
 MUST_CHECK int vm_config_check(const struct vm_config *c, struct err *err);
+/* What vm_config_check() says about the balloon, for another size of it. */
+MUST_CHECK int vm_config_check_balloon(const struct vm_config *c, uint64_t size, struct err *err);
 
 /* "file:///dir" -> "/dir" (a pointer into `url`), NULL with an error otherwise. No percent decoding. */
 const char *url_path(const char *url, struct err *err);

@@ -45,6 +45,15 @@ static int add_net(struct vm *vm, struct net_config *n, struct err *err)
 	return add(vm, virtio_net_new(vm, n, &vdev, err), &vdev, n->has_pci_device_id, n->pci_device_id, err);
 }
 
+static int add_vsock(struct vm *vm, struct vsock_config *v, struct err *err)
+{
+	struct virtio_dev *vdev = NULL;
+
+	if (auto_id(vm, &v->id, "_vsock", err) < 0)
+		return err->num;
+	return add(vm, virtio_vsock_new(vm, v, &vdev, err), &vdev, v->has_pci_device_id, v->pci_device_id, err);
+}
+
 /* Slots are given out in this order: the guest sees it. */
 static int add_virtio(struct vm *vm, struct err *err)
 {
@@ -60,8 +69,15 @@ static int add_virtio(struct vm *vm, struct err *err)
 	for (uint32_t i = 0; i < c->n_net; i++)
 		if (add_net(vm, &c->net[i], err) < 0)
 			return err->num;
-	return add(vm, virtio_rng_new(vm, &c->rng, &vdev, err), &vdev, c->rng.has_pci_device_id, c->rng.pci_device_id,
-		   err);
+	if (add(vm, virtio_rng_new(vm, &c->rng, &vdev, err), &vdev, c->rng.has_pci_device_id, c->rng.pci_device_id,
+		err) < 0)
+		return err->num;
+	if (c->vsock && add_vsock(vm, c->vsock, err) < 0)
+		return err->num;
+	if (c->balloon && add(vm, virtio_balloon_new(vm, c->balloon, &vdev, err), &vdev, c->balloon->has_pci_device_id,
+			      c->balloon->pci_device_id, err) < 0)
+		return err->num;
+	return 0;
 }
 
 int devices_new(struct vm *vm, struct err *err)
@@ -107,6 +123,61 @@ void devices_counters(struct vm *vm, struct virtio_counters *ret)
 		ret->net_rx_frames += c.net_rx_frames;
 		ret->net_tx_frames += c.net_tx_frames;
 	}
+}
+
+void devices_counters_json(struct vm *vm, struct strbuf *out)
+{
+	const char *separator = "";
+
+	strbuf_putc(out, '{');
+	for (unsigned i = 0; i < vm->n_devs; i++) {
+		struct virtio_dev *vdev = vm->dev[i]->vdev;
+		if (!vdev->ops->counters)
+			continue;
+		strbuf_printf(out, "%s\"%s\":", separator, vdev->id);
+		separator = ",";
+		pthread_mutex_lock(&vdev->lock);
+		fields_save(vdev->ops->counters, &vdev->counters, out);
+		pthread_mutex_unlock(&vdev->lock);
+	}
+	strbuf_putc(out, '}');
+}
+
+/* NULL: there is none. */
+static struct virtio_dev *find_device(const struct vm *vm, uint16_t type, const char *id)
+{
+	for (unsigned i = 0; i < vm->n_devs; i++) {
+		struct virtio_dev *vdev = vm->dev[i]->vdev;
+		if (vdev->ops->type == type && (!id || strcmp(vdev->id, id) == 0))
+			return vdev;
+	}
+	return NULL;
+}
+
+bool devices_resize_balloon(struct vm *vm, uint64_t bytes)
+{
+	struct virtio_dev *balloon = find_device(vm, VIRTIO_ID_BALLOON, NULL);
+
+	if (balloon)
+		virtio_balloon_resize(balloon, bytes);
+	return balloon;
+}
+
+uint64_t devices_balloon_bytes(const struct vm *vm)
+{
+	struct virtio_dev *balloon = find_device(vm, VIRTIO_ID_BALLOON, NULL);
+
+	return balloon ? virtio_balloon_bytes(balloon) : 0;
+}
+
+int devices_resize_disk(struct vm *vm, const char *id, uint64_t bytes, struct err *err)
+{
+	struct virtio_dev *disk = find_device(vm, VIRTIO_ID_BLOCK, id);
+
+	if (!disk)
+		return err_set(err, ERR_NOT_FOUND, "Failed to find device corresponding to the given identifier: %.64s",
+			       id);
+	return virtio_blk_resize(disk, bytes, err) < 0 ? err_wrap(err, "Disk resize error") : 0;
 }
 
 /* ---- state ---- */

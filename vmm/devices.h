@@ -14,6 +14,13 @@ void devices_pause(struct vm *vm);
 void devices_resume(struct vm *vm, bool restored);
 /* Adds up what went through the devices. */
 void devices_counters(struct vm *vm, struct virtio_counters *ret);
+/* The JSON of vm.counters. */
+void devices_counters_json(struct vm *vm, struct strbuf *out);
+/* What the balloon is to be; false: there is none. And what it is, 0 without one. */
+bool devices_resize_balloon(struct vm *vm, uint64_t bytes);
+uint64_t devices_balloon_bytes(const struct vm *vm);
+/* ERR_NOT_FOUND: no disk has that id. */
+MUST_CHECK int devices_resize_disk(struct vm *vm, const char *id, uint64_t bytes, struct err *err);
 /* The node "device-manager" with all its children. */
 void devices_save(struct vm *vm, struct strbuf *out);
 /* From that node; every device of the configuration must be in it. */
@@ -26,5 +33,13 @@ MUST_CHECK int virtio_console_new(struct vm *vm, struct console_config *cfg, str
 MUST_CHECK int virtio_blk_new(struct vm *vm, struct disk_config *cfg, struct virtio_dev **ret, struct err *err);
 MUST_CHECK int virtio_net_new(struct vm *vm, struct net_config *cfg, struct virtio_dev **ret, struct err *err);
 MUST_CHECK int virtio_rng_new(struct vm *vm, struct rng_config *cfg, struct virtio_dev **ret, struct err *err);
+MUST_CHECK int virtio_balloon_new(struct vm *vm, struct balloon_config *cfg, struct virtio_dev **ret, struct err *err);
+MUST_CHECK int virtio_vsock_new(struct vm *vm, struct vsock_config *cfg, struct virtio_dev **ret, struct err *err);
+
+/* The size of a balloon: as the host wants it, and as the guest says it is. Main thread. */
+void virtio_balloon_resize(struct virtio_dev *vdev, uint64_t bytes);
+uint64_t virtio_balloon_bytes(struct virtio_dev *vdev);
+/* Makes the image that long and tells the guest. Main thread. */
+MUST_CHECK int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct err *err);
 
 #endif

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Which pages must be written is told by /proc/self/pagemap: anonymous memory that was never touched is zero, and a page
- * of a private mapping that is still file-backed is in the old file.
+ * of a private mapping that is still file-backed is in the old file. Pages that were replaced (gmem_discard()) are not
+ * taken from the old file: touched again they are memory of our own, else they are zero.
  */
 #include "vmm/memfile.h"
 
@@ -139,12 +140,12 @@ static int copy_plain(int from, int to, off_t at, off_t end, struct err *err)
 	return 0;
 }
 
-/* The old file's data, holes kept; shared with it where the file system can. */
-static int copy_file(int from, int to, uint64_t size, struct err *err)
+/* The old file's data in [off, last), holes kept; shared with it where the file system can. */
+static int copy_range(int from, int to, uint64_t off, uint64_t last, struct err *err)
 {
 	uint64_t start, end;
 
-	for (uint64_t off = 0; memfile_next_data(from, off, size, &start, &end); off = end) {
+	for (; memfile_next_data(from, off, last, &start, &end); off = end) {
 		off_t in = (off_t)start, out = (off_t)start;
 		while (in < (off_t)end) {
 			ssize_t n = copy_file_range(from, &in, to, &out, (size_t)((off_t)end - in), 0);
@@ -165,6 +166,20 @@ static int copy_file(int from, int to, uint64_t size, struct err *err)
 	return 0;
 }
 
+/* The old file, without the pages that the guest gave back. */
+static int copy_file(const struct gmem *mem, int to, struct err *err)
+{
+	uint64_t pages = mem->size / GUEST_PAGE, end;
+
+	for (uint64_t page = 0; page < pages; page = end) {
+		bool replaced;
+		end = gmem_replaced_run(mem, page, &replaced);
+		if (!replaced && copy_range(mem->file_fd, to, page * GUEST_PAGE, end * GUEST_PAGE, err) < 0)
+			return err->num;
+	}
+	return 0;
+}
+
 int memfile_write(int fd, const struct gmem *mem, struct err *err)
 {
 	bool cow = mem->backing == GMEM_FILE_COW;
@@ -177,7 +192,7 @@ int memfile_write(int fd, const struct gmem *mem, struct err *err)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "write guest memory");
 	if (ftruncate(fd, (off_t)mem->size) < 0)
 		return err_sys(err, ERR_INTERNAL, "make a file of %llu bytes", (unsigned long long)mem->size);
-	if (cow && copy_file(mem->file_fd, fd, mem->size, err) < 0)
+	if (cow && copy_file(mem, fd, err) < 0)
 		return err->num;
 	for (unsigned i = 0; i < mem->n; i++)
 		if (write_region(b, pagemap_fd, &mem->region[i], cow, err) < 0)

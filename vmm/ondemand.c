@@ -67,7 +67,7 @@ static int put(struct ondemand *od, const struct gmem_region *r, uint64_t off, u
 
 	if (ioctl(od->uffd, zero ? UFFDIO_ZEROPAGE : UFFDIO_COPY, zero ? (void *)&zp : (void *)&copy) == 0)
 		return 0;
-	return -errno;
+	return errno == ENOENT ? -EEXIST : -errno; /* gmem_discard() has put other memory there */
 }
 
 static int read_chunk(const struct ondemand *od, uint64_t off, uint64_t len)

@@ -16,6 +16,10 @@ static const struct field rng_override[] = {
 	F(struct rng_config, src),
 	F_END,
 };
+static const struct field vsock_override[] = {
+	F(struct vsock_config, socket),
+	F_END,
+};
 
 /* An object of config.json: what may change in it, and all that it has. */
 struct section {
@@ -27,6 +31,7 @@ static const struct section sections[] = {
 	{ "net", net_override, net_fields },
 	{ "disks", disk_override, disk_fields },
 	{ "rng", rng_override, rng_fields },
+	{ "vsock", vsock_override, vsock_fields },
 	{ "serial", NULL, serial_fields }, /* forkd made descriptors of these two */
 	{ "console", NULL, console_fields },
 };
@@ -101,10 +106,21 @@ static int apply_rng(struct vm_config *c, const struct section *s, const struct 
 	return fields_load(s->may_change, &c->rng, node, "overrides.rng", err);
 }
 
+static int apply_vsock(struct vm_config *c, const struct section *s, const struct json_node *node, struct err *err)
+{
+	if (!c->vsock)
+		return err_set(err, ERR_INVALID, "overrides.vsock: the template has no vsock device");
+	if (check_keys(s, node, s->key, err) < 0)
+		return err->num;
+	return fields_load(s->may_change, c->vsock, node, "overrides.vsock", err);
+}
+
 static int apply(struct vm_config *c, const struct section *s, const struct json_node *node, struct err *err)
 {
 	if (!s->may_change)
 		return 0;
+	if (s->all == vsock_fields)
+		return apply_vsock(c, s, node, err);
 	return s->all == rng_fields ? apply_rng(c, s, node, err) : apply_list(c, s, node, err);
 }
 

@@ -88,6 +88,7 @@ static int describe(const struct template *t, struct strbuf *out, struct err *er
 		.vcpus = c->cpus.boot_vcpus,
 		.has_serial = c->serial.mode != CONSOLE_OFF,
 		.has_console = c->console.mode != CONSOLE_OFF,
+		.has_vsock = c->vsock != NULL,
 		.host_cpu = host_cpu,
 	};
 

@@ -314,6 +314,21 @@ void vcpus_run(struct vm *vm)
 	set_goal(&vm->vcpus, VCPUS_RUN);
 }
 
+/* A vCPU that runs takes no ioctl. */
+int vcpus_nmi(struct vm *vm, struct err *err)
+{
+	bool running = vm->vcpus.goal == VCPUS_RUN;
+	int r = 0;
+
+	if (running)
+		vcpus_park(vm);
+	for (unsigned i = 0; i < vm->vcpus.n && r >= 0; i++)
+		r = kvm_ioctl(vm->vcpus.vcpu[i].fd, KVM_NMI, NULL, "inject an NMI", err);
+	if (running)
+		vcpus_run(vm);
+	return r < 0 ? r : 0;
+}
+
 void vcpus_destroy(struct vm *vm)
 {
 	struct vcpus *vs = &vm->vcpus;

@@ -50,6 +50,8 @@ MUST_CHECK int vcpus_wait(struct vm *vm, struct err *err);
 /* Returns when every vCPU has left KVM with no operation half done. Not for vCPU threads. */
 void vcpus_park(struct vm *vm);
 void vcpus_run(struct vm *vm);
+/* A non-maskable interrupt for each, whether they run or are parked. Main thread. */
+MUST_CHECK int vcpus_nmi(struct vm *vm, struct err *err);
 /* The least time that this thread's vCPU needed from KVM_RUN to an exit by the guest, ns: what an exit costs on this host. */
 uint64_t vcpu_exit_cost_ns(void);
 /* Ends the threads, closes the vCPUs. */

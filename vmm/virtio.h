@@ -16,7 +16,14 @@
 #include "vmm/gmem.h"
 #include "vmm/vring.h"
 
-enum { VIRTIO_ID_NET = 1, VIRTIO_ID_BLOCK = 2, VIRTIO_ID_CONSOLE = 3, VIRTIO_ID_RNG = 4 };
+enum {
+	VIRTIO_ID_NET = 1,
+	VIRTIO_ID_BLOCK = 2,
+	VIRTIO_ID_CONSOLE = 3,
+	VIRTIO_ID_RNG = 4,
+	VIRTIO_ID_BALLOON = 5,
+	VIRTIO_ID_VSOCK = 19
+};
 enum { VIRTIO_F_INDIRECT_DESC = 28, VIRTIO_F_EVENT_IDX = 29, VIRTIO_F_VERSION_1 = 32 };
 enum { VIRTIO_MAX_QUEUES = 2 * 32 + 1 };
 
@@ -46,17 +53,32 @@ struct virtio_device_ops {
 	void (*pause)(struct virtio_dev *vdev);
 	/* The counterpart, before the queues are kicked. NULL: nothing to do. */
 	void (*resume)(struct virtio_dev *vdev, bool restored);
+	/* Over struct virtio_counters: what vm.counters shows. NULL: nothing. */
+	const struct field *counters;
 	/* The device's node in state.json, and back. */
 	void (*save)(struct virtio_dev *vdev, struct strbuf *out);
 	int (*load)(struct virtio_dev *vdev, const struct json_node *state, struct err *err);
 	void (*free)(struct virtio_dev *vdev);
 };
 
+/* Operations of one kind that succeeded; microseconds. */
+struct virtio_op_counters {
+	uint64_t ops, latency_min, latency_max, latency_avg, latency_sum;
+};
+
 /* What went through a device since this process has it. Guarded by its lock. */
 struct virtio_counters {
 	uint64_t disk_read_bytes, disk_written_bytes, disk_ops;
+	struct virtio_op_counters disk_read, disk_write;
 	uint64_t net_rx_bytes, net_tx_bytes, net_rx_frames, net_tx_frames; /* as the guest sees them */
 };
+
+/* A row of ops->counters. */
+#define VIRTIO_COUNTER(name_, member)                                                                          \
+	{                                                                                                      \
+		.name = (name_), .offset = offsetof(struct virtio_counters, member), .size = sizeof(uint64_t), \
+		.type = FT_U64, .kind = FK_ONE                                                                 \
+	}
 
 struct virtio_dev {
 	const struct virtio_device_ops *ops;

@@ -13,6 +13,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "common/uring.h"
 #include "vmm/devices.h"
@@ -97,6 +98,7 @@ struct request {
 	unsigned zero_way; /* enum zero_way: of write zeroes */
 	uint64_t zeroed;   /* bytes; ZERO_WRITE only */
 	uint16_t head, queue;
+	uint64_t began_ns;
 };
 
 /* Write zeroes: tried one after the other, until the file system has one. The guest's wish decides what FIRST is. */
@@ -113,6 +115,7 @@ struct blk {
 	int fd;
 	int lock_fd; /* the lock's own open file: a ring lets go of its files only some time after we ended */
 	bool readonly, direct, no_uring, has_ring;
+	uint8_t lock_granularity;
 	struct io_uring ring;
 	struct source done; /* eventfd of completions that were not immediate */
 	struct loop *loop;  /* which waits for them */
@@ -363,6 +366,17 @@ static uint8_t status_of(const struct blk *blk, const struct request *rq, int re
 	return ok ? S_OK : S_IOERR;
 }
 
+static void count(struct virtio_op_counters *c, const struct request *rq)
+{
+	uint64_t us = (monotonic_ns() - rq->began_ns) / 1000;
+
+	c->latency_min = us < c->latency_min ? us : c->latency_min;
+	c->latency_max = c->ops == 0 || us > c->latency_max ? us : c->latency_max;
+	c->ops++;
+	c->latency_sum += us;
+	c->latency_avg = c->latency_sum / c->ops;
+}
+
 static void complete(struct blk *blk, struct request *rq, int res)
 {
 	uint8_t status = status_of(blk, rq, res);
@@ -371,10 +385,13 @@ static void complete(struct blk *blk, struct request *rq, int res)
 	if (filled && rq->bounce)
 		iov_from_buf(rq->guest_iov, rq->n_guest_iov, 0, rq->bounce, rq->len);
 	blk->vdev.counters.disk_ops++;
-	if (filled)
+	if (filled) {
 		blk->vdev.counters.disk_read_bytes += rq->len;
-	else if (status == S_OK && rq->type == T_OUT)
+		count(&blk->vdev.counters.disk_read, rq);
+	} else if (status == S_OK && rq->type == T_OUT) {
 		blk->vdev.counters.disk_written_bytes += rq->len;
+		count(&blk->vdev.counters.disk_write, rq);
+	}
 	answer(blk, rq, status, filled ? rq->len : 0);
 }
 
@@ -458,6 +475,7 @@ static void run(struct blk *blk, struct request *rq)
 
 	rq->zero_way = ZERO_FIRST;
 	rq->zeroed = 0;
+	rq->began_ns = monotonic_ns();
 	if (blk->has_ring && !is_cached_write(blk, rq)) {
 		queue_request(blk, rq);
 		return;
@@ -710,6 +728,20 @@ static void blk_free(struct virtio_dev *vdev)
 	free(blk);
 }
 
+static const struct field blk_counters[] = {
+	VIRTIO_COUNTER("read_bytes", disk_read_bytes),
+	VIRTIO_COUNTER("read_ops", disk_read.ops),
+	VIRTIO_COUNTER("read_latency_min", disk_read.latency_min),
+	VIRTIO_COUNTER("read_latency_max", disk_read.latency_max),
+	VIRTIO_COUNTER("read_latency_avg", disk_read.latency_avg),
+	VIRTIO_COUNTER("write_bytes", disk_written_bytes),
+	VIRTIO_COUNTER("write_ops", disk_write.ops),
+	VIRTIO_COUNTER("write_latency_min", disk_write.latency_min),
+	VIRTIO_COUNTER("write_latency_max", disk_write.latency_max),
+	VIRTIO_COUNTER("write_latency_avg", disk_write.latency_avg),
+	F_END,
+};
+
 static const struct virtio_device_ops blk_ops = {
 	.name = "block",
 	.type = VIRTIO_ID_BLOCK,
@@ -722,25 +754,26 @@ static const struct virtio_device_ops blk_ops = {
 	.use_loop = blk_use_loop,
 	.write_config = blk_write_config,
 	.pause = drain,
+	.counters = blk_counters,
 	.save = blk_save,
 	.load = blk_load,
 	.free = blk_free,
 };
 
-static int lock_image(const struct blk *blk, const struct disk_config *cfg, uint64_t bytes, struct err *err)
+static int lock_image(const struct blk *blk, uint64_t bytes, struct err *err)
 {
 	struct flock lock = {
-		.l_type = cfg->readonly ? F_RDLCK : F_WRLCK,
+		.l_type = blk->readonly ? F_RDLCK : F_WRLCK,
 		.l_whence = SEEK_SET,
-		.l_len = cfg->lock_granularity == LOCK_FULL ? 0 : (off_t)bytes,
+		.l_len = blk->lock_granularity == LOCK_FULL ? 0 : (off_t)bytes,
 	};
 
 	if (fcntl(blk->lock_fd, F_OFD_SETLK, &lock) == 0)
 		return 0;
 	if (errno != EAGAIN && errno != EACCES)
-		return err_sys(err, ERR_INTERNAL, "lock disk image '%s'", cfg->path);
+		return err_sys(err, ERR_INTERNAL, "lock disk image '%s'", blk->path);
 	err_set(err, ERR_INTERNAL, "The file is already locked");
-	err_wrap(err, "Failed to get %s lock for disk image: %s", cfg->readonly ? "Read" : "Write", cfg->path);
+	err_wrap(err, "Failed to get %s lock for disk image: %s", blk->readonly ? "Read" : "Write", blk->path);
 	err_wrap(err, "Cannot lock images of all block devices");
 	return err_wrap(err, "Error locking disk images: Another instance likely holds a lock");
 }
@@ -787,6 +820,13 @@ static void set_serial(struct blk *blk, const struct disk_config *cfg, const str
 	memcpy(blk->serial, text, strnlen(text, sizeof(blk->serial)));
 }
 
+/* What Cloud Hypervisor shows of a disk that did nothing; it counts averages in ten thousandths. */
+static const struct virtio_op_counters no_ops = {
+	.latency_min = UINT64_MAX,
+	.latency_max = UINT64_MAX,
+	.latency_avg = UINT64_MAX / 10000,
+};
+
 static void set_space(struct blk *blk, const struct disk_config *cfg, uint64_t bytes)
 {
 	bool zeroes = cfg->sparse && !cfg->readonly;
@@ -805,6 +845,7 @@ static void set_space(struct blk *blk, const struct disk_config *cfg, uint64_t b
 		.max_write_zeroes_seg = 1,
 		.write_zeroes_may_unmap = 1,
 	};
+	blk->vdev.counters.disk_read = blk->vdev.counters.disk_write = no_ops;
 	blk->vdev.config = &blk->space;
 	blk->vdev.avail_features = 1ULL << F_SEG_MAX | 1ULL << F_BLK_SIZE | 1ULL << F_FLUSH | 1ULL << F_TOPOLOGY |
 				   1ULL << F_CONFIG_WCE | 1ULL << VIRTIO_F_INDIRECT_DESC | 1ULL << VIRTIO_F_EVENT_IDX |
@@ -828,6 +869,7 @@ static int open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
 	blk->path = strdup(cfg->path);
 	blk->readonly = cfg->readonly;
 	blk->direct = cfg->direct;
+	blk->lock_granularity = cfg->lock_granularity;
 	blk->no_uring = cfg->disable_io_uring;
 	if (!blk->path)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "open disk '%s'", cfg->path);
@@ -838,7 +880,7 @@ static int open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
 	if (fstat(blk->fd, &st) < 0)
 		return err_sys(err, ERR_INTERNAL, "stat disk image '%s'", cfg->path);
 	if (image_bytes(blk, &st, &bytes, err) < 0 || check_format(blk, cfg, err) < 0 ||
-	    lock_image(blk, cfg, bytes, err) < 0)
+	    lock_image(blk, bytes, err) < 0)
 		return err->num;
 	if (fcntl(blk->fd, F_SETFL, cfg->direct ? O_DIRECT : 0) < 0)
 		return err_sys(err, ERR_INTERNAL, "disk image '%s' with direct=on", cfg->path);
@@ -865,4 +907,37 @@ int virtio_blk_new(struct vm *vm, struct disk_config *cfg, struct virtio_dev **r
 	}
 	*ret = &blk->vdev;
 	return 0;
+}
+
+static int resize(struct blk *blk, uint64_t bytes, struct err *err)
+{
+	if (bytes % SECTOR_BYTES)
+		return err_set(err, ERR_INTERNAL, "Disk image size is not a multiple of %d", SECTOR_BYTES);
+	if (bytes > INT64_MAX) {
+		err_set(err, ERR_INTERNAL, "out of range integral type conversion attempted");
+		err_wrap(err, "Resize failed");
+	} else if (lock_image(blk, bytes, err) < 0) {
+		return err->num;
+	} else if (ftruncate(blk->fd, (off_t)bytes) < 0) {
+		err_sys(err, ERR_INTERNAL, "Resize failed");
+	} else {
+		return 0;
+	}
+	err_wrap(err, "I/O error");
+	return err_wrap(err, "Disk resize failed");
+}
+
+int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct err *err)
+{
+	struct blk *blk = container_of(vdev, struct blk, vdev);
+
+	pthread_mutex_lock(&vdev->lock);
+	int r = resize(blk, bytes, err);
+	if (r == 0) {
+		blk->space.capacity = bytes >> SECTOR_SHIFT;
+		if (vdev->active)
+			virtio_pci_interrupt(vdev->transport, VIRTIO_CONFIG_CHANGE);
+	}
+	pthread_mutex_unlock(&vdev->lock);
+	return r;
 }

@@ -439,6 +439,14 @@ static void net_free(struct virtio_dev *vdev)
 	free(net);
 }
 
+static const struct field net_counters[] = {
+	VIRTIO_COUNTER("rx_bytes", net_rx_bytes),
+	VIRTIO_COUNTER("rx_frames", net_rx_frames),
+	VIRTIO_COUNTER("tx_bytes", net_tx_bytes),
+	VIRTIO_COUNTER("tx_frames", net_tx_frames),
+	F_END,
+};
+
 static const struct virtio_device_ops net_ops = {
 	.name = "net",
 	.type = VIRTIO_ID_NET,
@@ -450,6 +458,7 @@ static const struct virtio_device_ops net_ops = {
 	.notify = net_notify,
 	.pause = stop_receiving,
 	.resume = net_resume,
+	.counters = net_counters,
 	.save = net_save,
 	.load = net_load,
 	.free = net_free,

@@ -82,8 +82,10 @@ void virtio_pci_interrupt(struct virtio_pci *t, int queue_or_config)
 {
 	uint16_t vector = queue_or_config >= 0 ? t->msix_queues[queue_or_config] : t->msix_config;
 
-	if (queue_or_config < 0)
+	if (queue_or_config < 0) {
 		t->interrupt_status |= ISR_CONFIG;
+		t->config_generation++;
+	}
 	msix_interrupt(&t->msix, &t->vm->kvm, vector);
 }
 

@@ -110,6 +110,7 @@ static int step_restore_memory(struct build *b, struct err *err)
 		gmem_merge(mem);
 	if (b->mode == RESTORE_COPYONWRITE)
 		return 0;
+	mem->refills = b->mode == RESTORE_ONDEMAND;
 	if (b->mode == RESTORE_ONDEMAND)
 		return ondemand_start(mem, &b->snap->mem_fd, &b->vm->ondemand, err);
 	if (b->prefault && gmem_prefault(mem, err) < 0)

@@ -12,6 +12,8 @@
 #include "vmm/snapshot.h"
 #include "vmm/vm.h"
 
+#define HOTPLUG_ALIGN (128ULL << 20)
+
 enum vm_state { VM_CREATED, VM_RUNNING, VM_PAUSED };
 static const char *const state_names[] = { "Created", "Running", "Paused" };
 
@@ -403,6 +405,93 @@ void vmm_counters(struct vmm *vmm, struct virtio_counters *ret)
 		devices_counters(vmm->vm, ret);
 }
 
+int vmm_counters_json(struct vmm *vmm, struct strbuf *out, struct err *err)
+{
+	if (need_vm(vmm, err) < 0)
+		return err->num;
+	devices_counters_json(vmm->vm, out);
+	return out->failed ? err_num(err, ERR_INTERNAL, ENOMEM, "vm.counters") : 0;
+}
+
+/* ---- resize, buttons ---- */
+
+/* A number of vCPUs and an amount of RAM that are there already are fine. */
+static int check_resize(const struct vm_config *c, const struct vm_resize *want, struct err *err)
+{
+	if (want->has_desired_vcpus && want->desired_vcpus != c->cpus.boot_vcpus) {
+		err_set(err, ERR_INTERNAL, "%s",
+			want->desired_vcpus > c->cpus.max_vcpus ? "Requested vCPUs exceed maximum"
+			: want->desired_vcpus == 0              ? "Requested zero vCPUs"
+								: "hotplug is not supported by this program");
+		return err_wrap(err, "Error from CPU manager");
+	}
+	if (want->has_desired_ram && want->desired_ram != c->memory.size) {
+		err_set(err, ERR_INTERNAL, "%s",
+			want->desired_ram < c->memory.size ? "hotplug is not supported by this program"
+			: (want->desired_ram - c->memory.size) % HOTPLUG_ALIGN
+				? "The requested hotplug memory addition is not a valid size"
+				: "Not enough space in the hotplug RAM region");
+		return err_wrap(err, "Memory manager error");
+	}
+	return want->has_desired_balloon && c->balloon ? vm_config_check_balloon(c, want->desired_balloon, err) : 0;
+}
+
+static int resize_running(struct vmm *vmm, const struct vm_resize *want, struct err *err)
+{
+	if (check_resize(&vmm->config, want, err) < 0)
+		return err->num;
+	if (want->has_desired_balloon && !devices_resize_balloon(vmm->vm, want->desired_balloon)) {
+		err_set(err, ERR_INTERNAL, "Missing virtio-balloon, can't proceed as expected");
+		return err_wrap(err, "Error from device manager");
+	}
+	return 0;
+}
+
+int vmm_resize(struct vmm *vmm, const struct vm_resize *want, struct err *err)
+{
+	struct vm_config *c = &vmm->config;
+
+	if (!vmm->has_config)
+		return err_set(err, ERR_NOT_FOUND, "VM is not created");
+	if (is_parked(vmm))
+		return need_vm(vmm, err);
+	if (vmm->vm) {
+		event_emit("vm", "resizing", NULL, NULL);
+		if (resize_running(vmm, want, err) < 0)
+			return err->num;
+		event_emit("vm", "resized", NULL, NULL);
+	}
+	if (want->has_desired_vcpus)
+		c->cpus.boot_vcpus = want->desired_vcpus;
+	if (want->has_desired_ram)
+		c->memory.size = want->desired_ram;
+	if (want->has_desired_balloon && c->balloon)
+		c->balloon->size = want->desired_balloon;
+	return 0;
+}
+
+int vmm_resize_disk(struct vmm *vmm, const char *id, uint64_t bytes, struct err *err)
+{
+	if (!vmm->has_config)
+		return err_set(err, ERR_NOT_FOUND, "VM is not created");
+	if (!vmm->vm || is_parked(vmm))
+		return err_set(err, ERR_INTERNAL, "Failed resizing a disk image");
+	return devices_resize_disk(vmm->vm, id, bytes, err) < 0 ? err_wrap(err, "Error from device manager") : 0;
+}
+
+int vmm_power_button(struct vmm *vmm, struct err *err)
+{
+	if (need_vm(vmm, err) < 0)
+		return err->num;
+	arch_power_button(vmm->vm);
+	return 0;
+}
+
+int vmm_nmi(struct vmm *vmm, struct err *err)
+{
+	return need_vm(vmm, err) < 0 ? err->num : vcpus_nmi(vmm->vm, err);
+}
+
 /* ---- end and reboot ---- */
 
 int vmm_shutdown(struct vmm *vmm, struct err *err)
@@ -441,6 +530,14 @@ int vmm_reboot(struct vmm *vmm, struct err *err)
 	return 0;
 }
 
+/* Less what the guest says it gave up, which may be any number. */
+static uint64_t actual_ram(const struct vmm *vmm)
+{
+	uint64_t given = vmm->vm ? devices_balloon_bytes(vmm->vm) : 0, all = vmm->config.memory.size;
+
+	return given < all ? all - given : 0;
+}
+
 int vmm_info(struct vmm *vmm, struct strbuf *out, struct err *err)
 {
 	if (!vmm->has_config)
@@ -448,7 +545,7 @@ int vmm_info(struct vmm *vmm, struct strbuf *out, struct err *err)
 	strbuf_puts(out, "{\"config\":");
 	fields_save(vm_config_fields, &vmm->config, out);
 	strbuf_printf(out, ",\"state\":\"%s\",\"memory_actual_size\":%llu", state_names[vmm->state],
-		      (unsigned long long)vmm->config.memory.size);
+		      (unsigned long long)actual_ram(vmm));
 	if (vmm->vm) {
 		strbuf_puts(out, ",\"device_tree\":");
 		devices_tree(vmm->vm, out);

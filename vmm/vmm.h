@@ -54,12 +54,25 @@ void vmm_release(struct vmm *vmm);
 const char *vmm_state(const struct vmm *vmm);
 /* Device counters; zeros without a VM. */
 void vmm_counters(struct vmm *vmm, struct virtio_counters *ret);
+/* What vm.resize asks for. */
+struct vm_resize {
+	uint32_t desired_vcpus;
+	uint64_t desired_ram, desired_balloon; /* bytes */
+	bool has_desired_vcpus, has_desired_ram, has_desired_balloon;
+};
+/* The balloon of a running VM; all three in the configuration of one that was not booted. */
+MUST_CHECK int vmm_resize(struct vmm *vmm, const struct vm_resize *want, struct err *err);
+MUST_CHECK int vmm_resize_disk(struct vmm *vmm, const char *id, uint64_t bytes, struct err *err);
+MUST_CHECK int vmm_power_button(struct vmm *vmm, struct err *err);
+/* To every vCPU. */
+MUST_CHECK int vmm_nmi(struct vmm *vmm, struct err *err);
 /* Ends the VM and keeps its configuration. */
 MUST_CHECK int vmm_shutdown(struct vmm *vmm, struct err *err);
 /* Ends the VM and forgets its configuration; fine without any. */
 MUST_CHECK int vmm_delete(struct vmm *vmm, struct err *err);
 MUST_CHECK int vmm_reboot(struct vmm *vmm, struct err *err);
-/* The JSON of vm.info. */
+/* The JSON of vm.info and of vm.counters. */
 MUST_CHECK int vmm_info(struct vmm *vmm, struct strbuf *out, struct err *err);
+MUST_CHECK int vmm_counters_json(struct vmm *vmm, struct strbuf *out, struct err *err);
 
 #endif

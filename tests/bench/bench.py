@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks on the host's /dev/kvm:  bench.py [restore] [io[=net|blk]] [runs=N] [secs=N] [quick]
+"""Benchmarks on the host's /dev/kvm:  bench.py [restore] [clones] [io[=net|blk]] [runs=N] [secs=N] [quick]
 
 restore: process start to the first byte of a guest that notices that it was resumed, for our memory modes, the bare KVM
 floor, and, with FORKD_PEERS, Cloud Hypervisor and Firecracker; all take turns in the same run.
+clones: through the daemon, by the client's clock: request to 201 and the phases of the answer, one at a time with a pause between
+them (a clone is parked) and without parked ones, fifty at once, memory of each; the floor is the bare KVM VM's steps in the same run.
 io: block and network speed of the same guest under each program, in turns; "ratio" is ours against the best peer's, above 1
 where ours is faster. io=net: the network alone.
 A JSON line per row (stdout), then a table for people (stderr).
@@ -21,6 +23,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "kvm"))
 import kvmtest  # noqa: E402
+from forkdtest import Daemon, ForkdTest  # noqa: E402
 from kvmtest import BUILD, PEERS, VMM, KvmTest, Tap, Vmm, guest, wait_for, write  # noqa: E402
 
 
@@ -29,6 +32,10 @@ class Bench(KvmTest):
 
     def runTest(self):
         pass
+
+
+class ForkdBench(ForkdTest, Bench):
+    pass
 
 
 def peer(name):
@@ -251,6 +258,68 @@ def floor_steps(b, path, cpus, mib):
         print(f"    {name:26} {int(p50) / 1000:10.1f} {int(p99) / 1000:10.1f}", file=sys.stderr)
 
 
+# ---- clones
+
+def clone_once(d, url, waits):
+    begin = time.monotonic_ns()
+    c = d.must(201, "POST", url, {})["clones"][0]
+    waits["request to 201"].append((time.monotonic_ns() - begin) // 1000)
+    for phase in ("accepted", "restored", "resumed"):
+        waits[phase].append(c["phases_us"][phase])
+    d.delete([c])
+
+
+def clones_burst(d, url, n):
+    begin = time.monotonic_ns()
+    clones = d.must(201, "POST", url, {"count": n})["clones"]
+    took_us = (time.monotonic_ns() - begin) // 1000
+    private = [d.get(f"/v1/clones/{c['id']}")["stats"]["private_dirty_bytes"] // 1024 for c in clones]
+    d.delete(clones)
+    return took_us, statistics.median(private)
+
+
+def bench_clones(options):
+    runs = int(options.get("runs", 20 if "quick" in options else 100))
+    for mib, cpus in ((256, 1), (1024, 2)):
+        for park in (2, 0):
+            b = ForkdBench()
+            b.setUp()
+            try:
+                d = Daemon(b, "--park", park)
+                d.template("t", snapshot(b, VMM, mib, cpus))
+                url = "/v1/templates/t/clones"
+                waits = {name: [] for name in ("accepted", "restored", "resumed", "request to 201")}
+                for i in range(-5, runs):
+                    clone_once(d, url, waits if i >= 0 else {name: [] for name in waits})
+                    time.sleep(0.02)
+                took_us, private_kib = clones_burst(d, url, 50)
+                floor_us = floor_total_us(b, cpus, mib)
+                show_clones(mib, cpus, park, waits, took_us, private_kib, floor_us)
+            finally:
+                b.doCleanups()
+
+
+def floor_total_us(b, cpus, mib):
+    """The median of each step of a bare KVM VM, from nothing to its first exit."""
+    path = b.path(b.unique("floor"))
+    subprocess.run([tool("kvm_floor"), "make", path, str(mib)], check=True)
+    done = subprocess.run([tool("kvm_floor"), "steps", path, str(cpus), "100"], stdout=subprocess.PIPE, check=True, text=True)
+    steps = [line.split() for line in done.stdout.splitlines()]
+    return sum(int(p50) for name, p50, _, _ in steps if name != "teardown") / 1000
+
+
+def show_clones(mib, cpus, park, waits, took_us, private_kib, floor_us):
+    row = {"bench": "clones", "mib": mib, "vcpus": cpus, "parked": park, "burst_of_50_us": took_us, "private_kib": private_kib,
+           "floor_us": floor_us, "host": host(), **{f"{name.replace(' ', '_')}_us": {"p50": percentile(v, 0.5), "p99": percentile(v, 0.99)}
+                                                    for name, v in waits.items()}}
+    print(json.dumps(row), flush=True)
+    print(f"\nclones of {mib} MiB, {cpus} vCPUs, {park} parked: floor {floor_us:.0f} us; fifty at once {took_us / 1000:.1f} ms; "
+          f"{private_kib:.0f} KiB private each", file=sys.stderr)
+    for name, v in waits.items():
+        print(f"  {name:16}{percentile(v, 0.5):>8} us p50{percentile(v, 0.99):>8} us p99{percentile(v, 0.5) / floor_us:>8.2f} x floor",
+              file=sys.stderr)
+
+
 # ---- io
 
 SPEED = re.compile(r"speed (.*?): (.*)")
@@ -351,9 +420,12 @@ def main():
     options = dict(w.split("=", 1) if "=" in w else (w, True) for w in words)
     kvmtest.isolate()
     ok = True
-    if "restore" in options or not {"restore", "io"} & set(options):
+    everything = not {"restore", "clones", "io"} & set(options)
+    if "restore" in options or everything:
         bench_restore(options)
-    if "io" in options or not {"restore", "io"} & set(options):
+    if "clones" in options or everything:
+        bench_clones(options)
+    if "io" in options or everything:
         ok = bench_io(options)
     return 0 if ok else 1
 

@@ -190,7 +190,7 @@ class ApiSpec(KvmTest):
     def test_written_keys(self):
         for files, schemas, others in WRITERS:
             text = "".join(source("forkd/" + f) for f in files)
-            keys = set(re.findall(r'\\"(\w+)\\":', text)) | set(re.findall(r'\badd(?:_\w+)?\(out, "(\w+)"', text))
+            keys = set(re.findall(r'\\"(\w+)\\":', text)) | set(re.findall(r'\b(?:add(?:_\w+)?|json_member)\(out, "(\w+)"', text))
             with self.subTest(files=files):
                 described = set().union(*(self.properties(s) for s in schemas))
                 self.same(described, keys - others, ", ".join(files))

@@ -280,7 +280,7 @@ class Trouble(Footprint):
         c, other = d.clone("t", 2)
         os.kill(c["pid"], signal.SIGKILL)
         wait_for("the state exited", lambda: d.get(f"/v1/clones/{c['id']}")["state"] == "exited")
-        event = next(e for e in d.events() if e["type"] == "clone.exited")
+        event = wait_for("the event", lambda: next((e for e in d.events() if e["type"] == "clone.exited"), None))
         self.assertEqual(event["clone"], c["id"])
         self.assertIn("9", json.dumps(event))
         self.wait_ticks([other])

@@ -233,7 +233,7 @@ class Vm:
         tap_fd = self.net.tap(persistent=tap_by_name)
         tap = "tap=tap0" if tap_by_name else f"fd=[{tap_fd}]"
         self.start(program, "--cpus", f"boot={cpus}", "--memory", "size=256M", "--kernel", kernel, "--initramfs", INITRD,
-                   "--cmdline", f"console=ttyS0 {os.environ.get('X','quiet')} panic=-1 forkd.test={test} forkd.ip={GUEST}/24 forkd.gw={GATEWAY}",
+                   "--cmdline", f"console=ttyS0 quiet panic=-1 forkd.test={test} forkd.ip={GUEST}/24 forkd.gw={GATEWAY}",
                    "--disk", f"id=disk0,path={self.disk}", "--net", f"id=net1,{tap},mac={MAC}",
                    "--console", f"file={self.hvc0}", "--serial", serial or f"file={self.serial}",
                    *(("--vsock", f"cid=3,socket={self.vsock}", "--balloon", "size=0") if VSOCK_AND_BALLOON else ()),

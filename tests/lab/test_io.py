@@ -93,6 +93,10 @@ def measure(name, program):
     return found
 
 
+def spread(values):
+    return f"{values[len(values) // 2]:.1f} ({values[0]:.1f}, {values[-1]:.1f})"
+
+
 @test("io-peers", "bench")
 def io_peers():
     """One virtual CPU, so that the VMM's own threads have the other one of the lab."""
@@ -103,7 +107,7 @@ def io_peers():
     for i in range(ROUNDS):
         for program in (VMM, PEER) if i % 2 == 0 else (PEER, VMM):
             rounds[program].append(measure(f"io-{i}-{os.path.basename(program)}", program))
-    print(f"{'median of ' + str(ROUNDS) + ' rounds':<36}{'ours':>12}{'peer':>12}{'ours/peer':>11}")
+    print(f"{'median (least, most) of ' + str(ROUNDS) + ' rounds':<36}{'ours':>30}{'peer':>30}{'ours/peer':>11}")
     for name in rounds[VMM][0]:
-        ours, peer = (sorted(found[name] for found in rounds[program])[ROUNDS // 2] for program in (VMM, PEER))
-        print(f"{name:<36}{ours:>12.1f}{peer:>12.1f}{ours / peer:>11.2f}", flush=True)
+        ours, peer = (sorted(found[name] for found in rounds[program]) for program in (VMM, PEER))
+        print(f"{name:<36}{spread(ours):>30}{spread(peer):>30}{ours[ROUNDS // 2] / peer[ROUNDS // 2]:>11.2f}", flush=True)

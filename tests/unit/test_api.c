@@ -33,6 +33,7 @@ struct vmm {
 	char snapshot_url[128];
 	ino_t fd_inodes[16]; /* of the last restore, in the order of its nets */
 	unsigned n_fds, calls;
+	char did[64]; /* the last call of those that have no state of their own here */
 };
 
 static int forced(struct vmm *v, struct err *err)
@@ -79,6 +80,41 @@ int vmm_create(struct vmm *v, struct vm_config *config, struct err *err)
 	*config = (struct vm_config){};
 	v->state = CREATED;
 	return 0;
+}
+
+int vmm_power_button(struct vmm *v, struct err *err)
+{
+	snprintf(v->did, sizeof(v->did), "power button");
+	return forced(v, err);
+}
+
+int vmm_nmi(struct vmm *v, struct err *err)
+{
+	snprintf(v->did, sizeof(v->did), "nmi");
+	return forced(v, err);
+}
+
+int vmm_resize(struct vmm *v, const struct vm_resize *want, struct err *err)
+{
+	snprintf(v->did, sizeof(v->did), "resize %lld %lld %lld",
+		 want->has_desired_vcpus ? (long long)want->desired_vcpus : -1,
+		 want->has_desired_ram ? (long long)want->desired_ram : -1,
+		 want->has_desired_balloon ? (long long)want->desired_balloon : -1);
+	return forced(v, err);
+}
+
+int vmm_resize_disk(struct vmm *v, const char *id, uint64_t bytes, struct err *err)
+{
+	snprintf(v->did, sizeof(v->did), "resize %s %llu", id, (unsigned long long)bytes);
+	return forced(v, err);
+}
+
+int vmm_counters_json(struct vmm *v, struct strbuf *out, struct err *err)
+{
+	if (v->state != RUNNING)
+		return err_set(err, ERR_INTERNAL, "VM is not running");
+	strbuf_puts(out, "{\"_net0\":{\"rx_bytes\":1}}");
+	return forced(v, err);
 }
 
 int vmm_boot(struct vmm *v, struct err *err)
@@ -478,17 +514,74 @@ static void refuses_by_method_and_body(void **state)
 	client_close(fd);
 }
 
+/* What asks something of a running machine: what arrives there, and what is said when it fails. */
+static void counters_buttons_and_sizes(void **state)
+{
+	static const struct {
+		const char *method, *name, *body, *did, *failed;
+	} cases[] = {
+		{ "PUT", "vm.nmi", NULL, "nmi", "Error triggering NMI" },
+		{ "PUT", "vm.power-button", NULL, "power button", "Error triggering power button" },
+		{ "PUT", "vm.resize", "{}", "resize -1 -1 -1", "The VM could not be resized" },
+		{ "PUT", "vm.resize", "{\"desired_vcpus\":null,\"desired_ram\":0,\"other\":[1]}", "resize -1 0 -1",
+		  "The VM could not be resized" },
+		{ "PUT", "vm.resize", "{\"desired_vcpus\":2,\"desired_ram\":3,\"desired_balloon\":4}", "resize 2 3 4",
+		  "The VM could not be resized" },
+		{ "PUT", "vm.resize-disk", "{\"id\":\"_disk0\",\"desired_size\":18446744073709551615}",
+		  "resize _disk0 18446744073709551615", "The disk could not be resized" },
+	};
+	static const char *const broken[][3] = {
+		{ "vm.resize", "{\"desired_vcpus\":4294967296}", "VmResizeData.desired_vcpus: " },
+		{ "vm.resize", "{\"desired_balloon\":-1}", "VmResizeData.desired_balloon: " },
+		{ "vm.resize", "[]", "VmResizeData: " },
+		{ "vm.resize-disk", "{\"id\":\"_disk0\"}", "VmResizeDiskData.desired_size: " },
+		{ "vm.resize-disk", "{\"desired_size\":1}", "VmResizeDiskData.id: " },
+	};
+	int fd = client_connect();
+	char answer[256];
+
+	(void)state;
+	ask(fd, "GET", "vm.counters", NULL);
+	expect_answer(fd, 500, FAILED("The VM info is not available", "VM is not running"));
+	vmm->state = RUNNING;
+	ask(fd, "GET", "vm.counters", NULL);
+	expect_answer(fd, 200, "{\"_net0\":{\"rx_bytes\":1}}");
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		ask(fd, cases[i].method, cases[i].name, cases[i].body);
+		expect_answer(fd, 204, NULL);
+		assert_string_equal(vmm->did, cases[i].did);
+		err_set(&vmm->forced, ERR_INTERNAL, "VM is not running");
+		ask(fd, cases[i].method, cases[i].name, cases[i].body);
+		snprintf(answer, sizeof(answer), "[\"Error from API\",\"%s\",\"VM is not running\"]", cases[i].failed);
+		expect_answer(fd, 500, answer);
+	}
+	unsigned calls = vmm->calls;
+	for (size_t i = 0; i < ARRAY_LEN(broken); i++) {
+		autostrbuf struct strbuf text = {};
+		ask(fd, "PUT", broken[i][0], broken[i][1]);
+		assert_false(client_read(fd, &text));
+		assert_non_null(strstr(text.text, "HTTP/1.1 400 \r\n"));
+		assert_non_null(strstr(text.text, "[\"Failed to deserialize JSON\",\""));
+		if (!strstr(text.text, broken[i][2]))
+			fail_msg("%s: %s", broken[i][1], text.text);
+	}
+	assert_int_equal(vmm->calls, calls);
+	client_close(fd);
+}
+
 static void says_what_it_lacks(void **state)
 {
 	int fd = client_connect();
 
 	(void)state;
-	ask(fd, "PUT", "vm.resize", "{\"desired_vcpus\":2}");
-	expect_answer(fd, 500, FAILED("The VM could not be resized", "vm.resize is not supported by this program"));
-	ask(fd, "GET", "vm.counters", NULL);
-	expect_answer(fd, 500, FAILED("The VM info is not available", "vm.counters is not supported by this program"));
-	ask(fd, "PUT", "vm.nmi", NULL);
-	expect_answer(fd, 500, FAILED("Error triggering NMI", "vm.nmi is not supported by this program"));
+	ask(fd, "PUT", "vm.resize-zone", "{\"id\":\"mem0\",\"desired_ram\":2}");
+	expect_answer(
+		fd, 500,
+		FAILED("The memory zone could not be resized", "vm.resize-zone is not supported by this program"));
+	ask(fd, "PUT", "vm.add-fs", "{}");
+	expect_answer(fd, 500,
+		      FAILED("The fs could not be added to the VM", "vm.add-fs is not supported by this program"));
+	assert_int_equal(vmm->calls, 0);
 	client_close(fd);
 }
 
@@ -1218,6 +1311,7 @@ int main(void)
 		T(answers_every_endpoint),
 		T(answers_info),
 		T(refuses_by_method_and_body),
+		T(counters_buttons_and_sizes),
 		T(says_what_it_lacks),
 		T(serves_what_the_specification_lists),
 		T(names_what_is_wrong_in_a_body),

@@ -33,11 +33,12 @@ static void boot(void **state)
 	autocmdline struct cmdline cl = {};
 
 	(void)state;
-	must_parse("--kernel K --initramfs=I --cmdline a=b --cpus boot=3 --memory size=1G,mergeable=on "
-		   "--disk path=a path=b,readonly=on --net tap=t0 --disk path=c --net fd=[3,4],num_queues=4 tap=t1 "
-		   "--rng src=/dev/random --serial file=/s --console off --debug-console off --api-socket path=/api "
-		   "--event-monitor fd=9 --log-file /log -v -vv --seccomp false",
-		   &cl);
+	must_parse(
+		"--kernel K --initramfs=I --cmdline a=b --cpus boot=3 --memory size=1G,mergeable=on "
+		"--disk path=a path=b,readonly=on --net tap=t0 --disk path=c --net fd=[3,4],num_queues=4 tap=t1 "
+		"--rng src=/dev/random --balloon size=64M,deflate_on_oom=on --serial file=/s --console off --debug-console off --api-socket path=/api "
+		"--event-monitor fd=9 --log-file /log -v -vv --seccomp false",
+		&cl);
 	assert_int_equal(cl.action, CMDLINE_RUN);
 	assert_true(cl.has_vm && !cl.has_restore);
 	assert_string_equal(cl.config.payload->kernel, "K");
@@ -53,6 +54,8 @@ static void boot(void **state)
 	assert_string_equal(cl.config.net[2].tap, "t1");
 	assert_int_equal(cl.config.net[1].fds[1], 4);
 	assert_string_equal(cl.config.rng.src, "/dev/random");
+	assert_true(cl.config.balloon && cl.config.balloon->size == 64 << 20);
+	assert_true(cl.config.balloon->deflate_on_oom && !cl.config.balloon->free_page_reporting);
 	assert_int_equal(cl.config.serial.mode, CONSOLE_FILE);
 	assert_string_equal(cl.config.serial.file, "/s");
 	assert_int_equal(cl.config.console.mode, CONSOLE_OFF);
@@ -76,6 +79,7 @@ static void defaults(void **state)
 	assert_int_equal(cl.config.serial.mode, CONSOLE_NULL);
 	assert_int_equal(cl.config.console.mode, CONSOLE_TTY);
 	assert_string_equal(cl.config.rng.src, "/dev/urandom");
+	assert_null(cl.config.balloon);
 	assert_int_equal(cl.seccomp, SECCOMP_TRUE);
 	assert_null(cl.api_socket.path);
 	assert_false(cl.api_socket.has_fd);
@@ -218,9 +222,14 @@ static void rejects(void **state)
 		{ "--memory-zone id=a", 2, "'--memory-zone' of Cloud Hypervisor is not supported by this program" },
 		{ "--firmware=F", 2, "'--firmware' of Cloud Hypervisor is not supported by this program" },
 		{ "--kernel K --watchdog", 2, "'--watchdog' of Cloud Hypervisor is not supported by this program" },
-		{ "--kernel K --vsock cid=3,socket=s", 2,
-		  "'--vsock' of Cloud Hypervisor is not supported by this program" },
+		{ "--kernel K --pmem file=s", 2, "'--pmem' of Cloud Hypervisor is not supported by this program" },
+		{ "--kernel K --vsock cid=3", 1, "Error parsing --vsock\nsocket missing" },
+		{ "--kernel K --vsock socket=s", 1, "Error parsing --vsock\ncid missing" },
+		{ "--kernel K --vsock cid=x,socket=s", 1, "Error parsing --vsock\nUnable to convert x for cid" },
 		{ "--kernel \xff", 2, "argument 2 is not valid UTF-8" },
+		{ "--kernel K --balloon foo=1", 1, "Error parsing --balloon\nUnknown option: foo" },
+		{ "--kernel K --balloon size=1 --balloon size=2", 2,
+		  "the argument '--balloon' cannot be used multiple times" },
 		{ "--kernel K --cpus foo=1", 1, "Error parsing --cpus\nUnknown option: foo" },
 		{ "--kernel K --disk path=a path=b,bw_size=1", 1,
 		  "Error parsing --disk\nbw_size: not supported by this program" },

@@ -34,6 +34,7 @@ static void accepts(void **state)
 		"{" K
 		",\"serial\":{\"mode\":\"Socket\",\"socket\":\"s\"},\"console\":{\"mode\":\"File\",\"file\":\"f\"}}",
 		"{" K ",\"memory\":{\"size\":70364449210368}}",
+		"{" K ",\"balloon\":{\"size\":536870911,\"id\":\"b\",\"deflate_on_oom\":true}}",
 	};
 
 	(void)state;
@@ -116,10 +117,24 @@ static void rejects(void **state)
 		{ "{" K ",\"console\":{\"mode\":\"Tty\",\"pci_device_id\":32}}", "pci_device_id 32 is not in 1..31" },
 		{ "{" K ",\"rng\":{\"pci_device_id\":3},\"disks\":[{\"path\":\"d\",\"pci_device_id\":3}]}",
 		  "pci_device_id 3 is used twice" },
+		{ "{" K ",\"balloon\":{}}", "config.balloon.size: missing" },
+		{ "{" K ",\"balloon\":{\"size\":536870912}}", "Balloon size (536870912) greater than RAM (536870912)" },
+		{ "{" K ",\"balloon\":{\"size\":0,\"id\":\"__balloon\"}}", "Identifier __balloon is not valid" },
+		{ "{" K ",\"balloon\":{\"size\":0,\"pci_device_id\":3},\"rng\":{\"pci_device_id\":3}}",
+		  "pci_device_id 3 is used twice" },
 		{ "{" K ",\"cpus\":{\"boot_vcpus\":255,\"max_vcpus\":255}}",
 		  "config.cpus.boot_vcpus: 255 is above 254" },
 		{ "{" K ",\"cpus\":{\"boot_vcpus\":1}}", "config.cpus.max_vcpus: missing" },
-		{ "{" K ",\"vsock\":{\"cid\":3}}", "config.vsock: not supported by this program" },
+		{ "{" K ",\"pmem\":[{\"file\":\"f\"}]}", "config.pmem: not supported by this program" },
+		{ "{" K ",\"vsock\":{\"cid\":3}}", "config.vsock.socket: missing" },
+		{ "{" K ",\"vsock\":{\"socket\":\"s\"}}", "config.vsock.cid: missing" },
+		{ "{" K ",\"vsock\":{\"cid\":3,\"socket\":\"\"}}", "Path missing for the vsock socket" },
+		{ "{" K ",\"vsock\":{\"cid\":2,\"socket\":\"s\"}}", "2 is a special VSOCK CID" },
+		{ "{" K ",\"vsock\":{\"cid\":4294967295,\"socket\":\"s\"}}", "4294967295 is a special VSOCK CID" },
+		{ "{" K ",\"vsock\":{\"cid\":3,\"socket\":\"s\",\"iommu\":true}}",
+		  "config.vsock.iommu: true is not supported by this program" },
+		{ "{" K ",\"vsock\":{\"cid\":3,\"socket\":\"s\",\"pci_device_id\":3},\"rng\":{\"pci_device_id\":3}}",
+		  "pci_device_id 3 is used twice" },
 		{ "{" K ",\"pvpanic\":true}", "config.pvpanic: true is not supported by this program" },
 	};
 

@@ -154,6 +154,121 @@ static void copy_on_write(void **state)
 	gmem_unmap(&m);
 }
 
+/* Every page: zero where `gone` says so, else as it was. */
+static void check_pages(const struct gmem *m, const bool *gone, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		const uint8_t *p = m->region[0].hva + i * 0x1000UL;
+		if (p[0] != (gone[i] ? 0 : 'x') || p[0xfff] != (gone[i] ? 0 : 'x'))
+			fail_msg("page %u: %02x %02x", i, p[0], p[0xfff]);
+	}
+}
+
+/* Runs as gmem_replaced_run() lists them, against a plain count. */
+static void check_runs(const struct gmem *m, const bool *gone, unsigned n)
+{
+	uint64_t end;
+	unsigned runs = 0;
+	bool replaced;
+
+	for (uint64_t at = 0; at < n; at = end) {
+		end = gmem_replaced_run(m, at, &replaced);
+		runs += replaced;
+		assert_true(end > at && end <= n);
+		for (uint64_t i = at; i < end; i++)
+			assert_int_equal(gone[i], replaced);
+		assert_true(end == n || gone[end] != replaced);
+	}
+	assert_int_equal(runs, m->n_replaced_runs);
+}
+
+enum { DISCARD_PAGES = 700 };
+
+static void discard_at_random(bool refills)
+{
+	static bool gone[DISCARD_PAGES];
+	int fd = unit_file();
+	struct err err = {};
+	struct gmem m;
+	char page[0x1000];
+
+	memset(gone, 0, sizeof(gone));
+	memset(page, 'x', sizeof(page));
+	for (unsigned i = 0; i < DISCARD_PAGES; i++)
+		assert_int_equal(pwrite(fd, page, sizeof(page), i * 0x1000), sizeof(page));
+	gmem_layout(&m, DISCARD_PAGES * 0x1000, 1 << 30, HIGH);
+	if (refills) {
+		assert_int_equal(gmem_map_cow(&m, &fd, &err), 0);
+	} else {
+		assert_int_equal(gmem_map_anon(&m, false, false, &err), 0);
+		memset(m.region[0].hva, 'x', m.size);
+		close(fd);
+	}
+	srand(1);
+	for (unsigned round = 0; round < 200; round++) {
+		unsigned first = (unsigned)rand() % DISCARD_PAGES, len = 1 + (unsigned)rand() % (round % 10 ? 5 : 90);
+		if (len > DISCARD_PAGES - first)
+			len = DISCARD_PAGES - first;
+		memset(m.region[0].hva + first * 0x1000UL, 'y', 0x1000); /* the guest's own page by now */
+		/* bytes that are no whole page do not count */
+		assert_true(gmem_discard(&m, m.region[0].hva + first * 0x1000UL - (first > 0),
+					 len * 0x1000UL + (first > 0)));
+		memset(gone + first, true, len);
+		if (refills)
+			check_runs(&m, gone, DISCARD_PAGES);
+	}
+	unsigned char resident;
+	for (unsigned i = 0; i < DISCARD_PAGES; i++) { /* the host has them back */
+		assert_int_equal(mincore(m.region[0].hva + i * 0x1000UL, 0x1000, &resident), 0);
+		assert_false(gone[i] && (resident & 1));
+	}
+	check_pages(&m, gone, DISCARD_PAGES);
+	assert_true(gmem_discard(&m, m.region[0].hva + 5, 0x1000));
+	assert_false(gmem_discard(&m, m.region[0].hva + m.size - 0x1000, 0x1001));
+	assert_false(gmem_discard(&m, m.region[0].hva - 0x1000, 0x2000));
+	check_pages(&m, gone, DISCARD_PAGES);
+	gmem_unmap(&m);
+}
+
+static void discard(void **state)
+{
+	(void)state;
+	discard_at_random(false);
+	discard_at_random(true);
+}
+
+/* What would need one mapping too many stays as the guest left it; what needs none more goes. */
+static void discard_has_a_limit(void **state)
+{
+	const unsigned pages = 2 * GMEM_MAX_REPLACED_RUNS + 4;
+	int fd = unit_file();
+	struct err err = {};
+	struct gmem m;
+
+	(void)state;
+	gmem_layout(&m, pages * 0x1000UL, 0x5000, HIGH);
+	assert_int_equal(ftruncate(fd, (off_t)m.size), 0);
+	assert_int_equal(gmem_map_cow(&m, &fd, &err), 0);
+	uint8_t *high = m.region[1].hva;
+	for (unsigned i = 0; i < GMEM_MAX_REPLACED_RUNS - 1; i++)
+		assert_true(gmem_discard(&m, high + i * 0x2000UL, 0x1000));
+	assert_true(
+		gmem_discard(&m, m.region[0].hva + 0x4000, 0x1000)); /* the next page of the file is another mapping */
+	assert_int_equal(m.n_replaced_runs, GMEM_MAX_REPLACED_RUNS);
+	memset(m.region[0].hva, 'g', 0x2000);
+	assert_false(gmem_discard(&m, m.region[0].hva, 0x1000));
+	assert_int_equal(m.region[0].hva[0], 'g');
+	assert_int_equal(m.n_replaced_runs, GMEM_MAX_REPLACED_RUNS);
+	memset(high + 0x1000, 'g', 0x1000);
+	assert_true(gmem_discard(&m, high + 0x1000, 0x1000)); /* joins two */
+	assert_int_equal(high[0x1000], 0);
+	assert_int_equal(m.n_replaced_runs, GMEM_MAX_REPLACED_RUNS - 1);
+	assert_true(gmem_discard(&m, m.region[0].hva, 0x1000));
+	assert_int_equal(m.region[0].hva[0], 0);
+	assert_int_equal(m.region[0].hva[0x1000], 'g');
+	gmem_unmap(&m);
+}
+
 /* The flags of the mapping at `p`, from /proc/self/smaps. */
 static char *mapping_flags(const void *p, char *line, size_t size)
 {
@@ -190,14 +305,21 @@ static void mergeable(void **state)
 	gmem_merge(&m);
 	for (unsigned i = 0; i < m.n; i++)
 		assert_non_null(strstr(mapping_flags(m.region[i].hva, line, sizeof(line)), " mg"));
+	m.refills = true;
+	assert_true(gmem_discard(&m, m.region[0].hva, 0x1000));
+	assert_non_null(strstr(mapping_flags(m.region[0].hva, line, sizeof(line)), " mg"));
 	gmem_unmap(&m);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(layout_at_the_hole), cmocka_unit_test(pointer_at_every_border),
-		cmocka_unit_test(anonymous_memory),   cmocka_unit_test(copy_on_write),
+		cmocka_unit_test(layout_at_the_hole),
+		cmocka_unit_test(pointer_at_every_border),
+		cmocka_unit_test(anonymous_memory),
+		cmocka_unit_test(copy_on_write),
+		cmocka_unit_test(discard),
+		cmocka_unit_test(discard_has_a_limit),
 		cmocka_unit_test(mergeable),
 	};
 

@@ -154,6 +154,50 @@ static void from_copy_on_write(void **state)
 	copy_on_write_of(memfd_create("template", MFD_CLOEXEC), false);
 }
 
+/* Pages that the guest gave back are not the template's any more, whatever happened to them before and after. */
+static void from_copy_on_write_with_holes(void **state)
+{
+	autoclose int fd = unit_file();
+	int template = unit_file();
+	struct gmem m;
+	struct err err = {};
+	uint8_t buf[PAGE];
+
+	(void)state;
+	write_template(template);
+	for (unsigned n = 100; n < 200; n++) {
+		memset(buf, (int)n, PAGE);
+		assert_int_equal(pwrite(template, buf, PAGE, (off_t)n * PAGE), PAGE);
+	}
+	layout(&m);
+	assert_int_equal(gmem_map_cow(&m, &template, &err), 0);
+	page(&m, 110)[0] = 'x'; /* changed, then given back */
+	(void)*(volatile uint8_t *)page(&m, 111);
+	assert_true(gmem_discard(&m, page(&m, 110), 20 * PAGE));
+	assert_true(gmem_discard(&m, page(&m, 77), PAGE));
+	assert_true(gmem_discard(&m, page(&m, LOW_PAGES - 1), PAGE)); /* at the border of the regions */
+	assert_true(gmem_discard(&m, page(&m, LOW_PAGES), 2 * PAGE));
+	assert_true(gmem_discard(&m, page(&m, PAGES - 1), PAGE));
+	assert_int_equal(m.n_replaced_runs, 5);   /* two are neighbours in the file, not in memory */
+	page(&m, 115)[7] = 'n';                   /* in use again */
+	(void)*(volatile uint8_t *)page(&m, 117); /* looked at: the kernel's page of zeroes */
+	page(&m, 119)[7] = 0;
+	page(&m, 150)[7] = 'k';
+	assert_int_equal(memfile_write(fd, &m, &err), 0);
+	same(fd, &m);
+	assert_int_equal(pread(fd, buf, PAGE, 110 * PAGE), PAGE);
+	assert_int_equal(buf[0], 0);
+	assert_int_equal(pread(fd, buf, PAGE, 115 * PAGE), PAGE);
+	assert_int_equal(buf[7], 'n');
+	for (unsigned n = 110; n < 130; n++)
+		if (n != 115 && n != 117 && n != 119)
+			assert_false(has_data(fd, n));
+	assert_false(has_data(fd, PAGES - 1));
+	assert_false(has_data(fd, LOW_PAGES - 1));
+	assert_true(has_data(fd, 130));
+	gmem_unmap(&m);
+}
+
 static void errors(void **state)
 {
 	autoclose int read_only = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
@@ -204,6 +248,7 @@ int main(void)
 		cmocka_unit_test(from_anonymous_memory),
 		cmocka_unit_test(scattered_pages),
 		cmocka_unit_test(from_copy_on_write),
+		cmocka_unit_test(from_copy_on_write_with_holes),
 		cmocka_unit_test(errors),
 		cmocka_unit_test(next_data),
 	};

@@ -126,6 +126,31 @@ static void everything_comes_by_itself(void **state)
 	}
 }
 
+/* Pages that are given up while they are still to come, or after they came, are zero and stay so. */
+static void discarded_pages_do_not_come(void **state)
+{
+	struct ondemand *od = start();
+	uint8_t want[PAGE], zero[PAGE] = {};
+
+	(void)state;
+	mem.refills = true;
+	assert_true(gmem_discard(&mem, page(PAGES - 1), PAGE)); /* the pager is not there yet */
+	assert_true(gmem_discard(&mem, page(2960), 20 * PAGE));
+	for (unsigned n = 0; n < 5; n++)
+		assert_true(gmem_discard(&mem, page(n), PAGE));
+	for (unsigned i = 0; i < 5000 && !ondemand_complete(od); i++)
+		usleep(1000);
+	assert_true(ondemand_complete(od));
+	assert_true(gmem_discard(&mem, page(600), 3 * PAGE));
+	for (unsigned n = 0; n < PAGES; n++) {
+		bool gone = n < 5 || (n >= 600 && n < 603) || (n >= 2960 && n < 2980) || n == PAGES - 1;
+		fill(want, n);
+		if (memcmp(page(n), gone ? zero : want, PAGE) != 0)
+			fail_msg("page %u", n);
+	}
+	ondemand_stop(od);
+}
+
 static void stops_early(void **state)
 {
 	struct ondemand *od = start();
@@ -149,6 +174,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(touched_pages_come_from_the_file, make, done),
 		cmocka_unit_test_setup_teardown(everything_comes_by_itself, make, done),
+		cmocka_unit_test_setup_teardown(discarded_pages_do_not_come, make, done),
 		cmocka_unit_test_setup_teardown(stops_early, make, done),
 	};
 

@@ -169,16 +169,22 @@ static void records(void **state)
 	struct registry *r = three(c);
 	struct record back = {};
 	struct err err = {};
+	bool committed;
 
 	(void)state;
 	assert_non_null(mkdtemp(dir));
 	autoclose int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	assert_true(record_load(&back, fd, &err) < 0);
+	assert_true(record_load(&back, fd, &committed, &err) < 0);
 	assert_int_equal(err.code, ERR_NOT_FOUND);
 	c[0]->record.pid = 42;
 	c[0]->record.ttl_s = UINT32_MAX;
 	assert_int_equal(record_save(&c[0]->record, fd, &err), 0);
-	assert_int_equal(record_load(&back, fd, &err), 0);
+	assert_int_equal(record_load(&back, fd, &committed, &err), 0);
+	assert_false(committed);
+	record_free(&back);
+	assert_int_equal(record_commit(fd, &err), 0);
+	assert_int_equal(record_load(&back, fd, &committed, &err), 0);
+	assert_true(committed);
 	assert_string_equal(back.id, "c-bbb");
 	assert_string_equal(back.labels[0].value, "x");
 	assert_int_equal(back.pid, 42);
@@ -186,6 +192,29 @@ static void records(void **state)
 	snprintf(path, sizeof(path), "%s/clone.json", dir);
 	unlink(path);
 	rmdir(dir);
+	done(r, c);
+}
+
+static void taps_have_one_owner(void **state)
+{
+	struct clone *c[3];
+	struct registry *r = three(c);
+	char other[CLONE_ID_CHARS + 1];
+
+	(void)state;
+	for (unsigned i = 0; i < 3; i++) {
+		c[i]->record.net = calloc(1, sizeof(*c[i]->record.net));
+		c[i]->record.n_net = 1;
+		c[i]->record.net[0].id = strdup("net");
+	}
+	assert_true(registry_claim_tap(r, c[0], 0, "tap0", other));
+	assert_false(registry_claim_tap(r, c[1], 0, "tap0", other));
+	assert_string_equal(other, c[0]->record.id);
+	assert_null(c[1]->record.net[0].tap);
+	assert_true(registry_claim_tap(r, c[1], 0, "tap0", NULL)); /* in another namespace */
+	registry_swap_state(r, c[0], ~0u, CLONE_EXITED);
+	registry_swap_state(r, c[1], ~0u, CLONE_EXITED);
+	assert_true(registry_claim_tap(r, c[2], 0, "tap0", other));
 	done(r, c);
 }
 
@@ -204,8 +233,13 @@ static void ids_differ(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(lists),     cmocka_unit_test(finds_and_removes), cmocka_unit_test(changes_state),
-		cmocka_unit_test(templates), cmocka_unit_test(records),           cmocka_unit_test(ids_differ),
+		cmocka_unit_test(lists),
+		cmocka_unit_test(finds_and_removes),
+		cmocka_unit_test(changes_state),
+		cmocka_unit_test(templates),
+		cmocka_unit_test(records),
+		cmocka_unit_test(ids_differ),
+		cmocka_unit_test(taps_have_one_owner),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -8,7 +8,8 @@
 
 #define CONFIG                                                                                               \
 	"{\"payload\":{\"kernel\":\"K\"},\"disks\":[{\"id\":\"_disk0\",\"path\":\"/a\",\"readonly\":true}]," \
-	"\"net\":[{\"id\":\"net1\",\"tap\":\"t1\"},{\"id\":\"net2\"}],\"serial\":{\"mode\":\"Tty\"}}"
+	"\"net\":[{\"id\":\"net1\",\"tap\":\"t1\"},{\"id\":\"net2\"}],\"serial\":{\"mode\":\"Tty\"},"                 \
+	"\"vsock\":{\"cid\":3,\"socket\":\"/v\"}}"
 
 static int parse(const char *text, struct json *json, char **copy, struct err *err)
 {
@@ -35,7 +36,8 @@ static void changes(void **state)
 
 	(void)state;
 	if (override("{\"net\":[{\"id\":\"net2\",\"tap\":\"t9\"}],\"disks\":[{\"id\":\"_disk0\",\"path\":\"/b\"}],"
-		     "\"rng\":{\"src\":\"/dev/random\"},\"serial\":{\"mode\":\"File\",\"file\":\"/log\"}}",
+		     "\"rng\":{\"src\":\"/dev/random\"},\"serial\":{\"mode\":\"File\",\"file\":\"/log\"},"
+		     "\"vsock\":{\"socket\":\"/w\"}}",
 		     &c, &err) < 0)
 		fail_msg("%s", err.msg);
 	assert_string_equal(c.net[0].tap, "t1");
@@ -43,6 +45,8 @@ static void changes(void **state)
 	assert_string_equal(c.disks[0].path, "/b");
 	assert_true(c.disks[0].readonly);
 	assert_string_equal(c.rng.src, "/dev/random");
+	assert_string_equal(c.vsock->socket, "/w");
+	assert_int_equal(c.vsock->cid, 3);
 	assert_int_equal(c.serial.mode, CONSOLE_TTY); /* forkd's business */
 }
 
@@ -65,6 +69,8 @@ static void refusals(void **state)
 		  "overrides.disks[0].id: the template has no disk 'other'" },
 		{ "{\"disks\":{}}", "overrides.disks: expected an array, found an object" },
 		{ "{\"rng\":{\"src\":5}}", "overrides.rng.src: expected a string, found an integer" },
+		{ "{\"vsock\":{\"cid\":4}}",
+		  "overrides.vsock.cid cannot be changed on restore: the guest has read it already" },
 		{ "{\"colour\":1}", "overrides.colour: unknown field" },
 	};
 

@@ -263,6 +263,12 @@ int arch_platform_init(struct vm *vm, struct err *err)
 	return map_acpi(vm, err);
 }
 
+void arch_power_button(struct vm *vm)
+{
+	acpi_regs_notify_power_button(&vm->arch.acpi_regs);
+	arch_irq_pulse(vm, ACPI_GSI_GED);
+}
+
 void arch_vm_done(struct vm *vm)
 {
 	cpuid_free(&vm->arch.cpuid);

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon in trouble: processes that hang, a daemon that dies half-way, files that are exchanged under a template; and 1000 at once."""
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+import unittest
+
+from forkdtest import Daemon, ForkdTest, alive, ticks
+from kvmtest import FULL, read, wait_for, write
+from test_forkd_input import Callers
+
+
+def parent(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        return int(f.read().rsplit(") ", 1)[1].split()[1])
+
+
+class Hangs(ForkdTest):
+    def stopped(self, pid):
+        os.kill(pid, signal.SIGSTOP)
+        self.addCleanup(lambda: alive(pid) and os.kill(pid, signal.SIGCONT))
+
+    def test_clone_that_hangs(self):
+        """It is shown, it does not hold up the others, and it can be deleted."""
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        hung, other = d.clone("t", 2)
+        self.stopped(hung["pid"])
+        begin = time.monotonic()
+        self.assertEqual(d.get(f"/v1/clones/{hung['id']}")["state"], "running")
+        self.assertNotIn("disk_ops", d.get(f"/v1/clones/{hung['id']}").get("stats", {}))
+        self.assertLess(time.monotonic() - begin, 15)
+        self.wait_ticks([other])
+        begin = time.monotonic()
+        d.must(204, "DELETE", f"/v1/clones/{hung['id']}")
+        self.assertLess(time.monotonic() - begin, 5)
+        wait_for("the process to end", lambda: not alive(hung["pid"]))
+        self.wait_ticks([other])
+
+    @unittest.skipUnless(FULL, "long: FORKD_TEST_FULL=1 runs it")
+    def test_template_host_that_hangs(self):
+        """The request fails with its reason, and the next one gets another host."""
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        first = d.clone("t")[0]
+        self.stopped(parent(first["pid"]))
+        d.refused(503, "template_host_failed", "POST", "/v1/templates/t/clones", {"count": 3})
+        second = d.clone("t")[0]
+        self.wait_ticks([first, second])
+        self.assertEqual(len(d.get("/v1/clones")["clones"]), 2)
+
+    def test_restarted_daemon_and_a_clone_that_hangs(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        hung, other = d.clone("t", 2)
+        self.stopped(hung["pid"])
+        d.kill()
+        d.start()
+        self.assertEqual([c["id"] for c in d.get("/v1/clones")["clones"]], [other["id"]])
+        wait_for("the process to end", lambda: not alive(hung["pid"]))
+        self.assertFalse(os.path.exists(os.path.dirname(hung["api_socket"])))
+        self.wait_ticks([other])
+
+
+class HalfWay(ForkdTest):
+    def test_daemon_killed_in_a_request(self):
+        """Clones that nobody was told of do not go on."""
+        d = Daemon(self)
+        d.template("t", self.resumed())
+        keep = d.clone("t")[0]
+        for delay in (0.02, 0.1, 0.3):
+            with self.subTest(delay=delay):
+                answers = []
+
+                def ask(answers=answers):
+                    try:
+                        answers.append(d.call("POST", "/v1/templates/t/clones", {"count": 200}).status)
+                    except OSError:
+                        pass
+                client = threading.Thread(target=ask)
+                client.start()
+                time.sleep(delay)
+                d.kill()
+                client.join()
+                d.start()
+                clones = d.get("/v1/clones?limit=1000")["clones"]
+                self.assertEqual(len(clones), 201 if answers else 1)
+                self.assertIn(keep["id"], [c["id"] for c in clones])
+                self.assertEqual(sorted(os.listdir(os.path.join(d.runtime, "clones"))), sorted(c["id"] for c in clones))
+                d.delete([c for c in clones if c["id"] != keep["id"]])
+
+    @unittest.skipUnless(FULL, "long: FORKD_TEST_FULL=1 runs it")
+    def test_thousand(self):
+        d = Daemon(self)
+        d.template("t", self.resumed())
+        for _ in range(2):
+            clones = d.must(201, "POST", "/v1/templates/t/clones", {"count": 1000}, timeout_s=300)["clones"]
+            self.assertEqual(len({c["pid"] for c in clones}), 1000)
+            for c in clones:
+                wait_for(f"the byte of clone {c['id']}", lambda c=c: ticks(c) > 0)
+            d.delete(clones)
+            self.assertEqual(os.listdir(os.path.join(d.runtime, "clones")), [])
+
+
+class Exchanged(ForkdTest):
+    as_user = Callers.as_user
+
+    def test_disk_exchanged_after_the_import(self):
+        """A path of another user's snapshot never leads out of what that user may name, whoever clones it, whenever."""
+        if os.geteuid() != 0:
+            self.skipTest("needs root to become another user")
+        disk = self.disk()
+        vmm = self.boot("devices", "rounds=0 dev=none", extra=["--disk", f"path={disk},image_type=raw,id=root,readonly=on"])
+        vmm.wait_rounds(1)
+        directory = vmm.snapshot()
+        vmm.stop()
+        os.chmod(self.dir, 0o755)
+        allowed = self.new_dir("allowed")
+        inside, image = os.path.join(allowed, "snapshot"), os.path.join(allowed, "image")
+        shutil.copytree(directory, inside)
+        shutil.copy(disk, image)
+        config = json.loads(read(os.path.join(inside, "config.json")))
+        d = Daemon(self, "--allow-path", allowed)
+        os.chmod(d.root, 0o755)
+        os.chmod(d.socket, 0o666)
+        body = {"name": "t", "snapshot": "file://" + inside}
+        status, answer = self.as_user(d, "POST", "/v1/templates", body)     # still the disk outside
+        self.assertEqual((status, answer["code"]), (403, "path_not_allowed"), answer)
+        config["disks"][0]["path"] = image
+        write(os.path.join(inside, "config.json"), json.dumps(config))
+        status, answer = self.as_user(d, "POST", "/v1/templates", body)
+        self.assertEqual(status, 201, answer)
+        d.delete(d.clone("t"))
+        os.unlink(image)
+        os.symlink(disk, image)
+        d.refused(403, "path_not_allowed", "POST", "/v1/templates/t/clones", {})
+        d.stop()
+        d.start()
+        d.refused(403, "path_not_allowed", "POST", "/v1/templates/t/clones", {})
+        os.unlink(image)
+        shutil.copy(disk, image)
+        d.delete(d.clone("t"))
+
+
+del Callers     # its tests are run where they stand

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""virtio-vsock: streams both ways, half-closed ones, hosts that do not read, snapshots in the middle of it all.
+
+The guest "devices" echoes on port 1000, and with streams= sends patterns to the host's port 2000 and checks what comes back.
+"""
+import contextlib
+import os
+import re
+import select
+import socket
+import threading
+import time
+
+from kvmtest import IS_FORKD, PATIENCE_S, VMM, KvmTest, guest, modes, only_forkd, peer, wait_for
+
+DEVICES = "rounds=0 dev=vsock,rng pause=5"
+
+
+class EchoServer:
+    """The host's port 2000 of one VM: sends back what comes, until the end."""
+
+    def __init__(self, test, vsock, port=2000):
+        self.path, self.n_accepted, self.n_broken = f"{vsock}_{port}", 0, 0
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.path)
+        self.listener.listen(64)
+        self.threads = []
+        self.main = threading.Thread(target=self._accept, daemon=True)
+        self.main.start()
+        test.addCleanup(self.close)
+
+    def _accept(self):
+        while True:
+            try:
+                s, _ = self.listener.accept()
+            except OSError:
+                return
+            self.n_accepted += 1
+            t = threading.Thread(target=self._serve, args=(s,), daemon=True)
+            t.start()
+
+    def _serve(self, s):
+        with s, contextlib.suppress(OSError):
+            while True:
+                data = s.recv(50000)
+                if not data:
+                    s.shutdown(socket.SHUT_WR)
+                    while s.recv(4096):
+                        pass
+                    return
+                s.sendall(data)
+        self.n_broken += 1
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+
+
+def n_sockets(vmm):
+    n = 0
+    for fd in os.listdir(f"/proc/{vmm.pid}/fd"):
+        with contextlib.suppress(OSError):
+            n += os.readlink(f"/proc/{vmm.pid}/fd/{fd}").startswith("socket:")
+    return n
+
+
+def dial(path, port=1000, timeout_s=None):
+    """A stream to a port of the guest; None: refused."""
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(timeout_s or PATIENCE_S)
+    s.connect(path)
+    s.sendall(b"CONNECT %d\n" % port)
+    line = b""
+    while not line.endswith(b"\n"):
+        try:
+            piece = s.recv(1)
+        except ConnectionResetError:
+            piece = b""
+        if not piece:
+            s.close()
+            return None
+        line += piece
+    if not re.fullmatch(rb"OK \d+\n", line):
+        raise AssertionError(f"CONNECT: expected OK and a port, got {line!r}")
+    return s
+
+
+def pattern(n, seed):
+    return bytes((i * 7 + (i >> 8) * 13 + seed) & 0xff for i in range(min(n, 1 << 16))) * (n // (1 << 16) + 1)
+
+
+def echo(s, data, half_close=True):
+    """Sends it all and reads it all back, at the same time; then the end."""
+    got = bytearray()
+    failed = []
+
+    def send():
+        try:
+            s.sendall(data)
+            if half_close:
+                s.shutdown(socket.SHUT_WR)
+        except OSError as e:
+            failed.append(e)
+    t = threading.Thread(target=send)
+    t.start()
+    while half_close or len(got) < len(data):
+        piece = s.recv(65536)
+        if not piece:
+            break
+        got += piece
+    t.join()
+    if failed:
+        raise failed[0]
+    if got != data:
+        at = next((i for i, (a, b) in enumerate(zip(got, data)) if a != b), min(len(got), len(data)))
+        raise AssertionError(f"echo: {len(data)} bytes sent, {len(got)} came back, they differ at {at}")
+
+
+class VsockTest(KvmTest):
+    def setUp(self):
+        super().setUp()
+        self.vsock = self.path("vsock")
+
+    def boot_vsock(self, options="", extra=(), **more):
+        vmm = self.boot("devices", f"{DEVICES} {options}", extra=["--vsock", f"cid=3,socket={self.vsock}", *extra], **more)
+        vmm.wait_output(rb"vsock: cid 3")
+        return vmm
+
+    def lost(self, vmm):
+        return int(re.findall(rb"vsock: \d+ streams, \d+ bytes, (\d+) lost", vmm.output)[-1])
+
+
+class Streams(VsockTest):
+    def test_both_ways(self):
+        for irq in ("poll", "irq"):
+            server = EchoServer(self, self.vsock)
+            vmm = self.boot_vsock(f"mode={irq} streams=5")
+            vmm.wait_rounds(2)
+            for n in (1, 4096, 65536, 3_000_000):
+                with dial(self.vsock) as s:
+                    echo(s, pattern(n, n)[:n])
+            many = [dial(self.vsock) for _ in range(8)]
+            workers = [threading.Thread(target=echo, args=(s, pattern(300_000, i)[:300_000])) for i, s in enumerate(many)]
+            for t in workers:
+                t.start()
+            for t in workers:
+                t.join()
+            for s in many:
+                s.close()
+            vmm.wait_rounds(2)
+            self.assertEqual(self.lost(vmm), 0)
+            self.assertGreaterEqual(server.n_accepted, 20)
+            server.close()
+            vmm.stop()
+            self.assertFalse(os.path.exists(self.vsock), "the socket is still there after a clean end")
+
+    def test_refusals(self):
+        vmm = self.boot_vsock()
+        self.assertIsNone(dial(self.vsock, 1234))                       # nobody listens in the guest
+        for bad in (b"HELLO 1\n", b"CONNECT\n", b"CONNECT x\n", b"CONNECT 4294967296\n", b"\n", b"x" * 64, b"\0\n", b""):
+            with socket.socket(socket.AF_UNIX) as s:
+                s.settimeout(PATIENCE_S)
+                s.connect(self.vsock)
+                s.sendall(bad)
+                s.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionResetError):
+                    self.assertEqual(s.recv(100), b"", bad)
+        before = n_sockets(vmm)
+        for cut in (b"CONN", b"ECT 1000", b"\nabc"):                    # a line in pieces, and data right behind it
+            if cut == b"CONN":
+                s = socket.socket(socket.AF_UNIX)
+                s.settimeout(PATIENCE_S)
+                s.connect(self.vsock)
+            s.sendall(cut)
+            time.sleep(0.02)
+        line = b""
+        while len(line) < 8 or not line.endswith(b"abc"):
+            line += s.recv(100)
+        self.assertRegex(line, rb"\AOK \d+\nabc\Z")
+        s.close()
+        wait_for("sockets to be closed", lambda: n_sockets(vmm) <= before, context=lambda: f": {before} before, {n_sockets(vmm)} now")
+        vmm.stop()
+
+    @only_forkd
+    def test_a_host_that_does_not_read(self):
+        EchoServer(self, self.vsock)
+        vmm = self.boot_vsock("streams=2")
+        stuck = dial(self.vsock)
+        stuck.setblocking(False)
+        sent, data = 0, bytes(65536)
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:                              # until nothing more goes in
+            if select.select([], [stuck], [], 0.3)[1]:
+                with contextlib.suppress(BlockingIOError):
+                    sent += stuck.send(data)
+        self.assertGreater(sent, 65536)
+        vmm.wait_rounds(3)                                              # all others go on
+        with dial(self.vsock) as s:
+            echo(s, pattern(500_000, 1)[:500_000])
+        stuck.setblocking(True)
+        stuck.settimeout(PATIENCE_S)
+        stuck.shutdown(socket.SHUT_WR)
+        got = 0
+        while piece := stuck.recv(65536):
+            got += len(piece)
+        self.assertEqual(got, sent)
+        stuck.close()
+        vmm.stop()
+
+    def test_many(self):
+        vmm = self.boot_vsock()
+        before = n_sockets(vmm)
+        for _ in range(200):
+            with dial(self.vsock) as s:
+                echo(s, b"some bytes")
+        abandoned = [socket.socket(socket.AF_UNIX) for _ in range(300)]
+        for i, s in enumerate(abandoned):
+            s.settimeout(PATIENCE_S)
+            s.connect(self.vsock)
+            s.sendall(b"CONNECT 1000\n" if i % 2 else b"CONN")
+        for s in abandoned:
+            s.close()
+        with dial(self.vsock) as s:
+            echo(s, pattern(100_000, 3)[:100_000])
+        wait_for("sockets to be closed", lambda: n_sockets(vmm) <= before, context=lambda: f": {before} before, {n_sockets(vmm)} now")
+        vmm.stop()
+
+    def test_socket_in_the_way(self):
+        with open(self.vsock, "w"):
+            pass
+        vmm = self.start("--kernel", guest("devices"), "--vsock", f"cid=3,socket={self.vsock}", api=False)
+        self.assertEqual(vmm.wait_exit(), 1)
+        self.assertIn("Address already in use", vmm.stderr)
+        vmm.release()
+        self.assertTrue(os.path.exists(self.vsock))
+
+
+class Snapshots(VsockTest):
+    def restored(self, directory, mode, program=None):
+        vsock = self.path(self.unique("vsock"))
+        server = EchoServer(self, vsock)
+        copy = self.copy_snapshot(directory, lambda c: c["vsock"].update(socket=vsock))
+        return self.restore(copy, mode, program=program or VMM), vsock, server
+
+    def in_the_middle(self, first, second, second_modes):
+        """A snapshot while streams are busy in both directions: the source goes on, restored guests lose those and make new ones."""
+        server = EchoServer(self, self.vsock)
+        vmm = self.boot_vsock("streams=4 vsock_bytes=2000000", program=first)
+        vmm.wait_rounds(1)
+        quiet = dial(self.vsock)
+        echo(quiet, b"before", half_close=False)
+        busy = dial(self.vsock)
+        failed = []
+
+        def run():
+            try:
+                echo(busy, pattern(20_000_000, 5)[:20_000_000])
+            except (OSError, AssertionError) as e:
+                failed.append(e)
+        worker = threading.Thread(target=run)
+        worker.start()
+        time.sleep(0.05)
+        directory = vmm.snapshot(resume=True)
+        worker.join()
+        self.assertEqual(failed, [])
+        echo(quiet, b"after")
+        vmm.wait_rounds(2)
+        self.assertEqual((self.lost(vmm), server.n_broken), (0, 0))
+        busy.close()
+        quiet.close()
+        vmm.stop()
+        server.close()
+        for mode in second_modes:
+            clone, vsock, other = self.restored(directory, mode, second)
+            with dial(vsock) as s:                                      # the first request after the restore
+                echo(s, pattern(1_000_000, 6)[:1_000_000])
+            clone.wait_rounds(3)
+            self.assertGreater(self.lost(clone), 0)
+            self.assertEqual(other.n_broken, 0)
+            again = self.new_dir("snapshot")
+            clone.put("vm.pause")
+            wait_for("a snapshot", lambda d=again, c=clone: c.call("PUT", "vm.snapshot", {"destination_url": "file://" + d}).status
+                     == 204, context=clone.context, step_s=0.1)
+            clone.stop()
+            other.close()
+            if second is not first:
+                back, vsock, other = self.restored(again, "Copy", first)
+                with dial(vsock) as s:
+                    echo(s, pattern(1_000_000, 7)[:1_000_000])
+                back.wait_rounds(3)
+                back.stop()
+                other.close()
+
+    def test_in_the_middle(self):
+        self.in_the_middle(VMM, VMM, modes())
+
+    @only_forkd
+    def test_ours_there(self):
+        self.in_the_middle(VMM, peer("cloud-hypervisor"), ["Copy"])
+
+    @only_forkd
+    def test_theirs_here(self):
+        self.in_the_middle(peer("cloud-hypervisor"), VMM, modes())
+
+    def test_paths(self):
+        vmm = self.boot_vsock()
+        directory = vmm.snapshot()
+        clone = self.start(name="clone")
+        answer = clone.call("PUT", "vm.restore", {"source_url": "file://" + directory})
+        self.assertEqual(answer.status, 500)                            # the source listens there
+        self.assertIn("Address already in use", answer.json[-1])
+        vmm.stop()
+        clone.put("vm.restore", {"source_url": "file://" + directory, "resume": True})
+        with dial(self.vsock) as s:
+            echo(s, b"again")
+        self.assertEqual(clone.get("vm.info")["config"]["vsock"],
+                         {"id": "_vsock0", "pci_segment": 0, "cid": 3, "socket": self.vsock})
+        clone.put("vm.delete")
+        self.assertFalse(IS_FORKD and os.path.exists(self.vsock))
+        clone.stop()
