@@ -20,8 +20,9 @@
 enum {
 	FORKS_UNDER_WAY = 16, /* the host's socket must take their replies while we send more */
 	RESTORE_TIMEOUT_MS = 30000,
-	COPY_MS_PER_MIB = 20, /* on top, where RAM is copied */
-	QUIT_TIMEOUT_MS = 2000,
+	COPY_MS_PER_MIB = 20,   /* on top, where RAM is copied */
+	QUIT_TIMEOUT_MS = 2000, /* for all together */
+	QUIT_LEAST_MS = 20,
 	RESTORE_MS_EACH = 100, /* on top, for each: they share the host's CPUs */
 	KILL_TIMEOUT_MS = 10000,
 };
@@ -85,16 +86,19 @@ static int create_all(struct batch *b, struct err *err)
 }
 
 /* Ends a process whose number never came: it hears it on its own socket, or there is none. */
-static void ask_to_quit(const struct clone *c)
+static void ask_to_quit(const struct clone *c, uint64_t deadline_ns)
 {
+	uint64_t now = monotonic_ns(), left_ms = deadline_ns > now ? (deadline_ns - now) / 1000000 : 0;
 	struct err err = {};
 
-	if (control_quit(c->control.fd, QUIT_TIMEOUT_MS, &err) < 0)
+	if (control_quit(c->control.fd, left_ms > QUIT_LEAST_MS ? left_ms : QUIT_LEAST_MS, &err) < 0)
 		log_warn("clone %s: %s", c->record.id, err.msg);
 }
 
 static void undo(struct batch *b)
 {
+	uint64_t quit_by = deadline_in_ms(QUIT_TIMEOUT_MS);
+
 	for (unsigned i = 0; i < b->begun; i++)
 		if (b->jobs[i].c)
 			clone_kill(b->jobs[i].c);
@@ -105,7 +109,7 @@ static void undo(struct batch *b)
 		if (j->c->process.fd >= 0)
 			wait_readable(j->c->process.fd, deadline_in_ms(KILL_TIMEOUT_MS));
 		else if (j->fork_sent)
-			ask_to_quit(j->c);
+			ask_to_quit(j->c, quit_by);
 		if (j->dir)
 			place_clear(b->d, "clones", j->c->record.id);
 		registry_remove(b->d->registry, j->c);
@@ -146,8 +150,10 @@ static int hand_out(struct batch *b, struct clone **clones, struct err *err)
 		struct clone *c = clones[i] = b->jobs[i].c;
 		observe(b, c);
 		timed |= c->record.expires_ns != 0;
-		registry_swap_state(b->d->registry, c, 1u << CLONE_CREATING, c->first_state);
+		pthread_mutex_lock(&b->d->registry->lock);
+		registry_swap_state_locked(b->d->registry, c, 1u << CLONE_CREATING, c->first_state);
 		events_emit(b->d->events, "clone.created", c->record.template, c->record.id, NULL);
+		pthread_mutex_unlock(&b->d->registry->lock);
 	}
 	if (timed)
 		reaper_wake(b->d->reaper);

@@ -3,8 +3,8 @@
  * The daemon: everything that lives as long as it does, and the order of start and stop. Handlers get it as `d`.
  *
  * Threads: one a connection (http), the reaper (ends of processes, TTL), the opener (open.sock), one a template that is built
- * in the background. Locks, in the order in which they are taken: a template's host_lock, a host's or a clone's `talk`, the registry's.
- * No I/O under the registry's.
+ * in the background. Locks, in the order in which they are taken: a template's host_lock, a host's or a clone's `talk`, the registry's, that of
+ * the events. No I/O under the registry's.
  */
 #ifndef FORKD_DAEMON_H
 #define FORKD_DAEMON_H

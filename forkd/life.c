@@ -34,11 +34,14 @@ static const char *event_name(enum clone_state state)
 /* What the process says of itself; deleting and exited stay what they are. */
 static void take_state(struct forkd *d, struct clone *c, const char *text)
 {
+	const unsigned from = 1u << CLONE_PAUSED | 1u << CLONE_RUNNING;
 	enum clone_state state = strcmp(text, "Running") == 0 ? CLONE_RUNNING : CLONE_PAUSED;
-	int old = registry_swap_state(d->registry, c, 1u << CLONE_PAUSED | 1u << CLONE_RUNNING, state);
 
+	pthread_mutex_lock(&d->registry->lock);
+	int old = registry_swap_state_locked(d->registry, c, from, state);
 	if ((old == CLONE_PAUSED || old == CLONE_RUNNING) && old != (int)state)
 		events_emit(d->events, event_name(state), c->record.template, c->record.id, NULL);
+	pthread_mutex_unlock(&d->registry->lock);
 }
 
 void clone_event(struct forkd *d, struct clone *c, const struct ctl_packet *p)
@@ -260,20 +263,25 @@ static void set_reason(struct forkd *d, struct clone *c, struct strbuf *extra)
 
 void clone_ended(struct forkd *d, struct clone *c)
 {
+	const unsigned from = 1u << CLONE_PAUSED | 1u << CLONE_RUNNING;
 	autostrbuf struct strbuf extra = {};
 
 	pthread_mutex_lock(&c->talk);
 	hang_up(d, c);
 	set_reason(d, c, &extra);
-	int old = registry_swap_state(d->registry, c, 1u << CLONE_PAUSED | 1u << CLONE_RUNNING, CLONE_EXITED);
 	place_clear(d, "clones", c->record.id);
-	if (old == CLONE_PAUSED || old == CLONE_RUNNING) {
+	pthread_mutex_lock(&d->registry->lock);
+	int old = registry_swap_state_locked(d->registry, c, from, CLONE_EXITED);
+	bool exited = old == CLONE_PAUSED || old == CLONE_RUNNING, deleted = c->state == CLONE_DELETING;
+	if (exited)
+		events_emit(d->events, "clone.exited", c->record.template, c->record.id, extra.text);
+	pthread_mutex_unlock(&d->registry->lock);
+	if (exited) {
 		log_info("clone %s: %s", c->record.id, extra.text);
 		metrics_count(d->metrics, METRIC_CLONES_DIED, 1);
-		events_emit(d->events, "clone.exited", c->record.template, c->record.id, extra.text);
 	} else {
 		registry_remove(d->registry, c);
-		if (clone_state(d->registry, c) == CLONE_DELETING) /* else it was never handed out */
+		if (deleted) /* else it was never handed out */
 			events_emit(d->events, "clone.released", c->record.template, c->record.id, NULL);
 	}
 	pthread_mutex_unlock(&c->talk);

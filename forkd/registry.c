@@ -155,9 +155,8 @@ enum clone_state clone_state(struct registry *r, const struct clone *c)
 	return state;
 }
 
-int registry_swap_state(struct registry *r, struct clone *c, unsigned from, enum clone_state to)
+int registry_swap_state_locked(struct registry *r, struct clone *c, unsigned from, enum clone_state to)
 {
-	pthread_mutex_lock(&r->lock);
 	int old = c->listed ? (int)c->state : -1;
 	if (old >= 0 && (from & 1u << old)) {
 		r->n_exited += to == CLONE_EXITED;
@@ -165,6 +164,13 @@ int registry_swap_state(struct registry *r, struct clone *c, unsigned from, enum
 		c->state = to;
 		pthread_cond_broadcast(&r->changed);
 	}
+	return old;
+}
+
+int registry_swap_state(struct registry *r, struct clone *c, unsigned from, enum clone_state to)
+{
+	pthread_mutex_lock(&r->lock);
+	int old = registry_swap_state_locked(r, c, from, to);
 	pthread_mutex_unlock(&r->lock);
 	return old;
 }

@@ -77,6 +77,8 @@ struct clone *registry_find(struct registry *r, const char *id); /* a reference,
 enum clone_state clone_state(struct registry *r, const struct clone *c);
 /* Changes it if it is one of `from` (bits, 1 << state). Returns the state before, -1: the clone is not in the registry any more. */
 int registry_swap_state(struct registry *r, struct clone *c, unsigned from, enum clone_state to);
+/* For whoever tells others of the change: they must not see the one without the other. */
+int registry_swap_state_locked(struct registry *r, struct clone *c, unsigned from, enum clone_state to);
 
 struct clone_filter {
 	const char *template, *after; /* after: ids above this one */

@@ -15,7 +15,7 @@
 #include "common/version.h"
 #include "store/store_internal.h"
 
-enum { WRITER_TRIES = 100, WRITER_PAUSE_MS = 10 };
+enum { WRITER_TRIES = 500, WRITER_PAUSE_MS = 10 };
 
 struct staged {
 	struct store *store;
@@ -180,7 +180,7 @@ int staged_import(struct staged *s, int source_dir_fd, const char *source, struc
 /* ---- seal ---- */
 
 /*
- * A read lease is refused while anyone has the file open for writing, as a VM process may that wrote it. Waits a second: a child
+ * A read lease is refused while anyone has the file open for writing, as a VM process may that wrote it. Waits for some seconds: a child
  * of this process that has not called exec yet holds what this process has closed. SIGURG: ignored by default, should
  * someone break the lease.
  */

@@ -78,7 +78,7 @@ MUST_CHECK int staged_import(struct staged *s, int source_dir_fd, const char *so
 /*
  * Digests, manifest, modes, fsync. The caller fills name, source, parent, owner_uid, ram_bytes, vcpus, host_cpu of *m, which was
  * fields_init()ed; the rest is filled here. Checks the files as staged_import() does; ERR_CONFLICT when one is still open
- * for writing after a second. On failure discard it. The caller releases *m: fields_free(manifest_fields, m).
+ * for writing after five seconds. On failure discard it. The caller releases *m: fields_free(manifest_fields, m).
  */
 MUST_CHECK int staged_seal(struct staged *s, struct manifest *m, struct err *err);
 /*

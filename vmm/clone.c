@@ -185,6 +185,8 @@ static int check_all_given(const struct vm_config *c, struct err *err)
 	for (uint32_t i = 0; i < c->n_disks; i++)
 		if (c->disks[i].fd == 0 || c->disks[i].lock_fd == 0)
 			return err_set(err, ERR_INVALID, "disk '%s': its descriptors did not come", c->disks[i].id);
+	if (c->vsock && c->vsock->listen_fd == 0)
+		return err_set(err, ERR_INVALID, "vsock: its listening socket did not come");
 	for (uint32_t i = 0; i < c->n_net; i++)
 		for (uint32_t k = 0; k < c->net[i].n_fds; k++)
 			if (c->net[i].fds[k] < 0)

@@ -9,7 +9,7 @@
 #include "common/log.h"
 #include "vmm/devices.h"
 
-enum { BALLOON_QUEUE_SIZE = 128, REPORTING_QUEUE_SIZE = 32, PFN_BATCH = 256 };
+enum { BALLOON_QUEUE_SIZE = 128, REPORTING_QUEUE_SIZE = 32, PFN_MAX = 1024 };
 enum { INFLATE = 0, DEFLATE = 1, REPORTING = 2 };
 enum { F_DEFLATE_ON_OOM = 2, F_REPORTING = 5 };
 
@@ -74,14 +74,12 @@ static void discard_pfns(struct balloon *b, uint32_t *pfn, size_t n)
 	}
 }
 
+/* A page full of numbers: no driver sends more, and whoever waits for the lock waits for that at most. */
 static void inflate(struct balloon *b, const struct chain *c)
 {
-	uint32_t pfn[PFN_BATCH];
-	size_t n;
+	uint32_t pfn[PFN_MAX];
 
-	for (size_t off = 0; (n = iov_to_buf(c->iov, c->n_read, off, pfn, sizeof(pfn)) / sizeof(pfn[0])) > 0;
-	     off += n * sizeof(pfn[0]))
-		discard_pfns(b, pfn, n);
+	discard_pfns(b, pfn, iov_to_buf(c->iov, c->n_read, 0, pfn, sizeof(pfn)) / sizeof(pfn[0]));
 }
 
 static void balloon_notify(struct virtio_dev *vdev, unsigned queue)

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 
+import test_template_host
 from kvmtest import IS_FORKD, PATIENCE_S, VMM, KvmTest, guest, modes, only_forkd, peer, wait_for
 
 DEVICES = "rounds=0 dev=vsock,rng pause=5"
@@ -321,3 +322,46 @@ class Snapshots(VsockTest):
         clone.put("vm.delete")
         self.assertFalse(IS_FORKD and os.path.exists(self.vsock))
         clone.stop()
+
+
+@only_forkd
+class Clones(VsockTest):
+    """Of a template host: each has a listening socket of its own, and its guest reaches that socket's path with a port behind it."""
+
+    def begin(self, host, name, give=True):
+        clone = test_template_host.Clone(host, name)
+        path = self.path(name + ".vsock")
+        log = os.open(clone.log_path, os.O_RDWR | os.O_CREAT, 0o600)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen(16)
+            fds, kinds = [log, listener.fileno()], [{"kind": "serial_log"}, {"kind": "vsock"}]
+            n = 2 if give else 1
+            answer, _ = clone.ask("restore", fds[:n], fds=kinds[:n], resume=True, overrides={"vsock": {"socket": path}})
+        os.close(log)
+        return clone, path, answer
+
+    def test_clones(self):
+        server = EchoServer(self, self.vsock)
+        vmm = self.boot_vsock("streams=2")
+        vmm.wait_rounds(1)
+        busy = dial(self.vsock)
+        directory = vmm.snapshot()
+        vmm.stop()
+        busy.close()
+        server.close()
+        host = test_template_host.Host(self, directory)
+        self.assertTrue(host.template["has_vsock"], host.template)
+        servers = [EchoServer(self, self.path(f"c{i}.vsock")) for i in range(4)]
+        clones = [self.begin(host, f"c{i}") for i in range(4)]
+        for i, (clone, path, answer) in enumerate(clones):
+            self.assertEqual(answer.get("state"), "Running", answer)
+            with dial(path) as s:
+                echo(s, pattern(200_000, i)[:200_000])
+            wait_for("streams of the guest", lambda i=i: servers[i].n_accepted >= 4, context=lambda c=clone: str(c.output()[-300:]))
+            self.assertNotIn(b"FAIL", clone.output())
+            self.assertEqual(clone.ask("quit")[0], {"ok": True})
+            self.assertTrue(clone.ended())
+            self.assertTrue(os.path.exists(path))                       # whoever made it removes it
+        _, _, answer = self.begin(host, "without", give=False)
+        self.assertIn("vsock: its listening socket did not come", str(answer))

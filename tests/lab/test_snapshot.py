@@ -178,10 +178,16 @@ def snapshot_at_work():
     snapshot_of(2)
 
 
-@test("two-clones", "full")
+@test("two-clones", "quick", "full")
 def two_clones_at_once():
-    """The default mode through the API, beside ondemand from the command line."""
-    two_clones("two-clones", snapshot_of(2), default_mode(), "ondemand")
+    """The default mode through the API, beside ondemand from the command line. One virtual CPU each: with two, the four of them
+    wait for each other on the emulated host's two."""
+    two_clones("two-clones", snapshot_of(1), default_mode(), "ondemand")
+
+
+@test("two-clones-2cpu", "full")
+def two_clones_of_two():
+    two_clones("two-clones-2cpu", snapshot_of(2), default_mode(), "ondemand")
 
 
 @test("two-clones-copyonwrite", "full")

@@ -234,13 +234,18 @@ static void lists(bool cow)
 	only_gone(40, 42);
 	chain(0, &(struct part){ 0x20000, 64, WRITE }, 1); /* not a list */
 	only_gone(0, 0);
-	uint32_t many[1000]; /* more than a batch */
+	uint32_t many[1000];
 	for (unsigned i = 0; i < 150; i++)
 		many[i] = 250 - i;
 	for (unsigned i = 150; i < 1000; i++)
 		many[i] = 60 + i % 41;
 	list(0, many, 1000);
 	only_gone(60, 251);
+	uint32_t too_many[1030]; /* those behind a page full of numbers stay */
+	for (unsigned i = 0; i < 1030; i++)
+		too_many[i] = i < 1024 ? 70 : 80 + i - 1024;
+	list(0, too_many, 1030);
+	only_gone(70, 71);
 	activate(1); /* deflate: nothing happens to the pages */
 	LIST_OF(1, 100, 101);
 	only_gone(0, 0);
