@@ -37,6 +37,7 @@ const struct field ctl_restore_fields[] = {
 	F_OBJ_LIST(struct ctl_restore, fds, fd_fields, .count = SOCK_FDS_MAX),
 	F(struct ctl_restore, resume),
 	F(struct ctl_restore, open_socket),
+	F(struct ctl_restore, vsock_socket),
 	F_END,
 };
 

@@ -77,7 +77,8 @@ struct ctl_restore {
 	struct ctl_fd *fds; /* one for each descriptor of the packet, in order */
 	uint32_t n_fds;
 	bool resume;
-	char *open_socket; /* path of forkd's open service; NULL: the API of this VM names no host path */
+	char *open_socket;  /* path of forkd's open service; NULL: the API of this VM names no host path */
+	char *vsock_socket; /* where the CTL_FD_VSOCK socket is: the guest's own connections go to files beside it */
 };
 
 /* `boot`: the packet also has "config", a VmConfig; runs at once. */
@@ -128,7 +129,7 @@ struct ctl_template {
 	struct ctl_disk *disks;
 	uint32_t n_disks;
 	bool has_serial, has_console, has_vsock; /* the guest has the device */
-	char *host_cpu;               /* what a host must have, in words */
+	char *host_cpu;                          /* what a host must have, in words */
 };
 
 extern const struct field ctl_load_fields[], ctl_fork_fields[], ctl_exited_fields[], ctl_restore_fields[],

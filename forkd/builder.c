@@ -88,6 +88,8 @@ static int add_sinks(struct vm_build *v, struct err *err)
 		return err->num;
 	if (v->needs.has_console && handover_log(h, CTL_FD_CONSOLE_LOG, &v->place, "console.log", NULL, err) < 0)
 		return err->num;
+	if (v->needs.has_vsock && handover_socket(h, CTL_FD_VSOCK, &v->place, "vsock.sock", NULL, err) < 0)
+		return err->num;
 	return v->wanted && !v->needs.has_serial ? fail(err, E_INVALID, "ready.serial: vm.serial.mode is \"Off\"") : 0;
 }
 

@@ -111,7 +111,7 @@ static void undo(struct batch *b)
 		else if (j->fork_sent)
 			ask_to_quit(j->c, quit_by);
 		if (j->dir)
-			place_clear(b->d, "clones", j->c->record.id);
+			place_clear_clone(b->d, &j->c->record);
 		registry_remove(b->d->registry, j->c);
 		clone_unref(b->d->registry, j->c);
 	}

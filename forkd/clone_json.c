@@ -38,7 +38,7 @@ static void add_made(struct forkd *d, const struct clone *c, struct strbuf *out)
 		api = NULL;
 	strbuf_printf(out, ",\"pid\":%u", r->pid);
 	json_member(out, "api_socket", api);
-	json_member(out, "vsock_socket", NULL);
+	json_member(out, "vsock_socket", r->vsock_socket);
 	json_member(out, "serial", r->serial);
 	json_member(out, "serial_socket", r->serial_socket);
 	json_member(out, "console", r->console);

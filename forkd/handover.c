@@ -113,6 +113,13 @@ void place_clear(const struct forkd *d, const char *parent, const char *name)
 		log_warn("remove '%s': %s", path, strerror(errno));
 }
 
+void place_clear_clone(const struct forkd *d, const struct record *r)
+{
+	if (r->vsock_socket)
+		unlink(r->vsock_socket);
+	place_clear(d, "clones", r->id);
+}
+
 /* The file is the caller's, when that is another local user than the daemon's. */
 static int give(const struct place *p, const char *name, struct err *err)
 {
@@ -125,18 +132,32 @@ static int give(const struct place *p, const char *name, struct err *err)
 	return 0;
 }
 
-int place_listen(const struct place *p, const char *name, int type, int *ret_fd, struct err *err)
+static int listen_at(const char *path, int type, int *ret_fd, struct err *err)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 
-	int n = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/%s", p->path, name);
-	if (n < 0 || (size_t)n >= sizeof(addr.sun_path))
-		return err_set(err, ERR_INTERNAL, "the socket path '%s/%s' is too long", p->path, name);
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return err_set(err, ERR_INVALID, "the socket path '%s' is longer than %zu bytes", path,
+			       sizeof(addr.sun_path) - 1);
+	memcpy(addr.sun_path, path, strlen(path) + 1);
 	autoclose int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0 || fchmod(fd, 0600) < 0 || /* bind() gives the file the socket's mode */
 	    bind(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0 || listen(fd, SOMAXCONN) < 0)
-		return err_sys(err, ERR_INTERNAL, "listen at '%s'", addr.sun_path);
-	if (type == SOCK_STREAM && give(p, name, err) < 0)
+		return err_sys(err, errno == EADDRINUSE ? ERR_CONFLICT : ERR_INTERNAL, "listen at '%s'", path);
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+int place_listen(const struct place *p, const char *name, int type, int *ret_fd, struct err *err)
+{
+	autofree char *path = NULL;
+
+	if (asprintf(&path, "%s/%s", p->path, name) < 0) {
+		path = NULL;
+		return err_num(err, ERR_INTERNAL, ENOMEM, "listen at '%s'", name);
+	}
+	autoclose int fd = -1;
+	if (listen_at(path, type, &fd, err) < 0 || (type == SOCK_STREAM && give(p, name, err) < 0))
 		return err->num;
 	*ret_fd = steal_fd(&fd);
 	return 0;
@@ -159,6 +180,18 @@ int handover_socket(struct handover *h, enum ctl_fd_kind kind, const struct plac
 	if (place_listen(p, name, SOCK_STREAM, &fd, err) < 0 || handover_add(h, kind, NULL, fd, false, err) < 0)
 		return err->num;
 	return path_of(p, name, ret_path, err);
+}
+
+int handover_socket_at(struct handover *h, enum ctl_fd_kind kind, const char *path, char **ret_path, struct err *err)
+{
+	int fd;
+
+	if (listen_at(path, SOCK_STREAM, &fd, err) < 0)
+		return err->num;
+	*ret_path = strdup(path); /* known from here on: removed with the clone */
+	if (handover_add(h, kind, NULL, fd, false, err) < 0)
+		return err->num;
+	return *ret_path ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "listen at '%s'", path);
 }
 
 int handover_log(struct handover *h, enum ctl_fd_kind kind, const struct place *p, const char *name, char **ret_path,

@@ -164,6 +164,21 @@ static int check_rng(const struct batch *b, const char *path, struct err *err)
 	return policy_open(b->d->policy, &b->http->caller, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, &fd, err);
 }
 
+static int add_vsock(const struct batch *b, const struct job *j, const struct place *place, struct handover *h,
+		     struct err *err)
+{
+	char **ret = &j->c->record.vsock_socket;
+	const char *path = j->spec->vsock_socket;
+
+	if (!path)
+		return handover_socket(h, CTL_FD_VSOCK, place, "vsock.sock", ret, err);
+	if (!b->http->caller.trusted)
+		return fail(err, E_FORBIDDEN, "overrides.vsock.socket: only root may name a socket ('%s')", path);
+	if (path[0] != '/')
+		return fail(err, E_BAD_OVERRIDE, "overrides.vsock.socket: '%s' is not an absolute path", path);
+	return handover_socket_at(h, CTL_FD_VSOCK, path, ret, err);
+}
+
 static int gather(const struct batch *b, const struct job *j, const struct place *place, struct handover *h,
 		  struct err *err)
 {
@@ -191,7 +206,9 @@ static int gather(const struct batch *b, const struct job *j, const struct place
 			return err->num;
 	if (info->has_serial && add_sink(h, place, &j->spec->serial, &serial, err) < 0)
 		return err->num;
-	return info->has_console ? add_sink(h, place, &j->spec->console, &console, err) : 0;
+	if (info->has_console && add_sink(h, place, &j->spec->console, &console, err) < 0)
+		return err->num;
+	return info->has_vsock ? add_vsock(b, j, place, h, err) : 0;
 }
 
 static int send_restore(const struct batch *b, const struct job *j, struct handover *h, struct err *err)
@@ -201,6 +218,7 @@ static int send_restore(const struct batch *b, const struct job *j, struct hando
 		.n_fds = h->n,
 		.resume = !j->spec->paused,
 		.open_socket = b->d->open_socket,
+		.vsock_socket = j->c->record.vsock_socket,
 	};
 	autofree char *extra = NULL;
 

@@ -57,6 +57,7 @@ static void spec_done(struct clone_spec *s)
 	free(s->nets);
 	free(s->net_fds);
 	free(s->rng_src);
+	free(s->vsock_socket);
 	free(s->serial.file);
 	free(s->console.file);
 	labels_free(s->labels, s->n_labels);
@@ -158,7 +159,9 @@ static int load_overrides(const struct json_node *node, struct clone_spec *s, st
 	    load_objects(json_get(node, "net"), "net", &s->nets, &s->n_nets, err) < 0 ||
 	    load_sink(json_get(node, "serial"), "serial", &s->serial, err) < 0 ||
 	    load_sink(json_get(node, "console"), "console", &s->console, err) < 0 ||
-	    copy_string(json_get(json_get(node, "rng"), "src"), "overrides.rng.src", &s->rng_src, err) < 0)
+	    copy_string(json_get(json_get(node, "rng"), "src"), "overrides.rng.src", &s->rng_src, err) < 0 ||
+	    copy_string(json_get(json_get(node, "vsock"), "socket"), "overrides.vsock.socket", &s->vsock_socket, err) <
+		    0)
 		return err->num;
 	json_text(node, &text);
 	if (text.failed)

@@ -30,7 +30,8 @@ struct clone_spec {
 	struct host_object *disks, *nets;
 	uint32_t n_disks, n_nets;
 	struct sink serial, console;
-	char *rng_src; /* a path that the VM process opens; NULL: not overridden */
+	char *rng_src;      /* a path that the VM process opens; NULL: not overridden */
+	char *vsock_socket; /* NULL: in the clone's directory */
 	struct net_fds *net_fds;
 	uint32_t n_net_fds;
 	struct label *labels;

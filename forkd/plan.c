@@ -153,6 +153,8 @@ static void collect(struct onces *o, const struct clone_spec *s, const struct ct
 		add_once(o, "file", s->serial.file, clone);
 	if (s->console.file)
 		add_once(o, "file", s->console.file, clone);
+	if (s->vsock_socket)
+		add_once(o, "socket", s->vsock_socket, clone);
 }
 
 static int by_name(const void *a, const void *b)

@@ -38,6 +38,7 @@ const struct field record_fields[] = {
 	F(struct record, serial_socket),
 	F(struct record, console),
 	F(struct record, console_socket),
+	F(struct record, vsock_socket),
 	F_OBJ_LIST(struct record, labels, label_fields),
 	F(struct record, ttl_s),
 	F(struct record, expires_ns),

@@ -29,7 +29,7 @@ struct record {
 	uint8_t memory_restore_mode;
 	struct record_net *net;
 	uint32_t n_net;
-	char *serial, *serial_socket, *console, *console_socket; /* paths; NULL: none */
+	char *serial, *serial_socket, *console, *console_socket, *vsock_socket; /* paths; NULL: none */
 	struct label *labels;
 	uint32_t n_labels;
 	uint64_t ttl_s;       /* 0: none */

@@ -86,6 +86,8 @@ static void look_at(struct forkd *d, int clones_fd, const char *id)
 		log_info("clone %s is gone: %s", id, err_line(&err, line, sizeof(line)));
 		if (c->control.fd >= 0)
 			end_stray(c, id);
+		if (c->record.vsock_socket)
+			unlink(c->record.vsock_socket);
 		place_clear(d, "clones", id);
 	}
 	clone_unref(d->registry, c);

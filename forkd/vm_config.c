@@ -203,6 +203,8 @@ int vm_needs_load(const struct json_node *vm, const struct place *place, const c
 		return fail(err, E_INVALID, "vm: more than %d bytes", CTL_PACKET_MAX / 2);
 	ret->ram_bytes = number(json_get(vm, "memory"), "size", RAM_DEFAULT_BYTES, INT64_MAX);
 	ret->vcpus = (uint32_t)number(json_get(vm, "cpus"), "boot_vcpus", 1, 256);
+	const struct json_node *vsock = json_get(vm, "vsock");
+	ret->has_vsock = vsock && vsock->type == JSON_OBJECT;
 	if (check_mode(vm, "serial", &ret->has_serial, err) < 0 ||
 	    check_mode(vm, "console", &ret->has_console, err) < 0 || check_rng(vm, place, err) < 0)
 		return err->num;

@@ -11,7 +11,7 @@
 struct vm_needs {
 	struct strbuf config; /* JSON */
 	struct handover fds;
-	bool has_serial, has_console;
+	bool has_serial, has_console, has_vsock;
 	uint64_t ram_bytes; /* as far as it says; what is wrong is forkd-vmm's to say */
 	uint32_t vcpus;
 	char **ids; /* "#0", …: what the descriptors' ids point to */

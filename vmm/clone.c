@@ -244,6 +244,14 @@ static int start_api(struct clone *c, int *api_fd, struct err *err)
 	return c->api ? 0 : err->num;
 }
 
+/* The guest's own connections go to files beside the socket. */
+static int name_vsock(struct vsock_config *vsock, const char *path, struct err *err)
+{
+	free(vsock->socket);
+	vsock->socket = strdup(path);
+	return vsock->socket ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "name the vsock socket");
+}
+
 static int restore(struct clone *c, struct ctl_packet *p, const struct ctl_restore *rq, struct err *err)
 {
 	const struct json_node *overrides = json_get(&p->json.nodes[0], "overrides");
@@ -255,6 +263,8 @@ static int restore(struct clone *c, struct ctl_packet *p, const struct ctl_resto
 		return err->num;
 	}
 	if (overrides && vm_config_override(config, overrides, err) < 0)
+		return err->num;
+	if (rq->vsock_socket && config->vsock && name_vsock(config->vsock, rq->vsock_socket, err) < 0)
 		return err->num;
 	if (give_fds(config, p, rq->fds, rq->n_fds, &api_fd, err) < 0 || vmm_unpark(c->vmm, err) < 0)
 		return err->num;

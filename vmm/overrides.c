@@ -28,10 +28,8 @@ struct section {
 };
 
 static const struct section sections[] = {
-	{ "net", net_override, net_fields },
-	{ "disks", disk_override, disk_fields },
-	{ "rng", rng_override, rng_fields },
-	{ "vsock", vsock_override, vsock_fields },
+	{ "net", net_override, net_fields }, { "disks", disk_override, disk_fields },
+	{ "rng", rng_override, rng_fields }, { "vsock", vsock_override, vsock_fields },
 	{ "serial", NULL, serial_fields }, /* forkd made descriptors of these two */
 	{ "console", NULL, console_fields },
 };

@@ -2,8 +2,9 @@
 """The balloon: memory really goes back to the host, and what comes back is never a byte of the snapshot."""
 import json
 import os
+import time
 
-from kvmtest import IS_FORKD, MIB, VMM, KvmTest, modes, only_forkd, peer, read, wait_for
+from kvmtest import FULL, IS_FORKD, MIB, VMM, KvmTest, modes, only_forkd, peer, read, wait_for
 
 BALLOON = "size=0,deflate_on_oom=on,free_page_reporting=on"
 
@@ -117,6 +118,18 @@ class Balloon(BalloonTest):
         clone.stop()
         used = [os.stat(os.path.join(d, "memory-ranges")).st_blocks * 512 for d in (directory, again)]
         self.assertLess(used[1], used[0] - 24 * MIB)
+
+    def test_hostile_guest(self):
+        """It may give its own program away, and then does nothing more; the VMM goes on."""
+        for seed in range(500, 520 if FULL else 502):
+            vmm = self.boot("hostile", f"seed={seed} rounds=0 dev=balloon what=queues check=0", extra=["--balloon", BALLOON])
+            vmm.wait_output(rb"hostile: \d+ devices")
+            for _ in range(3):
+                time.sleep(0.3)
+                self.assertEqual(vmm.state(), "Running")
+                vmm.put("vm.resize", {"desired_balloon": 3 * MIB})
+                vmm.snapshot(resume=True)
+            vmm.kill()
 
     def test_refused(self):
         vmm = self.boot_balloon()

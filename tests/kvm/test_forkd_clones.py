@@ -8,6 +8,7 @@ import time
 
 from forkdtest import Daemon, ForkdTest, alive, request, ticks
 from kvmtest import FULL, MIB, read, wait_for
+from test_vsock import EchoServer, dial, echo, pattern
 
 
 def footprint(daemon):
@@ -229,6 +230,31 @@ class Clones(Footprint):
         values = dict(line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
         self.assertTrue(any("clone" in k and float(v) == 3 for k, v in values.items()), text)
         self.assertTrue(any("_bucket{" in k for k in values), "no histogram")
+
+
+class Vsock(ForkdTest):
+    def test_each_its_own_socket(self):
+        """Both ways for each clone: the host dials the guest, and the guest dials the host's port 2000."""
+        vmm = self.boot("devices", "rounds=0 dev=vsock,rng pause=5 streams=1", extra=["--vsock", f"cid=3,socket={self.path('v')}"])
+        vmm.wait_output(rb"vsock: cid 3")
+        directory = vmm.snapshot()
+        vmm.stop()
+        d = Daemon(self)
+        d.template("t", directory)
+        own = self.path("own.vsock")
+        clones = d.clone("t", 2) + d.clone("t", overrides={"vsock": {"socket": own}})
+        self.assertEqual(clones[2]["vsock_socket"], own)
+        self.assertEqual(len({c["vsock_socket"] for c in clones}), 3)
+        for i, c in enumerate(clones):
+            self.assertEqual(os.stat(c["vsock_socket"]).st_mode & 0o777, 0o600)
+            server = EchoServer(self, c["vsock_socket"])
+            wait_for("a connection of the guest", lambda: server.n_accepted > 0)
+            with dial(c["vsock_socket"]) as s:
+                echo(s, pattern(100000, i)[:100000])
+        d.refused(409, "conflict", "POST", "/v1/templates/t/clones", {"overrides": {"vsock": {"socket": own}}})
+        d.refused(400, "invalid_request", "POST", "/v1/templates/t/clones", {"count": 2, "overrides": {"vsock": {"socket": own + "2"}}})
+        d.delete(clones)
+        self.assertFalse(os.path.exists(own))
 
 
 class Trouble(Footprint):

@@ -204,9 +204,10 @@ static void discard_at_random(bool refills)
 		memset(m.region[0].hva, 'x', m.size);
 		close(fd);
 	}
-	srand(1);
+	uint32_t random = 1;
 	for (unsigned round = 0; round < 200; round++) {
-		unsigned first = (unsigned)rand() % DISCARD_PAGES, len = 1 + (unsigned)rand() % (round % 10 ? 5 : 90);
+		random = random * 1664525 + 1013904223;
+		unsigned first = (random >> 8) % DISCARD_PAGES, len = 1 + (random >> 24) % (round % 10 ? 5 : 90);
 		if (len > DISCARD_PAGES - first)
 			len = DISCARD_PAGES - first;
 		memset(m.region[0].hva + first * 0x1000UL, 'y', 0x1000); /* the guest's own page by now */

@@ -672,7 +672,6 @@ static void descriptors_run_out(void **state)
 
 	(void)state;
 	open_vsock(20);
-	autoclose int listener = listen_host();
 	autoclose int fd = host_stream(&port), late = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	autoclose int spare = dup(0); /* for the loop's rounds */
 	getrlimit(RLIMIT_NOFILE, &was);
@@ -719,6 +718,7 @@ static void snapshots(void **state)
 	autoclose int fd = host_stream(&port), second = dial("CONN");
 	autoclose int third = dial("CONNECT 9\n"); /* the guest may have the request by now */
 	expect(VSOCK_REQUEST);
+	assert_false(at_end(fd) || at_end(second) || at_end(third));
 	vdev->ops->save(vdev, &saved);
 	assert_true(strstr(saved.text, ",9]") != NULL);
 	say(VSOCK_RST, port + 1, 9, 0);
@@ -739,6 +739,7 @@ static void snapshots(void **state)
 	assert_string_equal(again.text, want);
 	start_driver();
 	autoclose int fresh = dial("CONNECT 700\n");
+	assert_false(at_end(fresh));
 	give_buffers(10);
 	const struct vsock_header *h = expect(VSOCK_RST);
 	assert_true(h->src_port == port && h->dst_port == GUEST_PORT);

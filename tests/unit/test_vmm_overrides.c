@@ -8,7 +8,7 @@
 
 #define CONFIG                                                                                               \
 	"{\"payload\":{\"kernel\":\"K\"},\"disks\":[{\"id\":\"_disk0\",\"path\":\"/a\",\"readonly\":true}]," \
-	"\"net\":[{\"id\":\"net1\",\"tap\":\"t1\"},{\"id\":\"net2\"}],\"serial\":{\"mode\":\"Tty\"},"                 \
+	"\"net\":[{\"id\":\"net1\",\"tap\":\"t1\"},{\"id\":\"net2\"}],\"serial\":{\"mode\":\"Tty\"},"        \
 	"\"vsock\":{\"cid\":3,\"socket\":\"/v\"}}"
 
 static int parse(const char *text, struct json *json, char **copy, struct err *err)
