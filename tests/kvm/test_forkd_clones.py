@@ -7,7 +7,7 @@ import threading
 import time
 
 from forkdtest import Daemon, ForkdTest, alive, request, ticks
-from kvmtest import FULL, MIB, read, wait_for
+from kvmtest import FULL, MIB, peer, read, wait_for
 from test_vsock import EchoServer, dial, echo, pattern
 
 
@@ -255,6 +255,22 @@ class Vsock(ForkdTest):
         d.refused(400, "invalid_request", "POST", "/v1/templates/t/clones", {"count": 2, "overrides": {"vsock": {"socket": own + "2"}}})
         d.delete(clones)
         self.assertFalse(os.path.exists(own))
+
+
+class Peers(ForkdTest):
+    def test_their_snapshot(self):
+        """A snapshot of the real Cloud Hypervisor is a template like ours."""
+        vmm = self.boot("ticker", "tick=2000000 warm=4", program=peer("cloud-hypervisor"))
+        vmm.wait_bytes(5)
+        directory = vmm.snapshot()
+        vmm.stop()
+        d = Daemon(self)
+        d.template("theirs", directory)
+        self.wait_ticks(d.clone("theirs", 8))
+        for _ in range(50):
+            c = d.clone("theirs")
+            self.wait_ticks(c, 1)
+            d.delete(c)
 
 
 class Trouble(Footprint):
