@@ -17,6 +17,8 @@ OPT ?= -O2
 ARCH ?= x86
 PYTHON ?= python3
 PREFIX ?= /usr/local
+# Tests find mkfs.xfs and the like after `su`, too
+export PATH := $(PATH):/usr/sbin:/sbin
 WARN = -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual \
 	-Wwrite-strings -Wvla -Wundef -Wformat=2 -Wimplicit-fallthrough -Wno-gnu-variable-sized-type-not-at-end
 CPPFLAGS += -iquote vmm/$(ARCH) -I. -D_GNU_SOURCE -MMD -MP

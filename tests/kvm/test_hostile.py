@@ -11,7 +11,8 @@ class Hostile(KvmTest):
         tap = Tap(self, queues=cpus, echo=False)
         vmm = self.boot("hostile", f"seed={seed} rounds={rounds} {options}", cpus=cpus, extra=[
             "--disk", self.disk_option(f"num_queues={cpus}"), self.disk_option("readonly=on"),
-            "--net", f"fd=[{','.join(map(str, tap.fds))}],num_queues={2 * cpus}", "--console", "null"], pass_fds=tap.fds)
+            "--net", f"fd=[{','.join(map(str, tap.fds))}],num_queues={2 * cpus}", "--console", "null",
+            "--vsock", f"cid=3,socket={self.path(self.unique('vsock'))}"], pass_fds=tap.fds)
         try:
             status = vmm.wait_exit(240)
             self.assertEqual(status, 0, vmm.context())

@@ -29,11 +29,7 @@ DIR = os.environ["LAB_DIR"]
 
 GATEWAY, GUEST = "192.168.77.1", "192.168.77.2"
 MAC = "52:54:00:77:00:02"
-DRIVERS = {"virtio_net", "virtio_blk", "virtio_console", "virtio_rng"}
-# forkd-vmm has no vsock and no balloon yet
-VSOCK_AND_BALLOON = all(os.path.basename(program) == "cloud-hypervisor" for program in (VMM, RESTORE_VMM))
-if VSOCK_AND_BALLOON:
-    DRIVERS |= {"virtio_balloon", "vmw_vsock_virtio_transport"}
+DRIVERS = {"virtio_net", "virtio_blk", "virtio_console", "virtio_rng", "virtio_balloon", "vmw_vsock_virtio_transport"}
 PATIENCE_S = 150                # for whatever takes seconds when nothing else runs
 # Says that the processor is slow or was busy elsewhere, never that the guest was harmed.
 with open("/proc/cpuinfo") as cpuinfo:
@@ -238,7 +234,7 @@ class Vm:
                    "--cmdline", f"console=ttyS0 quiet panic=-1 forkd.test={test} forkd.ip={GUEST}/24 forkd.gw={GATEWAY}",
                    "--disk", f"id=disk0,path={self.disk}", "--net", f"id=net1,{tap},mac={MAC}",
                    "--console", f"file={self.hvc0}", "--serial", serial or f"file={self.serial}",
-                   *(("--vsock", f"cid=3,socket={self.vsock}", "--balloon", "size=0") if VSOCK_AND_BALLOON else ()),
+                   "--vsock", f"cid=3,socket={self.vsock}", "--balloon", "size=0",
                    fds=() if tap_by_name else (tap_fd,), inside=tap_by_name)
         self.net.close_tap()
 

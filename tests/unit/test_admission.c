@@ -49,10 +49,9 @@ static void says_the_numbers(void **state)
 
 	(void)state;
 	assert_true(admission_decide(&ask, &host, 50 * MIB, &err) < 0);
-	assert_string_equal(
-		err.msg,
-		"10 VMs of 100 MiB each need 1000 MiB: there are 1000 MiB available, of which 100 MiB are "
-		"kept in reserve and 50 MiB promised to requests of the last second");
+	assert_string_equal(err.msg,
+			    "10 VMs of 100 MiB each need 1000 MiB: there are 1000 MiB available, of which 100 MiB are "
+			    "kept in reserve and 50 MiB promised to requests of the last second");
 }
 
 static void counts_what_got_in(void **state)

@@ -578,7 +578,7 @@ static void late_descriptors(void **state)
 		autoclose int file = make_file();
 		autoanswer struct answer a = {};
 		client_puts(fd, "P");
-		usleep(20000);
+		usleep(300000); /* the first byte is taken by then */
 		send_with_fds(fd, &POST_FDS[1], &file, 1);
 		client_read(fd, false, &a);
 		assert_int_equal(a.status, 201);
