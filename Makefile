@@ -135,6 +135,7 @@ lint:
 
 install: all
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system forkd/systemd/forkd.service forkd/systemd/forkd.socket
 
 clean:
 	rm -rf $(BUILD)
