@@ -3,6 +3,7 @@
 #include "vmm/clone.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -22,6 +23,7 @@ struct clone {
 	struct vmm *vmm;
 	struct api_server *api;
 	char *id, *open_socket;
+	struct template *tmpl; /* NULL: not made from one, or let go of */
 	struct source listener, conn; /* conn.fd -1: forkd is not there */
 	struct err park_err;          /* told to who asks for the restore */
 	bool started;                 /* restored or booted */
@@ -302,6 +304,14 @@ static const struct op *find_op(const struct ctl_packet *p)
 	return NULL;
 }
 
+/* What was read of the snapshot is of no use any more, nor what building the VM left in the heap: a clone keeps little memory. */
+static void let_go_of_template(struct clone *c)
+{
+	snapshot_close(&c->tmpl->snap);
+	c->tmpl = NULL;
+	malloc_trim(0);
+}
+
 static void serve(struct clone *c, struct ctl_packet *p)
 {
 	const struct op *op = find_op(p);
@@ -323,6 +333,8 @@ static void serve(struct clone *c, struct ctl_packet *p)
 		loop_stop(&c->loop, 1);
 	}
 	tell(c, &out);
+	if (c->started && c->tmpl)
+		let_go_of_template(c);
 }
 
 static void on_packet(struct source *source, uint32_t events)
@@ -474,6 +486,7 @@ int clone_run(struct clone_start *start, struct err *err)
 		.loop.epoll_fd = -1,
 		.signals.source.fd = -1,
 		.id = start->id,
+		.tmpl = start->tmpl,
 		.listener = { .fd = start->control_fd, .ready = on_connect },
 		.conn.fd = -1,
 	};
