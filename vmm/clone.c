@@ -23,7 +23,7 @@ struct clone {
 	struct vmm *vmm;
 	struct api_server *api;
 	char *id, *open_socket;
-	struct template *tmpl; /* NULL: not made from one, or let go of */
+	struct template *tmpl;        /* NULL: not made from one, or let go of */
 	struct source listener, conn; /* conn.fd -1: forkd is not there */
 	struct err park_err;          /* told to who asks for the restore */
 	bool started;                 /* restored or booted */
