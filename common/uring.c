@@ -74,9 +74,9 @@ static int transfer_sync(int fd, struct piece p, bool write, struct err *err)
 	if (n < 0)
 		return err_num(err, ERR_INTERNAL, (int)-n, "%s %llu bytes at %llu", write ? "write" : "read",
 			       (unsigned long long)p.len, (unsigned long long)p.off);
+	unsigned long long end = p.off + (uint64_t)n;
 	if ((uint64_t)n < p.len)
-		return err_set(err, ERR_INVALID, "the file ends at byte %llu",
-			       (unsigned long long)(p.off + (uint64_t)n));
+		return err_set(err, ERR_INVALID, "the file ends at byte %llu", end);
 	return 0;
 }
 

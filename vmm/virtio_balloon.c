@@ -78,8 +78,10 @@ static void discard_pfns(struct balloon *b, uint32_t *pfn, size_t n)
 static void inflate(struct balloon *b, const struct chain *c)
 {
 	uint32_t pfn[PFN_MAX];
+	size_t n = iov_to_buf(c->iov, c->n_read, 0, pfn, sizeof(pfn)) / sizeof(pfn[0]);
 
-	discard_pfns(b, pfn, iov_to_buf(c->iov, c->n_read, 0, pfn, sizeof(pfn)) / sizeof(pfn[0]));
+	/* cppcheck-suppress uninitvar ; the first n are filled */
+	discard_pfns(b, pfn, n);
 }
 
 static void balloon_notify(struct virtio_dev *vdev, unsigned queue)

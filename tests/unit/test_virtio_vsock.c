@@ -441,7 +441,7 @@ static void credit_for_the_guest(void **state)
 	while ((h = next_packet()) && h->op == VSOCK_RW)
 		got += h->len;
 	assert_int_equal(got, 1000);
-	assert_int_equal(h->op, VSOCK_CREDIT_REQUEST);
+	assert_true(h && h->op == VSOCK_CREDIT_REQUEST);
 	assert_null(next_packet());
 	update.fwd_cnt = 5000; /* nonsense: more than was sent, so the credit is gone */
 	send_raw(&update, sizeof(update), 0);
@@ -726,8 +726,8 @@ static void snapshots(void **state)
 	saved = (struct strbuf){};
 	vdev->ops->save(vdev, &saved);
 	snprintf(want, sizeof(want),
-		 "{\"avail_features\":38654705664,\"acked_features\":4294967296,\"connections\":[[%u,%u]]}", port,
-		 GUEST_PORT);
+		 "{\"avail_features\":38654705664,\"acked_features\":4294967296,\"connections\":[[%u,%u]]}",
+		 (unsigned)port, (unsigned)GUEST_PORT);
 	assert_string_equal(saved.text, want);
 	close_vsock();
 

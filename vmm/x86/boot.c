@@ -73,9 +73,9 @@ static int file_read(const struct file *f, uint64_t off, void *buf, uint64_t len
 
 	if (n < 0)
 		return err_num(err, ERR_INTERNAL, (int)-n, "read '%s'", f->path);
+	unsigned long long end = off + (uint64_t)n;
 	if ((uint64_t)n < len)
-		return err_set(err, ERR_INVALID, "'%s' is cut short at byte %llu", f->path,
-			       (unsigned long long)(off + (uint64_t)n));
+		return err_set(err, ERR_INVALID, "'%s' is cut short at byte %llu", f->path, end);
 	return 0;
 }
 
