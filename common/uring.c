@@ -6,7 +6,7 @@
 
 #include "common/io.h"
 
-enum { DEPTH = 32, PIECE_BYTES = 1 << 20 };
+enum { DEPTH = 32, PIECE_BYTES = 1 << 20, SUBMIT_TRIES = 1000 };
 
 int uring_open(struct io_uring *ring, unsigned entries, const int *fds, unsigned n_fds, const uint8_t *ops,
 	       unsigned n_ops, int event_fd, struct err *err)
@@ -115,12 +115,27 @@ static int finish_one(struct io_uring *ring, int fd, bool write, struct piece **
 	return transfer_sync(fd, rest, write, err);
 }
 
+/* What is queued goes to the kernel, which may be short of memory for a moment: only when nothing is under way is there nothing to wait for. */
+static int submit(struct io_uring *ring, unsigned *under_way, struct err *err)
+{
+	int r = io_uring_submit(ring);
+
+	for (unsigned tries = 0; r <= 0 && *under_way == 0 && tries < SUBMIT_TRIES; tries++) {
+		usleep(1000);
+		r = io_uring_submit(ring);
+	}
+	if (r <= 0 && (*under_way == 0 || (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY)))
+		return err_num(err, ERR_INTERNAL, r < 0 ? -r : EAGAIN, "submit to an io_uring");
+	*under_way += r > 0 ? (unsigned)r : 0;
+	return 0;
+}
+
 static int transfer_ring(struct io_uring *ring, int fd, struct pieces *ps, bool write, struct err *err)
 {
 	struct piece slot[DEPTH], *idle[DEPTH];
-	unsigned n_idle = DEPTH;
+	unsigned n_idle = DEPTH, under_way = 0;
 	bool more = true;
-	int ret = 0;
+	int ret = 0, r;
 
 	for (unsigned i = 0; i < DEPTH; i++)
 		idle[i] = &slot[i];
@@ -132,9 +147,8 @@ static int transfer_ring(struct io_uring *ring, int fd, struct pieces *ps, bool 
 		}
 		if (n_idle == DEPTH)
 			break;
-		int r = io_uring_submit(ring);
-		if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY)
-			return err_num(err, ERR_INTERNAL, -r, "submit to an io_uring");
+		if (submit(ring, &under_way, err) < 0)
+			return err->num;
 		struct piece *free_slot = NULL;
 		struct err one = {};
 		r = finish_one(ring, fd, write, &free_slot, &one);
@@ -144,6 +158,7 @@ static int transfer_ring(struct io_uring *ring, int fd, struct pieces *ps, bool 
 		}
 		if (!free_slot)
 			return ret;
+		under_way--;
 		idle[n_idle++] = free_slot;
 		more = more && ret == 0;
 	}

@@ -20,7 +20,7 @@ FORKCTL = os.path.join(BUILD, "forkctl")
 class UnixConnection(http.client.HTTPConnection):
     """Descriptors, when there are any, go with the first byte."""
 
-    def __init__(self, path, fds=(), timeout_s=60):
+    def __init__(self, path, fds=(), timeout_s=120):
         super().__init__("localhost", timeout=timeout_s)
         self.path, self.fds = path, list(fds)
 
@@ -50,7 +50,7 @@ class Answer:
         return f"{self.status} {self.body.decode(errors='replace')[:2000]}"
 
 
-def request(path, method, url, body=None, fds=(), headers=None, timeout_s=60):
+def request(path, method, url, body=None, fds=(), headers=None, timeout_s=120):
     connection = UnixConnection(path, fds, timeout_s)
     try:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
@@ -114,10 +114,10 @@ class Daemon:
 
     # ---- REST
 
-    def call(self, method, url, body=None, fds=(), headers=None, timeout_s=60):
+    def call(self, method, url, body=None, fds=(), headers=None, timeout_s=120):
         return request(self.socket, method, url, body, fds, headers, timeout_s)
 
-    def must(self, status, method, url, body=None, fds=(), headers=None, timeout_s=60):
+    def must(self, status, method, url, body=None, fds=(), headers=None, timeout_s=120):
         answer = self.call(method, url, body, fds, headers, timeout_s)
         if answer.status != status:
             raise AssertionError(f"{method} {url}: expected {status}, got {answer}{self.context()}")

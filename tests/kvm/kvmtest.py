@@ -25,7 +25,7 @@ VMM = os.path.abspath(os.environ.get("FORKD_VMM") or os.path.join(BUILD, "forkd-
 PEERS = os.environ.get("FORKD_PEERS", "")
 FULL = os.environ.get("FORKD_TEST_FULL") == "1"
 IS_FORKD = "forkd" in os.path.basename(VMM)     # else Cloud Hypervisor: what only we promise is skipped
-PATIENCE_S = float(os.environ.get("FORKD_TEST_PATIENCE", "40"))
+PATIENCE_S = float(os.environ.get("FORKD_TEST_PATIENCE", "120"))
 SANITIZER = re.compile(r"(?:Address|Leak|Thread|Memory)Sanitizer|runtime error:|Assertion .* failed|\*\*\* .* detected")
 GUEST_DIR = os.environ.get("FORKD_GUESTS") or os.path.join(ROOT, "build", "guest")
 MIB = 1 << 20
