@@ -124,7 +124,6 @@ struct field {
 	{                                                         \
 		.name = (opt_), .opt = (opt_), .flags = F_RUNTIME \
 	}
-/* A list that is always empty here: written as [], refused with anything in it. */
 /* Optional, never there: written as null, refused with anything in it. */
 #define F_ABSENT(name_)                          \
 	{                                        \
@@ -136,6 +135,7 @@ struct field {
 		.name = #m, .offset = offsetof(s, m), .size = 16, .kind = FK_ARRAY, .type = FT_ROW16, \
 		.count = sizeof(F_M(s, m)) / 16, ##__VA_ARGS__                                        \
 	}
+/* A list that is always empty here: written as [], refused with anything in it. */
 #define F_EMPTY_LIST(name_)                       \
 	{                                         \
 		.name = (name_), .flags = F_EMPTY \
@@ -154,16 +154,16 @@ void fields_init(const struct field *rows, void *obj);
  */
 MUST_CHECK int fields_load(const struct field *rows, void *obj, const struct json_node *node, const char *what,
 			   struct err *err);
-/* Refuses keys that no row has, at every level, by the path of the first one. For callers that do not ignore them. */
-MUST_CHECK int fields_check_known(const struct field *rows, const struct json_node *node, const char *what,
-				  struct err *err);
-/* The row of that name, or NULL. */
-const struct field *fields_find(const struct field *rows, const char *name);
 /*
  * The same from an option string `key=value,key=value` (Cloud Hypervisor's grammar): rows with .opt are its keys.
  * F_REQUIRED is not looked at. Messages are Cloud Hypervisor's. On failure *obj may be partly filled.
  */
 MUST_CHECK int fields_parse_options(const struct field *rows, void *obj, const char *text, struct err *err);
+/* Refuses keys that no row has, at every level, by the path of the first one. For callers that do not ignore them. */
+MUST_CHECK int fields_check_known(const struct field *rows, const struct json_node *node, const char *what,
+				  struct err *err);
+/* The row of that name, or NULL. */
+const struct field *fields_find(const struct field *rows, const char *name);
 /* Appends the object as compact JSON, members in the table's order. */
 void fields_save(const struct field *rows, const void *obj, struct strbuf *out);
 /* Releases strings, lists and optional structs, and zeroes the object. */

@@ -5,6 +5,7 @@
 #include <gnutls/crypto.h>
 #include <string.h>
 
+#include "common/io.h"
 #include "store/store_internal.h"
 
 enum { PAGE = 4096, SHA256_BYTES = STORE_DIGEST_HEX / 2 };
@@ -44,16 +45,13 @@ uint64_t digest_allocated(int fd)
 
 static int read_chunk(int fd, uint8_t *buf, size_t len, uint64_t off, const struct store_file *f, struct err *err)
 {
-	for (size_t done = 0; done < len;) {
-		ssize_t n = pread(fd, buf + done, len - done, (off_t)(off + done));
-		if (n == 0)
-			return err_set(err, ERR_CONFLICT, "%s ends at byte %llu of %llu: it was cut while it was read",
-				       f->name, (unsigned long long)off + done, (unsigned long long)f->bytes);
-		if (n < 0 && errno != EINTR)
-			return err_sys(err, ERR_INTERNAL, "read %s at byte %llu", f->name,
-				       (unsigned long long)off + done);
-		done += n > 0 ? (size_t)n : 0;
-	}
+	ssize_t n = io_read(fd, buf, len, off);
+
+	if (n < 0)
+		return err_num(err, ERR_INTERNAL, (int)-n, "read %s at byte %llu", f->name, (unsigned long long)off);
+	if ((size_t)n < len)
+		return err_set(err, ERR_CONFLICT, "%s ends at byte %llu of %llu: it was cut while it was read", f->name,
+			       (unsigned long long)off + (size_t)n, (unsigned long long)f->bytes);
 	return 0;
 }
 

@@ -7,6 +7,7 @@
 #include <sys/file.h>
 #include <sys/random.h>
 
+#include "common/io.h"
 #include "common/log.h"
 #include "store/store_internal.h"
 
@@ -56,13 +57,11 @@ int layout_random_name(char name[RANDOM_NAME], struct err *err)
 
 int layout_write(int fd, const void *bytes, size_t len, uint64_t off, const char *what, struct err *err)
 {
-	for (size_t done = 0; done < len;) {
-		ssize_t n = pwrite(fd, (const char *)bytes + done, len - done, (off_t)(off + done));
-		if (n < 0 && errno != EINTR)
-			return err_sys(err, ERR_INTERNAL, "write %s at byte %llu", what,
-				       (unsigned long long)off + done);
-		done += n > 0 ? (size_t)n : 0;
-	}
+	ssize_t n = io_write(fd, bytes, len, off);
+
+	if (n < 0 || (size_t)n < len)
+		return err_num(err, ERR_INTERNAL, n < 0 ? (int)-n : EIO, "write %s at byte %llu", what,
+			       (unsigned long long)off);
 	return 0;
 }
 

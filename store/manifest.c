@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "common/io.h"
 #include "store/store_internal.h"
 
 static const char manifest_json[] = "manifest.json";
@@ -87,18 +88,15 @@ static int read_text(int dir_fd, char **ret_text, size_t *ret_len, struct err *e
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size > JSON_MAX_BYTES)
 		return err_set(err, ERR_INTERNAL, "%s is not a regular file of up to %llu bytes", manifest_json,
 			       (unsigned long long)JSON_MAX_BYTES);
-	size_t len = (size_t)st.st_size, done = 0;
+	size_t len = (size_t)st.st_size;
 	autofree char *text = malloc(len + 1);
 	if (!text)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "read %s", manifest_json);
-	while (done < len) {
-		ssize_t n = pread(fd, text + done, len - done, (off_t)done);
-		if (n == 0)
-			return err_set(err, ERR_INTERNAL, "%s was cut while it was read", manifest_json);
-		if (n < 0 && errno != EINTR)
-			return err_sys(err, ERR_INTERNAL, "read %s", manifest_json);
-		done += n > 0 ? (size_t)n : 0;
-	}
+	ssize_t n = io_read(fd, text, len, 0);
+	if (n < 0)
+		return err_num(err, ERR_INTERNAL, (int)-n, "read %s", manifest_json);
+	if ((size_t)n < len)
+		return err_set(err, ERR_INTERNAL, "%s was cut while it was read", manifest_json);
 	*ret_text = steal_ptr(&text);
 	*ret_len = len;
 	return 0;

@@ -212,7 +212,10 @@ static int check_sealed(int dir_fd, const struct store_file *f, struct err *err)
 	return 0;
 }
 
-static int acquire(struct store *s, const char *name, int *ret_dir_fd, struct err *err)
+typedef int check_file_fn(int dir_fd, const struct store_file *sealed, struct err *err);
+
+/* Opens a template's directory and checks each of its files. */
+static int check_files(struct store *s, const char *name, check_file_fn *check, int *ret_dir_fd, struct err *err)
 {
 	autoclose int dir_fd = -1;
 	struct manifest m;
@@ -221,7 +224,7 @@ static int acquire(struct store *s, const char *name, int *ret_dir_fd, struct er
 	if (open_manifest(s, name, &dir_fd, &m, err) < 0)
 		return err->num;
 	for (unsigned i = 0; i < STORE_FILES && r == 0; i++)
-		r = check_sealed(dir_fd, &m.files[i], err);
+		r = check(dir_fd, &m.files[i], err);
 	fields_free(manifest_fields, &m);
 	if (r < 0)
 		return err_wrap(err, "template '%s' is damaged", name);
@@ -233,7 +236,7 @@ int store_acquire(struct store *s, const char *name, int *ret_dir_fd, struct err
 {
 	if (take_ref(s, name, err) < 0)
 		return err->num;
-	if (acquire(s, name, ret_dir_fd, err) < 0) {
+	if (check_files(s, name, check_sealed, ret_dir_fd, err) < 0) {
 		store_release(s, name);
 		return err->num;
 	}
@@ -322,25 +325,13 @@ static int verify_file(int dir_fd, const struct store_file *sealed, struct err *
 	return r;
 }
 
-static int verify(struct store *s, const char *name, struct err *err)
-{
-	autoclose int dir_fd = -1;
-	struct manifest m;
-	int r = 0;
-
-	if (open_manifest(s, name, &dir_fd, &m, err) < 0)
-		return err->num;
-	for (unsigned i = 0; i < STORE_FILES && r == 0; i++)
-		r = verify_file(dir_fd, &m.files[i], err);
-	fields_free(manifest_fields, &m);
-	return r < 0 ? err_wrap(err, "template '%s' is damaged", name) : 0;
-}
-
 int store_verify(struct store *s, const char *name, struct err *err)
 {
+	autoclose int dir_fd = -1;
+
 	if (take_ref(s, name, err) < 0)
 		return err->num;
-	int r = verify(s, name, err);
+	int r = check_files(s, name, verify_file, &dir_fd, err);
 	store_release(s, name);
 	return r;
 }

@@ -145,7 +145,7 @@ static int load(struct host *h, struct ctl_packet *p, struct strbuf *out, struct
 	return describe(t, out, err);
 }
 
-/* ---- fork ---- */
+/* ---- children ---- */
 
 static int fd_order(const void *a, const void *b)
 {
@@ -226,7 +226,7 @@ static pid_t take_parked(struct host *h, const struct ctl_fork *request, int con
 	return 0;
 }
 
-/* ---- fork, continued ---- */
+/* ---- fork ---- */
 
 struct forked {
 	uint32_t pid;

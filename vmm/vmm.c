@@ -276,15 +276,21 @@ static int check_restore(const struct restore_config *rc, struct err *err)
 	return 0;
 }
 
-/* Descriptors in config.json are the source process's numbers: each net that has some needs new ones. */
+/* Descriptors in config.json are the source process's numbers, and mean nothing here. */
+static void forget_fds(struct vm_config *config)
+{
+	for (uint32_t i = 0; i < config->n_net; i++)
+		for (uint32_t k = 0; k < config->net[i].n_fds; k++)
+			config->net[i].fds[k] = -1;
+}
+
+/* Each net that had descriptors needs new ones. */
 static int take_net_fds(struct vmm *vmm, const struct restore_config *rc, struct err *err)
 {
 	struct vm_config *config = &vmm->config;
 	unsigned used = 0;
 
-	for (uint32_t i = 0; i < config->n_net; i++)
-		for (uint32_t k = 0; k < config->net[i].n_fds; k++)
-			config->net[i].fds[k] = -1;
+	forget_fds(config);
 	vmm->owns_fds = true;
 	for (uint32_t i = 0; i < config->n_net; i++) {
 		struct net_config *n = &config->net[i];
@@ -361,14 +367,6 @@ int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err)
 struct vm_config *vmm_config(struct vmm *vmm)
 {
 	return &vmm->config;
-}
-
-/* The numbers of the source's descriptors mean nothing here. */
-static void forget_fds(struct vm_config *config)
-{
-	for (uint32_t i = 0; i < config->n_net; i++)
-		for (uint32_t k = 0; k < config->net[i].n_fds; k++)
-			config->net[i].fds[k] = -1;
 }
 
 int vmm_park(struct vmm *vmm, struct vm_config *config, struct snapshot *snap, const struct vm_restore *how,

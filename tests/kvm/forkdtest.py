@@ -4,14 +4,12 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
-import signal
 import socket
 import subprocess
 import time
 
 import kvmtest
-from kvmtest import BUILD, KvmTest, read, wait_for
+from kvmtest import BUILD, Answer, KvmTest, read, wait_for
 
 FORKD = os.path.join(BUILD, "forkd")
 FORKCTL = os.path.join(BUILD, "forkctl")
@@ -38,18 +36,6 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.sendall(data)
 
 
-class Answer:
-    def __init__(self, status, headers, body):
-        self.status, self.headers, self.body = status, headers, body
-
-    @property
-    def json(self):
-        return json.loads(self.body) if self.body else None
-
-    def __repr__(self):
-        return f"{self.status} {self.body.decode(errors='replace')[:2000]}"
-
-
 def request(path, method, url, body=None, fds=(), headers=None, timeout_s=120):
     connection = UnixConnection(path, fds, timeout_s)
     try:
@@ -62,7 +48,7 @@ def request(path, method, url, body=None, fds=(), headers=None, timeout_s=120):
 
 
 class Daemon:
-    def __init__(self, test, *args, root=None, as_user=None):
+    def __init__(self, test, *args, root=None):
         self.test, self.args = test, [str(a) for a in args]
         self.root = root or test.new_dir("forkd")
         self.store, self.runtime = os.path.join(self.root, "store"), os.path.join(self.root, "run")
