@@ -36,7 +36,9 @@ class Lines(unittest.TestResult):
 
     def _note(self, test, err):
         kind, value, tb = err
-        text = str(value).strip() if issubclass(kind, AssertionError) else "".join(traceback.format_exception(kind, value, tb))
+        text = str(value).strip()
+        if not issubclass(kind, AssertionError):
+            text = f"{kind.__name__}: {text}\n{''.join(traceback.format_tb(tb))}"
         lines = [f for f in traceback.extract_tb(tb) if f.filename.startswith(HERE) and not f.filename.endswith("kvmtest.py")]
         where = f" [{os.path.basename(lines[-1].filename)}:{lines[-1].lineno}]" if lines else ""
         self.bad = (self.bad + "; also: " if self.bad else "") + text + where
