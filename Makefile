@@ -104,7 +104,7 @@ ifeq ($(FORKD_PEERS),)
 else
 	tests/kvm/compare_tables.sh $(BUILD)/tests/unit/test_acpi $(BUILD)/guest/ticker
 	FORKD_VMM=$(FORKD_PEERS)/cloud-hypervisor $(PYTHON) tests/kvm/run.py test_lifecycle test_snapshot
-	$(PYTHON) tests/kvm/run.py Peers test_peers test_vsock.Snapshots
+	$(PYTHON) tests/kvm/run.py Peers test_peers test_vsock.Snapshots test_variations
 endif
 
 check-api: all guests
