@@ -3,7 +3,7 @@
 """Benchmarks on the host's /dev/kvm:  bench.py [restore] [clones] [io[=net|blk]] [runs=N] [secs=N] [quick]
 
 restore: process start to the first byte of a guest that notices that it was resumed, for our memory modes, the bare KVM
-floor, and, with FORKD_PEERS, Cloud Hypervisor and Firecracker; all take turns in the same run.
+floor, and, with FORKD_PEERS, Cloud Hypervisor, its snapshot under ours, and Firecracker; all take turns in the same run.
 clones: through the daemon, by the client's clock: request to 201 and the phases of the answer, one at a time with a pause between
 them (a clone is parked) and without parked ones, fifty at once, memory of each; the floor is the bare KVM VM's steps in the same run.
 io: block and network speed of the same guest under each program, in turns; "ratio" is ours against the best peer's, above 1
@@ -140,6 +140,8 @@ def restore_plans(b, mib, cpus):
     program = peer("cloud-hypervisor")
     if program:
         theirs = snapshot(b, program, mib, cpus)
+        plans.append(("forkd-vmm, their snapshot", "-", "-",
+                      [VMM, "--restore", f"source_url=file://{theirs},memory_restore_mode=copyonwrite,resume=on"]))
         for mode in ("ondemand", "copy"):
             plans.append((f"cloud-hypervisor {mode}", "-", "-",
                           [program, "--restore", f"source_url=file://{theirs},memory_restore_mode={mode},resume=on"]))
