@@ -193,3 +193,16 @@ ssize_t sock_send(int fd, const void *buf, size_t len, const int *fds, uint32_t 
 		return err_sys(err, ERR_INTERNAL, "send to socket %d", fd);
 	return n;
 }
+
+int sock_connect(int fd, const char *path, struct err *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return err_set(err, ERR_INVALID, "the socket path '%s' is longer than %zu bytes", path,
+			       sizeof(addr.sun_path) - 1);
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	if (fd < 0 || connect(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
+		return err_sys(err, ERR_INTERNAL, "connect to '%s'", path);
+	return 0;
+}

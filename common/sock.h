@@ -31,6 +31,9 @@ MUST_CHECK int sock_listen_fd(int fd, struct sock_listener *ret_listener, struct
 /* Removes the socket (never the lock file) and closes. A zeroed listener is fine, and one that is done already. */
 void sock_listener_done(struct sock_listener *listener);
 
+/* Connects the unix socket `fd` (-1: making it failed, errno says why) to `path`; with its timeouts, if it has any. */
+MUST_CHECK int sock_connect(int fd, const char *path, struct err *err);
+
 /*
  * Receives up to `size` bytes and the descriptors that came with them, close-on-exec, into ret_fds[SOCK_FDS_MAX];
  * *ret_n_fds is always set. Returns the bytes read, 0 at the end, -EAGAIN without an error message when there is

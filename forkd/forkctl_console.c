@@ -11,9 +11,9 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <termios.h>
 
+#include "common/sock.h"
 #include "forkd/forkctl.h"
 #include "forkd/forkctl_table.h"
 
@@ -106,21 +106,6 @@ int console_logs(struct cli *cli)
 
 /* ---- console ---- */
 
-static int connect_to(const char *path)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	autoclose int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	if (strlen(path) >= sizeof(addr.sun_path)) {
-		errno = ENAMETOOLONG;
-		return -1;
-	}
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	if (fd < 0 || connect(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
-		return -1;
-	return steal_fd(&fd);
-}
-
 struct terminal {
 	struct termios before;
 	bool raw;
@@ -200,13 +185,15 @@ int console_attach(struct cli *cli)
 {
 	const char *key = args_option(cli->args, "console") ? "console_socket" : "serial_socket";
 	autofree char *path = NULL;
+	struct err err = {};
+	char line[ERR_MSG_BYTES];
 	int status = find_path(cli, key, &path);
 
 	if (status != EXIT_FINE)
 		return status;
-	autoclose int fd = connect_to(path);
-	if (fd < 0) {
-		fprintf(stderr, "forkctl: cannot connect to '%s': %s\n", path, strerror(errno));
+	autoclose int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (sock_connect(fd, path, &err) < 0) {
+		fprintf(stderr, "forkctl: %s\n", err_line(&err, line, sizeof(line)));
 		return EXIT_FAILED;
 	}
 	if (isatty(STDIN_FILENO))

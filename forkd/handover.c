@@ -11,6 +11,7 @@
 #include <sys/un.h>
 
 #include "common/log.h"
+#include "common/sock.h"
 #include "forkd/control.h"
 #include "forkd/errors.h"
 
@@ -84,16 +85,17 @@ int place_open(const struct forkd *d, const char *parent, const char *name, int 
 
 int place_connect(const struct forkd *d, const char *parent, const char *name, int *ret_fd, struct err *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	autofree char *path = NULL;
 
-	int n = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/%s/%s/control.sock", d->runtime_dir, parent, name);
-	if (n < 0 || (size_t)n >= sizeof(addr.sun_path))
-		return err_set(err, ERR_INTERNAL, "the path of the control socket of '%s' is too long", name);
+	if (asprintf(&path, "%s/%s/%s/control.sock", d->runtime_dir, parent, name) < 0) {
+		path = NULL;
+		return err_num(err, ERR_INTERNAL, ENOMEM, "connect to '%s'", name);
+	}
 	autoclose int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (fd >= 0 && control_bound(fd, err) < 0)
 		return err->num;
-	if (fd < 0 || connect(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
-		return err_sys(err, ERR_INTERNAL, "connect to '%s'", addr.sun_path);
+	if (sock_connect(fd, path, err) < 0)
+		return err->num;
 	*ret_fd = steal_fd(&fd);
 	return 0;
 }

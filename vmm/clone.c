@@ -6,11 +6,11 @@
 #include <malloc.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include "common/clock.h"
 #include "common/ctl.h"
 #include "common/log.h"
+#include "common/sock.h"
 #include "vmm/api.h"
 #include "vmm/clone_fds.h"
 #include "vmm/overrides.h"
@@ -386,15 +386,14 @@ static const struct field open_fields[] = {
 
 static int connect_service(const char *path, struct err *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	const struct timeval patience = { .tv_sec = 5 };
 	autoclose int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
-	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path);
-	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0 ||
-	    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0 ||
-	    connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-		return err_sys(err, ERR_INTERNAL, "ask forkd at '%s' to open a path", path);
+	if (fd >= 0 && (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0 ||
+			setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0))
+		return err_sys(err, ERR_INTERNAL, "set the timeouts of a socket");
+	if (sock_connect(fd, path, err) < 0)
+		return err_wrap(err, "ask forkd to open a path");
 	return steal_fd(&fd);
 }
 

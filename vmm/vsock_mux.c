@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "common/sock.h"
 #include "vmm/vring.h"
 
 enum { READY_BATCH = 32, ACCEPT_BATCH = 16, GREETING_MAX_BYTES = 32 };
@@ -275,13 +276,15 @@ void vsock_mux_wake(struct vsock_mux *m)
 
 static int connect_host(const struct vsock_mux *m, uint32_t port)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int len = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s_%u", m->path, port);
+	autofree char *path = NULL;
+	struct err ignored = {};
 
-	if (len < 0 || (size_t)len >= sizeof(addr.sun_path))
+	if (asprintf(&path, "%s_%u", m->path, port) < 0) {
+		path = NULL;
 		return -1;
+	}
 	autoclose int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+	if (sock_connect(fd, path, &ignored) < 0)
 		return -1;
 	return steal_fd(&fd);
 }

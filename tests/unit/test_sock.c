@@ -126,6 +126,27 @@ static void names_bad_paths(void **state)
 	assert_non_null(strstr(err.msg, "/nonexistent/dir/sock.lock"));
 }
 
+static void connects(void **state)
+{
+	struct sock_listener l = {};
+	struct err err = {};
+	char longer[200];
+	autoclose int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	(void)state;
+	assert_int_equal(sock_connect(fd, path, &err), -ENOENT);
+	assert_non_null(strstr(err.msg, path));
+	assert_int_equal(sock_listen(path, &l, &err), 0);
+	assert_int_equal(sock_connect(fd, path, &err), 0);
+	autoclose int other = accept4(l.fd, NULL, NULL, SOCK_CLOEXEC);
+	assert_true(other >= 0);
+	sock_listener_done(&l);
+	memset(longer, 'x', sizeof(longer) - 1);
+	longer[sizeof(longer) - 1] = '\0';
+	assert_true(sock_connect(fd, longer, &err) < 0);
+	assert_non_null(strstr(err.msg, "longer than 107 bytes"));
+}
+
 static void takes_only_listening_descriptors(void **state)
 {
 	struct sock_listener l = {};
@@ -226,6 +247,7 @@ int main(void)
 		cmocka_unit_test(refuses_a_second_instance),
 		cmocka_unit_test(replaces_a_stale_socket_only),
 		cmocka_unit_test(names_bad_paths),
+		cmocka_unit_test(connects),
 		cmocka_unit_test(takes_only_listening_descriptors),
 		cmocka_unit_test(carries_descriptors),
 		cmocka_unit_test(refuses_lost_descriptors),
