@@ -60,6 +60,8 @@ MUST_CHECK int arch_vcpu_save(struct vcpu *vcpu, struct vcpu_state *state, struc
 MUST_CHECK int arch_vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state, struct err *err);
 /* A guest that was stopped from outside is told, so that its watchdogs stay quiet. On pause and before a resume. */
 void arch_vcpu_paused(struct vcpu *vcpu);
+/* A line for the log about where this vCPU stands, from its own thread. */
+void arch_vcpu_log(struct vcpu *vcpu);
 
 /* ---- state of the VM as a whole ---- */
 

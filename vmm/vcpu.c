@@ -108,6 +108,7 @@ static void dispatch_exit(struct vcpu *vcpu)
 		return;
 	case KVM_EXIT_SHUTDOWN: /* triple fault: the guest resets */
 		log_info("vCPU %u: triple fault, the guest resets", vcpu->index);
+		arch_vcpu_log(vcpu);
 		vm_guest_event(vcpu->vm, GUEST_RESET);
 		return;
 	default:
@@ -119,6 +120,7 @@ static void dispatch_exit(struct vcpu *vcpu)
 			  : run->exit_reason == KVM_EXIT_FAIL_ENTRY   ? "entry failed"
 								      : "unknown",
 			  run->internal.suberror);
+		arch_vcpu_log(vcpu);
 		vm_guest_event(vcpu->vm, GUEST_FAULT);
 	}
 }
