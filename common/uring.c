@@ -165,26 +165,11 @@ static int transfer_ring(struct io_uring *ring, int fd, struct pieces *ps, bool 
 	return ret;
 }
 
-/*
- * A ring that this thread never closes. A thread that closes its last ring lets the kernel's workers for it end, and with
- * Linux 6.18 what the next ring hands to them at that moment is lost: its completions never come.
- */
-static void keep_a_ring(void)
-{
-	static _Thread_local struct io_uring kept;
-	static _Thread_local bool tried;
-
-	if (!tried)
-		(void)!io_uring_queue_init(1, &kept, 0); /* a host that forbids io_uring has no such workers */
-	tried = true;
-}
-
 void uring_file_init(struct uring_file *f, int fd)
 {
 	const uint8_t ops[] = { IORING_OP_READ, IORING_OP_WRITE };
 	struct err ignored = {};
 
-	keep_a_ring();
 	f->fd = fd;
 	f->has_ring = uring_open(&f->ring, DEPTH, &fd, 1, ops, ARRAY_LEN(ops), -1, &ignored) == 0;
 }
@@ -209,8 +194,23 @@ static int transfer(struct uring_file *f, const struct extent *ext, uint32_t n, 
 	return 0;
 }
 
+/*
+ * A ring that this thread never closes. A thread that closes its last ring lets the kernel's workers for it end, and with
+ * Linux 6.18 what the next ring hands to them at that moment is lost: its completions never come.
+ */
+static void keep_a_ring(void)
+{
+	static _Thread_local struct io_uring kept;
+	static _Thread_local bool tried;
+
+	if (!tried)
+		(void)!io_uring_queue_init(1, &kept, 0); /* a host that forbids io_uring has no such workers */
+	tried = true;
+}
+
 int uring_write(struct uring_file *f, const struct extent *ext, uint32_t n, struct err *err)
 {
+	keep_a_ring(); /* before f's is closed; reads do without those workers */
 	return transfer(f, ext, n, true, err);
 }
 
