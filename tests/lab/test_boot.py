@@ -13,7 +13,7 @@ def boot(name, cpus, kernel=KERNEL):
         vm.check_devices(cpus)
         vm.ping()
         vm.check_work()
-        vm.check_clock()
+        vm.check_boot_clock()
         vm.learn_messages()
         info = vm.api("GET", "vm.info")
         check(info["state"] == "Running", f"vm.info says {info['state']}")

@@ -34,6 +34,7 @@ class Snapshot:
             vm.check_devices(self.cpus)
             vm.ping()
             vm.learn_messages()
+            vm.check_boot_clock()
             vm.api("PUT", "vm.pause")
             self.taken_at = time.time()
             self.files = int(vm.wait_serial(r"(?s).*files=(\d+)").group(1))
