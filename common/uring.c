@@ -36,6 +36,26 @@ int uring_open(struct io_uring *ring, unsigned entries, const int *fds, unsigned
 	return 0;
 }
 
+/*
+ * A ring that this thread never closes. A thread that closes its last ring lets the kernel's workers for it end, and with
+ * Linux 6.18 what the next ring hands to them at that moment is lost: its completions never come.
+ */
+static void keep_a_ring(void)
+{
+	static _Thread_local struct io_uring kept;
+	static _Thread_local bool tried;
+
+	if (!tried)
+		(void)!io_uring_queue_init(1, &kept, 0); /* a host that forbids io_uring has no such workers */
+	tried = true;
+}
+
+void uring_close(struct io_uring *ring)
+{
+	keep_a_ring();
+	io_uring_queue_exit(ring);
+}
+
 /* One transfer in progress: [buf, buf + len) at file offset off. */
 struct piece {
 	char *buf;
@@ -177,7 +197,7 @@ void uring_file_init(struct uring_file *f, int fd)
 void uring_file_done(struct uring_file *f)
 {
 	if (f->has_ring)
-		io_uring_queue_exit(&f->ring);
+		uring_close(&f->ring);
 	f->has_ring = false;
 }
 
@@ -194,23 +214,8 @@ static int transfer(struct uring_file *f, const struct extent *ext, uint32_t n, 
 	return 0;
 }
 
-/*
- * A ring that this thread never closes. A thread that closes its last ring lets the kernel's workers for it end, and with
- * Linux 6.18 what the next ring hands to them at that moment is lost: its completions never come.
- */
-static void keep_a_ring(void)
-{
-	static _Thread_local struct io_uring kept;
-	static _Thread_local bool tried;
-
-	if (!tried)
-		(void)!io_uring_queue_init(1, &kept, 0); /* a host that forbids io_uring has no such workers */
-	tried = true;
-}
-
 int uring_write(struct uring_file *f, const struct extent *ext, uint32_t n, struct err *err)
 {
-	keep_a_ring(); /* before f's is closed; reads do without those workers */
 	return transfer(f, ext, n, true, err);
 }
 

@@ -18,6 +18,9 @@
 MUST_CHECK int uring_open(struct io_uring *ring, unsigned entries, const int *fds, unsigned n_fds, const uint8_t *ops,
 			  unsigned n_ops, int event_fd, struct err *err);
 
+/* Closes it, but never the calling thread's last ring: see keep_a_ring(). */
+void uring_close(struct io_uring *ring);
+
 /* A file for bulk transfers: one ring for all of them; plain reads and writes where the host forbids io_uring. */
 struct uring_file {
 	int fd; /* not owned */

@@ -714,7 +714,7 @@ static void blk_free(struct virtio_dev *vdev)
 		loop_del(blk->vm->loop, &blk->done);
 	if (blk->has_ring) {
 		drain(vdev);
-		io_uring_queue_exit(&blk->ring);
+		uring_close(&blk->ring);
 	}
 	virtio_done(vdev);
 	if (blk->done.fd >= 0)

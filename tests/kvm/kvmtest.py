@@ -257,8 +257,18 @@ class Vmm:
 
     # ---- the process
 
+    def fds(self):
+        """What its descriptors are, but for the one ring that a thread keeps (common/uring.c)."""
+        names = []
+        for fd in os.listdir(f"/proc/{self.pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):                # closed meanwhile
+                names.append(os.readlink(f"/proc/{self.pid}/fd/{fd}"))
+        if "anon_inode:[io_uring]" in names:
+            names.remove("anon_inode:[io_uring]")
+        return names
+
     def n_fds(self):
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return len(self.fds())
 
     def cpu_ticks(self):
         with open(f"/proc/{self.pid}/stat") as f:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network devices on restore: descriptors by SCM_RIGHTS (net_fds), taps by name, and what must be refused."""
-import contextlib
 import json
 import os
 import socket
@@ -87,7 +86,7 @@ class NetFds(KvmTest):
         answer = clone.call("PUT", "vm.restore", both, [null] * 4)
         self.assertIn(answer.status, (400, 500), answer)
         wait_for("descriptors to be closed", lambda: clone.n_fds() <= before,
-                 context=lambda: f": {before} before, {clone.n_fds()} now: {listing(clone.pid)}")
+                 context=lambda: f": {before} before, {clone.n_fds()} now: {clone.fds()}")
         os.close(null)
         self.assertEqual(clone.call("GET", "vm.info").status, 404)
         # an id that nobody has is a warning; the restore is fine and the descriptor is closed
@@ -96,7 +95,7 @@ class NetFds(KvmTest):
         clone.wait_rounds(3)
         clone.put("vm.delete")
         wait_for("descriptors to be closed", lambda: clone.n_fds() <= before,
-                 context=lambda: f": {before} before, {clone.n_fds()} now: {listing(clone.pid)}")
+                 context=lambda: f": {before} before, {clone.n_fds()} now: {clone.fds()}")
         clone.stop()
 
     def test_descriptors_of_other_requests_are_closed(self):
@@ -157,11 +156,3 @@ class NetFds(KvmTest):
 
 def interfaces():
     return sorted(name for _, name in socket.if_nameindex())
-
-
-def listing(pid):
-    names = []
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(OSError):
-            names.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-    return names
