@@ -23,15 +23,6 @@ static uint8_t *page(const struct gmem *m, unsigned n)
 	return gmem_ptr(m, n < LOW_PAGES ? (gpa_t)n * PAGE : HIGH + (gpa_t)(n - LOW_PAGES) * PAGE, PAGE);
 }
 
-static uint64_t blocks(int fd)
-{
-	struct stat st;
-
-	assert_int_equal(fstat(fd, &st), 0);
-	assert_int_equal(st.st_size, (off_t)PAGES * PAGE);
-	return (uint64_t)st.st_blocks * 512 / PAGE;
-}
-
 /* The file against memory, byte for byte. */
 static void same(int fd, const struct gmem *m)
 {
@@ -49,6 +40,19 @@ static bool has_data(int fd, unsigned n)
 	uint64_t start, end;
 
 	return memfile_next_data(fd, (uint64_t)n * PAGE, (uint64_t)(n + 1) * PAGE, &start, &end);
+}
+
+/* Pages that are no hole. Not st_blocks: that counts the file system's own, too, once it has written them. */
+static unsigned data_pages(int fd)
+{
+	struct stat st;
+	unsigned found = 0;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(st.st_size, (off_t)PAGES * PAGE);
+	for (unsigned n = 0; n < PAGES; n++)
+		found += has_data(fd, n);
+	return found;
 }
 
 static const unsigned touched[] = { 0, 1, 2, 77, 4095, 4096, 4097, 5999, 6000, 6001, 6099 };
@@ -77,7 +81,7 @@ static void from_anonymous_memory(void **state)
 	(void)*(volatile uint8_t *)page(&m, 3500);
 	assert_int_equal(memfile_write(fd, &m, &err), 0);
 	same(fd, &m);
-	assert_int_equal(blocks(fd), ARRAY_LEN(touched));
+	assert_int_equal(data_pages(fd), ARRAY_LEN(touched));
 	assert_false(has_data(fd, 3000));
 	assert_true(has_data(fd, 77));
 	map(&n);
@@ -103,7 +107,7 @@ static void scattered_pages(void **state)
 		memset(page(&m, n), (int)(n % 251) + 1, PAGE);
 	assert_int_equal(memfile_write(fd, &m, &err), 0);
 	same(fd, &m);
-	assert_int_equal(blocks(fd), PAGES / 2);
+	assert_int_equal(data_pages(fd), PAGES / 2);
 	gmem_unmap(&m);
 }
 
@@ -137,7 +141,7 @@ static void copy_on_write_of(int template, bool keeps_holes)
 	assert_int_equal(memfile_write(fd, &m, &err), 0);
 	same(fd, &m);
 	if (keeps_holes) {
-		assert_true(blocks(fd) <= ARRAY_LEN(touched) + 3);
+		assert_true(data_pages(fd) <= ARRAY_LEN(touched) + 3);
 		assert_false(has_data(fd, 3000));
 	}
 	uint8_t byte;
