@@ -47,6 +47,7 @@ struct blk {
 	uint64_t capacity;
 	uint64_t area;        /* sectors per CPU */
 	uint32_t *generation; /* of each sector of all areas; 0: zeros */
+	uint64_t generation_max;
 	struct request req[MAX_CPUS][SLOTS];
 	uint64_t n_done[MAX_CPUS];
 	bool odd_splits, one_piece, out_of_range;
@@ -268,7 +269,12 @@ struct blk *blk_open(struct virtio *v)
 {
 	if (!blks)
 		blks = ram_alloc(sizeof(*blks) * DEVS_MAX, 64);
-	struct blk *b = &blks[n_blks++];
+	struct blk *b = blks;
+	while (b < blks + n_blks && b->v)
+		b++;
+	if (b == blks + DEVS_MAX)
+		fail("blk: more than %u", DEVS_MAX);
+	n_blks = MAX(n_blks, (unsigned)(b - blks) + 1);
 	b->v = v;
 	virtio_begin(v, F_WANTED);
 	b->odd_splits = option_is("split", "odd");
@@ -283,13 +289,22 @@ struct blk *blk_open(struct virtio *v)
 	b->area = MIN(b->capacity / b->n_queues, option_number("sectors", 4096));
 	if (b->area < SLOTS)
 		fail("blk: %lu sectors are too few", b->capacity);
-	b->generation = ram_alloc(b->area * b->n_queues * sizeof(uint32_t), 64);
+	if (b->area * b->n_queues > b->generation_max) {
+		b->generation_max = b->area * b->n_queues;
+		b->generation = ram_alloc(b->generation_max * sizeof(uint32_t), 64);
+	}
 	memset(b->generation, 0xff, b->area * b->n_queues * sizeof(uint32_t));
 	for (unsigned cpu = 0; cpu < b->n_queues; cpu++)
 		for (unsigned slot = 0; slot < SLOTS; slot++)
-			b->req[cpu][slot].data = ram_alloc(SLOT_SECTORS * SECTOR, PAGE);
+			b->req[cpu][slot].data = b->req[cpu][slot].data ?: ram_alloc(SLOT_SECTORS * SECTOR, PAGE);
 	print_id(b);
 	return b;
+}
+
+void blk_close(struct blk *b)
+{
+	virtio_reset(b->v);
+	b->v = NULL;
 }
 
 /* One figure: 4 KiB requests for `secs` seconds of TSC time. */

@@ -274,7 +274,12 @@ struct net *net_open(struct virtio *v)
 {
 	if (!nets)
 		nets = ram_alloc(sizeof(*nets) * DEVS_MAX, 64);
-	struct net *n = &nets[n_nets++];
+	struct net *n = nets;
+	while (n < nets + n_nets && n->v)
+		n++;
+	if (n == nets + DEVS_MAX)
+		fail("net: more than %u", DEVS_MAX);
+	n_nets = MAX(n_nets, (unsigned)(n - nets) + 1);
 	n->v = v;
 	virtio_begin(v, F_MAC | F_STATUS | F_CTRL_VQ | F_MQ | F_EVENT_IDX);
 	for (unsigned i = 0; i < 6; i++)
@@ -294,8 +299,8 @@ struct net *net_open(struct virtio *v)
 	if (v->features & F_CTRL_VQ)
 		virtq_init(&n->ctrl, v, (uint16_t)(2 * max_pairs), 64, plan_vector(), 0);
 	virtio_go(v);
-	n->in = ram_alloc(sizeof(*n->in) * n->n_pairs * RX_BUFFERS, PAGE);
-	n->out = ram_alloc(sizeof(*n->out) * MAX_CPUS * 2 * WINDOW, PAGE);
+	n->in = n->in ?: ram_alloc(sizeof(*n->in) * PAIRS_MAX * RX_BUFFERS, PAGE);
+	n->out = n->out ?: ram_alloc(sizeof(*n->out) * MAX_CPUS * 2 * WINDOW, PAGE);
 	for (unsigned cpu = 0; cpu < MAX_CPUS; cpu++)
 		n->next_seq[cpu] = WINDOW;
 	for (unsigned pair = 0; pair < n->n_pairs; pair++) {
@@ -314,6 +319,12 @@ struct net *net_open(struct virtio *v)
 			fail("net: set 0 queue pairs: expected 1, got %u", ack);
 	}
 	return n;
+}
+
+void net_close(struct net *n)
+{
+	virtio_reset(n->v);
+	n->v = NULL;
 }
 
 static void speed_latency(struct net *n, uint16_t bytes, uint32_t *sample, unsigned max)

@@ -336,11 +336,21 @@ void vsock_round(unsigned cpu, uint64_t *random)
 		      n_echoed);
 }
 
+/* Its connections are gone with it. */
+void vsock_close(void)
+{
+	virtio_reset(vsock);
+	for (unsigned i = 0; i < CONNS; i++)
+		conns[i].used = false;
+	vsock = NULL;
+}
+
 void vsock_open(struct virtio *v)
 {
 	vsock = v;
-	in = ram_alloc(RX_BUFFERS * sizeof(*in), 64);
-	out = ram_alloc(TX_BUFFERS * sizeof(*out), 64);
+	in = in ?: ram_alloc(RX_BUFFERS * sizeof(*in), 64);
+	out = out ?: ram_alloc(TX_BUFFERS * sizeof(*out), 64);
+	memset(out_busy, 0, sizeof(out_busy));
 	virtio_begin(v, F_EVENT_IDX | F_INDIRECT);
 	my_cid = virtio_config(v, 0, 8);
 	if (my_cid <= HOST || my_cid >> 32)

@@ -8,6 +8,7 @@
  *   rounds=3 (0: endless)  batches=64 (per device and round)  pause=0 (ms between rounds)  seed=1
  *   mem=0 (MiB of pattern)  sectors=4096 (tested per CPU)  split=sectors|odd|none
  *   ged=0 (ACPI's event register: tells of the power button, with mode=irq)
+ *   hotplug=0 (ACPI's PCI hot-plug registers: drives what comes)  eject=1 (and lets go of what is to go)
  *   balloon=4 (MiB of pages that it may give away)  strict=0 (1: they come back as zeros)
  *   streams=0 (vsock streams to the host's port 2000)  vsock_bytes=200000 (up to that many each)
  *   bad=1 (send out of range requests)  echo=0 (console bytes to echo before the end)
@@ -102,29 +103,66 @@ static bool wanted(uint16_t type)
 	return false;
 }
 
+static void device_open(unsigned i)
+{
+	struct virtio *v = &devs[i];
+	virtio_acknowledge(v);
+	print("found %s slot %u bar %lx vectors %u offers %lx\n", virtio_name(v->type), v->slot, v->bar, v->n_vectors,
+	      virtio_offered(v));
+	if (!wanted(v->type))
+		return;
+	if (v->type == VIRTIO_BLK)
+		blk[i] = blk_open(v);
+	else if (v->type == VIRTIO_NET)
+		net[i] = net_open(v);
+	else if (v->type == VIRTIO_RNG)
+		rng_open(v);
+	else if (v->type == VIRTIO_VSOCK)
+		vsock_open(v);
+	else if (v->type == VIRTIO_CONSOLE)
+		console_open(v);
+	else if (v->type == VIRTIO_BALLOON)
+		balloon_open(v);
+}
+
 static void devices_open(void)
 {
 	n_devs = virtio_scan(devs, DEVS_MAX);
-	for (unsigned i = 0; i < n_devs; i++) {
-		struct virtio *v = &devs[i];
-		virtio_acknowledge(v);
-		print("found %s slot %u bar %lx vectors %u offers %lx\n", virtio_name(v->type), v->slot, v->bar,
-		      v->n_vectors, virtio_offered(v));
-		if (!wanted(v->type))
-			continue;
-		if (v->type == VIRTIO_BLK)
-			blk[i] = blk_open(v);
-		else if (v->type == VIRTIO_NET)
-			net[i] = net_open(v);
-		else if (v->type == VIRTIO_RNG)
-			rng_open(v);
-		else if (v->type == VIRTIO_VSOCK)
-			vsock_open(v);
-		else if (v->type == VIRTIO_CONSOLE)
-			console_open(v);
-		else if (v->type == VIRTIO_BALLOON)
-			balloon_open(v);
-	}
+	for (unsigned i = 0; i < n_devs; i++)
+		device_open(i);
+}
+
+void device_came(unsigned slot)
+{
+	unsigned i = 0;
+	while (i < n_devs && devs[i].type)
+		i++;
+	if (i == DEVS_MAX)
+		fail("slot %u: more than %u devices", slot, DEVS_MAX);
+	if (!virtio_find(&devs[i], slot))
+		fail("slot %u: expected a new device, got id %x", slot, pci_read(slot, 0, 4));
+	n_devs = MAX(n_devs, i + 1);
+	device_open(i);
+}
+
+void device_goes(unsigned slot)
+{
+	unsigned i = 0;
+	while (i < n_devs && !(devs[i].type && devs[i].slot == slot))
+		i++;
+	if (i == n_devs)
+		fail("slot %u is to go: nothing is there", slot);
+	if (blk[i])
+		blk_close(blk[i]);
+	else if (net[i])
+		net_close(net[i]);
+	else if (devs[i].type == VIRTIO_VSOCK)
+		vsock_close();
+	else
+		virtio_reset(&devs[i]);
+	blk[i] = NULL;
+	net[i] = NULL;
+	devs[i].type = 0;
 }
 
 static void run_round(unsigned cpu, uint64_t *random)
@@ -189,6 +227,7 @@ static void rounds(void)
 		for (unsigned cpu = 1; cpu < plan.n_cpus; cpu++)
 			while (round_done[cpu] < round)
 				relax();
+		hotplug_round();
 		print("round %lu ok\n", round);
 		struct stopwatch w;
 		stopwatch_start(&w);
@@ -215,6 +254,7 @@ void guest_main(void)
 		pci_check();
 	devices_open();
 	button_open();
+	hotplug_open();
 	memory_open();
 	if (option_number("speed", 0)) {
 		speed();

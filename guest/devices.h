@@ -26,10 +26,13 @@ struct net;
 struct blk *blk_open(struct virtio *v);
 void blk_round(struct blk *b, unsigned cpu, uint64_t *random);
 void blk_speed(struct blk *b);
+/* Resets the device; another blk_open() takes over what this one had. */
+void blk_close(struct blk *b);
 
 struct net *net_open(struct virtio *v);
 void net_round(struct net *n, unsigned cpu, uint64_t *random);
 void net_speed(struct net *n);
+void net_close(struct net *n);
 
 void rng_open(struct virtio *v);
 void rng_round(unsigned cpu);
@@ -38,11 +41,19 @@ void rng_round(unsigned cpu);
 void button_open(void);
 void button_round(unsigned cpu);
 
+/* Option hotplug=0 (the address of ACPI's PCI hot-plug registers): looks there between rounds. eject=0: keeps what is to go. */
+void hotplug_open(void);
+void hotplug_round(void);
+/* For it: drives the device in that slot from now on; lets go of it. */
+void device_came(unsigned slot);
+void device_goes(unsigned slot);
+
 /* Option balloon=4: MiB of pages that it may give; strict=1: what comes back must be zero. */
 void balloon_open(struct virtio *v);
 void balloon_round(unsigned cpu, uint64_t *random);
 
 void vsock_open(struct virtio *v);
+void vsock_close(void);
 void vsock_round(unsigned cpu, uint64_t *random);
 /* Answers streams of the host. */
 void vsock_serve(void);

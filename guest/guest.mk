@@ -11,7 +11,7 @@ GUEST_PROGRAMS = $(addprefix $(BUILD)/guest/,ticker resumed devices hostile)
 
 guests: $(GUEST_PROGRAMS)
 
-$(BUILD)/guest/devices: $(patsubst %,$(GUEST_OBJ)/%.o,dev_blk dev_net dev_rng dev_console dev_vsock dev_balloon dev_button virtio pci)
+$(BUILD)/guest/devices: $(patsubst %,$(GUEST_OBJ)/%.o,dev_blk dev_net dev_rng dev_console dev_vsock dev_balloon dev_button dev_hotplug virtio pci)
 $(BUILD)/guest/hostile: $(patsubst %,$(GUEST_OBJ)/%.o,virtio pci)
 
 $(GUEST_PROGRAMS): $(BUILD)/guest/%: $(GUEST_OBJ)/%.o $(GUEST_OBJ)/start.o $(GUEST_OBJ)/lib.o guest/guest.ld

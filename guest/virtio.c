@@ -70,6 +70,15 @@ static void probe_mmio(struct virtio *v, const char *p)
 	v->type = (uint16_t)read32(base + 8);
 }
 
+bool virtio_find(struct virtio *v, unsigned slot)
+{
+	uint32_t id = pci_read(slot, 0, 4);
+	bool found = (id & 0xffff) == 0x1af4 && id >> 16 >= 0x1040;
+	if (found)
+		probe_pci(v, slot);
+	return found;
+}
+
 unsigned virtio_scan(struct virtio *devs, unsigned max)
 {
 	static const char name[] = "virtio_mmio.device=";
@@ -82,11 +91,8 @@ unsigned virtio_scan(struct virtio *devs, unsigned max)
 		outb(0xa1, 0xff);
 		return n;
 	}
-	for (unsigned slot = 0; slot < PCI_SLOTS && n < max; slot++) {
-		uint32_t id = pci_read(slot, 0, 4);
-		if ((id & 0xffff) == 0x1af4 && id >> 16 >= 0x1040)
-			probe_pci(&devs[n++], slot);
-	}
+	for (unsigned slot = 0; slot < PCI_SLOTS && n < max; slot++)
+		n += virtio_find(&devs[n], slot);
 	return n;
 }
 

@@ -75,6 +75,8 @@ struct virtq {
 
 /* All devices found, in slot order; MMIO ones from virtio_mmio.device= options. */
 unsigned virtio_scan(struct virtio *devs, unsigned max);
+/* The device in one slot; false: none there. */
+bool virtio_find(struct virtio *v, unsigned slot);
 const char *virtio_name(uint16_t type);
 
 /* Registers of the common configuration, the same on both transports. */

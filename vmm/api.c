@@ -30,6 +30,10 @@ struct resize_disk_request {
 	uint64_t desired_size;
 };
 
+struct remove_request {
+	char *id;
+};
+
 /* The body of a request, after its checks. */
 union api_body {
 	struct vm_config config;
@@ -37,6 +41,10 @@ union api_body {
 	struct snapshot_request snapshot;
 	struct vm_resize resize;
 	struct resize_disk_request resize_disk;
+	struct disk_config disk;
+	struct net_config net;
+	struct vsock_config vsock;
+	struct remove_request remove;
 };
 
 struct call {
@@ -74,6 +82,11 @@ static const struct field resize_fields[] = {
 static const struct field resize_disk_fields[] = {
 	F(struct resize_disk_request, id, .flags = F_REQUIRED),
 	F(struct resize_disk_request, desired_size, .flags = F_REQUIRED),
+	F_END,
+};
+
+static const struct field remove_fields[] = {
+	F(struct remove_request, id, .flags = F_REQUIRED),
 	F_END,
 };
 
@@ -142,6 +155,59 @@ static int run_resize_disk(struct call *c, struct err *err)
 	const struct resize_disk_request *rq = &c->body.resize_disk;
 
 	return vmm_resize_disk(c->vmm, rq->id, rq->desired_size, err);
+}
+
+/* With a machine the answer says what the device is called and where it is. */
+static int added(struct call *c, int r)
+{
+	if (r == 0 && c->response->body.len > 0)
+		c->response->status = 200;
+	return r;
+}
+
+static int run_add_disk(struct call *c, struct err *err)
+{
+	return added(c, vmm_add_disk(c->vmm, &c->body.disk, &c->response->body, err));
+}
+
+/* Numbers in the body are the client's; the descriptors that came with the request count. */
+static int take_net_fds(struct net_config *net, struct http_request *request, struct err *err)
+{
+	if (net->fds)
+		log_warn("api: FD numbers in the body of vm.add-net are ignored");
+	free(net->fds);
+	net->n_fds = 0;
+	net->fds = request->n_fds ? calloc(request->n_fds, sizeof(*net->fds)) : NULL;
+	if (request->n_fds && !net->fds)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "take %u descriptors", request->n_fds);
+	while (net->n_fds < request->n_fds) {
+		net->fds[net->n_fds] = steal_fd(&request->fds[net->n_fds]);
+		net->n_fds++;
+	}
+	return 0;
+}
+
+static int run_add_net(struct call *c, struct err *err)
+{
+	struct net_config *net = &c->body.net;
+
+	if (take_net_fds(net, c->request, err) < 0)
+		return err->num;
+	int r = vmm_add_net(c->vmm, net, &c->response->body, err);
+	for (uint32_t i = 0; i < net->n_fds; i++) /* nobody took them */
+		if (net->fds[i] >= 0)
+			close(net->fds[i]);
+	return added(c, r);
+}
+
+static int run_add_vsock(struct call *c, struct err *err)
+{
+	return added(c, vmm_add_vsock(c->vmm, &c->body.vsock, &c->response->body, err));
+}
+
+static int run_remove_device(struct call *c, struct err *err)
+{
+	return vmm_remove_device(c->vmm, c->body.remove.id, err);
 }
 
 static int run_pause(struct call *c, struct err *err)
@@ -265,18 +331,22 @@ static const struct endpoint endpoints[] = {
 	PUT_JSON("vm.resize", "The VM could not be resized", resize_fields, "VmResizeData", .run = run_resize),
 	PUT_JSON("vm.resize-disk", "The disk could not be resized", resize_disk_fields, "VmResizeDiskData",
 		 .run = run_resize_disk),
+	PUT_JSON("vm.add-disk", "The disk could not be added to the VM", disk_fields, "DiskConfig",
+		 .run = run_add_disk),
+	PUT_JSON("vm.add-net", "The network device could not be added to the VM", net_fields, "NetConfig",
+		 .run = run_add_net),
+	PUT_JSON("vm.add-vsock", "The vsock device could not be added to the VM", vsock_fields, "VsockConfig",
+		 .run = run_add_vsock),
+	PUT_JSON("vm.remove-device", "The device could not be removed from the VM", remove_fields, "VmRemoveDeviceData",
+		 .run = run_remove_device),
 	/* What Cloud Hypervisor has and this program has not. */
 	PUT_JSON("vm.add-device", "The device could not be added to the VM", any_fields, "DeviceConfig"),
-	PUT_JSON("vm.add-disk", "The disk could not be added to the VM", any_fields, "DiskConfig"),
 	PUT_JSON("vm.add-fs", "The fs could not be added to the VM", any_fields, "FsConfig"),
 	PUT_JSON("vm.add-generic-vhost-user", "The generic vhost-user device could not be added to the VM", any_fields,
 		 "GenericVhostUserConfig"),
-	PUT_JSON("vm.add-net", "The network device could not be added to the VM", any_fields, "NetConfig"),
 	PUT_JSON("vm.add-pmem", "The pmem device could not be added to the VM", any_fields, "PmemConfig"),
 	PUT_JSON("vm.add-user-device", "The user device could not be added to the VM", any_fields, "UserDeviceConfig"),
 	PUT_JSON("vm.add-vdpa", "The vDPA device could not be added to the VM", any_fields, "VdpaConfig"),
-	PUT_JSON("vm.add-vsock", "The vsock device could not be added to the VM", any_fields, "VsockConfig"),
-	PUT_JSON("vm.remove-device", "The device could not be removed from the VM", any_fields, "VmRemoveDeviceData"),
 	PUT_JSON("vm.resize-zone", "The memory zone could not be resized", any_fields, "VmResizeZoneData"),
 	PUT_JSON("vm.send-migration", "Error starting migration sender", any_fields, "VmSendMigrationData"),
 	PUT_JSON("vm.receive-migration", "Error starting migration receiver", any_fields, "VmReceiveMigrationData"),

@@ -40,6 +40,10 @@ void arch_irq_set(struct vm *vm, unsigned gsi, bool level);
 void arch_irq_pulse(struct vm *vm, unsigned gsi);
 /* Somebody presses the power button. Any thread. */
 void arch_power_button(struct vm *vm);
+/* Tells the guest of PCI slots (a bit each) whose device came, and of those whose device is to go. Main thread. */
+void arch_pci_changed(struct vm *vm, uint32_t up, uint32_t down);
+/* Those that came and that it has not asked for. */
+uint32_t arch_pci_unseen(struct vm *vm);
 /* The serial port's line. */
 extern const unsigned arch_serial_gsi;
 

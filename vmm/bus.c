@@ -32,6 +32,16 @@ int bus_add(struct bus *bus, const struct bus_range *range, struct err *err)
 	return 0;
 }
 
+void bus_remove(struct bus *bus, const void *dev)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < bus->n; i++)
+		if (bus->range[i].dev != dev)
+			bus->range[n++] = bus->range[i];
+	bus->n = n;
+}
+
 bool bus_move(struct bus *bus, void *dev, uint64_t from, uint64_t to)
 {
 	bool moved = false;

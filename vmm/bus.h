@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * An address space of device registers (memory-mapped or ports): ranges and who answers for them. vCPU threads look up,
- * a vCPU thread may move a range (a BAR); the lock covers the list, each device locks itself.
+ * a vCPU thread may move a range (a BAR); the lock covers the list, each device locks itself. Ranges come and go only while no
+ * vCPU runs, so that a device that was looked up stays.
  */
 #ifndef VMM_BUS_H
 #define VMM_BUS_H
@@ -34,6 +35,8 @@ struct bus {
 void bus_init(struct bus *bus);
 /* Fails when the list is full (a bound of ours, not of the guest's) or the place is taken. */
 MUST_CHECK int bus_add(struct bus *bus, const struct bus_range *range, struct err *err);
+/* Takes away all ranges of `dev`. */
+void bus_remove(struct bus *bus, const void *dev);
 /*
  * Moves the range of `dev` that begins at `from`. false: there is none, or it would overlap another or wrap (the guest
  * programmed nonsense: the device keeps its old place).

@@ -6,9 +6,24 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "vmm/hotplug.h"
 #include "vmm/serial.h"
 #include "vmm/state.h"
 #include "vmm/virtio_pci.h"
+
+/* Where the devices of a machine come from. */
+struct origin {
+	bool hot;                     /* the machine runs, or is paused: it was made before */
+	const struct json_node *tree; /* "device_tree" of the snapshot; NULL: there is none */
+};
+
+struct virtio_pci *devices_find(const struct vm *vm, const char *id)
+{
+	for (unsigned i = 0; i < vm->n_devs; i++)
+		if (strcmp(vm->dev[i]->vdev->id, id) == 0)
+			return vm->dev[i];
+	return NULL;
+}
 
 static int auto_id(struct vm *vm, char **id, const char *prefix, struct err *err)
 {
@@ -16,75 +31,145 @@ static int auto_id(struct vm *vm, char **id, const char *prefix, struct err *err
 
 	if (*id)
 		return 0;
-	snprintf(text, sizeof(text), "%s%u", prefix, vm->device_id_cnt++);
+	do
+		snprintf(text, sizeof(text), "%s%u", prefix, vm->device_id_cnt++);
+	while (devices_find(vm, text));
 	*id = strdup(text);
 	return *id ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "name a device");
 }
 
-/* `made`: what the constructor said that filled *vdev. */
-static int add(struct vm *vm, int made, struct virtio_dev **vdev, bool has_slot, uint8_t slot, struct err *err)
+/* What the snapshot's device tree says of a device's transport; NULL: nothing. */
+static const struct json_node *tree_entry(const struct json_node *tree, const char *id)
 {
-	return made < 0 ? made : virtio_pci_attach(vm, *vdev, has_slot ? slot : 0, err);
+	char name[96];
+
+	snprintf(name, sizeof(name), TRANSPORT_PREFIX "%s", id);
+	return json_get(tree, name);
 }
 
-static int add_disk(struct vm *vm, struct disk_config *d, struct err *err)
+/* Slot and kind of BAR as in the snapshot: they tell apart what was plugged in later, and what was there from the beginning. */
+static struct pci_place saved_place(const struct json_node *entry, struct pci_place place)
+{
+	const struct json_node *bdf = json_get(entry, "pci_bdf"), *resources = json_get(entry, "resources");
+	unsigned slot = 0;
+
+	if (place.slot == 0 && bdf && bdf->type == JSON_STRING && sscanf(bdf->str, "0000:00:%2x.0", &slot) == 1 &&
+	    slot < PCI_SLOTS)
+		place.slot = slot;
+	if (!resources || resources->type != JSON_ARRAY)
+		return place;
+	for (json_each(r, resources)) {
+		const struct json_node *type = json_get(json_get(r, "PciBar"), "type_");
+		if (type && type->type == JSON_STRING)
+			place.bar32 = strcmp(type->str, "Mmio32") == 0;
+	}
+	return place;
+}
+
+static int attach(struct vm *vm, const struct origin *origin, struct virtio_dev *vdev, unsigned slot, struct err *err)
+{
+	struct pci_place place = { .slot = slot,
+				   .bar32 = vdev->ops->bar32 && !origin->hot,
+				   .saved = origin->tree != NULL };
+
+	if (origin->tree)
+		place = saved_place(tree_entry(origin->tree, vdev->id), place);
+	if (!origin->hot)
+		return virtio_pci_attach(vm, vdev, &place, err);
+	bool ran = vcpus_hold(vm);
+	vdev->paused = !ran;
+	int r = virtio_pci_attach(vm, vdev, &place, err);
+	vcpus_go_on(vm, ran);
+	return r;
+}
+
+/* `made`: what the constructor said that filled *vdev. */
+static int add(struct vm *vm, const struct origin *origin, int made, struct virtio_dev **vdev, bool has_slot,
+	       uint8_t slot, struct err *err)
+{
+	return made < 0 ? made : attach(vm, origin, *vdev, has_slot ? slot : 0, err);
+}
+
+static int add_disk(struct vm *vm, const struct origin *origin, struct disk_config *d, struct err *err)
 {
 	struct virtio_dev *vdev = NULL;
 
 	if (auto_id(vm, &d->id, "_disk", err) < 0)
 		return err->num;
-	return add(vm, virtio_blk_new(vm, d, &vdev, err), &vdev, d->has_pci_device_id, d->pci_device_id, err);
+	return add(vm, origin, virtio_blk_new(vm, d, &vdev, err), &vdev, d->has_pci_device_id, d->pci_device_id, err);
 }
 
-static int add_net(struct vm *vm, struct net_config *n, struct err *err)
+static int add_net(struct vm *vm, const struct origin *origin, struct net_config *n, struct err *err)
 {
 	struct virtio_dev *vdev = NULL;
 
 	if (auto_id(vm, &n->id, "_net", err) < 0)
 		return err->num;
-	return add(vm, virtio_net_new(vm, n, &vdev, err), &vdev, n->has_pci_device_id, n->pci_device_id, err);
+	return add(vm, origin, virtio_net_new(vm, n, &vdev, err), &vdev, n->has_pci_device_id, n->pci_device_id, err);
 }
 
-static int add_vsock(struct vm *vm, struct vsock_config *v, struct err *err)
+static int add_vsock(struct vm *vm, const struct origin *origin, struct vsock_config *v, struct err *err)
 {
 	struct virtio_dev *vdev = NULL;
 
 	if (auto_id(vm, &v->id, "_vsock", err) < 0)
 		return err->num;
-	return add(vm, virtio_vsock_new(vm, v, &vdev, err), &vdev, v->has_pci_device_id, v->pci_device_id, err);
+	return add(vm, origin, virtio_vsock_new(vm, v, &vdev, err), &vdev, v->has_pci_device_id, v->pci_device_id, err);
 }
 
 /* Slots are given out in this order: the guest sees it. */
-static int add_virtio(struct vm *vm, struct err *err)
+static int add_virtio(struct vm *vm, const struct origin *o, struct err *err)
 {
 	struct vm_config *c = vm->config;
 	struct virtio_dev *vdev = NULL;
 
-	if (c->console.mode != CONSOLE_OFF && add(vm, virtio_console_new(vm, &c->console, &vdev, err), &vdev,
+	if (c->console.mode != CONSOLE_OFF && add(vm, o, virtio_console_new(vm, &c->console, &vdev, err), &vdev,
 						  c->console.has_pci_device_id, c->console.pci_device_id, err) < 0)
 		return err->num;
 	for (uint32_t i = 0; i < c->n_disks; i++)
-		if (add_disk(vm, &c->disks[i], err) < 0)
+		if (add_disk(vm, o, &c->disks[i], err) < 0)
 			return err->num;
 	for (uint32_t i = 0; i < c->n_net; i++)
-		if (add_net(vm, &c->net[i], err) < 0)
+		if (add_net(vm, o, &c->net[i], err) < 0)
 			return err->num;
-	if (add(vm, virtio_rng_new(vm, &c->rng, &vdev, err), &vdev, c->rng.has_pci_device_id, c->rng.pci_device_id,
+	if (add(vm, o, virtio_rng_new(vm, &c->rng, &vdev, err), &vdev, c->rng.has_pci_device_id, c->rng.pci_device_id,
 		err) < 0)
 		return err->num;
-	if (c->vsock && add_vsock(vm, c->vsock, err) < 0)
+	if (c->vsock && add_vsock(vm, o, c->vsock, err) < 0)
 		return err->num;
-	if (c->balloon && add(vm, virtio_balloon_new(vm, c->balloon, &vdev, err), &vdev, c->balloon->has_pci_device_id,
-			      c->balloon->pci_device_id, err) < 0)
+	if (c->balloon && add(vm, o, virtio_balloon_new(vm, c->balloon, &vdev, err), &vdev,
+			      c->balloon->has_pci_device_id, c->balloon->pci_device_id, err) < 0)
 		return err->num;
 	return 0;
 }
 
-int devices_new(struct vm *vm, struct err *err)
+static const struct origin hot = { .hot = true };
+
+int devices_plug_disk(struct vm *vm, struct disk_config *cfg, struct err *err)
+{
+	return add_disk(vm, &hot, cfg, err);
+}
+
+int devices_plug_net(struct vm *vm, struct net_config *cfg, struct err *err)
+{
+	return add_net(vm, &hot, cfg, err);
+}
+
+int devices_plug_vsock(struct vm *vm, struct vsock_config *cfg, struct err *err)
+{
+	return add_vsock(vm, &hot, cfg, err);
+}
+
+static int make(struct vm *vm, const struct origin *origin, struct err *err)
 {
 	if (vm->config->serial.mode != CONSOLE_OFF && serial_new(vm, &vm->config->serial, &vm->serial, err) < 0)
 		return err->num;
-	return add_virtio(vm, err);
+	return add_virtio(vm, origin, err);
+}
+
+int devices_new(struct vm *vm, struct err *err)
+{
+	return make(vm, &(struct origin){}, err);
 }
 
 void devices_free(struct vm *vm)
@@ -94,6 +179,7 @@ void devices_free(struct vm *vm)
 	vm->n_devs = 0;
 	serial_free(vm->serial);
 	vm->serial = NULL;
+	hotplug_done(vm);
 }
 
 void devices_pause(struct vm *vm)
@@ -106,6 +192,8 @@ void devices_resume(struct vm *vm, bool restored)
 {
 	for (unsigned i = 0; i < vm->n_devs; i++)
 		virtio_resume(vm->dev[i]->vdev, restored);
+	if (restored)
+		hotplug_tell_again(vm);
 }
 
 void devices_counters(struct vm *vm, struct virtio_counters *ret)
@@ -242,7 +330,9 @@ void devices_save(struct vm *vm, struct strbuf *out)
 	}
 	strbuf_puts(&state, "{\"device_tree\":");
 	devices_tree(vm, &state);
-	strbuf_printf(&state, ",\"device_id_cnt\":%u}", vm->device_id_cnt);
+	strbuf_printf(&state, ",\"device_id_cnt\":%u", vm->device_id_cnt);
+	hotplug_save(vm, &state);
+	strbuf_putc(&state, '}');
 	state_close(out, &state);
 }
 
@@ -309,14 +399,38 @@ static int check_slots(const struct vm *vm, const struct json_node *tree, struct
 {
 	for (unsigned i = 0; i < vm->n_devs; i++) {
 		const struct json_node *bdf = json_get(json_get(tree, vm->dev[i]->id), "pci_bdf");
-		char here[16];
-		snprintf(here, sizeof(here), "0000:00:%02x.0", vm->dev[i]->pci.slot);
+		char here[PCI_BDF_BYTES];
+		pci_bdf(&vm->dev[i]->pci, here);
 		if (bdf && (bdf->type != JSON_STRING || strcmp(bdf->str, here) != 0))
 			return err_set(err, ERR_INVALID,
 				       "state.json: device '%s' is at %s in the snapshot, config.json puts it at %s",
 				       vm->dev[i]->vdev->id, bdf->type == JSON_STRING ? bdf->str : "?", here);
 	}
 	return 0;
+}
+
+static int restore(struct vm *vm, const struct json_node *manager, struct err *err)
+{
+	const struct origin origin = { .tree = json_get(manager, "device_tree") };
+	const struct json_node *cnt = json_get(manager, "device_id_cnt");
+
+	if (!origin.tree || origin.tree->type != JSON_OBJECT)
+		return err_set(err, ERR_INVALID, "state.json: device-manager.device_tree: missing");
+	if (make(vm, &origin, err) < 0 || check_slots(vm, origin.tree, err) < 0)
+		return err->num;
+	if (cnt && cnt->type == JSON_INT && cnt->num < UINT32_MAX)
+		vm->device_id_cnt = (unsigned)cnt->num;
+	return hotplug_load(vm, manager, err);
+}
+
+int devices_restore(struct vm *vm, const struct json_node *node, struct err *err)
+{
+	autojson struct json json = {};
+	const struct json_node *state = NULL;
+
+	if (state_parse(node, "device-manager", &json, &state, err) < 0)
+		return err->num;
+	return restore(vm, state, err);
 }
 
 int devices_load(struct vm *vm, const struct json_node *node, struct err *err)
@@ -332,12 +446,5 @@ int devices_load(struct vm *vm, const struct json_node *node, struct err *err)
 	for (unsigned i = 0; i < vm->n_devs; i++)
 		if (load_device(vm->dev[i], node, &json, err) < 0)
 			return err->num;
-	if (state_parse(node, "device-manager", &json, &state, err) < 0)
-		return err->num;
-	if (check_slots(vm, json_get(state, "device_tree"), err) < 0)
-		return err->num;
-	const struct json_node *cnt = json_get(state, "device_id_cnt");
-	if (cnt && cnt->type == JSON_INT && cnt->num < UINT32_MAX)
-		vm->device_id_cnt = (unsigned)cnt->num;
 	return check_all_known(vm, node, err);
 }

@@ -8,6 +8,14 @@
 
 /* Makes serial port and virtio devices and attaches them; writes automatic ids and MACs into vm->config. */
 MUST_CHECK int devices_new(struct vm *vm, struct err *err);
+/* The same, each in its slot of the snapshot: `node` is "device-manager". Then comes devices_load(). */
+MUST_CHECK int devices_restore(struct vm *vm, const struct json_node *node, struct err *err);
+/* One more for a machine that runs or is paused, in vm->dev[] last; its configuration stays where it is. Main thread. */
+MUST_CHECK int devices_plug_disk(struct vm *vm, struct disk_config *cfg, struct err *err);
+MUST_CHECK int devices_plug_net(struct vm *vm, struct net_config *cfg, struct err *err);
+MUST_CHECK int devices_plug_vsock(struct vm *vm, struct vsock_config *cfg, struct err *err);
+/* NULL: none has that id. */
+struct virtio_pci *devices_find(const struct vm *vm, const char *id);
 void devices_free(struct vm *vm);
 /* Main thread, vCPUs parked. After pause nothing is in flight. */
 void devices_pause(struct vm *vm);
@@ -23,7 +31,7 @@ uint64_t devices_balloon_bytes(const struct vm *vm);
 MUST_CHECK int devices_resize_disk(struct vm *vm, const char *id, uint64_t bytes, struct err *err);
 /* The node "device-manager" with all its children. */
 void devices_save(struct vm *vm, struct strbuf *out);
-/* From that node; every device of the configuration must be in it. */
+/* From that node, into devices that devices_restore() made; every device of the configuration must be in it. */
 MUST_CHECK int devices_load(struct vm *vm, const struct json_node *node, struct err *err);
 /* The object "device_tree" of vm.info and state.json. */
 void devices_tree(const struct vm *vm, struct strbuf *out);

@@ -21,7 +21,11 @@ void event_monitor_init(int fd)
 		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 }
 
-void event_emit(const char *source, const char *event, const char *key, const char *value)
+struct property {
+	const char *key, *value;
+};
+
+static void emit(const char *source, const char *event, const struct property *properties, unsigned n)
 {
 	autostrbuf struct strbuf out = {};
 	struct timespec now;
@@ -38,15 +42,27 @@ void event_emit(const char *source, const char *event, const char *key, const ch
 	strbuf_printf(&out, "{\n  \"timestamp\": {\n    \"secs\": %lld,\n    \"nanos\": %ld\n  },\n", (long long)secs,
 		      nanos);
 	strbuf_printf(&out, "  \"source\": \"%s\",\n  \"event\": \"%s\",\n  \"properties\": ", source, event);
-	if (key) {
-		strbuf_printf(&out, "{\n    \"%s\": ", key);
-		strbuf_json(&out, value, strlen(value));
-		strbuf_puts(&out, "\n  }");
-	} else {
-		strbuf_puts(&out, "null");
+	for (unsigned i = 0; i < n; i++) {
+		strbuf_printf(&out, "%s\n    \"%s\": ", i == 0 ? "{" : ",", properties[i].key);
+		strbuf_json(&out, properties[i].value, strlen(properties[i].value));
 	}
+	strbuf_puts(&out, n > 0 ? "\n  }" : "null");
 	strbuf_puts(&out, "\n}\n\n");
 	/* One write, so that threads do not mix; a reader that is too slow loses events, the machine never waits. */
 	if (!out.failed && write(monitor.fd, out.text, out.len) < 0)
 		return;
+}
+
+void event_emit(const char *source, const char *event, const char *key, const char *value)
+{
+	const struct property p = { key, value };
+
+	emit(source, event, &p, key != NULL);
+}
+
+void event_emit_device(const char *event, const char *id, const char *bdf)
+{
+	const struct property p[] = { { "id", id }, { "bdf", bdf } };
+
+	emit("vm", event, p, 2);
 }

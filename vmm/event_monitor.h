@@ -11,5 +11,7 @@
 void event_monitor_init(int fd);
 /* Properties: one key with a string value, or NULL, NULL. */
 void event_emit(const char *source, const char *event, const char *key, const char *value);
+/* Properties: what this device is called, and where it is or was ("0000:00:03.0"). */
+void event_emit_device(const char *event, const char *id, const char *bdf);
 
 #endif

@@ -169,6 +169,13 @@ void kick_move(struct kick *k, uint64_t from_bar, uint64_t to_bar)
 	attach(k, k->address - from_bar + to_bar);
 }
 
+void kick_detach(struct kick *k)
+{
+	if (k->attached)
+		set_ioeventfd(k, k->address, KVM_IOEVENTFD_FLAG_DEASSIGN);
+	k->attached = false;
+}
+
 void kick_done(struct kick *k)
 {
 	if (k->wake.fd >= 0)

@@ -37,6 +37,8 @@ struct kick {
 
 void kick_init(struct kick *k, struct virtio_pci *transport, unsigned queue);
 void kick_done(struct kick *k);
+/* KVM forgets the queue: its machine goes on without the device. Before kick_done(). */
+void kick_detach(struct kick *k);
 /* Ends the device's worker, if it has one; before kick_done() and before the device is freed. Not with the lock held. */
 void worker_stop(struct worker *w);
 /* The guest wrote the notification register at `address`: on its vCPU's thread. */

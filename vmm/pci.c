@@ -3,6 +3,7 @@
 #include "vmm/pci.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "vmm/bus.h"
@@ -55,23 +56,40 @@ void pci_device_init(struct pci_device *dev, uint16_t vendor, uint16_t device, u
 
 void pci_bus_init(struct pci_bus *bus, uint64_t top32, uint64_t top64)
 {
-	*bus = (struct pci_bus){ .lock = PTHREAD_MUTEX_INITIALIZER, .next32 = top32, .next64 = top64 };
+	*bus = (struct pci_bus){ .lock = PTHREAD_MUTEX_INITIALIZER, .top32 = top32, .top64 = top64 };
 	pci_device_init(&bus->host_bridge, 0x8086, 0x0d57, 0x060000, 0);
 	bus->slot[0] = &bus->host_bridge;
+}
+
+/* The lowest BAR that is decoded in [base, base + size); NULL: none. */
+static const struct pci_device *find_bar(const struct pci_bus *bus, uint64_t base, uint32_t size)
+{
+	const struct pci_device *found = NULL;
+
+	for (unsigned i = 1; i < PCI_SLOTS; i++) {
+		const struct pci_device *d = bus->slot[i];
+		if (d && d->bar0_bytes && d->bar0 < base + size && base < d->bar0 + d->bar0_bytes &&
+		    (!found || d->bar0 < found->bar0))
+			found = d;
+	}
+	return found;
 }
 
 int pci_alloc_bar0(struct pci_bus *bus, struct pci_device *dev, uint32_t size, bool bar32, uint64_t lowest,
 		   struct err *err)
 {
-	uint64_t *next = bar32 ? &bus->next32 : &bus->next64;
-	uint64_t align = bar32 ? size : BAR64_ALIGN;
+	uint64_t align = bar32 ? size : BAR64_ALIGN, top = bar32 ? bus->top32 : bus->top64, base = 0;
+	const struct pci_device *in_the_way = NULL;
 	struct pci_config *c = &dev->cfg;
 
-	if (*next < size || ((*next - size) & ~(align - 1)) < lowest)
-		return err_set(err, ERR_INTERNAL, "no room for another device's registers below 0x%llx",
-			       (unsigned long long)*next);
-	uint64_t base = (*next - size) & ~(align - 1);
-	*next = base;
+	do {
+		if (top < size || ((top - size) & ~(align - 1)) < lowest)
+			return err_set(err, ERR_INTERNAL, "no room for another device's registers below 0x%llx",
+				       (unsigned long long)top);
+		base = (top - size) & ~(align - 1);
+		in_the_way = find_bar(bus, base, size);
+		top = in_the_way ? in_the_way->bar0 : top;
+	} while (in_the_way);
 	uint32_t mask = ~(size - 1);
 	c->bars[0] = (struct pci_bar){
 		.addr = (uint32_t)base | (bar32 ? 0 : BAR_TYPE_64),
@@ -89,6 +107,7 @@ int pci_alloc_bar0(struct pci_bus *bus, struct pci_device *dev, uint32_t size, b
 		c->writable_bits[PCI_REG_BAR0 + 1] = UINT32_MAX;
 	}
 	dev->bar0 = base;
+	dev->bar0_bytes = size;
 	return 0;
 }
 
@@ -115,17 +134,56 @@ unsigned pci_add_capability(struct pci_device *dev, uint8_t id, const void *body
 	return offset;
 }
 
-int pci_attach(struct pci_bus *bus, struct pci_device *dev, int wanted_slot, struct err *err)
+int pci_find_slot(struct pci_bus *bus, unsigned wanted, unsigned *ret_slot, struct err *err)
 {
-	unsigned slot = wanted_slot > 0 ? (unsigned)wanted_slot : 1;
+	unsigned slot = wanted ? wanted : 1;
 
-	while (wanted_slot <= 0 && slot < PCI_SLOTS && bus->slot[slot])
+	pthread_mutex_lock(&bus->lock);
+	while (!wanted && slot < PCI_SLOTS && bus->slot[slot])
 		slot++;
-	if (slot >= PCI_SLOTS || bus->slot[slot])
-		return err_set(err, ERR_INVALID, "PCI slot %u is not free", slot);
-	dev->slot = slot;
-	bus->slot[slot] = dev;
+	bool is_free = slot < PCI_SLOTS && !bus->slot[slot];
+	pthread_mutex_unlock(&bus->lock);
+	if (is_free) {
+		*ret_slot = slot;
+		return 0;
+	}
+	if (wanted)
+		err_set(err, ERR_INTERNAL, "Valid PCI device identifier but already used: %u", slot);
+	else
+		err_set(err, ERR_INTERNAL, "Could not find an available device slot on the PCI bus");
+	return err_wrap(err, "Failed to find an available PCI device ID");
+}
+
+int pci_attach(struct pci_bus *bus, struct pci_device *dev, unsigned wanted_slot, struct err *err)
+{
+	if (pci_find_slot(bus, wanted_slot, &dev->slot, err) < 0)
+		return err->num;
+	bus->slot[dev->slot] = dev;
 	return 0;
+}
+
+void pci_detach(struct pci_bus *bus, struct pci_device *dev)
+{
+	if (bus->slot[dev->slot] == dev)
+		bus->slot[dev->slot] = NULL;
+}
+
+bool pci_eject(struct pci_bus *bus, unsigned slot)
+{
+	pthread_mutex_lock(&bus->lock);
+	struct pci_device *dev = slot < PCI_SLOTS ? bus->slot[slot] : NULL;
+	bool goes = dev && dev->ejectable;
+	if (goes) {
+		dev->ejected = true;
+		bus->slot[slot] = NULL;
+	}
+	pthread_mutex_unlock(&bus->lock);
+	return goes;
+}
+
+void pci_bdf(const struct pci_device *dev, char ret_text[PCI_BDF_BYTES])
+{
+	snprintf(ret_text, PCI_BDF_BYTES, "0000:00:%02x.0", dev->slot % PCI_SLOTS);
 }
 
 uint64_t pci_bar0_address(const struct pci_config *cfg)
@@ -184,24 +242,20 @@ static struct pci_device *target(const struct pci_bus *bus, uint32_t address, un
 
 static void pci_read(struct pci_bus *bus, uint32_t address, void *data, unsigned len)
 {
-	struct pci_device *dev = target(bus, address, len);
-
 	memset(data, 0xff, len);
-	if (!dev)
-		return;
 	pthread_mutex_lock(&bus->lock);
-	config_read(dev, (address & 0xfff) / 4, address & 3, data, len);
+	struct pci_device *dev = target(bus, address, len);
+	if (dev)
+		config_read(dev, (address & 0xfff) / 4, address & 3, data, len);
 	pthread_mutex_unlock(&bus->lock);
 }
 
 static void pci_write(struct pci_bus *bus, uint32_t address, const void *data, unsigned len)
 {
-	struct pci_device *dev = target(bus, address, len);
-
-	if (!dev)
-		return;
 	pthread_mutex_lock(&bus->lock);
-	config_write(dev, (address & 0xfff) / 4, address & 3, data, len);
+	struct pci_device *dev = target(bus, address, len);
+	if (dev)
+		config_write(dev, (address & 0xfff) / 4, address & 3, data, len);
 	pthread_mutex_unlock(&bus->lock);
 }
 

@@ -43,6 +43,16 @@ struct pci_device {
 	void (*after_write)(struct pci_device *dev, unsigned reg, unsigned off, const void *data, unsigned len);
 	bool (*move_bar)(struct pci_device *dev, uint64_t from, uint64_t to); /* BAR 0; false: stays */
 	uint64_t bar0;                                                        /* where it is decoded now */
+	uint32_t bar0_bytes;                                                  /* 0: none */
+	bool ejectable;                                                       /* the guest may throw it out */
+	bool ejected;                                                         /* and did: it is in no slot any more */
+};
+
+/* Where a device goes. */
+struct pci_place {
+	unsigned slot; /* 0: the first that is free */
+	bool bar32;    /* its BAR is below 4 GiB */
+	bool saved;    /* from a snapshot: its registers, and with them the BAR's address, are loaded later */
 };
 
 struct pci_bus {
@@ -50,7 +60,7 @@ struct pci_bus {
 	struct pci_device host_bridge;
 	struct pci_device *slot[PCI_SLOTS];
 	_Atomic uint32_t address; /* the register at port 0xcf8; not in snapshots */
-	uint64_t next32, next64;  /* BARs are given out downward from here */
+	uint64_t top32, top64;    /* BARs are given out downward from here */
 };
 
 extern const struct field pci_config_fields[];
@@ -59,13 +69,24 @@ extern const struct field pci_config_fields[];
 void pci_bus_init(struct pci_bus *bus, uint64_t top32, uint64_t top64);
 /* A type 0 header: class 0xCCSSPP, subsystem ids equal the device's. */
 void pci_device_init(struct pci_device *dev, uint16_t vendor, uint16_t device, uint32_t class_code, uint8_t revision);
-/* Allocates BAR 0 of `size` bytes (power of two), aligned to 8 MiB in the 64-bit window, to its size below 4 GiB. */
+/*
+ * Allocates BAR 0 of `size` bytes (power of two), aligned to 8 MiB in the 64-bit window, to its size below 4 GiB: the highest place that
+ * no device in a slot has.
+ */
 MUST_CHECK int pci_alloc_bar0(struct pci_bus *bus, struct pci_device *dev, uint32_t size, bool bar32, uint64_t lowest,
 			      struct err *err);
 /* Appends a capability (its bytes without id and next); returns its offset. */
 unsigned pci_add_capability(struct pci_device *dev, uint8_t id, const void *body, unsigned bytes);
-/* First free slot from 1, or the wanted one. */
-MUST_CHECK int pci_attach(struct pci_bus *bus, struct pci_device *dev, int wanted_slot, struct err *err);
+/* The wanted slot, if it is free, or for 0 the first free one. */
+MUST_CHECK int pci_find_slot(struct pci_bus *bus, unsigned wanted, unsigned *ret_slot, struct err *err);
+MUST_CHECK int pci_attach(struct pci_bus *bus, struct pci_device *dev, unsigned wanted_slot, struct err *err);
+void pci_detach(struct pci_bus *bus, struct pci_device *dev);
+/* The guest throws out what is in that slot; false: nothing, or what must stay. From a vCPU thread: the guest sees an empty slot at
+ * once, the owner of the device frees it later. */
+bool pci_eject(struct pci_bus *bus, unsigned slot);
+/* "0000:00:03.0" */
+enum { PCI_BDF_BYTES = 13 };
+void pci_bdf(const struct pci_device *dev, char ret_text[PCI_BDF_BYTES]);
 /* What BAR 0's registers say. */
 uint64_t pci_bar0_address(const struct pci_config *cfg);
 

@@ -10,6 +10,7 @@
 
 #include "common/io.h"
 #include "vmm/devices.h"
+#include "vmm/hotplug.h"
 #include "vmm/memfile.h"
 #include "vmm/state.h"
 
@@ -339,7 +340,7 @@ int snapshot_save_at(struct vm *vm, int dir_fd, const char *dir, struct err *err
 
 	if (flock(dir_fd, LOCK_EX | LOCK_NB) < 0)
 		return err_sys(err, ERR_INTERNAL, "another snapshot is being written to \"%s\"", dir);
-	fields_save(vm_config_fields, vm->config, &config);
+	hotplug_save_config(vm, &config);
 	if (config.failed)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "write config.json");
 	if (make_state(vm, &state, err) < 0)

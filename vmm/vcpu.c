@@ -316,18 +316,30 @@ void vcpus_run(struct vm *vm)
 	set_goal(&vm->vcpus, VCPUS_RUN);
 }
 
-/* A vCPU that runs takes no ioctl. */
-int vcpus_nmi(struct vm *vm, struct err *err)
+bool vcpus_hold(struct vm *vm)
 {
 	bool running = vm->vcpus.goal == VCPUS_RUN;
-	int r = 0;
 
 	if (running)
 		vcpus_park(vm);
+	return running;
+}
+
+void vcpus_go_on(struct vm *vm, bool held)
+{
+	if (held)
+		vcpus_run(vm);
+}
+
+/* A vCPU that runs takes no ioctl. */
+int vcpus_nmi(struct vm *vm, struct err *err)
+{
+	bool ran = vcpus_hold(vm);
+	int r = 0;
+
 	for (unsigned i = 0; i < vm->vcpus.n && r >= 0; i++)
 		r = kvm_ioctl(vm->vcpus.vcpu[i].fd, KVM_NMI, NULL, "inject an NMI", err);
-	if (running)
-		vcpus_run(vm);
+	vcpus_go_on(vm, ran);
 	return r < 0 ? r : 0;
 }
 

@@ -50,6 +50,9 @@ MUST_CHECK int vcpus_wait(struct vm *vm, struct err *err);
 /* Returns when every vCPU has left KVM with no operation half done. Not for vCPU threads. */
 void vcpus_park(struct vm *vm);
 void vcpus_run(struct vm *vm);
+/* Parks them for a moment, if they run: what it answers goes to vcpus_go_on(). */
+bool vcpus_hold(struct vm *vm);
+void vcpus_go_on(struct vm *vm, bool held);
 /* A non-maskable interrupt for each, whether they run or are parked. Main thread. */
 MUST_CHECK int vcpus_nmi(struct vm *vm, struct err *err);
 /* The least time that this thread's vCPU needed from KVM_RUN to an exit by the guest, ns: what an exit costs on this host. */

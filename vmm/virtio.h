@@ -35,7 +35,8 @@ struct virtio_device_ops {
 	const char *name;
 	uint16_t type;         /* VIRTIO_ID_… */
 	uint32_t pci_class;    /* class, subclass, interface: 0x020000 … */
-	bool bar32;            /* Cloud Hypervisor puts this kind's BAR below 4 GiB */
+	bool bar32;            /* Cloud Hypervisor puts this kind's BAR below 4 GiB, of a machine that boots */
+	bool hotplug;          /* it may come to a running machine, and go */
 	uint16_t config_bytes; /* of the device's configuration space; 0: no such capability */
 	/* DRIVER_OK, or the queues of a restored device are live: begin. */
 	void (*activate)(struct virtio_dev *vdev);

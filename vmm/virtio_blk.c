@@ -747,6 +747,7 @@ static const struct virtio_device_ops blk_ops = {
 	.type = VIRTIO_ID_BLOCK,
 	.pci_class = 0x018000,
 	.bar32 = true,
+	.hotplug = true,
 	.config_bytes = SPACE_BYTES,
 	.activate = blk_activate,
 	.reset = drain,
@@ -775,7 +776,8 @@ static int lock_image(const struct blk *blk, uint64_t bytes, struct err *err)
 	err_set(err, ERR_INTERNAL, "The file is already locked");
 	err_wrap(err, "Failed to get %s lock for disk image: %s", blk->readonly ? "Read" : "Write", blk->path);
 	err_wrap(err, "Cannot lock images of all block devices");
-	return err_wrap(err, "Error locking disk images: Another instance likely holds a lock");
+	bool hot = !blk->vm->build;
+	return hot ? err->num : err_wrap(err, "Error locking disk images: Another instance likely holds a lock");
 }
 
 static int image_bytes(const struct blk *blk, const struct stat *st, uint64_t *ret_bytes, struct err *err)

@@ -451,6 +451,7 @@ static const struct virtio_device_ops net_ops = {
 	.name = "net",
 	.type = VIRTIO_ID_NET,
 	.pci_class = 0x020000,
+	.hotplug = true,
 	.config_bytes = sizeof(struct net_space),
 	.activate = net_activate,
 	.reset = net_reset,

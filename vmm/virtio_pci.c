@@ -435,7 +435,7 @@ static int map_bar(struct virtio_pci *t, struct err *err)
 	return bus_add(&t->vm->mmio, &bar, err);
 }
 
-static int attach(struct vm *vm, struct virtio_pci *t, int wanted_slot, struct err *err)
+static int attach(struct vm *vm, struct virtio_pci *t, const struct pci_place *place, struct err *err)
 {
 	struct virtio_dev *vdev = t->vdev;
 	uint16_t device = (uint16_t)(0x1040 + vdev->ops->type);
@@ -448,23 +448,24 @@ static int attach(struct vm *vm, struct virtio_pci *t, int wanted_slot, struct e
 		return err_num(err, ERR_INTERNAL, ENOMEM, "device '%s'", vdev->id);
 	if (msix_init(&t->msix, vdev->n_queues + 1, err) < 0)
 		return err->num;
-	snprintf(t->id, sizeof(t->id), "_virtio-pci-%s", vdev->id);
+	snprintf(t->id, sizeof(t->id), TRANSPORT_PREFIX "%s", vdev->id);
 	pci_device_init(&t->pci, 0x1af4, device, vdev->ops->pci_class, 1);
 	t->pci.cfg.registers[11] = (uint32_t)device << 16 | 0x1af4;
 	t->pci.before_read = before_read;
 	t->pci.after_write = after_write;
 	t->pci.move_bar = move_bar;
-	struct arch_window w = vdev->ops->bar32 ? arch_mmio32(vm) : arch_mmio64(vm);
-	if (pci_alloc_bar0(&vm->pci, &t->pci, BAR_BYTES, vdev->ops->bar32, w.first, err) < 0)
+	t->pci.ejectable = vdev->ops->hotplug;
+	struct arch_window w = place->bar32 ? arch_mmio32(vm) : arch_mmio64(vm);
+	if (pci_alloc_bar0(&vm->pci, &t->pci, BAR_BYTES, place->bar32, w.first, err) < 0)
 		return err_wrap(err, "device '%s'", vdev->id);
 	add_capabilities(t);
 	reset_device(t);
-	if (pci_attach(&vm->pci, &t->pci, wanted_slot, err) < 0)
-		return err_wrap(err, "device '%s'", vdev->id);
-	return vm->restored ? 0 : map_bar(t, err); /* restored: where the snapshot says, see load_pci() */
+	if (pci_attach(&vm->pci, &t->pci, place->slot, err) < 0)
+		return err->num;
+	return place->saved ? 0 : map_bar(t, err); /* saved: where the snapshot says, see load_pci() */
 }
 
-int virtio_pci_attach(struct vm *vm, struct virtio_dev *vdev, int wanted_slot, struct err *err)
+int virtio_pci_attach(struct vm *vm, struct virtio_dev *vdev, const struct pci_place *place, struct err *err)
 {
 	struct virtio_pci *t = calloc(1, sizeof(*t));
 
@@ -475,10 +476,9 @@ int virtio_pci_attach(struct vm *vm, struct virtio_dev *vdev, int wanted_slot, s
 	t->vm = vm;
 	t->vdev = vdev;
 	vdev->transport = t;
-	int r = attach(vm, t, wanted_slot, err);
+	int r = attach(vm, t, place, err);
 	if (r < 0) {
-		if (t->pci.slot)
-			vm->pci.slot[t->pci.slot] = NULL;
+		pci_detach(&vm->pci, &t->pci);
 		virtio_pci_free(t);
 		return r;
 	}
@@ -498,6 +498,24 @@ void virtio_pci_free(struct virtio_pci *t)
 	msix_done(&t->msix);
 	free(t->msix_queues);
 	free(t);
+}
+
+void virtio_pci_remove(struct virtio_pci *t)
+{
+	struct vm *vm = t->vm;
+	unsigned n = 0;
+
+	pci_detach(&vm->pci, &t->pci);
+	bus_remove(&vm->mmio, t);
+	worker_stop(&t->worker);
+	for (unsigned i = 0; i < t->vdev->n_queues; i++)
+		kick_detach(&t->kick[i]);
+	reset_device(t); /* what is under way ends before its rings are forgotten */
+	for (unsigned i = 0; i < vm->n_devs; i++)
+		if (vm->dev[i] != t)
+			vm->dev[n++] = vm->dev[i];
+	vm->n_devs = n;
+	virtio_pci_free(t);
 }
 
 /* ---- snapshot ---- */
@@ -651,14 +669,15 @@ int virtio_pci_load(struct virtio_pci *t, const struct json_node *node, struct e
 
 void virtio_pci_tree(const struct virtio_pci *t, struct strbuf *out)
 {
-	bool bar32 = t->vdev->ops->bar32;
+	bool bar32 = t->pci.cfg.bars[0].type == PCI_BAR_MEMORY32;
+	char bdf[PCI_BDF_BYTES];
 
-	strbuf_printf(
-		out,
-		"\"%s\":{\"id\":\"%s\",\"resources\":[{\"PciBar\":{\"index\":0,\"base\":%llu,\"size\":%d,"
-		"\"type_\":\"%s\",\"prefetchable\":false}}],\"children\":[\"%s\"],\"pci_bdf\":\"0000:00:%02x.0\"},",
-		t->id, t->id, (unsigned long long)t->pci.bar0, BAR_BYTES, bar32 ? "Mmio32" : "Mmio64", t->vdev->id,
-		t->pci.slot);
+	pci_bdf(&t->pci, bdf);
+	strbuf_printf(out,
+		      "\"%s\":{\"id\":\"%s\",\"resources\":[{\"PciBar\":{\"index\":0,\"base\":%llu,\"size\":%d,"
+		      "\"type_\":\"%s\",\"prefetchable\":false}}],\"children\":[\"%s\"],\"pci_bdf\":\"%s\"},",
+		      t->id, t->id, (unsigned long long)t->pci.bar0, BAR_BYTES, bar32 ? "Mmio32" : "Mmio64",
+		      t->vdev->id, bdf);
 	strbuf_printf(out, "\"%s\":{\"id\":\"%s\",\"resources\":[],\"parent\":\"%s\",\"children\":[]}", t->vdev->id,
 		      t->vdev->id, t->id);
 }

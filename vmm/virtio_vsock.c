@@ -222,6 +222,7 @@ static void vsock_free(struct virtio_dev *vdev)
 static const struct virtio_device_ops vsock_ops = {
 	.name = "vsock",
 	.type = VIRTIO_ID_VSOCK,
+	.hotplug = true,
 	.pci_class = 0xffff00,
 	.config_bytes = sizeof(struct vsock_space),
 	.activate = vsock_activate,

@@ -10,6 +10,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "vmm/devices.h"
+#include "vmm/hotplug.h"
 #include "vmm/ondemand.h"
 #include "vmm/saved.h"
 #include "vmm/snapshot.h"
@@ -42,15 +43,33 @@ static void on_guest_event(struct source *s, uint32_t events)
 	uint64_t n;
 
 	(void)events;
-	if (read(s->fd, &n, sizeof(n)) == sizeof(n) && vm->on_guest_event)
-		vm->on_guest_event(vm, atomic_exchange(&vm->guest_events, 0));
+	if (read(s->fd, &n, sizeof(n)) != sizeof(n))
+		return;
+	unsigned what = atomic_exchange(&vm->guest_events, 0);
+	if (what & GUEST_EJECT)
+		hotplug_ejected(vm);
+	if ((what & ~(unsigned)GUEST_EJECT) && vm->on_guest_event)
+		vm->on_guest_event(vm, what);
+}
+
+static void tell_main(struct vm *vm, enum guest_event event)
+{
+	atomic_fetch_or(&vm->guest_events, event);
+	(void)!write(vm->guest_event.fd, &(uint64_t){ 1 }, sizeof(uint64_t));
 }
 
 void vm_guest_event(struct vm *vm, enum guest_event event)
 {
 	vm->guest_ended = true;
-	atomic_fetch_or(&vm->guest_events, event);
-	(void)!write(vm->guest_event.fd, &(uint64_t){ 1 }, sizeof(uint64_t));
+	tell_main(vm, event);
+}
+
+void vm_eject(struct vm *vm, unsigned pci_slot)
+{
+	if (pci_eject(&vm->pci, pci_slot))
+		tell_main(vm, GUEST_EJECT);
+	else
+		log_debug("the guest ejects slot %u, which stays", pci_slot);
 }
 
 static int step_kvm(struct build *b, struct err *err)
@@ -128,15 +147,16 @@ static int step_irqchip(struct build *b, struct err *err)
 	return arch_irqchip_init(b->vm, err);
 }
 
+static int step_buses(struct build *b, struct err *err)
+{
+	bus_init(&b->vm->pio);
+	bus_init(&b->vm->mmio);
+	return arch_platform_init(b->vm, err);
+}
+
 static int step_devices(struct build *b, struct err *err)
 {
-	struct vm *vm = b->vm;
-
-	bus_init(&vm->pio);
-	bus_init(&vm->mmio);
-	if (arch_platform_init(vm, err) < 0)
-		return err->num;
-	return devices_new(vm, err);
+	return devices_new(b->vm, err);
 }
 
 static int step_vcpus(struct build *b, struct err *err)
@@ -230,9 +250,8 @@ static int step_restore_devices(struct build *b, struct err *err)
 
 	if (state_child(&b->snap->state.nodes[0], "device-manager", &node, err) < 0)
 		return err->num;
-	return devices_load(b->vm, node, err);
+	return devices_restore(b->vm, node, err) < 0 ? err->num : devices_load(b->vm, node, err);
 }
-
 static int step_threads(struct build *b, struct err *err)
 {
 	return vcpus_start(b->vm, NULL, NULL, err);
@@ -248,10 +267,19 @@ static int step_finish(struct build *b, struct err *err)
  * it waits for a grace period), no ioeventfd. `make bench` shows what each step costs.
  */
 static const struct step boot_steps[] = {
-	{ "events", step_events },      { "kvm", step_kvm },         { "cpu", step_boot_cpu },
-	{ "memory", step_boot_memory }, { "slots", step_slots },     { "irqchip", step_irqchip },
-	{ "devices", step_devices },    { "vcpus", step_vcpus },     { "cpu state", step_boot_vcpus },
-	{ "payload", step_payload },    { "threads", step_threads }, {},
+	{ "events", step_events },
+	{ "kvm", step_kvm },
+	{ "cpu", step_boot_cpu },
+	{ "memory", step_boot_memory },
+	{ "slots", step_slots },
+	{ "irqchip", step_irqchip },
+	{ "buses", step_buses },
+	{ "devices", step_devices },
+	{ "vcpus", step_vcpus },
+	{ "cpu state", step_boot_vcpus },
+	{ "payload", step_payload },
+	{ "threads", step_threads },
+	{},
 };
 
 static const struct step park_steps[] = {
@@ -267,8 +295,8 @@ static const struct step park_steps[] = {
 	{},
 };
 static const struct step restore_steps[] = {
-	{ "devices", step_devices },
-	{ "device state", step_restore_devices },
+	{ "buses", step_buses },
+	{ "devices", step_restore_devices },
 	{ "all threads", step_finish },
 	{},
 };

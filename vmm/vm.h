@@ -22,8 +22,8 @@ struct serial;
 struct snapshot;
 struct virtio_pci;
 
-/* Why the guest stopped by itself, told to the main thread through vm->guest_event. */
-enum guest_event { GUEST_POWEROFF = 1, GUEST_RESET = 2, GUEST_FAULT = 4 };
+/* Why the guest stopped by itself, or that it ejected a device: told to the main thread through vm->guest_event. */
+enum guest_event { GUEST_POWEROFF = 1, GUEST_RESET = 2, GUEST_FAULT = 4, GUEST_EJECT = 8 };
 
 struct vm {
 	struct loop *loop;
@@ -38,6 +38,8 @@ struct vm {
 	struct virtio_pci *dev[MAX_PCI_SLOTS]; /* in creation order */
 	unsigned n_devs;
 	unsigned device_id_cnt;        /* for automatic ids */
+	struct vm_config removed;      /* disks, nets and vsock that were asked to go, and did not yet; see hotplug.h */
+	uint32_t tell_up, tell_down;   /* PCI slots of a restored machine that its guest is to be told of */
 	_Atomic unsigned guest_events; /* enum guest_event, told to the main thread */
 	struct source guest_event;     /* an eventfd whose bits are enum guest_event */
 	void (*on_guest_event)(struct vm *vm, uint64_t events);
@@ -74,5 +76,7 @@ MUST_CHECK int vm_resume(struct vm *vm, bool first, struct err *err);
 
 /* From a vCPU thread: the guest ended or broke. */
 void vm_guest_event(struct vm *vm, enum guest_event event);
+/* From a vCPU thread: the guest lets go of the device in a PCI slot. */
+void vm_eject(struct vm *vm, unsigned pci_slot);
 
 #endif

@@ -8,6 +8,7 @@
 #include "common/log.h"
 #include "vmm/devices.h"
 #include "vmm/event_monitor.h"
+#include "vmm/hotplug.h"
 #include "vmm/ondemand.h"
 #include "vmm/snapshot.h"
 #include "vmm/vm.h"
@@ -475,6 +476,51 @@ int vmm_resize_disk(struct vmm *vmm, const char *id, uint64_t bytes, struct err 
 	if (!vmm->vm || is_parked(vmm))
 		return err_set(err, ERR_INTERNAL, "Failed resizing a disk image");
 	return devices_resize_disk(vmm->vm, id, bytes, err) < 0 ? err_wrap(err, "Error from device manager") : 0;
+}
+
+/* ---- hot-plug ---- */
+
+static int check_hotplug(const struct vmm *vmm, struct err *err)
+{
+	if (!vmm->has_config)
+		return err_set(err, ERR_NOT_FOUND, "VM is not created");
+	return is_parked(vmm) ? need_vm(vmm, err) : 0;
+}
+
+/* What a new device stands on must come with the request: a clone opens nothing of the host by itself. */
+static int check_owned(const struct vmm *vmm, const char *what, struct err *err)
+{
+	if (!vmm->owner)
+		return 0;
+	return err_set(err, ERR_INTERNAL, "a clone opens no files or taps by name: %s", what);
+}
+
+int vmm_add_disk(struct vmm *vmm, struct disk_config *disk, struct strbuf *out, struct err *err)
+{
+	if (check_hotplug(vmm, err) < 0 || check_owned(vmm, "no disk can be added to it", err) < 0)
+		return err->num;
+	return hotplug_add_disk(&vmm->config, vmm->vm, disk, out, err);
+}
+
+int vmm_add_net(struct vmm *vmm, struct net_config *net, struct strbuf *out, struct err *err)
+{
+	if (check_hotplug(vmm, err) < 0 ||
+	    (net->n_fds == 0 && check_owned(vmm, "descriptors must come with the request", err) < 0))
+		return err->num;
+	vmm->owns_fds |= net->n_fds > 0;
+	return hotplug_add_net(&vmm->config, vmm->vm, net, out, err);
+}
+
+int vmm_add_vsock(struct vmm *vmm, struct vsock_config *vsock, struct strbuf *out, struct err *err)
+{
+	if (check_hotplug(vmm, err) < 0 || check_owned(vmm, "no vsock device can be added to it", err) < 0)
+		return err->num;
+	return hotplug_add_vsock(&vmm->config, vmm->vm, vsock, out, err);
+}
+
+int vmm_remove_device(struct vmm *vmm, const char *id, struct err *err)
+{
+	return check_hotplug(vmm, err) < 0 ? err->num : hotplug_remove(&vmm->config, vmm->vm, id, err);
 }
 
 int vmm_power_button(struct vmm *vmm, struct err *err)

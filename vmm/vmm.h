@@ -63,6 +63,14 @@ struct vm_resize {
 /* The balloon of a running VM; all three in the configuration of one that was not booted. */
 MUST_CHECK int vmm_resize(struct vmm *vmm, const struct vm_resize *want, struct err *err);
 MUST_CHECK int vmm_resize_disk(struct vmm *vmm, const char *id, uint64_t bytes, struct err *err);
+/*
+ * A device more, or fewer, in the configuration and in the machine if there is one; *out becomes {"id", "bdf"} then. The device's configuration
+ * is moved from, its descriptors are taken over or closed. In a clone only a net with descriptors can be added: files and taps are forkd's.
+ */
+MUST_CHECK int vmm_add_disk(struct vmm *vmm, struct disk_config *disk, struct strbuf *out, struct err *err);
+MUST_CHECK int vmm_add_net(struct vmm *vmm, struct net_config *net, struct strbuf *out, struct err *err);
+MUST_CHECK int vmm_add_vsock(struct vmm *vmm, struct vsock_config *vsock, struct strbuf *out, struct err *err);
+MUST_CHECK int vmm_remove_device(struct vmm *vmm, const char *id, struct err *err);
 MUST_CHECK int vmm_power_button(struct vmm *vmm, struct err *err);
 /* To every vCPU. */
 MUST_CHECK int vmm_nmi(struct vmm *vmm, struct err *err);

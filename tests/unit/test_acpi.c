@@ -396,29 +396,53 @@ static void power_button_is_seen_once(void **state)
 	assert_int_equal(reg_read(&regs, ACPI_BLOCK_GED, 0, 1), 0);
 }
 
-static void nothing_is_ever_plugged(void **state)
+static uint32_t ejected;
+
+static void on_eject(void *owner, unsigned slot)
 {
-	struct acpi_regs regs = { .n_vcpus = 2 };
-	static const struct {
-		enum acpi_block block;
-		unsigned bytes;
-	} blocks[] = {
-		{ ACPI_BLOCK_PCI, ACPI_PCI_BLOCK_BYTES },
-		{ ACPI_BLOCK_MEMORY, ACPI_MEMORY_BLOCK_BYTES },
-	};
-	uint32_t all = UINT32_MAX, one = 1;
+	assert_ptr_equal(owner, &ejected);
+	ejected |= 1U << slot;
+}
+
+/* As PCNT and PCEJ do. */
+static void pci_slots_come_and_go(void **state)
+{
+	struct acpi_regs regs = { .n_vcpus = 2, .eject = on_eject, .owner = &ejected };
+	const uint32_t slots = 1U << 31 | 1U << 5 | 1;
 
 	(void)state;
-	for (size_t i = 0; i < ARRAY_LEN(blocks); i++) {
-		for (unsigned off = 0; off < blocks[i].bytes; off += 4) {
-			assert_int_equal(reg_read(&regs, blocks[i].block, off, 4), 0);
-			assert_int_equal(reg_read(&regs, blocks[i].block, off, 8), 0);
-		}
-	}
-	acpi_regs_write(&regs, ACPI_BLOCK_PCI, 8, &all, 4);
+	ejected = 0;
+	for (unsigned off = 0; off < ACPI_PCI_BLOCK_BYTES; off += 4)
+		assert_int_equal(reg_read(&regs, ACPI_BLOCK_PCI, off, 4), 0);
+	acpi_regs_notify_pci(&regs, 1U << 4, 0);
+	acpi_regs_notify_pci(&regs, 1U << 6, 1U << 9);
+	assert_int_equal(reg_read(&regs, ACPI_BLOCK_GED, 0, 1), ACPI_EVENT_PCI);
+	assert_int_equal(reg_read(&regs, ACPI_BLOCK_GED, 0, 1), 0);
+	assert_int_equal(reg_read(&regs, ACPI_BLOCK_PCI, 0, 1), 0); /* only the whole register takes them */
+	assert_int_equal(reg_read(&regs, ACPI_BLOCK_PCI, 0, 8), 0);
+	assert_int_equal(reg_read(&regs, ACPI_BLOCK_PCI, 0, 4), 1U << 4 | 1U << 6);
+	assert_int_equal(reg_read(&regs, ACPI_BLOCK_PCI, 0, 4), 0);
+	assert_int_equal(reg_read(&regs, ACPI_BLOCK_PCI, 4, 4), 1U << 9);
+	assert_int_equal(reg_read(&regs, ACPI_BLOCK_PCI, 4, 4), 0);
+	acpi_regs_write(&regs, ACPI_BLOCK_PCI, 8, &slots, 1);
+	acpi_regs_write(&regs, ACPI_BLOCK_PCI, 0, &slots, 4);
+	assert_int_equal(ejected, 0);
+	acpi_regs_write(&regs, ACPI_BLOCK_PCI, 8, &slots, 4);
+	assert_int_equal(ejected, slots);
 	assert_int_equal(reg_read(&regs, ACPI_BLOCK_PCI, 8, 4), 0);
-	acpi_regs_write(&regs, ACPI_BLOCK_PCI, 12, &one, 4);
-	assert_int_equal(reg_read(&regs, ACPI_BLOCK_PCI, 12, 4), 1);
+	acpi_regs_write(&regs, ACPI_BLOCK_PCI, 12, &slots, 4); /* there is no such segment */
+	assert_int_equal(reg_read(&regs, ACPI_BLOCK_PCI, 12, 4), 0);
+}
+
+static void memory_is_never_plugged(void **state)
+{
+	struct acpi_regs regs = { .n_vcpus = 2 };
+
+	(void)state;
+	for (unsigned off = 0; off < ACPI_MEMORY_BLOCK_BYTES; off += 4) {
+		assert_int_equal(reg_read(&regs, ACPI_BLOCK_MEMORY, off, 4), 0);
+		assert_int_equal(reg_read(&regs, ACPI_BLOCK_MEMORY, off, 8), 0);
+	}
 }
 
 struct dump_args {
@@ -548,7 +572,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(mptable_stops_where_apic_ids_do),
 		cmocka_unit_test(cpus_that_run_are_enabled),
 		cmocka_unit_test(power_button_is_seen_once),
-		cmocka_unit_test(nothing_is_ever_plugged),
+		cmocka_unit_test(pci_slots_come_and_go),
+		cmocka_unit_test(memory_is_never_plugged),
 	};
 
 	if (argc > 2 && !strcmp(argv[1], "--dump"))

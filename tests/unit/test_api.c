@@ -103,6 +103,48 @@ int vmm_resize(struct vmm *v, const struct vm_resize *want, struct err *err)
 	return forced(v, err);
 }
 
+/* The machine's answer to what was added: once it runs. */
+static int fake_add(struct vmm *v, const char *what, const char *id, struct strbuf *out, struct err *err)
+{
+	snprintf(v->did, sizeof(v->did), "add %s %s", what, id ? id : "-");
+	if (forced(v, err) < 0)
+		return err->num;
+	if (v->state >= RUNNING)
+		strbuf_puts(out, "{\"id\":\"x\",\"bdf\":\"0000:00:06.0\"}");
+	return 0;
+}
+
+int vmm_add_disk(struct vmm *v, struct disk_config *disk, struct strbuf *out, struct err *err)
+{
+	return fake_add(v, disk->path ? disk->path : "disk", disk->id, out, err);
+}
+
+/* Takes the first of its descriptors, if it succeeds. */
+int vmm_add_net(struct vmm *v, struct net_config *net, struct strbuf *out, struct err *err)
+{
+	struct stat st;
+
+	if (fake_add(v, "net", net->id, out, err) < 0)
+		return err->num;
+	v->n_fds = net->n_fds;
+	for (uint32_t i = 0; i < net->n_fds && fstat(net->fds[i], &st) == 0; i++)
+		v->fd_inodes[i] = st.st_ino;
+	if (net->n_fds > 0)
+		close(steal_fd(&net->fds[0]));
+	return 0;
+}
+
+int vmm_add_vsock(struct vmm *v, struct vsock_config *vsock, struct strbuf *out, struct err *err)
+{
+	return fake_add(v, vsock->socket, vsock->id, out, err);
+}
+
+int vmm_remove_device(struct vmm *v, const char *id, struct err *err)
+{
+	snprintf(v->did, sizeof(v->did), "remove %s", id);
+	return forced(v, err);
+}
+
 int vmm_resize_disk(struct vmm *v, const char *id, uint64_t bytes, struct err *err)
 {
 	snprintf(v->did, sizeof(v->did), "resize %s %llu", id, (unsigned long long)bytes);
@@ -566,6 +608,60 @@ static void counters_buttons_and_sizes(void **state)
 			fail_msg("%s: %s", broken[i][1], text.text);
 	}
 	assert_int_equal(vmm->calls, calls);
+	client_close(fd);
+}
+
+/* Before the machine runs the answer is empty, then it says where the device is. */
+static void devices_come_and_go(void **state)
+{
+	static const struct {
+		const char *name, *body, *did, *failed;
+	} cases[] = {
+		{ "vm.add-disk", "{\"path\":\"/d\"}", "add /d -", "The disk could not be added to the VM" },
+		{ "vm.add-disk", "{\"id\":\"d1\",\"path\":null}", "add disk d1",
+		  "The disk could not be added to the VM" },
+		{ "vm.add-net", "{\"id\":\"n1\",\"fds\":[3,4]}", "add net n1",
+		  "The network device could not be added to the VM" },
+		{ "vm.add-vsock", "{\"cid\":3,\"socket\":\"/s\"}", "add /s -",
+		  "The vsock device could not be added to the VM" },
+		{ "vm.remove-device", "{\"id\":\"x\"}", "remove x", "The device could not be removed from the VM" },
+	};
+	static const char *const broken[][3] = {
+		{ "vm.add-disk", "{\"path\":1}", "DiskConfig.path: " },
+		{ "vm.add-net", "{\"num_queues\":-1}", "NetConfig.num_queues: " },
+		{ "vm.add-vsock", "{\"cid\":3}", "VsockConfig.socket: " },
+		{ "vm.remove-device", "{}", "VmRemoveDeviceData.id: " },
+	};
+	int fd = client_connect();
+	char answer[256];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		bool removes = strcmp(cases[i].name, "vm.remove-device") == 0;
+		for (enum state s = CREATED; s <= PAUSED; s++) {
+			vmm->state = s;
+			ask(fd, "PUT", cases[i].name, cases[i].body);
+			if (s == CREATED || removes)
+				expect_answer(fd, 204, NULL);
+			else
+				expect_answer(fd, 200, "{\"id\":\"x\",\"bdf\":\"0000:00:06.0\"}");
+			assert_string_equal(vmm->did, cases[i].did);
+		}
+		assert_int_equal(vmm->n_fds, 0); /* numbers in the body are nothing */
+		err_set(&vmm->forced, ERR_CONFLICT, "Identifier x is not unique");
+		ask(fd, "PUT", cases[i].name, cases[i].body);
+		snprintf(answer, sizeof(answer), "[\"Error from API\",\"%s\",\"Identifier x is not unique\"]",
+			 cases[i].failed);
+		expect_answer(fd, 409, answer);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(broken); i++) {
+		autostrbuf struct strbuf text = {};
+		ask(fd, "PUT", broken[i][0], broken[i][1]);
+		assert_false(client_read(fd, &text));
+		assert_non_null(strstr(text.text, "HTTP/1.1 400 \r\n"));
+		if (!strstr(text.text, broken[i][2]))
+			fail_msg("%s: %s", broken[i][1], text.text);
+	}
 	client_close(fd);
 }
 
@@ -1189,6 +1285,35 @@ static void closes_descriptors_nobody_wants(void **state)
 	close(sent[0]);
 }
 
+/* All descriptors of the request are the net's; what nobody took is closed. */
+static void a_net_gets_its_descriptors(void **state)
+{
+	static const char body[] = "{\"id\":\"n\",\"num_queues\":4,\"fds\":[7]}";
+	char request[256];
+	int sent[2];
+	ino_t inodes[2];
+	int fd = client_connect();
+
+	(void)state;
+	for (int i = 0; i < 2; i++)
+		sent[i] = make_memfd(&inodes[i]);
+	unsigned before = count_fds();
+	snprintf(request, sizeof(request), "PUT /api/v1/vm.add-net HTTP/1.1\r\nContent-Length: %zu\r\n\r\n%s",
+		 strlen(body), body);
+	client_send_fds(fd, request, strlen(request), sent, 2);
+	expect_answer(fd, 204, NULL);
+	assert_int_equal(vmm->n_fds, 2);
+	assert_memory_equal(vmm->fd_inodes, inodes, sizeof(inodes));
+	assert_int_equal(count_fds(), before);
+	err_set(&vmm->forced, ERR_NOT_FOUND, "VM is not created");
+	client_send_fds(fd, request, strlen(request), sent, 2);
+	expect_answer(fd, 404, FAILED("The network device could not be added to the VM", "VM is not created"));
+	assert_int_equal(count_fds(), before);
+	for (int i = 0; i < 2; i++)
+		close(sent[i]);
+	client_close(fd);
+}
+
 /* ---- noise ---- */
 
 static uint64_t noise;
@@ -1312,6 +1437,7 @@ int main(void)
 		T(answers_info),
 		T(refuses_by_method_and_body),
 		T(counters_buttons_and_sizes),
+		T(devices_come_and_go),
 		T(says_what_it_lacks),
 		T(serves_what_the_specification_lists),
 		T(names_what_is_wrong_in_a_body),
@@ -1332,6 +1458,7 @@ int main(void)
 		T(deals_descriptors_out),
 		T(counts_descriptors),
 		T(closes_descriptors_nobody_wants),
+		T(a_net_gets_its_descriptors),
 		T(survives_noise),
 		T(starts_from_a_descriptor),
 		T(refuses_a_second_server),

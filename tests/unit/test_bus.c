@@ -144,6 +144,26 @@ static void without_callbacks(void **state)
 	bus_write(&bus, 0, &(uint32_t){ 1 }, 4);
 }
 
+static void ranges_go_with_their_device(void **state)
+{
+	struct bus bus;
+	int a, b;
+	const struct bus_range ranges[] = { { .base = 0, .size = 8, .dev = &a },
+					    { .base = 8, .size = 8, .dev = &b },
+					    { .base = 16, .size = 8, .dev = &a } };
+	struct err err = {};
+
+	(void)state;
+	bus_init(&bus);
+	for (unsigned i = 0; i < ARRAY_LEN(ranges); i++)
+		assert_int_equal(bus_add(&bus, &ranges[i], &err), 0);
+	bus_remove(&bus, &a);
+	assert_int_equal(bus.n, 1);
+	assert_ptr_equal(bus.range[0].dev, &b);
+	assert_int_equal(bus_add(&bus, &ranges[2], &err), 0);
+	assert_int_equal(bus_add(&bus, &ranges[1], &err), -EINVAL);
+}
+
 static void moves(void **state)
 {
 	static const struct {
@@ -195,9 +215,13 @@ static void registers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(overlaps), cmocka_unit_test(message_and_bound),
-		cmocka_unit_test(edges),    cmocka_unit_test(without_callbacks),
-		cmocka_unit_test(moves),    cmocka_unit_test(registers),
+		cmocka_unit_test(overlaps),
+		cmocka_unit_test(message_and_bound),
+		cmocka_unit_test(edges),
+		cmocka_unit_test(without_callbacks),
+		cmocka_unit_test(ranges_go_with_their_device),
+		cmocka_unit_test(moves),
+		cmocka_unit_test(registers),
 	};
 
 	return cmocka_run_group_tests_name("bus", tests, NULL, NULL);

@@ -40,6 +40,10 @@ static void events(void **state)
 	expect(fds[0],
 	       "{\n  \"timestamp\": {\n    \"secs\": 0,\n    \"nanos\": 0\n  },\n  \"source\": \"virtio-device\",\n"
 	       "  \"event\": \"activated\",\n  \"properties\": {\n    \"id\": \"_net\\\"1\"\n  }\n}\n\n");
+	event_emit_device("device-removed", "d\\", "0000:00:03.0");
+	expect(fds[0], "{\n  \"timestamp\": {\n    \"secs\": 0,\n    \"nanos\": 0\n  },\n  \"source\": \"vm\",\n"
+		       "  \"event\": \"device-removed\",\n  \"properties\": {\n    \"id\": \"d\\\\\",\n"
+		       "    \"bdf\": \"0000:00:03.0\"\n  }\n}\n\n");
 	for (int i = 0; i < 10000; i++) /* far more than a pipe holds */
 		event_emit("vm", "pausing", NULL, NULL);
 	event_monitor_init(-1);

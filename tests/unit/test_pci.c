@@ -249,56 +249,115 @@ static void slots(void **state)
 	struct err err = {};
 
 	(void)state;
+	memset(other, 0, sizeof(other));
 	assert_int_equal(pci_attach(&bus, &other[0], 0, &err), 0);
 	assert_int_equal(other[0].slot, 1);
-	assert_int_equal(pci_attach(&bus, &other[1], -1, &err), 0);
+	assert_int_equal(pci_attach(&bus, &other[1], 0, &err), 0);
 	assert_int_equal(other[1].slot, 3); /* 2 is taken */
-	assert_int_equal(pci_attach(&bus, &other[2], 2, &err), -EINVAL);
-	assert_string_equal(err.msg, "PCI slot 2 is not free");
-	assert_int_equal(pci_attach(&bus, &other[2], 32, &err), -EINVAL);
-	assert_string_equal(err.msg, "PCI slot 32 is not free");
+	assert_int_equal(pci_attach(&bus, &other[2], 2, &err), -EIO);
+	assert_string_equal(err.msg, "Failed to find an available PCI device ID\n"
+				     "Valid PCI device identifier but already used: 2");
+	assert_int_equal(pci_attach(&bus, &other[2], 32, &err), -EIO);
 	assert_int_equal(pci_attach(&bus, &other[2], 31, &err), 0);
 	for (unsigned i = 4; i < 31; i++) {
 		assert_int_equal(pci_attach(&bus, &other[i], 0, &err), 0);
 		assert_int_equal(other[i].slot, i);
 	}
-	assert_int_equal(pci_attach(&bus, &other[3], 0, &err), -EINVAL);
+	assert_int_equal(pci_attach(&bus, &other[3], 0, &err), -EIO);
+	assert_string_equal(err.msg, "Failed to find an available PCI device ID\n"
+				     "Could not find an available device slot on the PCI bus");
+	pci_detach(&bus, &other[7]);
+	assert_int_equal(pci_attach(&bus, &other[3], 0, &err), 0);
+	assert_int_equal(other[3].slot, 7);
+	pci_detach(&bus, &other[7]); /* not its slot any more */
+	assert_ptr_equal(bus.slot[7], &other[3]);
+}
+
+/* The guest sees an empty slot at once; what must stay stays. */
+static void ejection(void **state)
+{
+	static struct pci_device other;
+	struct err err = {};
+	char bdf[PCI_BDF_BYTES];
+
+	(void)state;
+	other = (struct pci_device){ .ejectable = true };
+	pci_device_init(&other, 0x1af4, 0x1041, 0x020000, 1);
+	assert_int_equal(pci_attach(&bus, &other, 27, &err), 0);
+	pci_bdf(&other, bdf);
+	assert_string_equal(bdf, "0000:00:1b.0");
+	assert_int_equal(ecam_read(27 << 15, 4), 0x10411af4);
+	assert_false(pci_eject(&bus, 0)); /* the host bridge */
+	assert_false(pci_eject(&bus, 2)); /* not ejectable */
+	assert_false(pci_eject(&bus, 5)); /* nothing there */
+	assert_false(pci_eject(&bus, PCI_SLOTS));
+	assert_false(other.ejected);
+	assert_true(pci_eject(&bus, 27));
+	assert_true(other.ejected);
+	assert_int_equal(ecam_read(27 << 15, 4), 0xffffffff);
+	ecam_write(27 << 15 | 4, 0xffff, 2);
+	assert_int_equal(other.cfg.registers[1], 0);
+	assert_false(pci_eject(&bus, 27));
+}
+
+static struct pci_device placed[5];
+
+static uint64_t place(unsigned i, bool bar32, uint64_t lowest)
+{
+	struct err err = {};
+
+	placed[i] = (struct pci_device){};
+	if (pci_alloc_bar0(&bus, &placed[i], BAR_BYTES, bar32, lowest, &err) < 0)
+		return 0;
+	assert_int_equal(pci_attach(&bus, &placed[i], 0, &err), 0);
+	return placed[i].bar0;
 }
 
 static void bar_allocation(void **state)
 {
-	struct pci_device d = {};
+	struct pci_device *d = &placed[0];
 	struct err err = {};
 
 	(void)state;
-	assert_int_equal(pci_alloc_bar0(&bus, &d, BAR_BYTES, false, TOP32, &err), 0);
-	assert_int_equal(d.bar0, 0x3fffff800000);
-	assert_int_equal(pci_bar0_address(&d.cfg), 0x3fffff800000);
-	assert_int_equal(d.cfg.registers[4], 0xff800004);
-	assert_int_equal(d.cfg.registers[5], 0x3fff);
-	assert_int_equal(d.cfg.bars[0].size, 0xfff80000);
-	assert_int_equal(d.cfg.writable_bits[4], 0xfffffff0);
-	assert_int_equal(d.cfg.writable_bits[5], UINT32_MAX);
-	assert_int_equal(d.cfg.bars[0].addr, 0xff800004);
-	assert_int_equal(d.cfg.bars[1].addr, 0x3fff);
-	assert_int_equal(d.cfg.bars[1].size, UINT32_MAX);
-	assert_true(d.cfg.bars[0].used && d.cfg.bars[1].used && d.cfg.bars[0].has_type && !d.cfg.bars[1].has_type);
-	d = (struct pci_device){};
-	assert_int_equal(pci_alloc_bar0(&bus, &d, BAR_BYTES, false, TOP32, &err), 0);
-	assert_int_equal(d.bar0, 0x3fffff000000);
-	d = (struct pci_device){};
-	assert_int_equal(pci_alloc_bar0(&bus, &d, BAR_BYTES, true, 0xc0000000, &err), 0);
-	assert_int_equal(d.bar0, 0xe7f80000);
-	assert_int_equal(d.cfg.registers[4], 0xe7f80000);
-	assert_int_equal(d.cfg.registers[5], 0);
-	assert_false(d.cfg.bars[1].used);
-	d = (struct pci_device){};
-	assert_int_equal(pci_alloc_bar0(&bus, &d, BAR_BYTES, true, 0xe7f00000, &err), 0);
-	assert_int_equal(d.bar0, 0xe7f00000);
-	assert_true(pci_alloc_bar0(&bus, &d, BAR_BYTES, true, 0xe7f00000, &err) < 0);
+	assert_int_equal(place(0, false, TOP32), 0x3fffff800000);
+	assert_int_equal(pci_bar0_address(&d->cfg), 0x3fffff800000);
+	assert_int_equal(d->cfg.registers[4], 0xff800004);
+	assert_int_equal(d->cfg.registers[5], 0x3fff);
+	assert_int_equal(d->cfg.bars[0].size, 0xfff80000);
+	assert_int_equal(d->cfg.writable_bits[4], 0xfffffff0);
+	assert_int_equal(d->cfg.writable_bits[5], UINT32_MAX);
+	assert_int_equal(d->cfg.bars[0].addr, 0xff800004);
+	assert_int_equal(d->cfg.bars[1].addr, 0x3fff);
+	assert_int_equal(d->cfg.bars[1].size, UINT32_MAX);
+	assert_true(d->cfg.bars[0].used && d->cfg.bars[1].used && d->cfg.bars[0].has_type && !d->cfg.bars[1].has_type);
+	assert_int_equal(place(1, false, TOP32), 0x3fffff000000);
+	d = &placed[2];
+	assert_int_equal(place(2, true, 0xc0000000), 0xe7f80000);
+	assert_int_equal(d->cfg.registers[4], 0xe7f80000);
+	assert_int_equal(d->cfg.registers[5], 0);
+	assert_false(d->cfg.bars[1].used);
+	assert_int_equal(place(3, true, 0xe7f00000), 0xe7f00000);
+	d = &placed[4];
+	assert_true(pci_alloc_bar0(&bus, d, BAR_BYTES, true, 0xe7f00000, &err) < 0);
 	assert_string_equal(err.msg, "no room for another device's registers below 0xe7f00000");
-	bus.next32 = BAR_BYTES - 1;
-	assert_true(pci_alloc_bar0(&bus, &d, BAR_BYTES, true, 0, &err) < 0);
+	bus.top32 = BAR_BYTES - 1;
+	assert_true(pci_alloc_bar0(&bus, d, BAR_BYTES, true, 0, &err) < 0);
+}
+
+/* What a device leaves is given to the next; where the guest moved one to is nobody else's. */
+static void bar_places_are_used_again(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(place(i, false, TOP32), 0x3fffff800000 - i * (8ULL << 20));
+	pci_detach(&bus, &placed[1]);
+	pci_detach(&bus, &placed[2]);
+	placed[0].bar0 = 0x3fffff000000 + (1 << 20); /* between the places, across what was 1's */
+	assert_int_equal(place(1, false, TOP32), 0x3fffff800000);
+	assert_int_equal(place(2, false, TOP32), 0x3fffff000000);
+	placed[2].bar0 = 0x3ffffe800000 + (8 << 20) - 4096; /* into it from below: the next free one is further down */
+	placed[0].bar0 = 0x3fffff000000 + (4 << 20);
+	assert_int_equal(place(4, false, TOP32), 0x3ffffe800000);
 }
 
 enum { BAR0 = 2 << 15 | 0x10, BAR1 = 2 << 15 | 0x14, COMMAND = 2 << 15 | 4 };
@@ -379,7 +438,9 @@ int main(void)
 		cmocka_unit_test_setup(before_read_is_asked, make),
 		cmocka_unit_test_setup(capabilities, make),
 		cmocka_unit_test_setup(slots, make),
+		cmocka_unit_test_setup(ejection, make),
 		cmocka_unit_test_setup(bar_allocation, make),
+		cmocka_unit_test_setup(bar_places_are_used_again, make),
 		cmocka_unit_test_setup(bar64_is_sized_and_moved, make),
 		cmocka_unit_test_setup(bar32_is_sized_and_moved, make),
 	};

@@ -43,11 +43,11 @@ void virtio_pci_needs_reset(struct virtio_pci *transport)
 	(void)transport;
 }
 
-int virtio_pci_attach(struct vm *owner, struct virtio_dev *dev, int wanted_slot, struct err *err)
+int virtio_pci_attach(struct vm *owner, struct virtio_dev *dev, const struct pci_place *place, struct err *err)
 {
 	(void)owner;
 	(void)dev;
-	(void)wanted_slot;
+	(void)place;
 	return err_set(err, ERR_INTERNAL, "not here");
 }
 

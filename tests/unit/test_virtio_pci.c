@@ -127,6 +127,7 @@ static struct virtio_dev *vdev;
 
 static struct virtio_pci *add_device(const struct virtio_device_ops *ops, const char *id, unsigned queues)
 {
+	const struct pci_place place = { .bar32 = ops->bar32, .saved = vm.restored };
 	struct fake *f = calloc(1, sizeof(*f));
 	struct err err = {};
 
@@ -135,7 +136,7 @@ static struct virtio_pci *add_device(const struct virtio_device_ops *ops, const 
 	f->vdev.config = f->space;
 	memcpy(f->space, "ABCDEFGH", CONFIG_BYTES);
 	assert_int_equal(virtio_init(&f->vdev, ops, &vm.mem, id, queues, QUEUE_SIZE, &err), 0);
-	assert_int_equal(virtio_pci_attach(&vm, &f->vdev, 0, &err), 0);
+	assert_int_equal(virtio_pci_attach(&vm, &f->vdev, &place, &err), 0);
 	return vm.dev[vm.n_devs - 1];
 }
 
@@ -895,12 +896,13 @@ static void attach_fails_cleanly(void **state)
 		struct fake *f = calloc(1, sizeof(*f));
 		assert_int_equal(virtio_init(&f->vdev, &plain_ops, &vm.mem, "x", 1, 64, &err), 0);
 		if (full) { /* no register space left */
-			vm.pci.next64 = 0;
-			assert_true(virtio_pci_attach(&vm, &f->vdev, 0, &err) < 0);
+			vm.pci.top64 = 0;
+			assert_true(virtio_pci_attach(&vm, &f->vdev, &(struct pci_place){}, &err) < 0);
 			assert_non_null(strstr(err.msg, "device 'x'\nno room"));
 		} else {
-			assert_true(virtio_pci_attach(&vm, &f->vdev, SLOT, &err) < 0);
-			assert_string_equal(err.msg, "device 'x'\nPCI slot 1 is not free");
+			assert_true(virtio_pci_attach(&vm, &f->vdev, &(struct pci_place){ .slot = SLOT }, &err) < 0);
+			assert_string_equal(err.msg, "Failed to find an available PCI device ID\n"
+						     "Valid PCI device identifier but already used: 1");
 		}
 		assert_int_equal(n_free, full + 1);
 		assert_int_equal(vm.n_devs, 1);

@@ -8,7 +8,9 @@ enum {
 	CPU_SELECT = 0,
 	CPU_STATUS = 4,
 	CPU_STATUS_ENABLED = 1,
-	PCI_SEGMENT = 12,
+	PCI_UP = 0,
+	PCI_DOWN = 4,
+	PCI_EJECT = 8, /* then the segment, which is always 0 */
 };
 
 static uint32_t read_cpu(const struct acpi_regs *regs, uint64_t off)
@@ -29,6 +31,21 @@ static uint32_t read_events(struct acpi_regs *regs, uint64_t off, unsigned len)
 	return off == 0 && len == 1 ? atomic_exchange(&regs->events, 0) : 0;
 }
 
+static uint32_t take(uint32_t *slots)
+{
+	uint32_t v = *slots;
+
+	*slots = 0;
+	return v;
+}
+
+static uint32_t read_pci(struct acpi_regs *regs, uint64_t off, unsigned len)
+{
+	if (len != sizeof(uint32_t))
+		return 0;
+	return off == PCI_UP ? take(&regs->pci_up) : off == PCI_DOWN ? take(&regs->pci_down) : 0;
+}
+
 void acpi_regs_read(struct acpi_regs *regs, enum acpi_block block, uint64_t off, void *data, unsigned len)
 {
 	uint32_t v = 0;
@@ -37,13 +54,20 @@ void acpi_regs_read(struct acpi_regs *regs, enum acpi_block block, uint64_t off,
 		v = read_cpu(regs, off);
 	else if (block == ACPI_BLOCK_GED)
 		v = read_events(regs, off, len);
-	else if (block == ACPI_BLOCK_PCI && off == PCI_SEGMENT)
-		v = regs->pci_segment;
+	else if (block == ACPI_BLOCK_PCI)
+		v = read_pci(regs, off, len);
 	memset(data, 0, len);
 	memcpy(data, &v, len < sizeof(v) ? len : sizeof(v));
 }
 
-/* Ejections and acknowledgements have nothing to act on. */
+static void eject(const struct acpi_regs *regs, uint32_t slots)
+{
+	for (unsigned slot = 0; slot < 32 && regs->eject; slot++)
+		if (slots >> slot & 1)
+			regs->eject(regs->owner, slot);
+}
+
+/* There is one PCI segment; ejections of CPUs and acknowledgements have nothing to act on. */
 void acpi_regs_write(struct acpi_regs *regs, enum acpi_block block, uint64_t off, const void *data, unsigned len)
 {
 	uint32_t v = 0;
@@ -51,11 +75,18 @@ void acpi_regs_write(struct acpi_regs *regs, enum acpi_block block, uint64_t off
 	memcpy(&v, data, len < sizeof(v) ? len : sizeof(v));
 	if (block == ACPI_BLOCK_CPU && off == CPU_SELECT)
 		regs->cpu_selected = v;
-	else if (block == ACPI_BLOCK_PCI && off == PCI_SEGMENT)
-		regs->pci_segment = v;
+	else if (block == ACPI_BLOCK_PCI && off == PCI_EJECT && len == sizeof(v))
+		eject(regs, v);
 }
 
 void acpi_regs_notify_power_button(struct acpi_regs *regs)
 {
 	atomic_fetch_or(&regs->events, ACPI_EVENT_POWER_BUTTON);
+}
+
+void acpi_regs_notify_pci(struct acpi_regs *regs, uint32_t up, uint32_t down)
+{
+	regs->pci_up |= up;
+	regs->pci_down |= down;
+	atomic_fetch_or(&regs->events, ACPI_EVENT_PCI);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * ACPI register blocks: what the guest's byte code finds at acpi_addrs(). Nothing is ever
- * inserted or removed: they say which CPUs there are, and that the power button was pressed. Any
- * thread may call acpi_regs_notify_power_button; reads and writes hold the bus's lock.
+ * ACPI register blocks: what the guest's byte code finds at acpi_addrs(). They say which CPUs there are, that the power
+ * button was pressed, which PCI devices came and which are to go. CPUs and memory never come or go. Any thread may call
+ * acpi_regs_notify_power_button; the machine's lock is held for all else.
  */
 #ifndef VMM_X86_ACPI_REGS_H
 #define VMM_X86_ACPI_REGS_H
@@ -28,11 +28,13 @@ enum {
 	ACPI_EVENT_POWER_BUTTON = 8,
 };
 
-/* Starts as zero but for n_vcpus. Not in a snapshot: the guest selects before each use. */
+/* Starts as zero but for n_vcpus and eject. Selectors are not in a snapshot: the guest selects before each use. */
 struct acpi_regs {
 	uint32_t n_vcpus; /* these are enabled */
 	uint32_t cpu_selected;
-	uint32_t pci_segment;
+	uint32_t pci_up, pci_down; /* slots that came, and that are to go; taken by the guest's read */
+	void (*eject)(void *owner, unsigned pci_slot); /* the guest lets go of it */
+	void *owner;
 	_Atomic uint8_t events; /* set by any thread, taken by the guest's read */
 };
 
@@ -40,7 +42,9 @@ struct acpi_regs {
 void acpi_regs_read(struct acpi_regs *regs, enum acpi_block block, uint64_t off, void *data, unsigned len);
 void acpi_regs_write(struct acpi_regs *regs, enum acpi_block block, uint64_t off, const void *data, unsigned len);
 
-/* The caller then pulses ACPI_GSI_GED. */
+/* The caller then pulses ACPI_GSI_GED, here and below. */
 void acpi_regs_notify_power_button(struct acpi_regs *regs);
+/* Slots to add to those that came, and to those that are to go. */
+void acpi_regs_notify_pci(struct acpi_regs *regs, uint32_t up, uint32_t down);
 
 #endif

@@ -208,6 +208,11 @@ static void acpi_block_write(void *opaque, uint64_t off, const void *data, unsig
 	pthread_mutex_unlock(&d->arch->acpi_lock);
 }
 
+static void on_eject(void *owner, unsigned pci_slot)
+{
+	vm_eject(owner, pci_slot);
+}
+
 static int map_acpi(struct vm *vm, struct err *err)
 {
 	struct acpi_addrs at = acpi_addrs(vm->arch.phys_bits, false);
@@ -222,6 +227,8 @@ static int map_acpi(struct vm *vm, struct err *err)
 
 	pthread_mutex_init(&vm->arch.acpi_lock, NULL);
 	vm->arch.acpi_regs.n_vcpus = vm->config->cpus.boot_vcpus;
+	vm->arch.acpi_regs.eject = on_eject;
+	vm->arch.acpi_regs.owner = vm;
 	for (size_t i = 0; i < ARRAY_LEN(blocks); i++) {
 		struct acpi_block_dev *d = &vm->arch.acpi_dev[i];
 		*d = (struct acpi_block_dev){ .arch = &vm->arch, .block = blocks[i].block };
@@ -267,6 +274,22 @@ void arch_power_button(struct vm *vm)
 {
 	acpi_regs_notify_power_button(&vm->arch.acpi_regs);
 	arch_irq_pulse(vm, ACPI_GSI_GED);
+}
+
+void arch_pci_changed(struct vm *vm, uint32_t up, uint32_t down)
+{
+	pthread_mutex_lock(&vm->arch.acpi_lock);
+	acpi_regs_notify_pci(&vm->arch.acpi_regs, up, down);
+	pthread_mutex_unlock(&vm->arch.acpi_lock);
+	arch_irq_pulse(vm, ACPI_GSI_GED);
+}
+
+uint32_t arch_pci_unseen(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->arch.acpi_lock);
+	uint32_t up = vm->arch.acpi_regs.pci_up;
+	pthread_mutex_unlock(&vm->arch.acpi_lock);
+	return up;
 }
 
 void arch_vm_done(struct vm *vm)
