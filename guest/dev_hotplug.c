@@ -13,11 +13,13 @@
 
 static uintptr_t block;
 static unsigned ejects;
+static uint32_t throws; /* slots to eject that nobody asked for */
 
 void hotplug_open(void)
 {
 	block = option_number("hotplug", 0);
 	ejects = (unsigned)option_number("eject", 1);
+	throws = (uint32_t)option_number("throw", 0);
 	if (!block)
 		return;
 	map_range(block & ~(PAGE - 1), PAGE);
@@ -40,15 +42,17 @@ void hotplug_round(void)
 		return;
 	write32(block + SEGMENT, 0);
 	uint32_t up = read32(block + PCIU), down = read32(block + PCID);
-	if (!up && !down)
-		return;
-	print("hotplug: up %x down %x\n", up, down);
+	if (up || down)
+		print("hotplug: up %x down %x\n", up, down);
+	down |= throws;
+	throws = 0;
 	for (unsigned slot = 0; slot < PCI_SLOTS; slot++) {
 		if (up >> slot & 1)
 			device_came(slot);
 		if (!(down >> slot & 1))
 			continue;
-		device_goes(slot);
+		if (pci_read(slot, 0, 2) == 0x1af4)
+			device_goes(slot);
 		if (ejects)
 			eject(slot);
 	}

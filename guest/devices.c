@@ -9,6 +9,7 @@
  *   mem=0 (MiB of pattern)  sectors=4096 (tested per CPU)  split=sectors|odd|none
  *   ged=0 (ACPI's event register: tells of the power button, with mode=irq)
  *   hotplug=0 (ACPI's PCI hot-plug registers: drives what comes)  eject=1 (and lets go of what is to go)
+ *   throw=0 (slots, as bits, to eject although nobody asks)
  *   balloon=4 (MiB of pages that it may give away)  strict=0 (1: they come back as zeros)
  *   streams=0 (vsock streams to the host's port 2000)  vsock_bytes=200000 (up to that many each)
  *   bad=1 (send out of range requests)  echo=0 (console bytes to echo before the end)

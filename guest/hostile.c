@@ -7,6 +7,7 @@
  * Options:
  *   seed=1  rounds=10 (0: endless)  dev=blk,… (default all)  verbose=1 (a line per attack)
  *   what=ports,config,bars,ioapic,queues (default all)
+ *   hotplug=0 (ACPI's PCI hot-plug registers: attacked too)  throw=0 (1: throws its own devices out)
  *   fatal=1 (also the ports which end the VM)  bar=1 (move BARs too)
  *   check=0 (do not check that devices work after a reset)
  *   end=poweroff|reset|acpi-reset|halt  onfail=end (end the VM on FAIL too)
@@ -509,8 +510,32 @@ static void works_check(struct virtio *v)
 	virtio_reset(v);
 }
 
+/* Ejects whatever comes, now and then what it has itself. */
+static void hotplug_attack(void)
+{
+	uintptr_t block = option_number("hotplug", 0);
+	uint32_t own = 0;
+	for (unsigned i = 0; i < n_devs; i++)
+		own |= option_number("throw", 0) && rnd(100) == 0 ? 0 : 1u << devs[i].slot;
+	for (unsigned i = 0; i < 300 && block; i++) {
+		unsigned bytes = width(8), at = (unsigned)rnd(16 - bytes + 1);
+		(void)mmio_read(block + at, bytes);
+		at = (unsigned)rnd(16 - bytes + 1);
+		if (at != 8 || bytes != 4)
+			mmio_write(block + at, wild(), bytes);
+		if (rnd(10) == 0)
+			write32(block + 8, (uint32_t)wild() & ~own);
+		n_attacks += 3;
+	}
+}
+
 static void round_run(uint64_t round)
 {
+	static bool mapped;
+	if (!mapped && option_number("hotplug", 0))
+		map_range(option_number("hotplug", 0), PAGE);
+	mapped = true;
+	hotplug_attack();
 	if (listed("what", "ports"))
 		ports_attack(round);
 	if (listed("what", "config"))
@@ -519,7 +544,7 @@ static void round_run(uint64_t round)
 		ioapic_attack();
 	for (unsigned i = 0; i < n_devs; i++) {
 		struct virtio *v = &devs[i];
-		if (!listed("dev", virtio_name(v->type)))
+		if (!listed("dev", virtio_name(v->type)) || pci_read(v->slot, 0, 2) != 0x1af4)
 			continue;
 		virtio_reset(v);
 		if (listed("what", "bars")) {

@@ -58,6 +58,10 @@ class Hotplug(KvmTest):
                 return True
         return False
 
+    def open_taps(self, vmm):
+        folder = f"/proc/{vmm.pid}/fd"
+        return sum(os.readlink(os.path.join(folder, fd)) == "/dev/net/tun" for fd in os.listdir(folder))
+
     def bars(self, vmm):
         return {k: (v["pci_bdf"], v["resources"]) for k, v in vmm.get("vm.info")["device_tree"].items() if "pci_bdf" in v}
 
@@ -66,7 +70,7 @@ class ComesAndGoes(Hotplug):
     def test_disk(self):
         """Slot, BAR, interrupt, registers; then all of it again and again: nothing is left behind."""
         events = self.path("events")
-        vmm = self.machine(extra=["--disk", self.disk_option(), "--event-monitor", f"path={events}"])
+        vmm = self.machine("dev=blk", extra=["--disk", self.disk_option(), "--event-monitor", f"path={events}"])
         vmm.wait_rounds(2)
         path = self.disk()
         name, slot = self.add(vmm, "disk", **self.raw(path))
@@ -87,7 +91,7 @@ class ComesAndGoes(Hotplug):
             self.assertEqual(again, 1)                                  # the first that is free
             self.assertEqual(vmm.get("vm.info")["device_tree"][f"_virtio-pci-{name}"]["resources"], resources)
             self.remove(vmm, name, again)
-        self.assertEqual(vmm.n_fds(), before)
+        wait_for("the descriptors of gone devices to be closed", lambda: vmm.n_fds() <= before, 5, vmm.context)
         removed = [e for e in self.events(events) if e["event"] == "device-removed"]
         self.assertEqual(len(removed), 14)
         self.assertEqual((removed[0]["source"], removed[0]["properties"]), ("vm", {"id": "_disk1", "bdf": "0000:00:03.0"}))
@@ -110,12 +114,10 @@ class ComesAndGoes(Hotplug):
         nets = {n["id"]: n for n in vmm.get("vm.info")["config"]["net"]}
         self.assertEqual(len(nets["two"]["fds"]), 2)
         self.assertEqual(nets[a[0]]["tap"], named.name)
-        before = vmm.n_fds()
         self.remove(vmm, "two", int(answer["bdf"][8:10], 16))
-        self.assertEqual(vmm.n_fds(), before - 4 if IS_FORKD else vmm.n_fds())    # the two, and what the device made of them
+        if IS_FORKD:                                                    # else it keeps those that came
+            self.assertEqual(self.open_taps(vmm), 1)
         self.remove(vmm, *a)
-        again = Tap(self, queues=1)
-        again.close()
         self.add(vmm, "net", tap=named.name)                            # nobody holds it
         vmm.stop()
 
@@ -154,8 +156,158 @@ class ComesAndGoes(Hotplug):
             self.assertEqual(answer["bdf"], f"0000:00:{slot:02x}.0")
         full = ["Error from device manager", "Failed to find an available PCI device ID",
                 "Could not find an available device slot on the PCI bus"]
-        for kind, config in (("disk", self.raw(path)), ("net", {}), ("vsock", {"cid": 3, "socket": self.path("v")})):
+        for kind, config in (("disk", self.raw(self.disk())), ("net", {}), ("vsock", {"cid": 3, "socket": self.path("v")})):
             answer = vmm.call("PUT", f"vm.add-{kind}", config)
             self.assertEqual((answer.status, answer.json[2:]), (500, full))
         self.assertEqual(len(vmm.get("vm.info")["config"]["disks"]), 30)
         vmm.kill()
+
+    def test_guest_that_never_ejects(self):
+        """Asked for again and again it stays, and so does its name; the configuration has forgotten it."""
+        vmm = self.machine("eject=0", extra=["--disk", self.disk_option()])
+        vmm.wait_rounds(1)
+        for _ in range(2):
+            after = len(vmm.output)
+            vmm.put("vm.remove-device", {"id": "_disk0"})
+            vmm.wait_output(rb"hotplug: up 0 down 2\n", after)
+        self.assertEqual(vmm.get("vm.info")["config"]["disks"], [])
+        self.assertIn("_virtio-pci-_disk0", vmm.get("vm.info")["device_tree"])
+        answer = vmm.call("PUT", "vm.add-disk", {"id": "_disk0", **self.raw(self.disk())})
+        self.assertEqual((answer.status, answer.json[2:]),
+                         (500, ["Error from device manager", "Invalid identifier as it is not unique: _disk0"]))
+        vmm.put("vm.reboot")                                            # now it is gone
+        vmm.wait_output(rb"(?s)devices: cpus.*devices: cpus.*round 2 ok")
+        self.assertEqual(sorted(self.bars(vmm)), ["_virtio-pci-__rng"])
+        vmm.stop()
+
+    def test_thrown_out(self):
+        """A guest may eject a disk that nobody asked for: it is there again after a reboot. Not rng (here)."""
+        vmm = self.machine("throw=0xfffffffc", extra=["--disk", self.disk_option(), self.disk_option()])
+        vmm.wait_output(rb"slot 31 ejected, id ffffffff")
+        vmm.wait_rounds(2)
+        self.assertEqual([d["id"] for d in vmm.get("vm.info")["config"]["disks"]], ["_disk0", "_disk1"])
+        left = ["_virtio-pci-__rng", "_virtio-pci-_disk0"] if IS_FORKD else ["_virtio-pci-_disk0"]
+        wait_for("the end of the devices", lambda: sorted(self.bars(vmm)) == left, context=vmm.context)
+        if IS_FORKD:                                                    # else config.json says more than state.json
+            directory = vmm.snapshot(resume=True)
+            with open(os.path.join(directory, "config.json")) as f:
+                self.assertEqual([d["id"] for d in json.load(f)["disks"]], ["_disk0"])
+        self.add(vmm, "disk", id="new", **self.raw(self.disk()))
+        vmm.put("vm.reboot")
+        vmm.wait_output(rb"(?s)devices: cpus.*devices: cpus.*slot 31 ejected.*round 2 ok")
+        self.assertEqual(vmm.output.count(b"slot 3 ejected, id 10421af4"), 1)
+        vmm.stop()
+
+
+class Configuration(Hotplug):
+    """Before the machine runs: its configuration only."""
+    failed = {"disk": "The disk could not be added to the VM", "net": "The network device could not be added to the VM",
+              "vsock": "The vsock device could not be added to the VM"}
+
+    def config(self):
+        from kvmtest import guest
+        return {"cpus": {"boot_vcpus": 1, "max_vcpus": 1}, "memory": {"size": 64 * MIB}, "console": {"mode": "Off"},
+                "payload": {"kernel": guest("devices"), "cmdline": "rounds=0 pause=5 dev=blk bad=0"},
+                "serial": {"mode": "Tty"}}
+
+    def refused(self, vmm, kind, config, status, *chain):
+        answer = vmm.call("PUT", f"vm.add-{kind}", config)
+        self.assertEqual((answer.status, answer.json), (status, ["Error from API", self.failed[kind], *chain]))
+
+    def test_created(self):
+        vmm = self.start()
+        for kind, config in (("disk", {"path": "/d"}), ("net", {}), ("vsock", {"cid": 3, "socket": "/s"})):
+            self.refused(vmm, kind, config, 404, "VM is not created")
+        gone = "The device could not be removed from the VM"
+        self.assertEqual(vmm.call("PUT", "vm.remove-device", {"id": "x"}).json, ["Error from API", gone, "VM is not created"])
+        vmm.put("vm.create", self.config())
+        path = self.disk()
+        vmm.put("vm.add-disk", {"path": "/nonexistent", "id": "wrong"})
+        vmm.put("vm.add-disk", self.raw(path))
+        vmm.put("vm.add-disk", {"id": "mine", **self.raw(self.disk())})
+        vmm.put("vm.add-net", {"id": "n1", "fds": [99]})
+        vmm.put("vm.add-vsock", {"cid": 3, "socket": self.path("vsock")})
+        check = "Failed to validate config"
+        self.refused(vmm, "disk", {"id": "mine", "path": "/d"}, 409, check, "Identifier mine is not unique")
+        self.refused(vmm, "net", {"id": "mine"}, 409, check, "Identifier mine is not unique")
+        self.refused(vmm, "disk", {"id": "__x", "path": "/d"}, 400, check, "Identifier __x is not valid")
+        self.refused(vmm, "disk", {"num_queues": 2, "path": "/d"}, 400, check, "Queue count (2) must not exceed boot vCPUs (1)")
+        self.refused(vmm, "net", {"num_queues": 1}, 400, check, "Number of queues (1) to virtio_net should be higher than 2")
+        self.refused(vmm, "vsock", {"cid": 4, "socket": "/s"}, 500, "Too many virtio-vsock devices")
+        answer = vmm.call("PUT", "vm.remove-device", {"id": "_disk1"})   # it has no name yet
+        self.assertEqual((answer.status, answer.json), (404, ["Error from API", gone, 'No device with id "_disk1" to remove']))
+        vmm.put("vm.remove-device", {"id": "wrong"})
+        vmm.put("vm.remove-device", {"id": "n1"})
+        info = vmm.get("vm.info")
+        self.assertEqual([d.get("id") for d in info["config"]["disks"]], [None, "mine"])
+        self.assertEqual(info["config"]["net"], [])
+        self.assertNotIn("device_tree", info)
+        vmm.put("vm.boot")
+        vmm.wait_rounds(1)
+        self.assertEqual(sorted(self.bars(vmm)), ["_virtio-pci-__rng", "_virtio-pci-_disk0", "_virtio-pci-_vsock1",
+                                                  "_virtio-pci-mine"])
+        vmm.stop()
+
+    def test_refused_while_running(self):
+        """Nothing of what is refused stays: no name, no lock, no descriptor."""
+        vmm = self.start()
+        vmm.put("vm.create", self.config())
+        vmm.put("vm.boot")
+        vmm.wait_rounds(1)
+        path, machine = self.disk(), "Error from device manager"
+        first = vmm.put("vm.add-disk", {"pci_device_id": 9, **self.raw(path)}, status=200)
+        self.assertEqual(first, {"id": "_disk0", "bdf": "0000:00:09.0"})
+        tree, before, free = self.bars(vmm), vmm.n_fds(), self.disk()
+        self.refused(vmm, "disk", self.raw(path), 500, machine, "Cannot lock images of all block devices",
+                     f"Failed to get Write lock for disk image: {path}", "The file is already locked")
+        self.refused(vmm, "disk", {"id": "_disk0", "path": free}, 409, "Failed to validate config",
+                     "Identifier _disk0 is not unique")
+        self.refused(vmm, "disk", {"pci_device_id": 9, "path": free}, 500, machine,
+                     "Failed to find an available PCI device ID", "Valid PCI device identifier but already used: 9")
+        answer = vmm.call("PUT", "vm.add-disk", {"path": "/nonexistent"})
+        self.assertEqual((answer.status, answer.json[2]), (500, machine))
+        for name, status, why in (
+                ("x", 404, "Failed to find device corresponding to the given identifier: x"),
+                ("__rng", 500, "Not allowed to remove this type of device from the VM: rng"),
+                ("_virtio-pci-__rng", 500, "Not allowed to remove this type of device from the VM: rng"),
+                ("__serial", 500, "Could not find the node in the device tree")):
+            answer = vmm.call("PUT", "vm.remove-device", {"id": name})
+            self.assertEqual((answer.status, answer.json), (status, ["Error from API",
+                             "The device could not be removed from the VM", machine, why]))
+        self.assertEqual(self.bars(vmm), tree)
+        self.assertEqual([d["id"] for d in vmm.get("vm.info")["config"]["disks"]], ["_disk0"])
+        if IS_FORKD:
+            wait_for("the descriptors to be closed", lambda: vmm.n_fds() <= before, 5, vmm.context)
+            self.assertFalse(self.is_locked(free))
+        self.assertEqual(vmm.put("vm.add-net", {}, status=200)["bdf"], "0000:00:02.0")
+        vmm.stop()
+
+
+class Snapshots(Hotplug):
+    def test_same_places(self):
+        """What was plugged in is where it was, in every mode; what is free is given out again."""
+        disks = [self.disk() for _ in range(4)]
+        vmm = self.machine("mem=4", cpus=2, extra=["--disk", f"path={disks[0]},image_type=raw"])
+        vmm.wait_rounds(1)
+        for n in (1, 2, 3):
+            self.add(vmm, "disk", id=f"d{n}", **self.raw(disks[n]))
+        self.remove(vmm, "_disk0", 1)
+        self.remove(vmm, "d2", 4)                                       # slots 2 rng, 3 d1, 5 d3
+        places, last = self.bars(vmm), vmm.rounds()[-1]
+        directory = vmm.snapshot()
+        vmm.stop()
+        last = vmm.rounds()[-1]
+        for mode in modes():
+            copy = self.copy_snapshot(directory, lambda c: [d.update(path=self.clone_disk(d["path"])) for d in c["disks"]])
+            clone = self.restore(copy, mode)
+            self.assertIn(clone.first_round(3), (last + 1, last + 2))
+            self.assertEqual(self.bars(clone), places)
+            name, slot = self.add(clone, "disk", **self.raw(self.disk()))
+            self.assertEqual((name, slot), ("_disk1", 1))                # the counter went on
+            name, slot = self.add(clone, "disk", **self.raw(self.disk()))
+            self.assertEqual(slot, 4)
+            self.remove(clone, "d1", 3)
+            again = self.restore(clone.snapshot(resume=False), mode, name="again", resume=False)
+            self.assertEqual(self.bars(again), self.bars(clone))
+            again.kill() if False else again.stop()
+            clone.stop()
