@@ -49,11 +49,10 @@ void hotplug_round(void)
 	for (unsigned slot = 0; slot < PCI_SLOTS; slot++) {
 		if (up >> slot & 1)
 			device_came(slot);
-		if (!(down >> slot & 1))
+		if (!(down >> slot & 1) || !ejects)
 			continue;
 		if (pci_read(slot, 0, 2) == 0x1af4)
 			device_goes(slot);
-		if (ejects)
-			eject(slot);
+		eject(slot);
 	}
 }

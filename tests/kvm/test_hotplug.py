@@ -5,7 +5,7 @@ import json
 import os
 import struct
 
-from kvmtest import IS_FORKD, MIB, KvmTest, Tap, modes, only_forkd, wait_for
+from kvmtest import IS_FORKD, MIB, KvmTest, Tap, guest, modes, only_forkd, wait_for
 
 TOP_RESERVED, BLOCK = 0x10000, 0x1000          # where ACPI's register blocks are, below the top of the address space
 
@@ -182,7 +182,7 @@ class ComesAndGoes(Hotplug):
 
     def test_thrown_out(self):
         """A guest may eject a disk that nobody asked for: it is there again after a reboot. Not rng (here)."""
-        vmm = self.machine("throw=0xfffffffc", extra=["--disk", self.disk_option(), self.disk_option()])
+        vmm = self.machine("dev=blk throw=0xfffffffc", extra=["--disk", self.disk_option(), self.disk_option()])
         vmm.wait_output(rb"slot 31 ejected, id ffffffff")
         vmm.wait_rounds(2)
         self.assertEqual([d["id"] for d in vmm.get("vm.info")["config"]["disks"]], ["_disk0", "_disk1"])
@@ -205,7 +205,6 @@ class Configuration(Hotplug):
               "vsock": "The vsock device could not be added to the VM"}
 
     def config(self):
-        from kvmtest import guest
         return {"cpus": {"boot_vcpus": 1, "max_vcpus": 1}, "memory": {"size": 64 * MIB}, "console": {"mode": "Off"},
                 "payload": {"kernel": guest("devices"), "cmdline": "rounds=0 pause=5 dev=blk bad=0"},
                 "serial": {"mode": "Tty"}}
@@ -284,6 +283,9 @@ class Configuration(Hotplug):
 
 
 class Snapshots(Hotplug):
+    def with_own_disks(self, directory):
+        return self.copy_snapshot(directory, lambda c: [d.update(path=self.clone_disk(d["path"])) for d in c["disks"]])
+
     def test_same_places(self):
         """What was plugged in is where it was, in every mode; what is free is given out again."""
         disks = [self.disk() for _ in range(4)]
@@ -298,8 +300,7 @@ class Snapshots(Hotplug):
         vmm.stop()
         last = vmm.rounds()[-1]
         for mode in modes():
-            copy = self.copy_snapshot(directory, lambda c: [d.update(path=self.clone_disk(d["path"])) for d in c["disks"]])
-            clone = self.restore(copy, mode)
+            clone = self.restore(self.with_own_disks(directory), mode)
             self.assertIn(clone.first_round(3), (last + 1, last + 2))
             self.assertEqual(self.bars(clone), places)
             name, slot = self.add(clone, "disk", **self.raw(self.disk()))
@@ -307,7 +308,72 @@ class Snapshots(Hotplug):
             name, slot = self.add(clone, "disk", **self.raw(self.disk()))
             self.assertEqual(slot, 4)
             self.remove(clone, "d1", 3)
-            again = self.restore(clone.snapshot(resume=False), mode, name="again", resume=False)
-            self.assertEqual(self.bars(again), self.bars(clone))
-            again.kill() if False else again.stop()
+            places_now, again = self.bars(clone), clone.snapshot()
             clone.stop()
+            clone = self.restore(again, mode)
+            clone.wait_rounds(2)
+            self.assertEqual(self.bars(clone), places_now)
+            clone.stop()
+
+    @only_forkd
+    def test_what_the_guest_did_not_see(self):
+        """Added or asked to go while it is paused: a guest that is restored hears of it; Cloud Hypervisor forgets it."""
+        disks = [self.disk() for _ in range(3)]
+        vmm = self.machine(extra=["--disk", *(f"path={d},image_type=raw" for d in disks[:2])])
+        vmm.wait_rounds(1)
+        vmm.put("vm.pause")
+        vmm.put("vm.add-disk", {"id": "late", **self.raw(disks[2])}, status=200)
+        vmm.put("vm.remove-device", {"id": "_disk0"})
+        directory = self.new_dir("snapshot")
+        vmm.put("vm.snapshot", {"destination_url": "file://" + directory})
+        vmm.stop()
+        with open(os.path.join(directory, "state.json")) as f:
+            self.assertTrue('\\"hotplug\\":{' in f.read(), "what to tell is not in state.json")
+        with open(os.path.join(directory, "config.json")) as f:         # all that the guest has; the one to go comes last
+            self.assertEqual([d["id"] for d in json.load(f)["disks"]], ["_disk1", "late", "_disk0"])
+        paused = self.restore(directory, resume=False)
+        self.assertEqual([d["id"] for d in paused.get("vm.info")["config"]["disks"]], ["_disk1", "late"])
+        second = self.new_dir("snapshot")                               # still not seen
+        paused.put("vm.snapshot", {"destination_url": "file://" + second})
+        paused.stop()
+        for d in (directory, second):
+            clone = self.restore(self.with_own_disks(d))
+            clone.wait_output(rb"button: interrupt 1, events 4, then 0\n")
+            clone.wait_output(rb"hotplug: up 10 down 2\n")
+            clone.wait_output(rb"slot 1 ejected, id 10421af4, then ffffffff")
+            clone.wait_rounds(2)
+            self.assertEqual(sorted(self.bars(clone)), ["_virtio-pci-__rng", "_virtio-pci-_disk1", "_virtio-pci-late"])
+            clone.stop()
+        seen = self.machine(extra=["--disk", *(f"path={d},image_type=raw" for d in disks[:2])])
+        seen.wait_rounds(1)
+        self.add(seen, "disk", id="late", **self.raw(disks[2]))
+        directory = seen.snapshot()
+        seen.stop()
+        with open(os.path.join(directory, "state.json")) as f:
+            self.assertFalse('\\"hotplug\\":' in f.read(), "there was nothing to tell")
+        clone = self.restore(directory)
+        clone.wait_rounds(2)
+        self.assertNotIn(b"hotplug: up", clone.output)
+        clone.stop()
+
+    def test_net_and_vsock(self):
+        """Named tap, passed descriptors (new ones on restore), vsock: all added later."""
+        named, passed = Tap(self, persistent=True), Tap(self, queues=2)
+        vmm = self.machine(cpus=2)
+        vmm.wait_rounds(1)
+        self.add(vmm, "net", tap=named.name)
+        vmm.put("vm.add-net", {"id": "two", "num_queues": 4}, passed.fds, status=200)
+        passed.close_fds()
+        vmm.wait_output(rb"found net slot 3 ")
+        self.add(vmm, "vsock", cid=5, socket=self.path("vsock"))
+        vmm.wait_rounds(2)
+        places = self.bars(vmm)
+        directory = vmm.snapshot()
+        vmm.stop()
+        passed = Tap(self, queues=2)
+        clone = self.restore(directory, net_fds=[{"id": "two", "num_fds": 2}], fds=passed.fds)
+        passed.close_fds()
+        clone.wait_rounds(3)
+        self.assertEqual(self.bars(clone), places)
+        self.remove(clone, "two", int(places["_virtio-pci-two"][0][8:10], 16))
+        clone.stop()
