@@ -5,7 +5,8 @@ import json
 import os
 import struct
 
-from kvmtest import IS_FORKD, MIB, KvmTest, Tap, guest, modes, only_forkd, wait_for
+from forkdtest import Daemon, ForkdTest
+from kvmtest import FULL, IS_FORKD, MIB, VMM, KvmTest, Tap, call, guest, modes, only_forkd, peer, read, wait_for
 
 TOP_RESERVED, BLOCK = 0x10000, 0x1000          # where ACPI's register blocks are, below the top of the address space
 
@@ -61,6 +62,9 @@ class Hotplug(KvmTest):
     def open_taps(self, vmm):
         folder = f"/proc/{vmm.pid}/fd"
         return sum(os.readlink(os.path.join(folder, fd)) == "/dev/net/tun" for fd in os.listdir(folder))
+
+    def with_own_disks(self, directory):
+        return self.copy_snapshot(directory, lambda c: [d.update(path=self.clone_disk(d["path"])) for d in c["disks"]])
 
     def bars(self, vmm):
         return {k: (v["pci_bdf"], v["resources"]) for k, v in vmm.get("vm.info")["device_tree"].items() if "pci_bdf" in v}
@@ -283,9 +287,6 @@ class Configuration(Hotplug):
 
 
 class Snapshots(Hotplug):
-    def with_own_disks(self, directory):
-        return self.copy_snapshot(directory, lambda c: [d.update(path=self.clone_disk(d["path"])) for d in c["disks"]])
-
     def test_same_places(self):
         """What was plugged in is where it was, in every mode; what is free is given out again."""
         disks = [self.disk() for _ in range(4)]
@@ -377,3 +378,123 @@ class Snapshots(Hotplug):
         self.assertEqual(self.bars(clone), places)
         self.remove(clone, "two", int(places["_virtio-pci-two"][0][8:10], 16))
         clone.stop()
+
+
+@only_forkd
+class Peers(Hotplug):
+    """A snapshot with plugged-in devices goes on under the other program, and comes back."""
+
+    def across(self, first, second, second_modes):
+        disks = [self.disk() for _ in range(3)]
+        vmm = self.machine("mem=4", cpus=2, program=first, extra=["--disk", f"path={disks[0]},image_type=raw"])
+        vmm.wait_rounds(1)
+        self.add(vmm, "disk", **self.raw(disks[1]))
+        self.add(vmm, "disk", id="mine", pci_device_id=9, **self.raw(disks[2]))
+        self.remove(vmm, "_disk0", 1)
+        places, directory = self.bars(vmm), vmm.snapshot()
+        vmm.stop()
+        last = vmm.rounds()[-1]
+        for mode in second_modes:
+            clone = self.restore(self.with_own_disks(directory), mode, program=second)
+            self.assertIn(clone.first_round(3), (last + 1, last + 2))
+            self.assertEqual(self.bars(clone), places)
+            self.assertEqual(self.add(clone, "disk", **self.raw(self.disk())), ("_disk2", 1))
+            self.remove(clone, "mine", 9)
+            now, again = self.bars(clone), self.new_dir("snapshot")
+            clone.put("vm.pause")
+            wait_for("a snapshot", lambda: clone.call("PUT", "vm.snapshot", {"destination_url": "file://" + again}).status == 204,
+                     context=clone.context)
+            clone.stop()
+            back = self.restore(again, "Copy", program=first)
+            back.wait_rounds(3)
+            self.assertEqual(self.bars(back), now)
+            back.stop()
+
+    def test_ours_there(self):
+        self.across(VMM, peer("cloud-hypervisor"), ["Copy", "OnDemand"])
+
+    def test_theirs_here(self):
+        self.across(peer("cloud-hypervisor"), VMM, modes())
+
+    def test_ours_there_not_seen(self):
+        """What the other program does not know in our state.json it leaves alone."""
+        vmm = self.machine(extra=["--disk", self.disk_option()])
+        vmm.wait_rounds(1)
+        vmm.put("vm.pause")
+        vmm.put("vm.add-disk", self.raw(self.disk()), status=200)
+        directory = self.new_dir("snapshot")
+        vmm.put("vm.snapshot", {"destination_url": "file://" + directory})
+        vmm.stop()
+        clone = self.restore(directory, "Copy", program=peer("cloud-hypervisor"))
+        clone.wait_rounds(2)
+        self.assertIn("_virtio-pci-_disk1", self.bars(clone))
+        clone.stop()
+
+
+class Hostile(Hotplug):
+    """Ejects all it can, with every other register attacked too, while devices come and go."""
+
+    def attack(self, seed, options="", rounds=12):
+        vmm = self.boot("hostile", f"seed={seed} rounds=0 {self.registers()} {options}",
+                        extra=["--disk", self.disk_option(), "--net", "id=net0"])
+        vmm.wait_output(rb"hostile: \d+ devices")
+        disks, added = [self.disk() for _ in range(3)], 0
+        for n in range(rounds):
+            for kind, config in (("disk", self.raw(disks[n % 3])), ("net", {}), ("vsock", {"cid": 3, "socket": self.path("v")})):
+                added += vmm.call("PUT", f"vm.add-{kind}", {"id": f"{kind}{n}", **config}).status == 200
+            for kind in ("disk", "net", "vsock"):
+                vmm.call("PUT", "vm.remove-device", {"id": f"{kind}{n}"})
+            if n % 4 == 3:
+                vmm.put("vm.pause")
+                vmm.put("vm.snapshot", {"destination_url": "file://" + self.new_dir("snapshot")})
+                vmm.put("vm.resume")
+            vmm.wait_output(rb"round \d+ ok", len(vmm.output))
+        self.assertGreater(added, rounds)
+        vmm.stop()
+
+    @only_forkd
+    def test_hostile(self):
+        for seed in range(1, 10 if FULL else 2):
+            self.attack(seed, "check=0 what=config,bars dev=blk,net", 12 if FULL else 5)
+        for seed in range(20, 30 if FULL else 21):
+            self.attack(seed, "check=0 throw=1 what=config,bars,queues dev=blk,net", 12 if FULL else 4)
+
+
+@only_forkd
+class Clones(ForkdTest, Hotplug):
+    """Machines of forkd: what was plugged in before the snapshot is theirs; they open nothing by name."""
+
+    def wait_serial(self, clone, what):
+        wait_for(f"{what!r} on the serial port", lambda: what in read(clone["serial"]),
+                 context=lambda: f": {read(clone['serial'])[-500:]!r}")
+
+    def test_clones(self):
+        path = self.disk()
+        vmm = self.machine("dev=blk")
+        vmm.wait_rounds(1)
+        self.add(vmm, "disk", id="gone", **self.raw(self.disk()))
+        self.add(vmm, "disk", id="mine", readonly=True, **self.raw(path))
+        self.remove(vmm, "gone", 2)
+        directory = vmm.snapshot()
+        vmm.stop()
+        daemon = Daemon(self)
+        daemon.template("t", directory)
+        clone = daemon.clone("t")[0]
+        info = call(clone["api_socket"], "GET", "vm.info").json
+        self.assertEqual(info["device_tree"]["_virtio-pci-mine"]["pci_bdf"], "0000:00:03.0")
+        for kind, config in (("disk", self.raw(path)), ("net", {}), ("net", {"tap": "t0"}), ("vsock", {"cid": 3, "socket": "v"})):
+            answer = call(clone["api_socket"], "PUT", f"vm.add-{kind}", config)
+            self.assertEqual(answer.status, 500, answer)
+            self.assertIn("a clone opens no files or taps by name", answer.json[-1])
+        tap = Tap(self, echo=False)
+        answer = call(clone["api_socket"], "PUT", "vm.add-net", {"id": "net0"}, tap.fds)
+        self.assertEqual((answer.status, answer.json), (200, {"id": "net0", "bdf": "0000:00:02.0"}))
+        self.wait_serial(clone, b"found net slot 2 ")
+        daemon.must(201, "POST", f"/v1/clones/{clone['id']}/snapshot", {"name": "child"})
+        child = daemon.clone("child")[0]
+        self.assertEqual([n["id"] for n in child["net"]], ["net0"])       # with a tap of its own
+        answer = call(child["api_socket"], "PUT", "vm.remove-device", {"id": "net0"})
+        self.assertEqual(answer.status, 204, answer)
+        self.wait_serial(child, b"slot 2 ejected, id 10411af4, then ffffffff")
+        self.wait_serial(child, b"ok\nround ")
+        daemon.delete([clone, child])
