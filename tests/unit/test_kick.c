@@ -235,6 +235,12 @@ static void slow_exits_get_an_ioeventfd(void **state)
 	assert_int_equal(n_events, 3);
 	worker_stop(&t.worker);
 	assert_false(t.worker.running);
+	kick_detach(&kick[0]);
+	assert_int_equal(n_events, 4);
+	assert_int_equal(events[3].addr, 0xc0006000);
+	assert_int_equal(events[3].flags, KVM_IOEVENTFD_FLAG_DEASSIGN);
+	kick_detach(&kick[0]); /* once is enough */
+	assert_int_equal(n_events, 4);
 	kick_done(&kick[0]);
 	kick[0].wake.fd = -1;
 	assert_int_equal(count_fds(), fds);

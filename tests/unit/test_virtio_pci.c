@@ -911,6 +911,26 @@ static void attach_fails_cleanly(void **state)
 	}
 }
 
+/* The device is idle, then gone; what it had is free. */
+static void removal(void **state)
+{
+	(void)state;
+	start();
+	struct virtio_pci *second = add_device(&low_ops, "low3", 1);
+	unsigned resets = n_reset, freed = n_free, ranges = vm.mmio.n;
+	virtio_pci_remove(t);
+	assert_int_equal(n_reset, resets + 1);
+	assert_int_equal(n_free, freed + 1);
+	assert_int_equal(vm.n_devs, 1);
+	assert_ptr_equal(vm.dev[0], second);
+	assert_null(vm.pci.slot[SLOT]);
+	assert_int_equal(vm.mmio.n, ranges - 1);
+	t = add_device(&fake_ops, "net8", 2);
+	assert_int_equal(t->pci.slot, SLOT);
+	assert_int_equal(t->pci.bar0, BAR);
+	assert_ptr_equal(vm.dev[1], t);
+}
+
 static void device_tree(void **state)
 {
 	autostrbuf struct strbuf out = {};
@@ -951,6 +971,7 @@ int main(void)
 		T(load_rejects),
 		T(loaded_vectors),
 		T(attach_fails_cleanly),
+		T(removal),
 		T(device_tree),
 	};
 
