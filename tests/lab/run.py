@@ -6,6 +6,7 @@ import lab
 import test_boot        # noqa: F401: importing registers its tests
 import test_snapshot
 import test_checks      # noqa: F401
+import test_hotplug     # noqa: F401
 import test_io          # noqa: F401
 
 # Ended from outside (time is up): unwind, so that VMMs and namespaces end as well.
