@@ -122,10 +122,10 @@ asan tsan:
 # Unit tests, the hostile guest, bad input and the daemon on sanitizer builds. Guests are not instrumented.
 check-asan: asan guests helpers
 	$(MAKE) BUILD=build/asan SAN="$(SANITIZE_ASAN)" OPT="-O1" check-unit
-	BUILD=build/asan $(PYTHON) tests/kvm/run.py test_hostile test_badinput test_template_host test_forkd
+	BUILD=build/asan $(PYTHON) tests/kvm/run.py test_hostile test_hotplug test_badinput test_template_host test_forkd
 
 check-tsan: tsan guests helpers
-	BUILD=build/tsan $(PYTHON) tests/kvm/run.py test_lifecycle test_snapshot test_template_host test_forkd
+	BUILD=build/tsan $(PYTHON) tests/kvm/run.py test_lifecycle test_hotplug test_snapshot test_template_host test_forkd
 
 bench: all guests helpers
 	$(PYTHON) tests/bench/bench.py restore clones io $(BENCH)

@@ -175,10 +175,12 @@ static int take_net_fds(struct net_config *net, struct http_request *request, st
 {
 	if (net->fds)
 		log_warn("api: FD numbers in the body of vm.add-net are ignored");
-	free(net->fds);
+	free(steal_ptr(&net->fds));
 	net->n_fds = 0;
-	net->fds = request->n_fds ? calloc(request->n_fds, sizeof(*net->fds)) : NULL;
-	if (request->n_fds && !net->fds)
+	if (request->n_fds == 0)
+		return 0;
+	net->fds = calloc(request->n_fds, sizeof(*net->fds));
+	if (!net->fds)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "take %u descriptors", request->n_fds);
 	while (net->n_fds < request->n_fds) {
 		net->fds[net->n_fds] = steal_fd(&request->fds[net->n_fds]);

@@ -112,8 +112,9 @@ static bool move_item(const struct list *l, struct vm_config *from, struct vm_co
 
 static void drop_vsock(struct vm_config *from)
 {
-	struct vm_config one = { .vsock = steal_ptr(&from->vsock) };
+	struct vm_config one = {};
 
+	one.vsock = steal_ptr(&from->vsock);
 	vm_config_close_fds(&one);
 	fields_free(vsock_fields, one.vsock);
 	free(one.vsock);

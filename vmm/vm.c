@@ -414,6 +414,7 @@ void vm_free(struct vm *vm)
 int vm_pause(struct vm *vm, struct err *err)
 {
 	vcpus_park(vm);
+	hotplug_ejected(vm); /* what the guest has let go of belongs to no snapshot */
 	devices_pause(vm);
 	for (unsigned i = 0; i < vm->vcpus.n; i++)
 		arch_vcpu_paused(&vm->vcpus.vcpu[i]);

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import struct
+import subprocess
 
 from forkdtest import Daemon, ForkdTest
 from kvmtest import FULL, IS_FORKD, MIB, VMM, KvmTest, Tap, call, guest, modes, only_forkd, peer, read, wait_for
@@ -415,6 +416,30 @@ class Peers(Hotplug):
 
     def test_theirs_here(self):
         self.across(peer("cloud-hypervisor"), VMM, modes())
+
+    def test_ch_remote(self):
+        def remote(*args, fds=()):
+            done = subprocess.run([peer("ch-remote"), "--api-socket", vmm.socket, *args], capture_output=True, text=True,
+                                  timeout=60, pass_fds=fds)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            return done.stdout
+
+        peer("ch-remote")
+        vmm, tap = self.machine(), Tap(self)
+        vmm.wait_rounds(1)
+        self.assertEqual(json.loads(remote("add-disk", f"path={self.disk()},image_type=raw")),
+                         {"id": "_disk0", "bdf": "0000:00:02.0"})
+        self.assertEqual(json.loads(remote("add-net", f"id=n1,fd=[{tap.fds[0]}]", fds=tap.fds)),
+                         {"id": "n1", "bdf": "0000:00:03.0"})
+        tap.close_fds()
+        remote("add-vsock", f"cid=3,socket={self.path('vsock')}")
+        vmm.wait_output(rb"found vsock slot 4 ")
+        vmm.wait_rounds(2)
+        for name in ("_disk0", "n1", "_vsock1"):
+            self.assertEqual(remote("remove-device", name), "")
+        wait_for("the end of the devices", lambda: list(self.bars(vmm)) == ["_virtio-pci-__rng"], context=vmm.context)
+        vmm.wait_rounds(1)
+        vmm.stop()
 
     def test_ours_there_not_seen(self):
         """What the other program does not know in our state.json it leaves alone."""
