@@ -48,7 +48,10 @@ PROGRAMS = $(addprefix $(BUILD)/,forkd-vmm forkd forkctl)
 UNIT = $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/test_*.c))
 # Small programs that tests and benchmarks start; each is one file.
 HELPERS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/kvm/*.c tests/bench/*.c))
+FUZZ = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
+comma = ,
 SANITIZE_ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SANITIZE_FUZZ = -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SANITIZE_TSAN = -fsanitize=thread -fno-omit-frame-pointer -Wno-tsan -Wno-unknown-warning-option
 
 all: $(PROGRAMS)
@@ -75,6 +78,17 @@ $(BUILD)/tests/unit/%: $(BUILD)/obj/tests/unit/%.o $(FORKD_LIB) $(LIB) $(COMMON_
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(VMM_LIBS) $(FORKD_LIBS) -o $@
 $(BUILD)/tests/unit/test_forkctl: $(call obj,forkd/forkctl_args.c forkd/forkctl_table.c)
+# Fuzzing programs: only with clang, in build/fuzz (make fuzz). document.c has a JSON reader of its own, which is not under test.
+$(BUILD)/tests/fuzz/document.o: tests/fuzz/document.c common/json64.c common/err.c
+	@mkdir -p $(@D)
+	$(CC) $(filter-out -MMD -MP,$(CPPFLAGS)) -std=gnu17 -O2 -g $(WARN) -r -nostdlib $^ -o $@
+	objcopy -G LLVMFuzzerCustomMutator -G LLVMFuzzerCustomCrossOver -G document_fold $@
+# Each byte's comparisons tell the fuzzer nothing, and take half of its time.
+build/fuzz/obj/common/json64.o: override SAN += -fno-sanitize-coverage=trace-cmp
+$(BUILD)/obj/tests/fuzz/%: override SAN := $(subst fuzzer-no-link$(comma),,$(SAN))
+$(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/document.o $(FORKD_LIB) $(LIB) $(COMMON_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer $(filter %.o,$^) $(filter %.a,$^) $(VMM_LIBS) $(FORKD_LIBS) -o $@
 $(HELPERS): $(BUILD)/%: $(BUILD)/obj/%.o
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ -o $@
@@ -118,6 +132,30 @@ asan tsan: SANITIZE = $(SANITIZE_$(shell echo $@ | tr a-z A-Z))
 asan tsan:
 	$(MAKE) BUILD=build/$@ SAN="$(SANITIZE)" OPT="-O1" $(patsubst $(BUILD)/%,build/$@/%,$(PROGRAMS)) \
 		$(patsubst $(BUILD)/%,build/$@/%,$(UNIT))
+
+# Fuzzing of what comes from outside; tests/fuzz/run.py says more. FUZZ_SECONDS is for all programs together.
+FUZZ_SECONDS ?= 60
+fuzz: build/fuzz/words.dict
+	$(MAKE) CC=clang BUILD=build/fuzz SAN="$(SANITIZE_FUZZ)" OPT="-O1" $(patsubst $(BUILD)/%,build/fuzz/%,$(FUZZ))
+
+# The names in field tables and the other strings that the readers know.
+build/fuzz/words.dict: $(COMMON_SRC) $(STORE_SRC) $(FORKD_SRC) $(VMM_SRC)
+	@mkdir -p $(@D)
+	grep -ohE '\bF(_[A-Z0-9]+)?\([a-z_ ]+, [a-z0-9_]+|"[A-Za-z_][A-Za-z0-9_-]+"' $^ | \
+		sed -nE 's/.*[, "]([A-Za-z0-9_-]{2,})"?$$/"\\"\1\\""/p' | sort -u > $@
+
+check-fuzz: fuzz
+	$(PYTHON) tests/fuzz/run.py fuzz $(FUZZ_SECONDS)
+
+# Bugs planted on purpose, one after the other: each must be found within two minutes.
+check-fuzz-planted: fuzz
+	$(PYTHON) tests/fuzz/run.py planted 120
+
+# Of the corpora and of what runs of the fuzzing programs left in build/fuzz.
+fuzz-coverage: fuzz
+	$(MAKE) CC=clang BUILD=build/fuzz-coverage SAN="-fsanitize=fuzzer-no-link -fprofile-instr-generate -fcoverage-mapping" \
+		OPT="-O1" $(patsubst $(BUILD)/%,build/fuzz-coverage/%,$(FUZZ))
+	$(PYTHON) tests/fuzz/run.py coverage
 
 # Unit tests, the hostile guest, bad input and the daemon on sanitizer builds. Guests are not instrumented.
 check-asan: asan guests helpers

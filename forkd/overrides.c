@@ -40,21 +40,24 @@ static const struct field request_fields[] = {
 };
 static const char *const by_hand[] = { "overrides", "labels", NULL };
 
+/* Each has what its entry had, whether that means something there or not. */
+static void objects_free(struct host_object *objects, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		free(objects[i].id);
+		free(objects[i].path);
+		free(objects[i].tap);
+	}
+	free(objects);
+}
+
 static void spec_done(struct clone_spec *s)
 {
 	free(s->overrides);
-	for (uint32_t i = 0; i < s->n_disks; i++) {
-		free(s->disks[i].id);
-		free(s->disks[i].path);
-	}
-	for (uint32_t i = 0; i < s->n_nets; i++) {
-		free(s->nets[i].id);
-		free(s->nets[i].tap);
-	}
+	objects_free(s->disks, s->n_disks);
+	objects_free(s->nets, s->n_nets);
 	for (uint32_t i = 0; i < s->n_net_fds; i++)
 		free(s->net_fds[i].id);
-	free(s->disks);
-	free(s->nets);
 	free(s->net_fds);
 	free(s->rng_src);
 	free(s->vsock_socket);

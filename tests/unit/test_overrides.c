@@ -52,6 +52,8 @@ static void refuses(void **state)
 		  "overrides.disks[0]: the template has no disk 'x'; its disks: ro, rw", E_BAD_OVERRIDE, 0 },
 		{ "{\"overrides\":{" RW ",\"net\":[{\"id\":\"x\"}]}}",
 		  "overrides.net[0]: the template has no net 'x'; its nets: net1, net2", E_BAD_OVERRIDE, 0 },
+		{ "{\"overrides\":{\"disks\":[{\"id\":\"rw\",\"tap\":\"t0\"}],\"net\":[{\"id\":\"net1\",\"path\":\"/a\"}]}}",
+		  "disk 'rw' (/rw) is writable: each clone needs a path of its own for it", E_DISK_SHARED, 0 },
 		{ "{\"overrides\":{" RW ",\"net\":[{\"id\":\"net1\",\"tap\":\"a/b\"}]}}",
 		  "overrides.net[0].tap: 'a/b' is not a name of an interface", E_BAD_OVERRIDE, 0 },
 		{ "{\"overrides\":{\"serial\":{\"mode\":\"File\"}}}",

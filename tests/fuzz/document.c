@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The fuzzing programs' inputs as JSON documents. libFuzzer's mutator for them changes a value, member or list of a parsed document, so
+ * that what comes out is mostly JSON still and gets past the parser; text that is no JSON, and every eighth input, is changed byte by
+ * byte as usual.
+ *
+ * Linked with a copy of the JSON reader of its own that is neither instrumented nor visible to the programs under test.
+ */
+#include "tests/fuzz/fuzz.h"
+
+enum { CHANGES_MAX = 3, GROW_MAX = 96, STRING_MAX = 4096 };
+
+size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
+size_t LLVMFuzzerCustomCrossOver(const uint8_t *a, size_t a_size, const uint8_t *b, size_t b_size, uint8_t *out,
+				 size_t max_size, unsigned seed);
+
+/* A document while it is written anew. */
+struct edit {
+	const struct json *doc, *other; /* other: where foreign values come from, the same one or that of a crossover */
+	struct strbuf out;
+	uint64_t random;
+	uint32_t at, targets[CHANGES_MAX]; /* values are counted as they are written */
+	unsigned n_targets;
+	bool plain; /* nothing is changed */
+	bool fold;  /* the states of snapshots become strings */
+};
+
+static uint32_t pick(struct edit *e, uint32_t n)
+{
+	e->random ^= e->random << 13;
+	e->random ^= e->random >> 7;
+	e->random ^= e->random << 17;
+	return n ? (uint32_t)((e->random >> 16) % n) : 0;
+}
+
+/* ---- values ---- */
+
+static const char *const odd_values[] = {
+	"null",
+	"true",
+	"false",
+	"[]",
+	"{}",
+	"\"\"",
+	"-1",
+	"-0",
+	"1.5",
+	"1e3",
+	"18446744073709551615",
+	"18446744073709551616",
+	"9223372036854775808",
+	"-9223372036854775808",
+	"-9223372036854775809",
+	"4294967295",
+	"4294967296",
+	"[0]",
+	"[-1,1]",
+	"[[1,2]]",
+	"{\"a\":{}}",
+	"[{}]",
+	"\"\\u0041\\ud83d\\ude00\\/\\n\"",
+	"\"0000:00:01.0\"",
+};
+
+/* 0, small, near a power of two, or anything. */
+static uint64_t odd_number(struct edit *e)
+{
+	switch (pick(e, 4)) {
+	case 0:
+		return pick(e, 4);
+	case 1:
+		return pick(e, 300);
+	case 2:
+		return (1ULL << pick(e, 64)) + pick(e, 3) - 1;
+	default:
+		pick(e, 1);
+		return e->random >> pick(e, 64);
+	}
+}
+
+static void put_odd(struct edit *e)
+{
+	if (pick(e, 2))
+		strbuf_u64(&e->out, odd_number(e));
+	else
+		strbuf_puts(&e->out, odd_values[pick(e, ARRAY_LEN(odd_values))]);
+}
+
+static uint64_t tweak(struct edit *e, uint64_t v)
+{
+	switch (pick(e, 5)) {
+	case 0:
+		return v + 1;
+	case 1:
+		return v - 1;
+	case 2:
+		return v ^ 1ULL << pick(e, 64);
+	case 3:
+		return v * 2;
+	default:
+		return odd_number(e);
+	}
+}
+
+static void put_value(struct edit *e, const struct json_node *node);
+
+/* A value of the other document as it is. */
+static void put_foreign(struct edit *e)
+{
+	const struct json *j = e->other;
+	uint32_t i = 0, steps = pick(e, j->n);
+	bool plain = e->plain;
+
+	/* packed integers have no nodes of their own: walk, so that no such node is taken for a value */
+	while (i < j->n && steps > 0) {
+		uint32_t next = j->nodes[i].type == JSON_INTS ? i + j->nodes[i].span : i + 1;
+		if (next > steps || next >= j->n)
+			break;
+		i = next;
+	}
+	e->plain = true;
+	put_value(e, &j->nodes[i]);
+	e->plain = plain;
+}
+
+static void put_key(struct edit *e, const char *key)
+{
+	strbuf_json(&e->out, key, strlen(key));
+	strbuf_putc(&e->out, ':');
+}
+
+/* Some key of the document. */
+static const char *any_key(struct edit *e)
+{
+	for (unsigned tries = 0; tries < 20; tries++) {
+		uint32_t i = 0, stop = pick(e, e->other->n);
+		const char *key = NULL;
+		while (i <= stop && i < e->other->n) {
+			const struct json_node *n = &e->other->nodes[i];
+			key = n->key ? n->key : key;
+			i += n->type == JSON_INTS ? n->span : 1;
+		}
+		if (key)
+			return key;
+	}
+	return "id";
+}
+
+/* Another key, or this one with a changed byte. */
+static void put_other_key(struct edit *e, const char *key)
+{
+	char text[64];
+
+	if (pick(e, 3)) {
+		put_key(e, any_key(e));
+		return;
+	}
+	snprintf(text, sizeof(text), "%s", key);
+	text[pick(e, (uint32_t)strlen(text) + 1)] = (char)('a' + pick(e, 26));
+	put_key(e, text);
+}
+
+/* ---- changes within a value ---- */
+
+static void put_escaped(struct edit *e, const char *text, size_t len)
+{
+	strbuf_putc(&e->out, '"');
+	for (size_t i = 0; i < len; i++)
+		strbuf_printf(&e->out, "\\u%04x", (unsigned char)text[i]);
+	strbuf_putc(&e->out, '"');
+}
+
+static void put_changed_string(struct edit *e, const struct json_node *node)
+{
+	uint8_t text[STRING_MAX + 64];
+	size_t len = node->count < STRING_MAX ? node->count : STRING_MAX;
+
+	memcpy(text, node->str, len);
+	switch (pick(e, 4)) {
+	case 0:
+		put_escaped(e, node->str, len < 64 ? len : 64);
+		break;
+	case 1: /* raw bytes between the quotes */
+		len = LLVMFuzzerMutate(text, len, sizeof(text));
+		strbuf_putc(&e->out, '"');
+		strbuf_add(&e->out, (const char *)text, len);
+		strbuf_putc(&e->out, '"');
+		break;
+	default:
+		len = LLVMFuzzerMutate(text, len, sizeof(text));
+		strbuf_json(&e->out, (const char *)text, len);
+	}
+}
+
+static void put_int(struct edit *e, uint64_t v, bool negative)
+{
+	if (negative)
+		strbuf_printf(&e->out, "%lld", (long long)v);
+	else
+		strbuf_u64(&e->out, v);
+}
+
+/* One element more, less, or different; or far more of them. */
+static void put_changed_ints(struct edit *e, const struct json_node *node)
+{
+	const uint64_t *v = json_ints(node);
+	uint32_t n = node->count, at = pick(e, n), how = pick(e, 5);
+
+	strbuf_putc(&e->out, '[');
+	for (uint32_t i = 0; i < n; i++) {
+		bool drop = (how == 0 && i == at) || (how == 1 && i >= at);
+		if (drop)
+			continue;
+		if (e->out.text[e->out.len - 1] != '[')
+			strbuf_putc(&e->out, ',');
+		if (i == at && how >= 3)
+			put_int(e, tweak(e, v[i]), node->negative);
+		else
+			put_int(e, v[i], node->negative);
+		for (uint32_t more = how == 2 && i == at ? 1 + pick(e, GROW_MAX) : 0; more > 0; more--) {
+			strbuf_putc(&e->out, ',');
+			put_int(e, v[i], node->negative);
+		}
+	}
+	strbuf_putc(&e->out, ']');
+}
+
+/* {"state": …}, the state as a string. One that is a string already stays as it is. */
+static void put_folded(struct edit *e, const struct json_node *node)
+{
+	const struct json_node *state = json_get(node, "state");
+	struct edit inner = { .doc = e->doc, .plain = true };
+
+	if (!state || state->type == JSON_STRING || node->count != 1) {
+		put_value(e, node);
+		return;
+	}
+	put_value(&inner, state);
+	strbuf_puts(&e->out, "{\"state\":");
+	strbuf_json(&e->out, inner.out.text, inner.out.len);
+	strbuf_putc(&e->out, '}');
+	strbuf_done(&inner.out);
+}
+
+static void put_member(struct edit *e, const struct json_node *child, bool object)
+{
+	if (e->out.text[e->out.len - 1] != '[' && e->out.text[e->out.len - 1] != '{')
+		strbuf_putc(&e->out, ',');
+	if (object)
+		put_key(e, child->key);
+	if (object && e->fold && strcmp(child->key, "snapshot_data") == 0)
+		put_folded(e, child);
+	else
+		put_value(e, child);
+}
+
+/* A child more, less, often, under another name, or a foreign one. */
+static void put_changed_container(struct edit *e, const struct json_node *node)
+{
+	bool object = node->type == JSON_OBJECT;
+	uint32_t at = pick(e, node->count), how = pick(e, 5), i = 0;
+
+	strbuf_putc(&e->out, object ? '{' : '[');
+	for (json_each(child, node)) {
+		bool here = i++ == at;
+		if (here && how == 0)
+			continue;
+		if (here && how == 1 && object) {
+			if (i > 1)
+				strbuf_putc(&e->out, ',');
+			put_other_key(e, child->key);
+			put_value(e, child);
+			continue;
+		}
+		put_member(e, child, object);
+		for (uint32_t more = here && how == 2 && !object ? 1 + pick(e, GROW_MAX) : 0; more > 0; more--)
+			put_member(e, child, false);
+	}
+	if (how >= 3) {
+		if (node->count > 0)
+			strbuf_putc(&e->out, ',');
+		if (object)
+			put_key(e, any_key(e));
+		put_foreign(e);
+	}
+	strbuf_putc(&e->out, object ? '}' : ']');
+}
+
+static void put_as_is(struct edit *e, const struct json_node *node)
+{
+	switch (node->type) {
+	case JSON_NULL:
+		strbuf_puts(&e->out, "null");
+		break;
+	case JSON_BOOL:
+		strbuf_puts(&e->out, node->num ? "true" : "false");
+		break;
+	case JSON_INT:
+		strbuf_puts(&e->out, node->negative ? "-" : "");
+		strbuf_u64(&e->out, node->num);
+		break;
+	case JSON_FLOAT:
+		strbuf_add(&e->out, node->str, node->count);
+		break;
+	case JSON_STRING:
+		strbuf_json(&e->out, node->str, node->count);
+		break;
+	case JSON_INTS:
+		strbuf_putc(&e->out, '[');
+		for (uint32_t i = 0; i < node->count; i++) {
+			strbuf_puts(&e->out, i ? "," : "");
+			put_int(e, json_ints(node)[i], node->negative);
+		}
+		strbuf_putc(&e->out, ']');
+		break;
+	default:
+		strbuf_putc(&e->out, node->type == JSON_OBJECT ? '{' : '[');
+		for (json_each(child, node))
+			put_member(e, child, node->type == JSON_OBJECT);
+		strbuf_putc(&e->out, node->type == JSON_OBJECT ? '}' : ']');
+	}
+}
+
+static void put_changed(struct edit *e, const struct json_node *node)
+{
+	switch (pick(e, 6)) {
+	case 0:
+		put_odd(e);
+		return;
+	case 1:
+		put_foreign(e);
+		return;
+	default:
+		break;
+	}
+	switch (node->type) {
+	case JSON_INT:
+		put_int(e, tweak(e, node->negative ? -node->num : node->num), node->negative);
+		break;
+	case JSON_STRING:
+		put_changed_string(e, node);
+		break;
+	case JSON_INTS:
+		put_changed_ints(e, node);
+		break;
+	case JSON_ARRAY:
+	case JSON_OBJECT:
+		put_changed_container(e, node);
+		break;
+	default:
+		put_odd(e);
+	}
+}
+
+static void put_value(struct edit *e, const struct json_node *node)
+{
+	uint32_t at = e->at;
+
+	if (!e->plain) {
+		e->at++;
+		for (unsigned i = 0; i < e->n_targets; i++)
+			if (e->targets[i] == at) {
+				put_changed(e, node);
+				return;
+			}
+	}
+	put_as_is(e, node);
+}
+
+/* ---- documents ---- */
+
+static uint32_t count_values(const struct json *j)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < j->n; n++)
+		i += j->nodes[i].type == JSON_INTS ? j->nodes[i].span : 1;
+	return n;
+}
+
+/* The text that the nodes live in is *ret_text. */
+static bool parse(struct json *json, const uint8_t *data, size_t size, char **ret_text)
+{
+	struct err err = {};
+
+	*ret_text = malloc(size + 1);
+	if (!*ret_text)
+		return false;
+	memcpy(*ret_text, data, size);
+	return json_parse(json, *ret_text, size, &err) == 0;
+}
+
+/* 0: it did not fit. */
+static size_t rewrite(struct edit *e, uint8_t *out, size_t max_size)
+{
+	uint32_t n = count_values(e->doc);
+	size_t len = 0;
+
+	e->n_targets = pick(e, 4) ? 1 : 1 + pick(e, CHANGES_MAX);
+	for (unsigned i = 0; i < e->n_targets; i++)
+		e->targets[i] = pick(e, n);
+	put_value(e, &e->doc->nodes[0]);
+	if (!e->out.failed && e->out.len <= max_size) {
+		len = e->out.len;
+		memcpy(out, e->out.text, len);
+	}
+	strbuf_done(&e->out);
+	return len;
+}
+
+static uint64_t seeded(unsigned seed)
+{
+	return (seed + 1ULL) * 0x9e3779b97f4a7c15;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed)
+{
+	autojson struct json json = {};
+	autofree char *text = NULL;
+	struct edit e = { .doc = &json, .other = &json, .random = seeded(seed) };
+
+	if (pick(&e, 8) == 0 || !parse(&json, data, size, &text))
+		return LLVMFuzzerMutate(data, size, max_size);
+	size_t len = rewrite(&e, data, max_size);
+	return len ? len : LLVMFuzzerMutate(data, size, max_size);
+}
+
+size_t LLVMFuzzerCustomCrossOver(const uint8_t *a, size_t a_size, const uint8_t *b, size_t b_size, uint8_t *out,
+				 size_t max_size, unsigned seed)
+{
+	autojson struct json json = {}, other = {};
+	autofree char *text = NULL, *other_text = NULL;
+	struct edit e = { .doc = &json, .other = &other, .random = seeded(seed) };
+
+	if (!parse(&json, a, a_size, &text) || !parse(&other, b, b_size, &other_text))
+		return 0;
+	return rewrite(&e, out, max_size);
+}
+
+bool document_fold(const uint8_t *data, size_t size, struct strbuf *ret_config, struct strbuf *ret_state,
+		   uint64_t *ret_ram_bytes)
+{
+	autojson struct json json = {};
+	autofree char *text = NULL;
+	struct edit config = { .doc = &json, .plain = true }, state = { .doc = &json, .plain = true, .fold = true };
+
+	if (!parse(&json, data, size, &text))
+		return false;
+	const struct json_node *config_node = json_get(&json.nodes[0], "config");
+	const struct json_node *state_node = json_get(&json.nodes[0], "state");
+	const struct json_node *ram = json_get(json_get(config_node, "memory"), "size");
+	if (config_node)
+		put_value(&config, config_node);
+	if (state_node)
+		put_value(&state, state_node);
+	*ret_config = config.out;
+	*ret_state = state.out;
+	*ret_ram_bytes = ram && ram->type == JSON_INT ? ram->num : 0;
+	return true;
+}
