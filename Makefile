@@ -82,7 +82,7 @@ $(BUILD)/tests/unit/test_forkctl: $(call obj,forkd/forkctl_args.c forkd/forkctl_
 $(BUILD)/tests/fuzz/document.o: tests/fuzz/document.c common/json64.c common/err.c
 	@mkdir -p $(@D)
 	$(CC) $(filter-out -MMD -MP,$(CPPFLAGS)) -std=gnu17 -O2 -g $(WARN) -r -nostdlib $^ -o $@
-	objcopy -G LLVMFuzzerCustomMutator -G LLVMFuzzerCustomCrossOver -G document_fold $@
+	objcopy -G LLVMFuzzerCustomMutator -G LLVMFuzzerCustomCrossOver -G document_fold -G document_is_good $@
 # Each byte's comparisons tell the fuzzer nothing, and take half of its time.
 build/fuzz/obj/common/json64.o: override SAN += -fno-sanitize-coverage=trace-cmp
 $(BUILD)/obj/tests/fuzz/%: override SAN := $(subst fuzzer-no-link$(comma),,$(SAN))
@@ -142,7 +142,7 @@ fuzz: build/fuzz/words.dict
 build/fuzz/words.dict: $(COMMON_SRC) $(STORE_SRC) $(FORKD_SRC) $(VMM_SRC)
 	@mkdir -p $(@D)
 	grep -ohE '\bF(_[A-Z0-9]+)?\([a-z_ ]+, [a-z0-9_]+|"[A-Za-z_][A-Za-z0-9_-]+"' $^ | \
-		sed -nE 's/.*[, "]([A-Za-z0-9_-]{2,})"?$$/"\\"\1\\""/p' | sort -u > $@
+		sed -nE 's/.*[, "]([A-Za-z0-9_-]{2,})"?$$/"\1"/p' | sort -u > $@
 
 check-fuzz: fuzz
 	$(PYTHON) tests/fuzz/run.py fuzz $(FUZZ_SECONDS)

@@ -2,18 +2,20 @@
 /*
  * The fuzzing programs' inputs as JSON documents. libFuzzer's mutator for them changes a value, member or list of a parsed document, so
  * that what comes out is mostly JSON still and gets past the parser; text that is no JSON, and every eighth input, is changed byte by
- * byte as usual.
+ * byte as usual, and some inputs just end early.
  *
  * Linked with a copy of the JSON reader of its own that is neither instrumented nor visible to the programs under test.
  */
 #include "tests/fuzz/fuzz.h"
 
-enum { CHANGES_MAX = 3, GROW_MAX = 96, STRING_MAX = 4096 };
+enum { CHANGES_MAX = 3, STRING_MAX = 4096, GOOD_MAX = 32, GOOD_BYTES = 128 << 10 };
 
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max_size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
 size_t LLVMFuzzerCustomCrossOver(const uint8_t *a, size_t a_size, const uint8_t *b, size_t b_size, uint8_t *out,
 				 size_t max_size, unsigned seed);
+
+#define DIGITS "0123456789"
 
 /* A document while it is written anew. */
 struct edit {
@@ -25,6 +27,12 @@ struct edit {
 	bool plain; /* nothing is changed */
 	bool fold;  /* the states of snapshots become strings */
 };
+
+/* Documents that were accepted as a whole: what a change of them meets is not what an earlier change broke. */
+static struct {
+	uint32_t n, sizes[GOOD_MAX];
+	uint8_t bytes[GOOD_MAX][GOOD_BYTES];
+} good;
 
 static uint32_t pick(struct edit *e, uint32_t n)
 {
@@ -124,6 +132,12 @@ static void put_foreign(struct edit *e)
 	e->plain = plain;
 }
 
+/* How often something is repeated: seldom so often that no fixed place has room for it. */
+static uint32_t repeats(struct edit *e, uint32_t most)
+{
+	return 1 + pick(e, pick(e, 2) ? 4 : most);
+}
+
 static void put_key(struct edit *e, const char *key)
 {
 	strbuf_json(&e->out, key, strlen(key));
@@ -171,15 +185,39 @@ static void put_escaped(struct edit *e, const char *text, size_t len)
 	strbuf_putc(&e->out, '"');
 }
 
+/* Another number in place of one in the text, "queue_size=64,…". */
+static void put_other_number(struct edit *e, const char *text)
+{
+	uint32_t n = 0, at = 0;
+	autostrbuf struct strbuf s = {};
+
+	for (const char *p = text; *p; p += strcspn(p, DIGITS), p += strspn(p, DIGITS))
+		n++;
+	n = pick(e, n);
+	for (const char *p = text; *p; p += strspn(p, DIGITS)) {
+		strbuf_add(&s, p, strcspn(p, DIGITS));
+		p += strcspn(p, DIGITS);
+		if (at++ == n)
+			strbuf_u64(&s, odd_number(e));
+		else
+			strbuf_add(&s, p, strspn(p, DIGITS));
+	}
+	strbuf_json(&e->out, s.text ? s.text : "", s.len);
+}
+
 static void put_changed_string(struct edit *e, const struct json_node *node)
 {
 	uint8_t text[STRING_MAX + 64];
 	size_t len = node->count < STRING_MAX ? node->count : STRING_MAX;
 
 	memcpy(text, node->str, len);
-	switch (pick(e, 4)) {
+	switch (pick(e, 6)) {
 	case 0:
 		put_escaped(e, node->str, len < 64 ? len : 64);
+		break;
+	case 2:
+	case 3:
+		put_other_number(e, node->str);
 		break;
 	case 1: /* raw bytes between the quotes */
 		len = LLVMFuzzerMutate(text, len, sizeof(text));
@@ -195,17 +233,22 @@ static void put_changed_string(struct edit *e, const struct json_node *node)
 
 static void put_int(struct edit *e, uint64_t v, bool negative)
 {
-	if (negative)
-		strbuf_printf(&e->out, "%lld", (long long)v);
-	else
-		strbuf_u64(&e->out, v);
+	bool minus = negative && (int64_t)v < 0;
+
+	if (v < 10) { /* most of a snapshot */
+		strbuf_putc(&e->out, (char)('0' + v));
+		return;
+	}
+	if (minus)
+		strbuf_putc(&e->out, '-');
+	strbuf_u64(&e->out, minus ? -v : v);
 }
 
 /* One element more, less, or different; or far more of them. */
 static void put_changed_ints(struct edit *e, const struct json_node *node)
 {
 	const uint64_t *v = json_ints(node);
-	uint32_t n = node->count, at = pick(e, n), how = pick(e, 5);
+	uint32_t n = node->count, at = pick(e, n), how = pick(e, 6);
 
 	strbuf_putc(&e->out, '[');
 	for (uint32_t i = 0; i < n; i++) {
@@ -214,11 +257,11 @@ static void put_changed_ints(struct edit *e, const struct json_node *node)
 			continue;
 		if (e->out.text[e->out.len - 1] != '[')
 			strbuf_putc(&e->out, ',');
-		if (i == at && how >= 3)
+		if (i == at && how >= 4)
 			put_int(e, tweak(e, v[i]), node->negative);
 		else
 			put_int(e, v[i], node->negative);
-		for (uint32_t more = how == 2 && i == at ? 1 + pick(e, GROW_MAX) : 0; more > 0; more--) {
+		for (uint32_t more = (how & ~1U) == 2 && i == at ? repeats(e, 1024) : 0; more > 0; more--) {
 			strbuf_putc(&e->out, ',');
 			put_int(e, v[i], node->negative);
 		}
@@ -255,35 +298,43 @@ static void put_member(struct edit *e, const struct json_node *child, bool objec
 		put_value(e, child);
 }
 
+static void put_rest(struct edit *e, const struct json_node *node, bool object)
+{
+	if (node->count > 0)
+		strbuf_putc(&e->out, ',');
+	if (object)
+		put_key(e, any_key(e));
+	if (node->count > 0 || pick(e, 2)) {
+		put_foreign(e);
+		return;
+	}
+	for (uint32_t n = object ? 1 : repeats(e, 1024); n > 0; n--)
+		strbuf_puts(&e->out, n > 1 ? "1," : "1");
+}
+
 /* A child more, less, often, under another name, or a foreign one. */
 static void put_changed_container(struct edit *e, const struct json_node *node)
 {
+	enum { DROP, CHANGE, ADD } how = node->count ? pick(e, 3) : ADD;
 	bool object = node->type == JSON_OBJECT;
-	uint32_t at = pick(e, node->count), how = pick(e, 5), i = 0;
+	uint32_t at = pick(e, node->count), i = 0;
 
 	strbuf_putc(&e->out, object ? '{' : '[');
 	for (json_each(child, node)) {
 		bool here = i++ == at;
-		if (here && how == 0)
+		if (here && how == DROP)
 			continue;
-		if (here && how == 1 && object) {
-			if (i > 1)
-				strbuf_putc(&e->out, ',');
+		if (here && how == CHANGE && object) {
+			strbuf_puts(&e->out, i > 1 ? "," : "");
 			put_other_key(e, child->key);
 			put_value(e, child);
 			continue;
 		}
-		put_member(e, child, object);
-		for (uint32_t more = here && how == 2 && !object ? 1 + pick(e, GROW_MAX) : 0; more > 0; more--)
-			put_member(e, child, false);
+		for (uint32_t n = here && how == CHANGE ? 1 + repeats(e, 96) : 1; n > 0; n--)
+			put_member(e, child, object);
 	}
-	if (how >= 3) {
-		if (node->count > 0)
-			strbuf_putc(&e->out, ',');
-		if (object)
-			put_key(e, any_key(e));
-		put_foreign(e);
-	}
+	if (how == ADD)
+		put_rest(e, node, object);
 	strbuf_putc(&e->out, object ? '}' : ']');
 }
 
@@ -309,7 +360,8 @@ static void put_as_is(struct edit *e, const struct json_node *node)
 	case JSON_INTS:
 		strbuf_putc(&e->out, '[');
 		for (uint32_t i = 0; i < node->count; i++) {
-			strbuf_puts(&e->out, i ? "," : "");
+			if (i)
+				strbuf_putc(&e->out, ',');
 			put_int(e, json_ints(node)[i], node->negative);
 		}
 		strbuf_putc(&e->out, ']');
@@ -379,6 +431,23 @@ static uint32_t count_values(const struct json *j)
 	return n;
 }
 
+/* One of the `n` values; half of the time one that has others in it. */
+static uint32_t pick_value(struct edit *e, uint32_t n)
+{
+	const struct json *j = e->doc;
+	uint32_t wanted = pick(e, n), at = 0, last = 0;
+	bool any = pick(e, 2);
+
+	for (uint32_t i = 0; i < j->n && (any || at <= wanted); at++) {
+		if (any && at == wanted)
+			return at;
+		if (j->nodes[i].type >= JSON_ARRAY)
+			last = at;
+		i += j->nodes[i].type == JSON_INTS ? j->nodes[i].span : 1;
+	}
+	return last;
+}
+
 /* The text that the nodes live in is *ret_text. */
 static bool parse(struct json *json, const uint8_t *data, size_t size, char **ret_text)
 {
@@ -399,7 +468,7 @@ static size_t rewrite(struct edit *e, uint8_t *out, size_t max_size)
 
 	e->n_targets = pick(e, 4) ? 1 : 1 + pick(e, CHANGES_MAX);
 	for (unsigned i = 0; i < e->n_targets; i++)
-		e->targets[i] = pick(e, n);
+		e->targets[i] = pick_value(e, n);
 	put_value(e, &e->doc->nodes[0]);
 	if (!e->out.failed && e->out.len <= max_size) {
 		len = e->out.len;
@@ -414,12 +483,36 @@ static uint64_t seeded(unsigned seed)
 	return (seed + 1ULL) * 0x9e3779b97f4a7c15;
 }
 
+void document_is_good(const uint8_t *data, size_t size)
+{
+	/* the first ones stay: they are what a real program wrote */
+	uint32_t at = good.n < GOOD_MAX ? good.n++ : GOOD_MAX / 2 + (uint32_t)size % (GOOD_MAX / 2);
+
+	good.sizes[at] = size <= GOOD_BYTES ? (uint32_t)size : 0;
+	memcpy(good.bytes[at], data, good.sizes[at]);
+}
+
+/* The smaller one of two that were accepted; the size of what is in data now. */
+static size_t start_from_good(struct edit *e, uint8_t *data, size_t size, size_t max_size)
+{
+	uint32_t a = pick(e, good.n), b = pick(e, good.n), at = good.sizes[a] < good.sizes[b] ? a : b;
+
+	if (good.sizes[at] == 0 || good.sizes[at] > max_size)
+		return size;
+	memcpy(data, good.bytes[at], good.sizes[at]);
+	return good.sizes[at];
+}
+
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed)
 {
 	autojson struct json json = {};
 	autofree char *text = NULL;
 	struct edit e = { .doc = &json, .other = &json, .random = seeded(seed) };
 
+	if (good.n > 0 && pick(&e, 2))
+		size = start_from_good(&e, data, size, max_size);
+	if (size > 1 && pick(&e, 16) == 0)
+		return 1 + pick(&e, (uint32_t)size - 1);
 	if (pick(&e, 8) == 0 || !parse(&json, data, size, &text))
 		return LLVMFuzzerMutate(data, size, max_size);
 	size_t len = rewrite(&e, data, max_size);

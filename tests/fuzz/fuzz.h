@@ -20,6 +20,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 bool document_fold(const uint8_t *data, size_t size, struct strbuf *ret_config, struct strbuf *ret_state,
 		   uint64_t *ret_ram_bytes);
 
+/* The reader took the input: half of all others will be changes of such. */
+void document_is_good(const uint8_t *data, size_t size);
+
 /* A heap copy of exactly these bytes: one read behind them is seen. */
 static inline char *exact(const void *data, size_t size)
 {

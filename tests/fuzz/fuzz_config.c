@@ -41,30 +41,33 @@ static void round_trip(const struct vm_config *c)
 	     "a configuration changed on its way through JSON");
 }
 
-static void config(const struct json_node *node)
+static bool config(const struct json_node *node)
 {
 	autovmconfig struct vm_config c;
 	struct err err = {};
 
 	vm_config_init(&c);
 	bool known = fields_check_known(vm_config_fields, node, "vm", &err) == 0;
-	if (fields_load(vm_config_fields, &c, node, "vm", &err) == 0 && vm_config_check(&c, &err) == 0 && known)
+	bool taken = fields_load(vm_config_fields, &c, node, "vm", &err) == 0 && vm_config_check(&c, &err) == 0 &&
+		     known;
+	if (taken)
 		round_trip(&c);
 	must(err.code == ERR_NONE || err.msg[0], "an error without a message");
+	return taken;
 }
 
-static void restore(const struct json_node *node)
+static bool restore(const struct json_node *node)
 {
 	struct restore_config c;
 	struct err err = {};
 
 	fields_init(restore_config_fields, &c);
-	if (fields_load(restore_config_fields, &c, node, "restore", &err) == 0)
-		(void)!url_path(c.source_url, &err);
+	bool taken = fields_load(restore_config_fields, &c, node, "restore", &err) == 0 && url_path(c.source_url, &err);
 	fields_free(restore_config_fields, &c);
+	return taken;
 }
 
-static void arguments(const struct json_node *list)
+static bool arguments(const struct json_node *list)
 {
 	char program[] = "forkd-vmm", *argv[ARGS_MAX + 2] = { program };
 	struct cmdline cl;
@@ -74,9 +77,11 @@ static void arguments(const struct json_node *list)
 	for (json_each(arg, list))
 		if (arg->type == JSON_STRING && n <= ARGS_MAX)
 			argv[n++] = arg->str;
-	if (cmdline_parse(n, argv, &cl, &err) == 0 && cl.has_vm && vm_config_check(&cl.config, &err) == 0)
+	bool taken = cmdline_parse(n, argv, &cl, &err) == 0 && (!cl.has_vm || vm_config_check(&cl.config, &err) == 0);
+	if (taken && cl.has_vm)
 		round_trip(&cl.config);
 	cmdline_free(&cl);
+	return taken;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -88,11 +93,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (json_parse(&json, text, size, &err) < 0)
 		return 0;
 	const struct json_node *root = &json.nodes[0];
-	if (root->type == JSON_ARRAY)
-		arguments(root);
-	else if (json_get(root, "source_url"))
-		restore(root);
-	else
-		config(root);
+	if (root->type == JSON_ARRAY ? arguments(root) : json_get(root, "source_url") ? restore(root) : config(root))
+		document_is_good(data, size);
 	return 0;
 }

@@ -60,25 +60,28 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 /* ---- text ---- */
 
-static void manifest(const char *text, size_t len)
+static bool manifest(const char *text, size_t len)
 {
 	struct manifest m;
 	struct err err = {};
 
 	put_file("manifest.json", text, len);
-	if (manifest_read(host.dir, "t", &m, &err) == 0)
-		fields_free(manifest_fields, &m);
+	if (manifest_read(host.dir, "t", &m, &err) < 0)
+		return false;
+	fields_free(manifest_fields, &m);
+	return true;
 }
 
-static void record(const char *text, size_t len)
+static bool record(const char *text, size_t len)
 {
 	struct record r = {};
 	struct err err = {};
 	bool committed;
 
 	put_file("clone.json", text, len);
-	(void)!record_load(&r, host.dir, &committed, &err);
+	bool taken = record_load(&r, host.dir, &committed, &err) == 0;
 	record_free(&r);
+	return taken;
 }
 
 /* A packet with that many descriptors; false: it did not come. */
@@ -93,7 +96,7 @@ static bool packet(const char *text, size_t len, uint32_t n_fds, struct ctl_pack
 	return len > 0 && ctl_send(host.pair[0], &out, fds, n_fds, &err) == 0 && ctl_recv(host.pair[1], p, &err) == 1;
 }
 
-static void reply(const char *text, size_t len)
+static bool reply(const char *text, size_t len)
 {
 	static const struct {
 		const struct field *rows;
@@ -105,32 +108,35 @@ static void reply(const char *text, size_t len)
 		{ ctl_stats_fields, sizeof(struct ctl_stats) },
 	};
 	autoctl struct ctl_packet p = {};
+	bool taken = false;
 
 	if (!packet(text, len, 0, &p))
-		return;
+		return false;
 	for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
 		autofree void *obj = malloc(kinds[i].size);
 		struct err err = {};
 		fields_init(kinds[i].rows, obj);
-		(void)!ctl_parse_reply(&p, kinds[i].rows, obj, &err);
+		taken |= ctl_parse_reply(&p, kinds[i].rows, obj, &err) == 0;
 		fields_free(kinds[i].rows, obj);
 	}
+	return taken;
 }
 
 /* ---- what a VM process is told (vmm/clone.c) ---- */
 
-static void take_fds(struct vm_config *c, struct ctl_packet *p, const struct ctl_fd *fds, uint32_t n)
+static bool take_fds(struct vm_config *c, struct ctl_packet *p, const struct ctl_fd *fds, uint32_t n)
 {
 	struct err err = {};
 	int api_fd = -1;
 
-	(void)!clone_take_fds(c, p, fds, n, &api_fd, &err);
+	bool taken = clone_take_fds(c, p, fds, n, &api_fd, &err) == 0;
 	vm_config_close_fds(c);
 	if (api_fd >= 0)
 		close(api_fd);
+	return taken;
 }
 
-static void restore(const struct json_node *node, struct ctl_packet *p)
+static bool restore(const struct json_node *node, struct ctl_packet *p)
 {
 	const struct json_node *config = json_get(node, "config"),
 			       *overrides = json_get(&p->json.nodes[0], "overrides");
@@ -140,14 +146,15 @@ static void restore(const struct json_node *node, struct ctl_packet *p)
 
 	vm_config_init(&c);
 	fields_init(ctl_restore_fields, &rq);
-	if (config && fields_load(vm_config_fields, &c, config, "config.json", &err) == 0 &&
-	    vm_config_check(&c, &err) == 0 && (!overrides || vm_config_override(&c, overrides, &err) == 0) &&
-	    fields_load(ctl_restore_fields, &rq, &p->json.nodes[0], "restore", &err) == 0)
-		take_fds(&c, p, rq.fds, rq.n_fds);
+	bool taken = config && fields_load(vm_config_fields, &c, config, "config.json", &err) == 0 &&
+		     vm_config_check(&c, &err) == 0 && (!overrides || vm_config_override(&c, overrides, &err) == 0) &&
+		     fields_load(ctl_restore_fields, &rq, &p->json.nodes[0], "restore", &err) == 0 &&
+		     take_fds(&c, p, rq.fds, rq.n_fds);
 	fields_free(ctl_restore_fields, &rq);
+	return taken;
 }
 
-static void boot(struct ctl_packet *p)
+static bool boot(struct ctl_packet *p)
 {
 	const struct json_node *config = json_get(&p->json.nodes[0], "config");
 	autovmconfig struct vm_config c;
@@ -156,34 +163,32 @@ static void boot(struct ctl_packet *p)
 
 	vm_config_init(&c);
 	fields_init(ctl_boot_fields, &rq);
-	if (config && fields_check_known(vm_config_fields, config, "vm", &err) == 0 &&
-	    fields_load(vm_config_fields, &c, config, "vm", &err) == 0 && vm_config_check(&c, &err) == 0 &&
-	    fields_load(ctl_boot_fields, &rq, &p->json.nodes[0], "boot", &err) == 0)
-		take_fds(&c, p, rq.fds, rq.n_fds);
+	bool taken = config && fields_check_known(vm_config_fields, config, "vm", &err) == 0 &&
+		     fields_load(vm_config_fields, &c, config, "vm", &err) == 0 && vm_config_check(&c, &err) == 0 &&
+		     fields_load(ctl_boot_fields, &rq, &p->json.nodes[0], "boot", &err) == 0 &&
+		     take_fds(&c, p, rq.fds, rq.n_fds);
 	fields_free(ctl_boot_fields, &rq);
+	return taken;
 }
 
 /* {"packet": …, "config": …}: with as many descriptors as the packet lists. */
-static void request(const struct json_node *node)
+static bool request(const struct json_node *node)
 {
 	const struct json_node *value = json_get(node, "packet"), *fds = json_get(value, "fds");
 	autoctl struct ctl_packet p = {};
 	autostrbuf struct strbuf text = {};
 
 	if (!value)
-		return;
+		return false;
 	json_text(value, &text);
 	if (!packet(text.text, text.len, fds && fds->count <= SOCK_FDS_MAX ? fds->count : 0, &p))
-		return;
-	if (json_get(&p.json.nodes[0], "config"))
-		boot(&p);
-	else
-		restore(node, &p);
+		return false;
+	return json_get(&p.json.nodes[0], "config") ? boot(&p) : restore(node, &p);
 }
 
 /* ---- bodies of requests ---- */
 
-static void clones(const struct json_node *node)
+static bool clones(const struct json_node *node)
 {
 	const struct json_node *template = json_get(node, "template"), *fds = json_get(node, "fds");
 	autoclonerequest struct clone_request rq = {};
@@ -192,15 +197,17 @@ static void clones(const struct json_node *node)
 	struct err err = {};
 
 	fields_init(ctl_template_fields, &t);
-	if (template && fields_load(ctl_template_fields, &t, template, "template", &err) == 0 &&
-	    clone_request_load(json_get(node, "body"), &rq, &err) == 0 &&
-	    clone_plans(&rq, &t, fds ? (uint32_t)fds->num : 0, &plans, &err) == 0)
+	bool taken = template && fields_load(ctl_template_fields, &t, template, "template", &err) == 0 &&
+		     clone_request_load(json_get(node, "body"), &rq, &err) == 0 &&
+		     clone_plans(&rq, &t, fds ? (uint32_t)fds->num : 0, &plans, &err) == 0;
+	if (taken)
 		plans_free(plans, rq.count);
 	fields_free(ctl_template_fields, &t);
+	return taken;
 }
 
 /* With the corpus' paths below the one root that the caller may name. */
-static void vm(const struct json_node *node)
+static bool vm(const struct json_node *node)
 {
 	const struct caller caller = { .local = true, .uid = 1000, .gid = 1000 };
 	struct forkd d = { .policy = host.policy };
@@ -218,19 +225,22 @@ static void vm(const struct json_node *node)
 		p = at ? at + strlen(IN_CORPUS) : "";
 	}
 	if (json_parse(&json, moved.text, moved.len, &err) < 0)
-		return;
-	(void)!vm_needs_load(&json.nodes[0], &place, "c-abcdefghijkl", &needs, &err);
+		return false;
+	bool taken = vm_needs_load(&json.nodes[0], &place, "c-abcdefghijkl", &needs, &err) == 0;
 	vm_needs_done(&needs);
+	return taken;
 }
 
 /* ---- */
 
-static void run(const struct json_node *node, const char *text, size_t len)
+/* node NULL: all readers of text. true: the one that was named took it. */
+static bool run(const struct json_node *node, const char *text, size_t len)
 {
+	bool taken = false;
 	static const struct {
 		const char *name;
-		void (*text)(const char *text, size_t len);
-		void (*value)(const struct json_node *node);
+		bool (*text)(const char *text, size_t len);
+		bool (*value)(const struct json_node *node);
 	} readers[] = {
 		{ "manifest", manifest, NULL }, { "record", record, NULL }, { "reply", reply, NULL },
 		{ "request", NULL, request },   { "clones", NULL, clones }, { "vm", NULL, vm },
@@ -240,10 +250,11 @@ static void run(const struct json_node *node, const char *text, size_t len)
 		if (node && (!node->key || strcmp(readers[i].name, node->key) != 0))
 			continue;
 		if (readers[i].text)
-			readers[i].text(text, len);
+			taken |= readers[i].text(text, len);
 		else if (node)
-			readers[i].value(node);
+			taken |= readers[i].value(node);
 	}
+	return taken && node;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -258,7 +269,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		run(NULL, (const char *)data, size);
 	} else {
 		json_text(&json.nodes[1], &text);
-		run(&json.nodes[1], text.text, text.len);
+		if (run(&json.nodes[1], text.text, text.len))
+			document_is_good(data, size);
 	}
 	must(next_fd() == fd, "a descriptor is left open");
 	return 0;

@@ -259,7 +259,8 @@ static void use(struct vm *vm)
 	log_debug("restored");
 }
 
-static void restore(struct vm_config *config, struct snapshot *snap, struct saved *saved)
+/* true: it was one that could run. */
+static bool restore(struct vm_config *config, struct snapshot *snap, struct saved *saved)
 {
 	const struct kvm kvm = { .fd = new_fd(), .vm_fd = -1, .run_bytes = RUN_BYTES };
 	const struct vm_restore how = { .mode = RESTORE_COPYONWRITE, .kvm = &kvm, .saved = saved };
@@ -269,13 +270,15 @@ static void restore(struct vm_config *config, struct snapshot *snap, struct save
 	use_stand_ins(config);
 	if (vm_new_parked(&host.loop, config, snap, &how, &vm, &err) < 0) {
 		log_debug("refused: %s", err.msg);
-		return;
+		return false;
 	}
-	if (vm_finish_restore(vm, &err) == 0)
+	bool restored = vm_finish_restore(vm, &err) == 0;
+	if (restored)
 		use(vm);
 	else
 		log_debug("refused: %s", err.msg);
 	vm_free(vm);
+	return restored;
 }
 
 /* As the template host does. */
@@ -306,10 +309,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (!make_snapshot(data, size))
 		return 0;
 	vm_config_init(&config);
-	if (load(&snap, &config, &saved, &err) == 0)
-		restore(&config, &snap, &saved);
-	else
+	if (load(&snap, &config, &saved, &err) < 0)
 		log_debug("refused: %s", err.msg);
+	else if (restore(&config, &snap, &saved))
+		document_is_good(data, size);
 	must(err.code == ERR_NONE || err.msg[0], "an error without a message");
 	saved_done(&saved);
 	vm_config_free(&config);

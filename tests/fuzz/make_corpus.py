@@ -147,7 +147,7 @@ class Corpus(KvmTest):
         # only what is always there
         self.take(f"{who}-plain", program, "ticker", ticker, 0)
         # every device, idle: no driver ever looked at it
-        self.take(f"{who}-idle", program, "ticker", ticker, 0, memory="512M", cpus=3, extra=[
+        self.take(f"{who}-idle", program, "ticker", ticker, 0, memory="512M", cpus=2, extra=[
             "--disk", self.disk_option("num_queues=2", "id=root"), "--vsock", f"cid=5,socket={self.path('idle.vsock')}",
             "--balloon", "size=1M", "--console", "off"])
         # every device in use
