@@ -4,6 +4,7 @@
 #   make                 programs in build/ (CC=clang works too)
 #   make check           unit tests, tests on /dev/kvm, the short lab: what CI runs
 #   make check-unit check-kvm check-lab check-api check-peers check-full
+#   make check-fuzz check-fuzz-planted fuzz-coverage
 #   make asan tsan       the same programs with sanitizers, in build/asan and build/tsan
 #   make bench lint install guests clean
 #
@@ -125,7 +126,8 @@ check-api: all guests
 	tests/kvm/check_api.sh
 
 check-full: export FORKD_TEST_FULL = 1
-check-full: check-unit check-kvm check-api check-peers
+check-full: FUZZ_SECONDS = 900
+check-full: check-unit check-kvm check-api check-peers check-fuzz check-fuzz-planted fuzz-coverage
 	scripts/lab.sh -f
 
 asan tsan: SANITIZE = $(SANITIZE_$(shell echo $@ | tr a-z A-Z))
@@ -180,5 +182,5 @@ clean:
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 .DEFAULT_GOAL := all
 .PHONY: all helpers test-programs check check-unit check-kvm check-lab check-peers check-api check-full check-asan check-tsan \
-	asan tsan bench lint install clean
+	fuzz check-fuzz check-fuzz-planted fuzz-coverage asan tsan bench lint install clean
 .SECONDARY:

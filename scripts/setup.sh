@@ -9,8 +9,9 @@ build="gcc clang make pkg-config libc6-dev liburing-dev libhttp-parser-dev libmi
 unit="libcmocka-dev xfsprogs"
 kvm="python3 python3-venv python3-yaml python3-jsonschema openapi-specification curl coreutils"
 lab="qemu-system-x86 busybox-static cpio kmod e2fsprogs xz-utils zstd lz4 iproute2"
+fuzz="libclang-rt-dev llvm patch"
 lint="clang-format clang-tidy cppcheck git"
-packages="$build $unit $kvm $lab $lint"
+packages="$build $unit $kvm $lab $fuzz $lint"
 
 say() { echo "setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 1; }

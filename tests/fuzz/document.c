@@ -488,6 +488,8 @@ void document_is_good(const uint8_t *data, size_t size)
 	/* the first ones stay: they are what a real program wrote */
 	uint32_t at = good.n < GOOD_MAX ? good.n++ : GOOD_MAX / 2 + (uint32_t)size % (GOOD_MAX / 2);
 
+	if (getenv("FUZZ_DEBUG"))
+		fprintf(stderr, "accepted\n");
 	good.sizes[at] = size <= GOOD_BYTES ? (uint32_t)size : 0;
 	memcpy(good.bytes[at], data, good.sizes[at]);
 }

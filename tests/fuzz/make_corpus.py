@@ -22,7 +22,7 @@ NEUTRAL = {"path": "/srv/vm/disk.img", "disk_path": "/srv/vm/disk.img", "kernel"
 
 ARGUMENTS = [
     ["--kernel", "/srv/vm/kernel", "--initramfs", "/srv/vm/initrd", "--cmdline", "console=hvc0 root=/dev/vda1", "--cpus",
-     "boot=2,max=4,topology=1:2:2:1,affinity=[0@[0,2-3],1@[1]],max_phys_bits=46,nested=off,core_scheduling=vm,features=[]",
+     "boot=2,max=4,topology=1:2:2:1,affinity=[0@[0,2-3],1@[1]],max_phys_bits=46,nested=off,core_scheduling=vm",
      "--memory", "size=2G,mergeable=on,prefault=off,reserve=off,thp=on", "--disk",
      "path=/srv/vm/disk.img,readonly=on,direct=on,num_queues=2,queue_size=256,id=root,serial=abc,pci_device_id=5,sparse=off,"
      "image_type=raw,lock_granularity=byte-range", "path=\"/srv/vm/a,b.img\"", "--net",

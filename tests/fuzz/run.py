@@ -111,7 +111,14 @@ def planted_one(patch, seconds):
 
 
 def planted(seconds):
-    return [planted_one(patch, seconds) for patch in sorted(glob.glob(os.path.join(HERE, "planted", "*.patch")))]
+    results = []
+    for patch in sorted(glob.glob(os.path.join(HERE, "planted", "*.patch"))):
+        try:
+            results.append(planted_one(patch, seconds))
+        except subprocess.CalledProcessError as e:
+            print(f"not ok planted {os.path.basename(patch)}: {' '.join(e.cmd)} failed", flush=True)
+            results.append(False)
+    return results
 
 
 # ---- coverage ----
