@@ -25,7 +25,7 @@
 #include "vmm/snapshot.h"
 
 enum { RUN_BYTES = 12288, XSAVE_BYTES = 4096, TSC_KHZ = 2000000 };
-#define DISK_BYTES (1ULL << 30)
+#define DISK_BYTES (8ULL << 20) /* as those of the guests were */
 #define RAM_MAX (1ULL << 40)
 
 /* What stands in for the host, made once. */
@@ -72,15 +72,21 @@ static int set_msrs(const struct kvm_msrs *m)
 {
 	look_at(m->entries, m->nmsrs * sizeof(m->entries[0]));
 	for (uint32_t i = 0; i < m->nmsrs; i++)
-		if (m->entries[i].index >> 28 == 0xd)
+		if ((m->entries[i].index & 15) == 11)
 			return (int)i;
 	return (int)m->nmsrs;
 }
 
+/* As KVM, which takes 48 and 57 bits of linear address. */
 static int set_cpuid(const struct kvm_cpuid2 *c)
 {
 	look_at(c->entries, c->nent * sizeof(c->entries[0]));
-	return c->nent > 256 ? -E2BIG : 0;
+	for (uint32_t i = 0; i < c->nent; i++) {
+		uint32_t bits = c->entries[i].eax >> 8 & 0xff;
+		if (c->entries[i].function == 0x80000008 && bits != 0 && bits != 48 && bits != 57)
+			return -EINVAL;
+	}
+	return 0;
 }
 
 static int other_request(unsigned long request, void *arg)
@@ -94,7 +100,6 @@ static int other_request(unsigned long request, void *arg)
 
 static int fake_kvm(unsigned long request, void *arg)
 {
-	const struct kvm_sregs *sregs = arg;
 	const struct kvm_irq_routing *routes = arg;
 
 	switch (request) {
@@ -118,9 +123,8 @@ static int fake_kvm(unsigned long request, void *arg)
 	case KVM_SET_XSAVE:
 		look_at(arg, XSAVE_BYTES);
 		return 0;
-	case KVM_SET_SREGS:
-		look_at(arg, sizeof(*sregs));
-		return sregs->cr0 >> 32 ? -EINVAL : 0;
+	case KVM_SET_MP_STATE:
+		return *(const uint32_t *)arg > KVM_MP_STATE_AP_RESET_HOLD ? -EINVAL : 0;
 	case KVM_SET_GSI_ROUTING:
 		look_at(routes->entries, routes->nr * sizeof(routes->entries[0]));
 		return 0;

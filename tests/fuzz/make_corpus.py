@@ -35,6 +35,26 @@ ARGUMENTS = [
     ["--api-socket=fd=3", "--control", "fd=4", "--control-id", "c-1", "--template-host", "fd=5", "--version"],
     ["--kernel=/srv/vm/kernel", "--serial", "socket=/srv/vm/serial.sock", "--console", "tty", "-Vv", "-h"],
 ]
+EVERY_FIELD = {
+    "cpus": {"boot_vcpus": 2, "max_vcpus": 4, "topology": {"threads_per_core": 1, "cores_per_die": 2, "dies_per_package": 2, "packages": 1},
+             "kvm_hyperv": False, "max_phys_bits": 46, "affinity": [{"vcpu": 0, "host_cpus": [0, 1]}], "features": {"amx": False},
+             "nested": False, "core_scheduling": "Off", "profile": "Host"},
+    "memory": {"size": 2 << 30, "mergeable": True, "hotplug_method": "VirtioMem", "hotplug_size": None, "hotplugged_size": None,
+               "shared": False, "hugepages": False, "hugepage_size": None, "prefault": True, "reserve": True, "zones": None, "thp": False},
+    "payload": {"firmware": None, "kernel": "/srv/vm/kernel", "cmdline": "quiet", "initramfs": "/srv/vm/initrd"},
+    "disks": [{"id": "root", "pci_segment": 0, "pci_device_id": 5, "path": "/srv/vm/disk.img", "readonly": True, "direct": True,
+               "num_queues": 2, "queue_size": 256, "vhost_user": False, "rate_limiter_config": None, "serial": "abc",
+               "queue_affinity": [], "backing_files": False, "sparse": False, "image_type": "Raw", "lock_granularity": "Full"}],
+    "net": [{"id": "net1", "tap": "tap0", "ip": "192.0.2.1", "mask": "255.255.255.0", "mac": "12:34:56:78:90:ab",
+             "host_mac": "12:34:56:78:90:ac", "mtu": 1500, "num_queues": 4, "queue_size": 512, "vhost_mode": "Client",
+             "fds": [5, 6], "pci_device_id": 6, "offload_tso": False, "offload_ufo": False, "offload_csum": False}],
+    "rng": {"id": "r", "src": "/dev/random", "pci_device_id": 7},
+    "balloon": {"id": "b", "size": 1 << 20, "deflate_on_oom": True, "free_page_reporting": True, "pci_device_id": 8},
+    "serial": {"mode": "Socket", "socket": "/srv/vm/serial.sock"}, "console": {"mode": "File", "file": "/srv/vm/log", "id": "c",
+                                                                               "pci_device_id": 9},
+    "debug_console": {"mode": "Off", "iobase": 233}, "vsock": {"id": "v", "cid": 3, "socket": "/srv/vm/v.sock", "pci_device_id": 10},
+    "fs": None, "pmem": [], "devices": None, "numa": None, "pvpanic": False, "iommu": False, "watchdog": False, "landlock_enable": False,
+}
 RESTORE = {"source_url": "file:///srv/snapshot", "prefault": False, "memory_restore_mode": "OnDemand", "resume": True,
            "net_fds": [{"id": "net1", "num_fds": 2}], "zone_updates": None, "vfio_fds": None, "iommufd_fd": None}
 TEMPLATE = {"ram_bytes": 67108864, "vcpus": 2, "nets": [{"id": "net1", "tap": "tap0", "num_fds": 2, "mac": "12:34:56:78:90:ab"},
@@ -67,8 +87,8 @@ FORKD = {
     "reply": {"ok": True, "pid": 12, "id": "c-a", "state": "Paused", "restored_ns": 1, "resumed_ns": 2, "reason": "guest power-off",
               "code": 0, "disk_ops": 3, **TEMPLATE},
     "reply-error": {"error": {"code": 2, "num": 28, "message": "Error from device manager\nno space"}},
-    "request-restore": {"config": CONFIG, "packet": {"op": "restore", "resume": True, "open_socket": "/srv/vm/o.sock", "overrides": {
-        key: OVERRIDES[key] for key in ("net", "disks", "rng", "serial")}, "vsock_socket": "/srv/vm/v.sock", "fds": [
+    "request-restore": {"config": CONFIG, "packet": {"op": "restore", "resume": True, "open_socket": "/srv/vm/o.sock", "overrides": OVERRIDES,
+                                                      "vsock_socket": "/srv/vm/v.sock", "fds": [
             {"kind": "api"}, {"kind": "disk", "id": "_disk0"}, {"kind": "disk_lock", "id": "#0"}, {"kind": "net", "id": "net1"},
             {"kind": "net", "id": "#0"}, {"kind": "serial_log"}, {"kind": "serial_socket"}, {"kind": "console_log"},
             {"kind": "console_socket"}, {"kind": "vsock"}]}},
@@ -176,6 +196,7 @@ class Corpus(KvmTest):
     def test_written(self):
         for i, arguments in enumerate(ARGUMENTS):
             put("config", f"arguments-{i}", arguments)
+        put("config", "every-field", EVERY_FIELD)
         put("config", "restore", RESTORE)
         for name, value in FORKD.items():
             put("forkd", name, {name.split("-")[0]: value})
