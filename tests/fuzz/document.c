@@ -387,6 +387,9 @@ static void put_changed(struct edit *e, const struct json_node *node)
 		break;
 	}
 	switch (node->type) {
+	case JSON_BOOL:
+		strbuf_puts(&e->out, node->num ? "false" : "true");
+		break;
 	case JSON_INT:
 		put_int(e, tweak(e, node->negative ? -node->num : node->num), node->negative);
 		break;

@@ -33,6 +33,7 @@ ARGUMENTS = [
     ["--restore", "source_url=file:///srv/snapshot,resume=on,memory_restore_mode=copyonwrite,net_fds=[net1@[3,4],net2@[5]]",
      "--api-socket", "path=/srv/vm/api.sock", "--event-monitor", "fd=3", "--log-file", "/srv/vm/log"],
     ["--api-socket=fd=3", "--control", "fd=4", "--control-id", "c-1", "--template-host", "fd=5", "--version"],
+    ["--kernel=/srv/vm/kernel", "--cpus", "boot=1,features=amx"],
     ["--kernel=/srv/vm/kernel", "--serial", "socket=/srv/vm/serial.sock", "--console", "tty", "-Vv", "-h"],
 ]
 EVERY_FIELD = {
