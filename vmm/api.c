@@ -113,8 +113,22 @@ static int run_stop(struct call *c, struct err *err)
 	return 0;
 }
 
+/* Numbers of descriptors in a request mean nothing in this process. */
+static void drop_fd_numbers(struct vm_config *config)
+{
+	for (uint32_t i = 0; i < config->n_net; i++) {
+		struct net_config *net = &config->net[i];
+		if (net->fds)
+			log_warn("api: vm.create: 'fds' of net %u are ignored", i);
+		free(net->fds);
+		net->fds = NULL;
+		net->n_fds = 0;
+	}
+}
+
 static int run_create(struct call *c, struct err *err)
 {
+	drop_fd_numbers(&c->body.config);
 	return vmm_create(c->vmm, &c->body.config, err);
 }
 

@@ -190,7 +190,8 @@ int chardev_open(struct chardev *c, struct loop *loop, struct console_config *cf
 	};
 	if (open_backend(c, cfg, err) < 0) {
 		chardev_close(c);
-		return err_wrap(err, "%s", name);
+		err_wrap(err, "%s", name);
+		return err_wrap(err, "Error creating console devices");
 	}
 	c->in.ready = on_input;
 	if (c->in.fd < 0)

@@ -387,6 +387,14 @@ static int finish_restore(struct restore_config *rc, struct err *err)
 	return check_net_fds(rc, err);
 }
 
+static int not_parsed(const struct arg *arg, struct err *err)
+{
+	err_wrap(err, "Error parsing --%s", arg->name);
+	if (arg->flags & A_VM)
+		return err_wrap(err, "Error parsing config");
+	return strcmp(arg->name, "restore") == 0 ? err_wrap(err, "Error parsing restore") : err->num;
+}
+
 static int parse_values(struct cmdline *cl, const struct given *given, unsigned n, struct err *err)
 {
 	if (cl->has_vm) {
@@ -399,11 +407,15 @@ static int parse_values(struct cmdline *cl, const struct given *given, unsigned 
 		cl->restore.memory_restore_mode = NOT_GIVEN;
 	for (unsigned i = 0; i < n; i++)
 		if (parse_value(cl, given[i].arg, given[i].value, err) < 0)
-			return err_wrap(err, "Error parsing --%s", given[i].arg->name);
+			return not_parsed(given[i].arg, err);
 	if (cl->config.cpus.max_vcpus == 0)
 		cl->config.cpus.max_vcpus = cl->config.cpus.boot_vcpus;
 	if (cl->has_restore && finish_restore(&cl->restore, err) < 0)
-		return err_wrap(err, "Error parsing --restore");
+		return not_parsed(find_arg("restore", 7), err);
+	if (cl->has_vm && vm_config_check(&cl->config, err) < 0) {
+		err_wrap(err, "Error validating configuration");
+		return err_wrap(err, "Error parsing config");
+	}
 	return 0;
 }
 

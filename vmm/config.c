@@ -280,7 +280,7 @@ void vm_config_close_fds(struct vm_config *c)
 
 const char *url_path(const char *url, struct err *err)
 {
-	if (strncmp(url, "file://", 7) == 0 && url[7])
+	if (strncmp(url, "file://", 7) == 0)
 		return url + 7;
 	err_set(err, ERR_INTERNAL, "Could not extract path from URL: %s", url);
 	return NULL;
@@ -314,11 +314,10 @@ static int check_ids(const struct vm_config *c, struct err *err)
 	return 0;
 }
 
-static int check_queue_size(uint16_t size, uint16_t above, const char *what, struct err *err)
+static int check_queue_size(uint16_t size, struct err *err)
 {
-	if (size <= above || size > 32768 || (size & (size - 1)))
-		return err_set(err, ERR_INVALID, "%s: queue size %u is not a power of two above %u and up to 32768",
-			       what, size, above);
+	if (size < 2 || size > 32768 || (size & (size - 1)))
+		return err_set(err, ERR_INVALID, "Queue size must be a power of 2 no greater than 32768: %u", size);
 	return 0;
 }
 
@@ -330,8 +329,11 @@ static int check_disk(const struct vm_config *c, const struct disk_config *d, st
 		return err_set(err, ERR_INVALID, "Queue count (%u) must not exceed boot vCPUs (%u)", d->num_queues,
 			       c->cpus.boot_vcpus);
 	if (d->serial && strlen(d->serial) > 20)
-		return err_set(err, ERR_INVALID, "disk serial '%s' is longer than 20 bytes", d->serial);
-	return check_queue_size(d->queue_size, 2, d->path, err);
+		return err_set(err, ERR_INVALID, "Block device serial length (%zu) exceeds maximum allowed length (20)",
+			       strlen(d->serial));
+	if (d->queue_size == 1 || d->queue_size == 2)
+		return err_set(err, ERR_INVALID, "Block queue size must be greater than 2: %u", d->queue_size);
+	return check_queue_size(d->queue_size, err);
 }
 
 /* Six pairs of hexadecimal digits, separated by colons. */
@@ -361,7 +363,7 @@ static int check_net_names(const struct net_config *n, struct err *err)
 	if (n->mask && !is_ip(n->mask))
 		return err_set(err, ERR_INVALID, "mask '%.64s' is not an IP address", n->mask);
 	if (!n->ip != !n->mask)
-		return err_set(err, ERR_INVALID, "'ip' and 'mask' of a net go together");
+		return err_set(err, ERR_INVALID, n->ip ? "IP provided without a mask" : "Mask provided without an IP");
 	if (n->tap && (!n->tap[0] || strlen(n->tap) >= IFNAMSIZ || strchr(n->tap, '/')))
 		return err_set(err, ERR_INVALID, "tap '%.64s' is not the name of an interface", n->tap);
 	return 0;
@@ -382,13 +384,14 @@ static int check_net(const struct vm_config *c, const struct net_config *n, stru
 		if (n->fds[i] >= 0 && n->fds[i] <= 2)
 			return err_set(err, ERR_INVALID, "Reserved fd number (<= 2): %d", n->fds[i]);
 	if (n->num_queues / 2 > c->cpus.boot_vcpus)
-		return err_set(err, ERR_INVALID, "Queue count (%u) must not exceed boot vCPUs (%u)", n->num_queues / 2,
+		return err_set(err, ERR_INVALID, "Queue count (%u) must not exceed boot vCPUs (%u)", n->num_queues,
 			       c->cpus.boot_vcpus);
 	if (n->has_mtu && n->mtu < 1280)
-		return err_set(err, ERR_INVALID, "MTU %u is below 1280", n->mtu);
+		return err_set(err, ERR_INVALID,
+			       "Provided MTU %u is lower than 1280 (expected by VIRTIO specification)", n->mtu);
 	if (!n->offload_csum && (n->offload_tso || n->offload_ufo))
-		return err_set(err, ERR_INVALID, "offload_tso and offload_ufo need offload_csum");
-	return check_queue_size(n->queue_size, 1, n->id ? n->id : "net", err);
+		return err_set(err, ERR_INVALID, "\"offload_tso\" and \"offload_ufo\" depend on \"offload_csum\"");
+	return check_queue_size(n->queue_size, err);
 }
 
 static int check_console(const char *name, const struct console_config *c, bool socket_ok, struct err *err)
@@ -396,8 +399,9 @@ static int check_console(const char *name, const struct console_config *c, bool 
 	if (c->mode == CONSOLE_FILE && (!c->file || !c->file[0]))
 		return err_set(err, ERR_INVALID, "Path missing when using file %s mode", name);
 	if (c->mode == CONSOLE_SOCKET && (!socket_ok || !c->socket || !c->socket[0]))
-		return err_set(err, ERR_INVALID, "%s: socket mode %s", name,
-			       socket_ok ? "needs a path" : "is not supported by this program");
+		return err_set(err, ERR_INVALID,
+			       socket_ok ? "%s: socket mode needs a path" : "No socket option support for %s device",
+			       name);
 	return 0;
 }
 
@@ -406,10 +410,13 @@ static int check_slot(uint32_t *used, bool has, uint8_t slot, struct err *err)
 {
 	if (!has)
 		return 0;
-	if (slot < 1 || slot > MAX_PCI_SLOTS)
-		return err_set(err, ERR_INVALID, "pci_device_id %u is not in 1..%u", slot, MAX_PCI_SLOTS);
+	if (slot == 0)
+		return err_set(err, ERR_INVALID, "Given PCI device ID (0) is reserved");
+	if (slot > MAX_PCI_SLOTS)
+		return err_set(err, ERR_INVALID, "Given PCI device ID (%u) is out of the supported range of 0..%u",
+			       slot, MAX_PCI_SLOTS + 1);
 	if (*used & (1U << slot))
-		return err_set(err, ERR_INVALID, "pci_device_id %u is used twice", slot);
+		return err_set(err, ERR_INVALID, "Valid PCI device identifier but already used: %u", slot);
 	*used |= 1U << slot;
 	return 0;
 }
@@ -449,11 +456,10 @@ static int check_cpus(const struct cpus_config *c, struct err *err)
 	const struct topology_config *t = c->topology;
 
 	if (c->max_vcpus < c->boot_vcpus)
-		return err_set(err, ERR_INVALID, "Max CPUs lower than boot CPUs (%u < %u)", c->max_vcpus,
+		return err_set(err, ERR_INVALID, "Max CPUs (%u) lower than boot CPUs (%u)", c->max_vcpus,
 			       c->boot_vcpus);
 	if (t && (uint64_t)t->threads_per_core * t->cores_per_die * t->dies_per_package * t->packages != c->max_vcpus)
-		return err_set(err, ERR_INVALID, "Product of CPU topology parts does not match maximum vCPUs (%u)",
-			       c->max_vcpus);
+		return err_set(err, ERR_INVALID, "Product of CPU topology parts does not match maximum vCPU");
 	if (c->profile && strcasecmp(c->profile, "host") != 0)
 		return err_set(err, ERR_INVALID, "CPU profile '%s' is not supported by this program", c->profile);
 	for (uint32_t i = 0; i < c->n_affinity; i++)
@@ -497,10 +503,12 @@ int vm_config_check_balloon(const struct vm_config *c, uint64_t size, struct err
 
 int vm_config_check(const struct vm_config *c, struct err *err)
 {
-	if (!c->payload || !c->payload->kernel)
-		return err_set(err, ERR_INVALID,
-			       c->payload && c->payload->firmware ? "firmware is not supported by this program"
-								  : "Payload configuration is not bootable");
+	if (c->payload && !c->payload->kernel && c->payload->firmware)
+		return err_set(err, ERR_INVALID, "firmware is not supported by this program");
+	if (!c->payload || !c->payload->kernel) {
+		err_set(err, ERR_INVALID, "No bootitem provided: neither firmware nor kernel");
+		return err_wrap(err, "Payload configuration is not bootable");
+	}
 	if (c->payload->cmdline && strlen(c->payload->cmdline) >= CMDLINE_MAX_BYTES)
 		return err_set(err, ERR_INVALID, "command line of %zu bytes is longer than %d",
 			       strlen(c->payload->cmdline), CMDLINE_MAX_BYTES - 1);

@@ -282,6 +282,9 @@ static int check_head(struct connection *c)
 		return refuse(c, "Invalid request.");
 	if (c->complete)
 		return 0;
+	if (p->content_length > UINT32_MAX) /* Content-Length is a number of 32 bits there */
+		return refuse(c, "Invalid header. Reason: Invalid value. Key:Content-Length; Value: %llu",
+			      (unsigned long long)p->content_length);
 	if (p->content_length > HTTP_BODY_MAX)
 		return refuse(c, "Request payload with size %llu is larger than the limit of %d allowed by server.",
 			      (unsigned long long)p->content_length, HTTP_BODY_MAX);

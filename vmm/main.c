@@ -78,10 +78,14 @@ static int reports_init(const struct cmdline *cl, struct err *err)
 
 static int start(struct vmm *vmm, struct cmdline *cl, struct err *err)
 {
-	if (cl->has_restore)
-		return vmm_restore(vmm, &cl->restore, err) < 0 ? err_wrap(err, "Error restoring VM") : 0;
-	if (cl->has_vm && (vmm_create(vmm, &cl->config, err) < 0 || vmm_boot(vmm, err) < 0))
+	if (cl->has_restore && vmm_restore(vmm, &cl->restore, err) < 0) {
+		err_wrap(err, "The VM could not be restored");
+		return err_wrap(err, "Error restoring VM");
+	}
+	if (cl->has_vm && (vmm_create(vmm, &cl->config, err) < 0 || vmm_boot(vmm, err) < 0)) {
+		err_wrap(err, "The VM could not boot");
 		return err_wrap(err, "Error booting VM");
+	}
 	return 0;
 }
 

@@ -66,7 +66,17 @@ static int read_json(int dir_fd, const char *dir, const char *name, const char *
 		return err_num(err, ERR_INTERNAL, (int)-n, "read \"%s/%s\"", dir, name);
 	if ((uint64_t)n < bytes)
 		return err_set(err, ERR_INVALID, "%s was cut short while it was read", name);
-	return json_parse(json, text, bytes, err) < 0 ? err_wrap(err, "\"%s/%s\"", dir, name) : 0;
+	if (json_parse(json, text, bytes, err) < 0) {
+		err_wrap(err, "\"%s/%s\"", dir, name);
+		return err_wrap(err, "Error deserialising %s", what);
+	}
+	return 0;
+}
+
+static int not_received(struct err *err)
+{
+	err_wrap(err, "Failed to receive migratable component snapshot");
+	return err_wrap(err, "Cannot restore VM");
 }
 
 static int open_files(struct snapshot *snap, int dir_fd, struct err *err)
@@ -74,7 +84,7 @@ static int open_files(struct snapshot *snap, int dir_fd, struct err *err)
 	if (read_json(dir_fd, snap->dir, "config.json", "VM config snapshot", &snap->config_text, &snap->config, err) <
 		    0 ||
 	    read_json(dir_fd, snap->dir, "state.json", "VM state snapshot", &snap->state_text, &snap->state, err) < 0)
-		return err_wrap(err, "Failed to receive migratable component snapshot");
+		return not_received(err);
 	snap->mem_fd = open_file(dir_fd, snap->dir, "memory-ranges", "snapshot", &snap->mem_bytes, err);
 	return snap->mem_fd < 0 ? err_wrap(err, "Memory manager error") : 0;
 }
@@ -91,8 +101,10 @@ int snapshot_open(struct snapshot *snap, const char *source_url, struct err *err
 	autoclose int dir_fd = -1;
 
 	*snap = (struct snapshot){ .mem_fd = -1 };
-	if (open_dir(source_url, &dir, &dir_fd, err) < 0)
-		return err->num;
+	if (open_dir(source_url, &dir, &dir_fd, err) < 0) {
+		err_wrap(err, "Failed to send migratable component snapshot");
+		return err_wrap(err, "Cannot restore VM");
+	}
 	return snapshot_open_at(snap, dir_fd, dir, err);
 }
 
@@ -110,7 +122,10 @@ void snapshot_close(struct snapshot *snap)
 
 int snapshot_config(const struct snapshot *snap, struct vm_config *config, struct err *err)
 {
-	return fields_load(vm_config_fields, config, &snap->config.nodes[0], "config.json", err);
+	if (fields_load(vm_config_fields, config, &snap->config.nodes[0], "config.json", err) >= 0)
+		return 0;
+	err_wrap(err, "Error deserialising VM config snapshot");
+	return not_received(err);
 }
 
 struct memory_range {
@@ -194,9 +209,9 @@ static void save_memory_manager(const struct vm *vm, struct strbuf *out)
 	for (unsigned i = 0; i < mem->n; i++)
 		strbuf_printf(&s,
 			      "%s{\"slot\":%u,\"gpa\":%llu,\"size\":%llu,\"zone_id\":\"mem0\",\"virtio_mem\":false,"
-			      "\"file_offset\":%llu}",
+			      "\"file_offset\":0}",
 			      i ? "," : "", i, (unsigned long long)mem->region[i].gpa,
-			      (unsigned long long)mem->region[i].size, (unsigned long long)mem->region[i].file_offset);
+			      (unsigned long long)mem->region[i].size);
 	uint64_t device_area = arch_device_area(last->gpa + last->size);
 	strbuf_printf(&s,
 		      "],\"start_of_device_area\":%llu,\"boot_ram\":%llu,\"current_ram\":%llu,\"arch_mem_regions\":",
@@ -345,7 +360,7 @@ int snapshot_save_at(struct vm *vm, int dir_fd, const char *dir, struct err *err
 		return err_num(err, ERR_INTERNAL, ENOMEM, "write config.json");
 	if (make_state(vm, &state, err) < 0)
 		return err->num;
-	return save_to(vm, dir_fd, &config, &state, err) < 0 ? err_wrap(err, "snapshot to \"%s\"", dir) : 0;
+	return save_to(vm, dir_fd, &config, &state, err);
 }
 
 int snapshot_save(struct vm *vm, const char *destination_url, struct err *err)

@@ -164,7 +164,9 @@ int tap_open(struct net_config *cfg, int fds[TAP_MAX_QUEUES], struct err *err)
 	for (unsigned i = 0; i < TAP_MAX_QUEUES; i++)
 		if (fds[i] >= 0)
 			close(steal_fd(&fds[i]));
-	return err_wrap(err, "net '%s'", cfg->id);
+	err_wrap(err, "net '%s'", cfg->id);
+	err_wrap(err, "Cannot create virtio-net device");
+	return err_wrap(err, "Error from device manager");
 }
 
 void tap_set_offload(int fd, unsigned tun_features)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "common/log.h"
+#include "vmm/event_monitor.h"
 
 #define UNLIMITED UINT32_MAX
 
@@ -108,12 +109,15 @@ void virtio_activate(struct virtio_dev *vdev)
 		}
 	}
 	vdev->active = true;
+	event_emit("virtio-device", "activated", "id", vdev->id);
 	if (vdev->ops->activate)
 		vdev->ops->activate(vdev);
 }
 
 void virtio_reset(struct virtio_dev *vdev)
 {
+	if (vdev->active)
+		event_emit("virtio-device", "reset", "id", vdev->id);
 	if (vdev->active && vdev->ops->reset)
 		vdev->ops->reset(vdev);
 	for (unsigned i = 0; i < vdev->n_queues; i++) {

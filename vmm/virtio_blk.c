@@ -831,7 +831,7 @@ static const struct virtio_op_counters no_ops = {
 
 static void set_space(struct blk *blk, const struct disk_config *cfg, uint64_t bytes)
 {
-	bool zeroes = cfg->sparse && !cfg->readonly;
+	bool writes = !cfg->readonly, discards = writes && cfg->sparse;
 
 	blk->space = (struct blk_space){
 		.capacity = bytes >> SECTOR_SHIFT,
@@ -840,18 +840,18 @@ static void set_space(struct blk *blk, const struct disk_config *cfg, uint64_t b
 		.min_io_size = 1,
 		.writeback = 1,
 		.num_queues = cfg->num_queues > 1 ? (uint16_t)cfg->num_queues : 0,
-		.max_discard_sectors = UINT32_MAX,
-		.max_discard_seg = 1,
-		.discard_sector_alignment = 1,
-		.max_write_zeroes_sectors = UINT32_MAX,
-		.max_write_zeroes_seg = 1,
-		.write_zeroes_may_unmap = 1,
+		.max_discard_sectors = discards ? UINT32_MAX : 0,
+		.max_discard_seg = discards,
+		.discard_sector_alignment = discards,
+		.max_write_zeroes_sectors = writes ? UINT32_MAX : 0,
+		.max_write_zeroes_seg = writes,
+		.write_zeroes_may_unmap = discards,
 	};
 	blk->vdev.counters.disk_read = blk->vdev.counters.disk_write = no_ops;
 	blk->vdev.config = &blk->space;
 	blk->vdev.avail_features = 1ULL << F_SEG_MAX | 1ULL << F_BLK_SIZE | 1ULL << F_FLUSH | 1ULL << F_TOPOLOGY |
 				   1ULL << F_CONFIG_WCE | 1ULL << VIRTIO_F_INDIRECT_DESC | 1ULL << VIRTIO_F_EVENT_IDX |
-				   (zeroes ? 1ULL << F_DISCARD | 1ULL << F_WRITE_ZEROES : 0) |
+				   (discards ? 1ULL << F_DISCARD : 0) | (writes ? 1ULL << F_WRITE_ZEROES : 0) |
 				   (cfg->readonly ? 1ULL << F_RO : 0) | (cfg->num_queues > 1 ? 1ULL << F_MQ : 0);
 }
 
@@ -861,6 +861,13 @@ static int open_once(const struct disk_config *cfg, int given)
 	if (given > 0)
 		return fcntl(given, F_DUPFD_CLOEXEC, 3);
 	return open(cfg->path, (cfg->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+}
+
+static int no_image(const struct disk_config *cfg, struct err *err)
+{
+	err_sys(err, ERR_INTERNAL, "I/O error (path=%s op=open)", cfg->path);
+	err_wrap(err, "Cannot open disk path");
+	return err_wrap(err, "Error from device manager");
 }
 
 static int open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
@@ -878,7 +885,7 @@ static int open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
 	blk->fd = open_once(cfg, cfg->fd);
 	blk->lock_fd = open_once(cfg, cfg->lock_fd);
 	if (blk->fd < 0 || blk->lock_fd < 0)
-		return err_sys(err, ERR_INTERNAL, "open disk image '%s'", cfg->path);
+		return no_image(cfg, err);
 	if (fstat(blk->fd, &st) < 0)
 		return err_sys(err, ERR_INTERNAL, "stat disk image '%s'", cfg->path);
 	if (image_bytes(blk, &st, &bytes, err) < 0 || check_format(blk, cfg, err) < 0 ||

@@ -75,6 +75,13 @@ static const struct virtio_device_ops rng_ops = {
 	.free = rng_free,
 };
 
+static int no_source(const struct rng_config *cfg, struct err *err)
+{
+	err_sys(err, ERR_INTERNAL, "open the rng source '%s'", cfg->src);
+	err_wrap(err, "Cannot create virtio-rng device");
+	return err_wrap(err, "Error from device manager");
+}
+
 int virtio_rng_new(struct vm *vm, struct rng_config *cfg, struct virtio_dev **ret, struct err *err)
 {
 	struct rng *rng = calloc(1, sizeof(*rng));
@@ -82,7 +89,7 @@ int virtio_rng_new(struct vm *vm, struct rng_config *cfg, struct virtio_dev **re
 	if (!rng)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make the rng device");
 	rng->src_fd = open(cfg->src, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	int r = rng->src_fd < 0 ? err_sys(err, ERR_INTERNAL, "open the rng source '%s'", cfg->src)
+	int r = rng->src_fd < 0 ? no_source(cfg, err)
 				: virtio_init(&rng->vdev, &rng_ops, &vm->mem, cfg->id ? cfg->id : "__rng", 1,
 					      RNG_QUEUE_SIZE, err);
 	if (r < 0) {

@@ -241,8 +241,10 @@ static int open_vsock(struct vsock *vs, struct vm *vm, const struct vsock_config
 	vs->path = strdup(cfg->socket);
 	if (!vs->path)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make the vsock device");
-	if (vsock_mux_init(&vs->mux, cfg->cid, vs->path, cfg->listen_fd, err) < 0)
-		return err_wrap(err, "Cannot create virtio-vsock backend");
+	if (vsock_mux_init(&vs->mux, cfg->cid, vs->path, cfg->listen_fd, err) < 0) {
+		err_wrap(err, "Cannot create virtio-vsock backend");
+		return err_wrap(err, "Error from device manager");
+	}
 	vs->ready = (struct source){ .fd = vs->mux.epoll_fd, .ready = on_ready };
 	return loop_add(vm->loop, &vs->ready, EPOLLIN, err);
 }

@@ -146,11 +146,16 @@ int vmm_create(struct vmm *vmm, struct vm_config *config, struct err *err)
 	return 0;
 }
 
+static int check_config(const struct vmm *vmm, struct err *err)
+{
+	return vm_config_check(&vmm->config, err) < 0 ? err_wrap(err, "Failed to validate config") : 0;
+}
+
 static int boot(struct vmm *vmm, struct err *err)
 {
 	struct vm *vm;
 
-	if (vm_config_check(&vmm->config, err) < 0 || vm_new_boot(vmm->loop, &vmm->config, &vm, err) < 0)
+	if (check_config(vmm, err) < 0 || vm_new_boot(vmm->loop, &vmm->config, &vm, err) < 0)
 		return err->num;
 	adopt(vmm, vm, VM_RUNNING);
 	if (vm_resume(vm, true, err) < 0) {
@@ -162,26 +167,33 @@ static int boot(struct vmm *vmm, struct err *err)
 
 int vmm_boot(struct vmm *vmm, struct err *err)
 {
-	if (!vmm->has_config)
-		return err_set(err, ERR_NOT_FOUND, "VM is not created");
 	if (vmm->vm)
-		return err_set(err, ERR_INTERNAL, "invalid VM state transition: %s to Running",
-			       state_names[vmm->state]);
+		return err_set(err, ERR_INTERNAL, "VM is already created");
 	event_emit("vm", "booting", NULL, NULL);
+	if (!vmm->has_config)
+		return err_set(err, ERR_NOT_FOUND, "VM config is missing");
 	if (boot(vmm, err) < 0)
 		return err->num;
 	event_emit("vm", "booted", NULL, NULL);
 	return 0;
 }
 
+static int wrong_state(const struct vmm *vmm, const char *wanted, struct err *err)
+{
+	return err_set(err, ERR_INTERNAL, "Invalid transition: InvalidStateTransition(%s, %s)", state_names[vmm->state],
+		       wanted);
+}
+
 int vmm_pause(struct vmm *vmm, struct err *err)
 {
 	if (need_vm(vmm, err) < 0)
 		return err->num;
-	if (vmm->state != VM_RUNNING)
-		return err_set(err, ERR_INTERNAL, "Invalid transition: InvalidStateTransition(%s, Paused)",
-			       state_names[vmm->state]);
 	event_emit("vm", "pausing", NULL, NULL);
+	if (vmm->state != VM_RUNNING) {
+		wrong_state(vmm, "Paused", err);
+		err_wrap(err, "Failed to pause migratable component");
+		return err_wrap(err, "Cannot pause VM");
+	}
 	if (vm_pause(vmm->vm, err) < 0) {
 		struct err ignored = {};
 		(void)!vm_resume(vmm->vm, false, &ignored); /* it runs still */
@@ -196,10 +208,12 @@ int vmm_resume(struct vmm *vmm, struct err *err)
 {
 	if (need_vm(vmm, err) < 0)
 		return err->num;
-	if (vmm->state != VM_PAUSED)
-		return err_set(err, ERR_INTERNAL, "invalid VM state transition: %s to Running",
-			       state_names[vmm->state]);
 	event_emit("vm", "resuming", NULL, NULL);
+	if (vmm->state != VM_PAUSED) {
+		wrong_state(vmm, "Running", err);
+		err_wrap(err, "Failed to resume migratable component");
+		return err_wrap(err, "Cannot resume VM");
+	}
 	if (vm_resume(vmm->vm, false, err) < 0)
 		return err->num;
 	set_state(vmm, VM_RUNNING);
@@ -211,22 +225,34 @@ static int check_snapshot(const struct vmm *vmm, struct err *err)
 {
 	if (need_vm(vmm, err) < 0)
 		return err->num;
+	event_emit("vm", "snapshotting", NULL, NULL);
 	if (vmm->state != VM_PAUSED)
-		return err_set(err, ERR_INTERNAL, "Trying to snapshot while VM is running");
-	if (!ondemand_complete(vmm->vm->ondemand))
-		return err_set(err, ERR_INTERNAL, "VM on-demand memory restore is still in progress");
+		err_set(err, ERR_INTERNAL, "Trying to snapshot while VM is running");
+	else if (!ondemand_complete(vmm->vm->ondemand))
+		err_set(err, ERR_INTERNAL, "VM on-demand memory restore is still in progress");
+	else
+		return 0;
+	err_wrap(err, "Failed to snapshot migratable component");
+	return err_wrap(err, "Cannot snapshot VM");
+}
+
+static int not_sent(struct err *err)
+{
+	err_wrap(err, "Failed to send migratable component snapshot");
+	return err_wrap(err, "Cannot send VM snapshot");
+}
+
+static int save_at(struct vmm *vmm, int dir_fd, const char *dir, struct err *err)
+{
+	if (snapshot_save_at(vmm->vm, dir_fd, dir, err) < 0)
+		return not_sent(err);
+	event_emit("vm", "snapshotted", NULL, NULL);
 	return 0;
 }
 
 int vmm_snapshot_at(struct vmm *vmm, int dir_fd, const char *dir, struct err *err)
 {
-	if (check_snapshot(vmm, err) < 0)
-		return err->num;
-	event_emit("vm", "snapshotting", NULL, NULL);
-	if (snapshot_save_at(vmm->vm, dir_fd, dir, err) < 0)
-		return err_wrap(err, "Cannot send VM snapshot");
-	event_emit("vm", "snapshotted", NULL, NULL);
-	return 0;
+	return check_snapshot(vmm, err) < 0 ? err->num : save_at(vmm, dir_fd, dir, err);
 }
 
 /* The API's user names a directory of the host. */
@@ -236,8 +262,8 @@ static int owned_snapshot(struct vmm *vmm, const char *url, struct err *err)
 	autoclose int dir_fd = -1;
 
 	if (!path || vmm->owner->open_dir(vmm->owner, path, &dir_fd, err) < 0)
-		return err_wrap(err, "Cannot send VM snapshot");
-	return vmm_snapshot_at(vmm, dir_fd, path, err);
+		return not_sent(err);
+	return save_at(vmm, dir_fd, path, err);
 }
 
 int vmm_snapshot(struct vmm *vmm, const char *destination_url, struct err *err)
@@ -246,9 +272,8 @@ int vmm_snapshot(struct vmm *vmm, const char *destination_url, struct err *err)
 		return err->num;
 	if (vmm->owner)
 		return owned_snapshot(vmm, destination_url, err);
-	event_emit("vm", "snapshotting", NULL, NULL);
 	if (snapshot_save(vmm->vm, destination_url, err) < 0)
-		return err_wrap(err, "Cannot send VM snapshot");
+		return not_sent(err);
 	event_emit("vm", "snapshotted", NULL, NULL);
 	return 0;
 }
@@ -314,17 +339,26 @@ static int take_net_fds(struct vmm *vmm, const struct restore_config *rc, struct
 	return 0;
 }
 
+/* Whatever is wrong with the files, the request was not. */
+static int open_snapshot(struct vmm *vmm, struct snapshot *snap, const char *source_url, struct err *err)
+{
+	if (snapshot_open(snap, source_url, err) >= 0 && snapshot_config(snap, &vmm->config, err) >= 0)
+		return 0;
+	err->code = ERR_INTERNAL;
+	return err->num;
+}
+
 static int restore(struct vmm *vmm, const struct restore_config *rc, struct err *err)
 {
 	autosnapshot struct snapshot snap = { .mem_fd = -1 };
 	struct vm *vm;
 
-	if (check_restore(rc, err) < 0 || snapshot_open(&snap, rc->source_url, err) < 0)
+	if (open_snapshot(vmm, &snap, rc->source_url, err) < 0)
 		return err->num;
-	if (snapshot_config(&snap, &vmm->config, err) < 0 || take_net_fds(vmm, rc, err) < 0)
+	if (check_restore(rc, err) < 0 || take_net_fds(vmm, rc, err) < 0)
+		return err_wrap(err, "Failed to validate config");
+	if (check_config(vmm, err) < 0)
 		return err->num;
-	if (vm_config_check(&vmm->config, err) < 0)
-		return err_wrap(err, "\"%s/config.json\"", snap.dir);
 	const struct vm_restore how = { .mode = rc->memory_restore_mode, .prefault = rc->prefault };
 	if (vm_new_parked(vmm->loop, &vmm->config, &snap, &how, &vm, err) < 0)
 		return err->num;
@@ -343,7 +377,6 @@ int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err)
 	if (vmm->has_config)
 		r = err_set(err, ERR_INTERNAL, "VM is already created");
 	if (r == 0) {
-		event_emit("vm", "restoring", NULL, NULL);
 		vm_config_init(&vmm->config);
 		vmm->has_config = true;
 		r = restore(vmm, rc, err);
@@ -354,6 +387,7 @@ int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err)
 		close_fds(rc->net_fds[i].fds, rc->net_fds[i].n_fds);
 	if (r < 0)
 		return r;
+	event_emit("vm", "restoring", NULL, NULL); /* as late as Cloud Hypervisor's: a restore that fails has none */
 	event_emit("vm", "restored", NULL, NULL);
 	if (rc->resume && vmm_resume(vmm, err) < 0) {
 		drop_vm(vmm);
@@ -562,11 +596,11 @@ int vmm_delete(struct vmm *vmm, struct err *err)
 
 int vmm_reboot(struct vmm *vmm, struct err *err)
 {
-	if (need_vm(vmm, err) < 0)
-		return err->num;
 	if (vmm->owner)
 		return err_set(err, ERR_INTERNAL, "a clone cannot be rebooted: delete it and take another");
 	event_emit("vm", "rebooting", NULL, NULL);
+	if (!vmm->vm)
+		return err_set(err, ERR_NOT_FOUND, "VM is not created");
 	drop_vm(vmm);
 	if (boot(vmm, err) < 0)
 		return err_wrap(err, "reboot");

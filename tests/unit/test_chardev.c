@@ -121,7 +121,10 @@ static void errors(void **state)
 
 	(void)state;
 	assert_int_equal(open_it(&cfg, &err), -ENOENT);
-	assert_int_equal(strncmp(err.msg, "serial\nopen the console's file '/nonexistent/file'\n", 50), 0);
+	assert_int_equal(
+		strncmp(err.msg,
+			"Error creating console devices\nserial\nopen the console's file '/nonexistent/file'\n", 81),
+		0);
 	memset(long_path, 'a', sizeof(long_path));
 	long_path[108] = '\0';
 	cfg = (struct console_config){ .mode = CONSOLE_SOCKET, .socket = long_path };

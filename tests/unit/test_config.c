@@ -50,14 +50,15 @@ static void rejects(void **state)
 	static const struct {
 		const char *json, *msg;
 	} cases[] = {
-		{ "{}", "Payload configuration is not bootable" },
-		{ "{\"payload\":{}}", "Payload configuration is not bootable" },
+		{ "{}", "Payload configuration is not bootable\nNo bootitem provided: neither firmware nor kernel" },
+		{ "{\"payload\":{}}",
+		  "Payload configuration is not bootable\nNo bootitem provided: neither firmware nor kernel" },
 		{ "{\"payload\":{\"firmware\":\"F\"}}", "firmware is not supported by this program" },
 		{ "{" K ",\"debug_console\":{\"mode\":\"Tty\"}}", "debug_console is not supported by this program" },
-		{ "{" K "," CPUS(2, 1) "}", "Max CPUs lower than boot CPUs (1 < 2)" },
+		{ "{" K "," CPUS(2, 1) "}", "Max CPUs (1) lower than boot CPUs (2)" },
 		{ "{" K ",\"cpus\":{\"boot_vcpus\":1,\"max_vcpus\":4,\"topology\":{\"threads_per_core\":1,"
 		  "\"cores_per_die\":2,\"dies_per_package\":1,\"packages\":1}}}",
-		  "Product of CPU topology parts does not match maximum vCPUs (4)" },
+		  "Product of CPU topology parts does not match maximum vCPU" },
 		{ "{" K ",\"cpus\":{\"boot_vcpus\":1,\"max_vcpus\":1,\"profile\":\"skylake\"}}",
 		  "CPU profile 'skylake' is not supported by this program" },
 		{ "{" K ",\"cpus\":{\"boot_vcpus\":1,\"max_vcpus\":1,\"affinity\":[{\"vcpu\":1,\"host_cpus\":[0]}]}}",
@@ -74,11 +75,11 @@ static void rejects(void **state)
 		{ "{" K ",\"disks\":[{\"path\":\"d\",\"num_queues\":2}]}",
 		  "Queue count (2) must not exceed boot vCPUs (1)" },
 		{ "{" K ",\"disks\":[{\"path\":\"d\",\"serial\":\"123456789012345678901\"}]}",
-		  "disk serial '123456789012345678901' is longer than 20 bytes" },
+		  "Block device serial length (21) exceeds maximum allowed length (20)" },
 		{ "{" K ",\"disks\":[{\"path\":\"d\",\"queue_size\":2}]}",
-		  "d: queue size 2 is not a power of two above 2 and up to 32768" },
+		  "Block queue size must be greater than 2: 2" },
 		{ "{" K ",\"disks\":[{\"path\":\"d\",\"queue_size\":96}]}",
-		  "d: queue size 96 is not a power of two above 2 and up to 32768" },
+		  "Queue size must be a power of 2 no greater than 32768: 96" },
 		{ "{" K ",\"disks\":[{\"path\":\"d\",\"image_type\":\"Qcow2\"}]}",
 		  "config.disks[0].image_type: `Qcow2` is not supported by this program" },
 		{ "{" K ",\"net\":[{\"num_queues\":1}]}",
@@ -90,12 +91,12 @@ static void rejects(void **state)
 		{ "{" K ",\"net\":[{\"fds\":[]}]}",
 		  "Number of queues (2) to virtio_net does not match the number of FDs (0)" },
 		{ "{" K ",\"net\":[{\"fds\":[2]}]}", "Reserved fd number (<= 2): 2" },
-		{ "{" K ",\"net\":[{\"num_queues\":4}]}", "Queue count (2) must not exceed boot vCPUs (1)" },
-		{ "{" K ",\"net\":[{\"queue_size\":1}]}",
-		  "net: queue size 1 is not a power of two above 1 and up to 32768" },
-		{ "{" K ",\"net\":[{\"mtu\":1279}]}", "MTU 1279 is below 1280" },
-		{ "{" K ",\"net\":[{\"ip\":\"10.0.0.1\"}]}", "'ip' and 'mask' of a net go together" },
-		{ "{" K ",\"net\":[{\"mask\":\"255.0.0.0\"}]}", "'ip' and 'mask' of a net go together" },
+		{ "{" K ",\"net\":[{\"num_queues\":4}]}", "Queue count (4) must not exceed boot vCPUs (1)" },
+		{ "{" K ",\"net\":[{\"queue_size\":1}]}", "Queue size must be a power of 2 no greater than 32768: 1" },
+		{ "{" K ",\"net\":[{\"mtu\":1279}]}",
+		  "Provided MTU 1279 is lower than 1280 (expected by VIRTIO specification)" },
+		{ "{" K ",\"net\":[{\"ip\":\"10.0.0.1\"}]}", "IP provided without a mask" },
+		{ "{" K ",\"net\":[{\"mask\":\"255.0.0.0\"}]}", "Mask provided without an IP" },
 		{ "{" K ",\"net\":[{\"ip\":\"10.0.0\",\"mask\":\"255.0.0.0\"}]}", "ip '10.0.0' is not an IP address" },
 		{ "{" K ",\"net\":[{\"ip\":\"10.0.0.1\",\"mask\":\"/8\"}]}", "mask '/8' is not an IP address" },
 		{ "{" K ",\"net\":[{\"mac\":\"2e:8c:e1:f1:92\"}]}", "mac '2e:8c:e1:f1:92' is not a MAC address" },
@@ -106,22 +107,24 @@ static void rejects(void **state)
 		{ "{" K ",\"net\":[{\"tap\":\"a-name-of-16-byt\"}]}",
 		  "tap 'a-name-of-16-byt' is not the name of an interface" },
 		{ "{" K ",\"net\":[{\"tap\":\"a/b\"}]}", "tap 'a/b' is not the name of an interface" },
-		{ "{" K ",\"net\":[{\"offload_csum\":false}]}", "offload_tso and offload_ufo need offload_csum" },
+		{ "{" K ",\"net\":[{\"offload_csum\":false}]}",
+		  "\"offload_tso\" and \"offload_ufo\" depend on \"offload_csum\"" },
 		{ "{" K ",\"serial\":{\"mode\":\"File\"}}", "Path missing when using file serial mode" },
 		{ "{" K ",\"console\":{\"mode\":\"File\",\"file\":\"\"}}",
 		  "Path missing when using file console mode" },
 		{ "{" K ",\"serial\":{\"mode\":\"Socket\"}}", "serial: socket mode needs a path" },
 		{ "{" K ",\"console\":{\"mode\":\"Socket\",\"socket\":\"s\"}}",
-		  "console: socket mode is not supported by this program" },
-		{ "{" K ",\"rng\":{\"pci_device_id\":0}}", "pci_device_id 0 is not in 1..31" },
-		{ "{" K ",\"console\":{\"mode\":\"Tty\",\"pci_device_id\":32}}", "pci_device_id 32 is not in 1..31" },
+		  "No socket option support for console device" },
+		{ "{" K ",\"rng\":{\"pci_device_id\":0}}", "Given PCI device ID (0) is reserved" },
+		{ "{" K ",\"console\":{\"mode\":\"Tty\",\"pci_device_id\":32}}",
+		  "Given PCI device ID (32) is out of the supported range of 0..32" },
 		{ "{" K ",\"rng\":{\"pci_device_id\":3},\"disks\":[{\"path\":\"d\",\"pci_device_id\":3}]}",
-		  "pci_device_id 3 is used twice" },
+		  "Valid PCI device identifier but already used: 3" },
 		{ "{" K ",\"balloon\":{}}", "config.balloon.size: missing" },
 		{ "{" K ",\"balloon\":{\"size\":536870912}}", "Balloon size (536870912) greater than RAM (536870912)" },
 		{ "{" K ",\"balloon\":{\"size\":0,\"id\":\"__balloon\"}}", "Identifier __balloon is not valid" },
 		{ "{" K ",\"balloon\":{\"size\":0,\"pci_device_id\":3},\"rng\":{\"pci_device_id\":3}}",
-		  "pci_device_id 3 is used twice" },
+		  "Valid PCI device identifier but already used: 3" },
 		{ "{" K ",\"cpus\":{\"boot_vcpus\":255,\"max_vcpus\":255}}",
 		  "config.cpus.boot_vcpus: 255 is above 254" },
 		{ "{" K ",\"cpus\":{\"boot_vcpus\":1}}", "config.cpus.max_vcpus: missing" },
@@ -134,7 +137,7 @@ static void rejects(void **state)
 		{ "{" K ",\"vsock\":{\"cid\":3,\"socket\":\"s\",\"iommu\":true}}",
 		  "config.vsock.iommu: true is not supported by this program" },
 		{ "{" K ",\"vsock\":{\"cid\":3,\"socket\":\"s\",\"pci_device_id\":3},\"rng\":{\"pci_device_id\":3}}",
-		  "pci_device_id 3 is used twice" },
+		  "Valid PCI device identifier but already used: 3" },
 		{ "{" K ",\"pvpanic\":true}", "config.pvpanic: true is not supported by this program" },
 	};
 
@@ -187,11 +190,12 @@ static void too_many_devices(void **state)
 
 static void urls(void **state)
 {
-	static const char *const bad[] = { "", "/x", "file:/x", "file://", "http://x", "FILE:///x" };
+	static const char *const bad[] = { "", "/x", "file:/x", "http://x", "FILE:///x" };
 	struct err err = {};
 
 	(void)state;
 	assert_string_equal(url_path("file:///a%20b", &err), "/a%20b");
+	assert_string_equal(url_path("file://", &err), "");
 	assert_string_equal(url_path("file://rel", &err), "rel");
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
 		assert_null(url_path(bad[i], &err));

@@ -790,7 +790,7 @@ static void refused_states(void **state)
 static void sockets(void **state)
 {
 	struct err err = {};
-	char text[200];
+	char text[256];
 	uint32_t port;
 
 	(void)state;
@@ -798,7 +798,7 @@ static void sockets(void **state)
 	assert_true(open_device(path, 0, &err) < 0);
 	snprintf(
 		text, sizeof(text),
-		"Cannot create virtio-vsock backend\nError binding to the host-side Unix socket '%s'\nAddress already in use (os error 98)",
+		"Error from device manager\nCannot create virtio-vsock backend\nError binding to the host-side Unix socket '%s'\nAddress already in use (os error 98)",
 		path);
 	assert_string_equal(err.msg, text);
 	close_memory();
