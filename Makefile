@@ -119,8 +119,12 @@ ifeq ($(FORKD_PEERS),)
 else
 	tests/kvm/compare_tables.sh $(BUILD)/tests/unit/test_acpi $(BUILD)/guest/ticker
 	FORKD_VMM=$(FORKD_PEERS)/cloud-hypervisor $(PYTHON) tests/kvm/run.py test_lifecycle test_snapshot
-	$(PYTHON) tests/kvm/run.py Peers test_peers test_vsock.Snapshots test_variations
+	$(PYTHON) tests/kvm/run.py Peers test_peers test_vsock.Snapshots test_variations test_differential
 endif
+
+# What the real Cloud Hypervisor shows, for the tests that compare with it where it is not there
+record-peers: guests
+	$(PYTHON) tests/peers/record.py
 
 check-api: all guests
 	tests/kvm/check_api.sh
@@ -181,6 +185,6 @@ clean:
 	rm -rf $(BUILD)
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
 .DEFAULT_GOAL := all
-.PHONY: all helpers test-programs check check-unit check-kvm check-lab check-peers check-api check-full check-asan check-tsan \
-	fuzz check-fuzz check-fuzz-planted fuzz-coverage asan tsan bench lint install clean
+.PHONY: all helpers test-programs check check-unit check-kvm check-lab check-peers record-peers check-api check-full check-asan \
+	check-tsan fuzz check-fuzz check-fuzz-planted fuzz-coverage asan tsan bench lint install clean
 .SECONDARY:

@@ -12,6 +12,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -426,7 +427,10 @@ class Scene:
 
 
 def observe(name, test, program, ch_remote=None, recorded=None):
-    """Runs a scene. Returns what was seen, and the places that could not be looked at."""
+    """Runs a scene in the test's folder, emptied. Returns what was seen, and the places that could not be looked at."""
+    shutil.rmtree(test.dir)
+    os.mkdir(test.dir)
+    test.names.clear()
     look = Scene(test, program, ch_remote, recorded or {})
     SCENES[name](look)
     return look.seen, look.unseen

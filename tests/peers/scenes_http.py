@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scenes of the connection: requests good and bad, several at once, too many, descriptors, and every endpoint's refusals."""
+import contextlib
 import os
 import socket
 
@@ -16,8 +17,11 @@ PING = request_bytes("GET", "vmm.ping")
 
 def n_null(vmm):
     """Descriptors of /dev/null in the process."""
-    folder = f"/proc/{vmm.pid}/fd"
-    return sum(os.readlink(os.path.join(folder, fd)) == "/dev/null" for fd in os.listdir(folder))
+    n = 0
+    for fd in os.listdir(f"/proc/{vmm.pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):            # closed meanwhile
+            n += os.readlink(f"/proc/{vmm.pid}/fd/{fd}") == "/dev/null"
+    return n
 
 
 @scene
