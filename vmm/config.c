@@ -379,7 +379,7 @@ static int check_net(const struct vm_config *c, const struct net_config *n, stru
 	if (n->fds && n->n_fds * 2 != n->num_queues)
 		return err_set(err, ERR_INVALID,
 			       "Number of queues (%u) to virtio_net does not match the number of FDs (%u)",
-			       n->num_queues, n->n_fds);
+			       n->num_queues, 2 * n->n_fds);
 	for (uint32_t i = 0; i < n->n_fds; i++)
 		if (n->fds[i] >= 0 && n->fds[i] <= 2)
 			return err_set(err, ERR_INVALID, "Reserved fd number (<= 2): %d", n->fds[i]);

@@ -175,7 +175,7 @@ static int announce(struct vm *vm, int made, struct strbuf *out, struct err *err
 	char bdf[PCI_BDF_BYTES];
 
 	if (made < 0)
-		return err_wrap(err, "Error from device manager");
+		return err->num;
 	const struct virtio_pci *t = vm->dev[vm->n_devs - 1];
 	pci_bdf(&t->pci, bdf);
 	arch_pci_changed(vm, 1U << t->pci.slot, 0);

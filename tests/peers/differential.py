@@ -104,8 +104,10 @@ def sparse(numbers):
 
 
 def device_state(value):
+    """Registers by index; rings are wherever this build of the guest put them."""
     if isinstance(value, dict):
-        return {k: sparse(v) if k in ("registers", "writable_bits") else device_state(v) for k, v in value.items()}
+        return {k: sparse(v) if k in ("registers", "writable_bits") else bool(v) if k in ("desc_table", "avail_ring", "used_ring")
+                else device_state(v) for k, v in value.items()}
     return [device_state(v) for v in value] if isinstance(value, list) else value
 
 

@@ -87,7 +87,7 @@ static void rejects(void **state)
 		{ "{" K ",\"net\":[{\"num_queues\":3}]}",
 		  "Number of queues (3) to virtio_net should be higher than 2" },
 		{ "{" K ",\"net\":[{\"fds\":[3,4]}]}",
-		  "Number of queues (2) to virtio_net does not match the number of FDs (2)" },
+		  "Number of queues (2) to virtio_net does not match the number of FDs (4)" },
 		{ "{" K ",\"net\":[{\"fds\":[]}]}",
 		  "Number of queues (2) to virtio_net does not match the number of FDs (0)" },
 		{ "{" K ",\"net\":[{\"fds\":[2]}]}", "Reserved fd number (<= 2): 2" },
