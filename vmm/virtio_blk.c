@@ -777,7 +777,8 @@ static int lock_image(const struct blk *blk, uint64_t bytes, struct err *err)
 	err_wrap(err, "Failed to get %s lock for disk image: %s", blk->readonly ? "Read" : "Write", blk->path);
 	err_wrap(err, "Cannot lock images of all block devices");
 	bool hot = !blk->vm->build;
-	return hot ? err->num : err_wrap(err, "Error locking disk images: Another instance likely holds a lock");
+	return err_wrap(err, hot ? "Error from device manager"
+				 : "Error locking disk images: Another instance likely holds a lock");
 }
 
 static int image_bytes(const struct blk *blk, const struct stat *st, uint64_t *ret_bytes, struct err *err)

@@ -43,6 +43,7 @@ def clean(value, folders):
     if isinstance(value, str):
         for path, name in folders:
             value = value.replace(path, name)
+        value = re.sub(r"\bdescriptor \d+ is not a tap", "descriptor N is not a tap", value)
         return re.sub(r"\b2e(:[0-9a-f]{2}){5}\b", "RANDOM-MAC", value)
     if isinstance(value, list):
         return [clean(v, folders) for v in value]
