@@ -48,7 +48,7 @@ FORKD_LIB = $(BUILD)/libforkd.a
 PROGRAMS = $(addprefix $(BUILD)/,forkd-vmm forkd forkctl)
 UNIT = $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/test_*.c))
 # Small programs that tests and benchmarks start; each is one file.
-HELPERS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/kvm/*.c tests/bench/*.c))
+HELPERS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/kvm/*.c tests/bench/*.c tests/lab/*.c))
 FUZZ = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz/fuzz_*.c))
 comma = ,
 SANITIZE_ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -93,8 +93,8 @@ $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz
 $(HELPERS): $(BUILD)/%: $(BUILD)/obj/%.o
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ -o $@
-# It goes into guests that have no libraries.
-$(BUILD)/tests/bench/io_load: LDFLAGS += -static
+# They go into guests that have no libraries.
+$(BUILD)/tests/bench/io_load $(BUILD)/tests/lab/guest_vsock: LDFLAGS += -static
 helpers: $(HELPERS)
 
 # Everything that the tests start, and nothing run.
@@ -110,7 +110,7 @@ check-kvm: all guests helpers
 	$(PYTHON) tests/kvm/run.py $(TESTS)
 
 # 125: the lab itself broke (QEMU's outer Linux died, seen with nested guests); a test that failed is never run again.
-check-lab: all
+check-lab: all helpers
 	@scripts/lab.sh || { s=$$?; [ $$s -eq 125 ] || exit $$s; echo "the lab itself broke: once more"; scripts/lab.sh; }
 
 check-peers: all guests helpers $(BUILD)/tests/unit/test_acpi
@@ -120,6 +120,7 @@ else
 	tests/kvm/compare_tables.sh $(BUILD)/tests/unit/test_acpi $(BUILD)/guest/ticker
 	FORKD_VMM=$(FORKD_PEERS)/cloud-hypervisor $(PYTHON) tests/kvm/run.py test_lifecycle test_snapshot
 	$(PYTHON) tests/kvm/run.py Peers test_peers test_vsock.Snapshots test_variations test_differential
+	FORKD_LAB_TIMEOUT=3000 scripts/lab.sh tests/lab/run.py peers
 endif
 
 # What the real Cloud Hypervisor shows, for the tests that compare with it where it is not there

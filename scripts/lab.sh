@@ -99,6 +99,15 @@ for p in "${programs[@]}"; do
 done
 for d in ${data[@]+"${data[@]}"}; do cp -L "$d" "$lab/" || fail "data file '$d': cannot copy"; done
 
+# The guests' initramfs: the cached one, and behind it, when it was built, the program that answers over vsock.
+initrd=$images/inner.img
+if [ -x "$root/build/tests/lab/guest_vsock" ]; then
+	mkdir -p "$work/guest/bin"
+	cp "$root/build/tests/lab/guest_vsock" "$work/guest/bin/"
+	(cd "$work/guest" && find . | cpio -o -H newc --quiet) | cat "$initrd" - > "$lab/inner.img"
+	initrd=$lab/inner.img
+fi
+
 plan() {	# the words of the command line as shell commands; `--` ends one
 	local first=yes line= n=0 name path
 	for word in "$@" --; do
@@ -130,7 +139,7 @@ plan() {	# the words of the command line as shell commands; `--` ends one
 run_direct() {
 	mkdir "$work/tmp" "$work/keep"
 	export LAB_DIR=$lab LAB_TMP=$work/tmp LAB_KEEP=$work/keep LAB_KERNEL=$images/vmlinuz LAB_VMLINUX=$images/vmlinux
-	export LAB_INITRD=$images/inner.img LAB_BUSYBOX=$images/busybox LAB_PYTHON=${PYTHON:-python3}
+	export LAB_INITRD=$initrd LAB_BUSYBOX=$images/busybox LAB_PYTHON=${PYTHON:-python3}
 	timeout -k 10 "$limit_s" sh "$lab/plan" &
 	runner=$!
 	wait "$runner" && status=0 || status=$?
@@ -138,7 +147,7 @@ run_direct() {
 	[ -z "$keep_dir" ] || { mkdir -p "$keep_dir" && cp -R "$work/keep/." "$keep_dir/"; }
 }
 
-# The kernel takes several cpio archives one after another: the cached one, then what is to be tested. ttyS0 is what the scripts print;
+# The kernel takes several cpio archives one after another: the cached one, then what is to be tested (also over it). ttyS0 is what the scripts print;
 # ttyS1 brings the exit status; ttyS2 a tar of LAB_KEEP.
 run_qemu() {
 	command -v qemu-system-x86_64 >/dev/null || fail "qemu-system-x86_64 is missing (Debian: qemu-system-x86)"

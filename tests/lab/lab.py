@@ -28,6 +28,7 @@ BUSYBOX = os.environ["LAB_BUSYBOX"]
 DIR = os.environ["LAB_DIR"]
 
 GATEWAY, GUEST = "192.168.77.1", "192.168.77.2"
+PORT = 7                        # where guests answer, over TCP and vsock
 MAC = "52:54:00:77:00:02"
 DRIVERS = {"virtio_net", "virtio_blk", "virtio_console", "virtio_rng", "virtio_balloon", "vmw_vsock_virtio_transport"}
 PATIENCE_S = 150                # for whatever takes seconds when nothing else runs
@@ -100,20 +101,27 @@ class Net:
                 os._exit(99)        # in the wrong namespace no later test means anything
             os.close(back)
 
+    def make_tap(self, name, address, n_queues):
+        """Returns the descriptors, one for each queue."""
+        fds = []
+        flags = 0x0002 | 0x1000 | 0x4000 | (0x0100 if n_queues > 1 else 0)  # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE
+        with self.inside():
+            for _ in range(n_queues):
+                fds.append(os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC))
+                fcntl.ioctl(fds[-1], 0x400454ca, struct.pack("16sH22x", name.encode(), flags))      # TUNSETIFF
+            run(BUSYBOX, "ip", "link", "set", "lo", "up")
+            run(BUSYBOX, "ip", "addr", "add", address + "/24", "dev", name)
+            run(BUSYBOX, "ip", "link", "set", name, "up")
+        return fds
+
     def tap(self, persistent=False):
         """Makes tap0 with the gateway's address. Returns its descriptor, or -1 for one that a program is to open by name."""
-        with self.inside():
-            fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-            flags = 0x0002 | 0x1000 | 0x4000            # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
-            fcntl.ioctl(fd, 0x400454ca, struct.pack("16sH22x", b"tap0", flags))         # TUNSETIFF
-            run(BUSYBOX, "ip", "link", "set", "lo", "up")
-            run(BUSYBOX, "ip", "addr", "add", GATEWAY + "/24", "dev", "tap0")
-            run(BUSYBOX, "ip", "link", "set", "tap0", "up")
-            if persistent:
-                fcntl.ioctl(fd, 0x400454cb, 1)          # TUNSETPERSIST
-                os.close(fd)
-            else:
-                self.tap_fd = fd
+        fd, = self.make_tap("tap0", GATEWAY, 1)
+        if persistent:
+            fcntl.ioctl(fd, 0x400454cb, 1)              # TUNSETPERSIST
+            os.close(fd)
+        else:
+            self.tap_fd = fd
         return self.tap_fd
 
     def close_tap(self):
@@ -133,15 +141,20 @@ class ApiError(Failed):
 
 
 def api(path, method, name, body=None, fds=(), timeout_s=PATIENCE_S):
-    """One request of the per-VM API; descriptors go with its first byte. Returns the decoded answer, or None."""
+    """One request of the per-VM API. Returns the decoded answer, or None."""
+    return request(path, method, "/api/v1/" + name, body, fds, timeout_s)
+
+
+def request(path, method, name, body=None, fds=(), timeout_s=PATIENCE_S):
+    """HTTP over the unix socket `path`, ours alone; descriptors go with its first byte. Returns the decoded answer, or None."""
     with socket.socket(socket.AF_UNIX) as s:
         s.settimeout(timeout_s)
         try:
             s.connect(path)
             data = b"" if body is None else json.dumps(body).encode()
-            head = f"{method} /api/v1/{name} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n"
+            head = f"{method} {name} HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n"
             if data:
-                head += f"Content-Length: {len(data)}\r\n"
+                head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
             request = head.encode() + b"\r\n" + data
             sent = s.sendmsg([request], rights)
@@ -168,8 +181,41 @@ def receive(s, name):
 
 
 def check_api(status, name, text):
-    if status not in (200, 204):
+    if status not in (200, 201, 204):
         raise ApiError(f"{name}: status {status}: {text.decode(errors='replace')}")
+
+
+def vsock_connect(path, port, timeout_s):
+    """A stream to the guest's port, through the host's end of its vsock device."""
+    s = socket.socket(socket.AF_UNIX)
+    try:
+        s.settimeout(timeout_s)
+        s.connect(path)
+        s.sendall(f"CONNECT {port}\n".encode())
+        line = b""
+        while not line.endswith(b"\n"):
+            piece = s.recv(1)           # what follows the line is the guest's
+            if not piece:
+                raise OSError(f"{path}: no answer to CONNECT {port}")
+            line += piece
+        if not line.startswith(b"OK "):
+            raise OSError(f"{path}: answer {line!r} to CONNECT {port}")
+        return s
+    except BaseException:
+        s.close()
+        raise
+
+
+def ask_stream(s, question):
+    """One question to guest-ask, and all that it says."""
+    with s:
+        s.sendall(question.encode() + b"\n")
+        answer = b""
+        while True:
+            piece = s.recv(65536)
+            if not piece:
+                return answer.decode(errors="replace")
+            answer += piece
 
 
 def tail(path, lines=12):
@@ -190,6 +236,10 @@ class Vm:
     """One VMM process and its guest. Files are in a folder of its own: serial, hvc0, out (what the VMM prints), api, vsock,
     disk, kernel-log (as it was last checked). A failed test leaves the readable ones in LAB_KEEP."""
 
+    mount = "/mnt"              # where the guest has the disk
+    e2fsck_suffix = ""
+    always_vsock = False        # questions go over vsock: the guest has no network
+    clock_ahead = 0, 0          # clock_error() before a snapshot: see check_boot_clock()
     seen = set()                # every kernel message, made plain, of guests that were never snapshotted
 
     def __init__(self, name, net=None):
@@ -226,13 +276,13 @@ class Vm:
                                             stdout=out, stderr=out, pass_fds=fds)
         self.wait("the API socket", lambda: os.path.exists(self.api_path), 30)
 
-    def boot(self, cpus=1, test="boot", kernel=KERNEL, program=VMM, serial=None, tap_by_name=True):
+    def boot(self, cpus=1, test="boot", kernel=KERNEL, program=VMM, serial=None, tap_by_name=True, memory="256M"):
         self.make_disk()
         tap_fd = self.net.tap(persistent=tap_by_name)
         tap = "tap=tap0" if tap_by_name else f"fd=[{tap_fd}]"
-        self.start(program, "--cpus", f"boot={cpus}", "--memory", "size=256M", "--kernel", kernel, "--initramfs", INITRD,
+        self.start(program, "--cpus", f"boot={cpus}", "--memory", f"size={memory}", "--kernel", kernel, "--initramfs", INITRD,
                    "--cmdline", f"console=ttyS0 quiet panic=-1 forkd.test={test} forkd.ip={GUEST}/24 forkd.gw={GATEWAY}",
-                   "--disk", f"id=disk0,path={self.disk}", "--net", f"id=net1,{tap},mac={MAC}",
+                   "--disk", f"id=disk0,path={self.disk},image_type=raw", "--net", f"id=net1,{tap},mac={MAC}",
                    "--console", f"file={self.hvc0}", "--serial", serial or f"file={self.serial}",
                    "--vsock", f"cid=3,socket={self.vsock}", "--balloon", "size=0",
                    fds=() if tap_by_name else (tap_fd,), inside=tap_by_name)
@@ -288,24 +338,20 @@ class Vm:
         except ApiError as e:
             raise ApiError(f"{self.name}: {e}{self.context()}") from None
 
-    def ask_once(self, question, timeout_s):
+    def ask_once(self, question, timeout_s, vsock=False):
+        if vsock or self.always_vsock:
+            return ask_stream(vsock_connect(self.vsock, PORT, timeout_s), question)
         with self.net.inside():
             s = socket.socket(socket.AF_INET)
         with s:
             s.settimeout(timeout_s)
-            s.connect((GUEST, 7))
-            s.sendall(question.encode() + b"\n")
-            answer = b""
-            while True:
-                piece = s.recv(65536)
-                if not piece:
-                    return answer.decode(errors="replace")
-                answer += piece
+            s.connect((GUEST, PORT))
+            return ask_stream(s, question)
 
-    def ask(self, question, timeout_s=PATIENCE_S, may_fail=False):
+    def ask(self, question, timeout_s=PATIENCE_S, may_fail=False, vsock=False):
         """What the guest's shell prints. A broken connection is a failure: it is never asked twice."""
         try:
-            answer = self.ask_once(question, timeout_s)
+            answer = self.ask_once(question, timeout_s, vsock)
         except OSError as e:
             raise Failed(f"{self.name}: question '{question}': {e}{self.context()}") from None
         text, _, status = answer.rstrip("\n").rpartition("rc=")
@@ -336,31 +382,61 @@ class Vm:
         found = set(re.findall(r"lab-guest: device \S+ (\S+)", self.printed()))
         check(DRIVERS <= found, f"{self.name}: no driver bound: {', '.join(sorted(DRIVERS - found))}{self.context()}")
         check(self.ask("nproc") == str(cpus), f"{self.name}: {self.ask('nproc')} processors, not {cpus}")
-        check(" /mnt ext4 rw" in self.ask("cat /proc/mounts"), f"{self.name}: disk is not mounted")
+        check(f" {self.mount} ext4 rw" in self.ask("cat /proc/mounts"), f"{self.name}: disk is not mounted")
         self.ask("echo through hvc0 > /dev/hvc0")
         self.wait("a line through hvc0", lambda: "through hvc0" in open(self.hvc0, errors="replace").read(), 60)
         noise = [self.ask("dd if=/dev/hwrng bs=16 count=1 2>/dev/null | md5sum") for _ in range(2)]
         check(noise[0] != noise[1], f"{self.name}: /dev/hwrng brought the same bytes twice")
 
-    def check_work(self):
-        """Files and pings go on, and every confirmed file is on the disk."""
+    def check_vsock(self):
+        """Several streams, one of them long: the answer is the guest's."""
+        check(self.ask("ls /bin/guest_vsock", may_fail=True) == "/bin/guest_vsock", "guests have no guest_vsock: run `make helpers` first")
+        boot = self.ask("cat /proc/sys/kernel/random/boot_id")
+        for _ in range(3):
+            check(self.ask("cat /proc/sys/kernel/random/boot_id", vsock=True) == boot, f"{self.name}: another guest answers over vsock")
+        check(self.ask("head -c 300000 /dev/zero | tr '\\0' x", vsock=True) == "x" * 300000, f"{self.name}: vsock lost data")
+
+    def ram_kib(self):
+        return int(self.ask("awk '/^MemTotal/ { print $2 }' /proc/meminfo"))
+
+    def check_balloon(self):
+        """The guest gives up 32 MiB, and gets them back."""
+        ram, size = self.ram_kib(), self.api("GET", "vm.info")["memory_actual_size"]
+        for target, least, most in ((32 << 20, ram - 32768 - 512, ram - 32768 + 512), (0, ram, ram)):
+            self.api("PUT", "vm.resize", {"desired_balloon": target})
+            self.wait(f"a balloon of {target} bytes", lambda least=least, most=most: least <= self.ram_kib() <= most)
+            self.wait(f"vm.info to tell of {target} bytes",
+                      lambda target=target: self.api("GET", "vm.info")["memory_actual_size"] == size - target)
+
+    def check_files(self):
+        """Files go on, and every confirmed one is on the disk."""
         files = int(self.ask("files"))
-        answered, lost = self.pings()
         self.wait(f"files beyond {files + 5}", lambda: int(self.ask("files")) > files + 5)
-        self.wait(f"answered pings beyond {answered + 5}", lambda: self.pings()[0] > answered + 5)
-        check(self.pings()[1] <= lost + 1, f"{self.name}: pings are lost: {lost} at first, then {self.pings()[1]}")
         self.ask("verify")
 
-    def check_clock(self, slow_s=3):
+    def check_work(self):
+        """Files and pings go on, and every confirmed file is on the disk."""
+        answered, lost = self.pings()
+        self.check_files()
+        self.wait(f"answered pings beyond {answered + 5}", lambda: self.pings()[0] > answered + 5)
+        check(self.pings()[1] <= lost + 1, f"{self.name}: pings are lost: {lost} at first, then {self.pings()[1]}")
+
+    def clock_error(self):
+        """Seconds by which the guest's clock is ahead: the least and the most. Its answer has whole seconds."""
         before = time.time()
         now = int(self.ask("date +%s"))
-        after = time.time()
-        check(before - slow_s <= now <= after + 2,      # the guest's answer has whole seconds
-              f"{self.name}: the clock is wrong by {now - before:.0f} s")
+        return now - time.time(), now + 1 - before
+
+    def check_clock(self):
+        least, most = self.clock_error()
+        low, high = self.clock_ahead
+        check(least <= high + 2 and most >= low - 2,
+              f"{self.name}: the clock is ahead by {least:.1f} to {most:.1f} s, not by {low:.1f} to {high:.1f}")
 
     def check_boot_clock(self):
         """Until Linux switches to kvm-clock it counts timer ticks, and on an emulated processor some seconds' worth are lost: set right."""
-        self.check_clock(30 if EMULATED else 3)
+        least, most = self.clock_error()
+        check(most > (-30 if EMULATED else -3) and least < 2, f"{self.name}: the boot clock is ahead by {least:.1f} to {most:.1f} s")
         self.ask(f"date -s @{time.time():.0f}")
         self.check_clock()
 
@@ -380,12 +456,17 @@ class Vm:
 
     def power_off(self):
         """Ends the guest in an orderly way; the VMM's status must be 0, and the file system clean."""
-        self.ask("killall guest-work; sync; umount /mnt 2>/dev/null || mount -o remount,ro /mnt", may_fail=True)
+        self.ask("killall guest-work; sync")
+        if self.mount == "/":
+            self.ask("for n in $(seq 60); do mount -o remount,ro / 2>/dev/null && break; sleep 1; done; grep ' / ext4 ro' /proc/mounts")
+        else:
+            self.ask(f"umount {self.mount} 2>/dev/null || mount -o remount,ro {self.mount}", may_fail=True)
         self.tell("poweroff -f")
         status = self.wait_exit()
         check(status == 0, f"{self.name}: the VMM ended with status {status} after the guest's power-off{self.context()}")
         # An unmounted disk has nothing to repair: any status but 0 is damage.
-        done = subprocess.run(["e2fsck", "-fy", self.disk], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE_S)
+        done = subprocess.run(["e2fsck", "-fy", self.disk + self.e2fsck_suffix], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              timeout=PATIENCE_S)
         check(done.returncode == 0, f"{self.name}: e2fsck has to repair the disk (status {done.returncode}): {done.stdout.strip()}")
 
 
@@ -395,7 +476,7 @@ TESTS = []      # (name, tiers, function)
 
 
 def test(name, *tiers):
-    """Decorator: the function is a test of these tiers ("quick", "full", "bench")."""
+    """Decorator: the function is a test of these tiers ("quick", "full", "bench", "peers")."""
     def add(function):
         TESTS.append((name, tiers, function))
         return function
@@ -405,7 +486,7 @@ def test(name, *tiers):
 def run_tests(wanted):
     """wanted: a tier, or names of tests. Prints a line for each, and the sum. Returns the exit status."""
     names = {name for name, _, _ in TESTS}
-    unknown = [w for w in wanted if w not in names | {"quick", "full", "bench"}]
+    unknown = [w for w in wanted if w not in names | {"quick", "full", "bench", "peers"}]
     if unknown:
         print(f"no test is called {', '.join(unknown)}; there are: {', '.join(sorted(names))}")
         return 2

@@ -1,4 +1,4 @@
-"""Runs the tests of the lab:  run.py quick | full | bench | NAME...   (started by scripts/lab.sh)"""
+"""Runs the tests of the lab:  run.py quick | full | bench | peers | NAME...   (started by scripts/lab.sh)"""
 import signal
 import sys
 
@@ -8,6 +8,8 @@ import test_snapshot
 import test_checks      # noqa: F401
 import test_hotplug     # noqa: F401
 import test_io          # noqa: F401
+import test_guide       # noqa: F401
+import test_peers       # noqa: F401
 
 # Ended from outside (time is up): unwind, so that VMMs and namespaces end as well.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit("lab: ended by SIGTERM"))

@@ -1,11 +1,12 @@
 """A guest is snapshotted while it writes files and pings; its clones go on without noticing."""
 import contextlib
+import errno
 import json
 import os
 import shutil
 import time
 
-from lab import DIR, MAC, RESTORE_VMM, TMP, ApiError, Skipped, Vm, check, run, test, wait_for
+from lab import DIR, MAC, RESTORE_VMM, TMP, VMM, ApiError, Skipped, Vm, check, run, test, wait_for
 
 MODES = {"copyonwrite": "CopyOnWrite", "copy": "Copy", "ondemand": "OnDemand"}     # command line: API
 
@@ -13,8 +14,8 @@ MODES = {"copyonwrite": "CopyOnWrite", "copy": "Copy", "ondemand": "OnDemand"}  
 class Snapshot:
     """A snapshot directory, the disk as it was at that moment, and what the guest had confirmed by then."""
 
-    def __init__(self, name, cpus):
-        self.name, self.cpus = name, cpus
+    def __init__(self, name, cpus, program):
+        self.name, self.cpus, self.program = name, cpus, program
         self.dir = os.path.join(TMP, name)
         self.disk = os.path.join(self.dir, "disk")
         os.makedirs(os.path.join(self.dir, "snapshot"))
@@ -28,13 +29,13 @@ class Snapshot:
     def take(self):
         """Boots a guest, snapshots it at work, and lets it go on: it must not notice either."""
         with Vm(self.name + "-source") as vm:
-            vm.boot(cpus=self.cpus, test="work", tap_by_name=False)
+            vm.boot(cpus=self.cpus, test="work", program=self.program, tap_by_name=False)
             vm.wait_ready()
             vm.check_work()
             vm.check_devices(self.cpus)
             vm.ping()
             vm.learn_messages()
-            vm.check_boot_clock()
+            vm.clock_ahead = self.clock_ahead = vm.clock_error()
             vm.api("PUT", "vm.pause")
             self.taken_at = time.time()
             self.files = int(vm.wait_serial(r"(?s).*files=(\d+)").group(1))
@@ -76,10 +77,10 @@ class Snapshot:
                                      "net_fds": [{"id": "net1", "num_fds": 1}]}, fds=[fd])
         vm.net.close_tap()
 
-    def restore_by_command_line(self, vm, mode):
+    def restore_by_command_line(self, vm, mode, program=RESTORE_VMM):
         url = self.for_clone(vm)
         fd = vm.net.tap()
-        vm.start(RESTORE_VMM, "--restore", f"source_url={url},memory_restore_mode={mode},resume=true,net_fds=[net1@[{fd}]]", fds=(fd,))
+        vm.start(program, "--restore", f"source_url={url},memory_restore_mode={mode},resume=true,net_fds=[net1@[{fd}]]", fds=(fd,))
         vm.net.close_tap()
 
     def restore_by_ch_remote(self, vm, mode):
@@ -93,6 +94,7 @@ class Snapshot:
 
     def check_clone(self, vm):
         """The clone is the guest that was snapshotted, and has lost nothing."""
+        vm.clock_ahead = self.clock_ahead
         vm.wait_serial("lab-guest: beat")
         vm.check_clock()
         files = int(vm.ask("files"))
@@ -108,14 +110,21 @@ class Snapshot:
 
 
 def copy_sparse(source, target):
-    """Copies what is not zero; disks and snapshots are in RAM here."""
+    """Copies without the holes; disks and snapshots are in RAM here."""
     with open(source, "rb") as src, open(target, "wb") as dst:
-        while piece := src.read(65536):
-            if piece.count(0) == len(piece):
-                dst.seek(len(piece), os.SEEK_CUR)
-            else:
-                dst.write(piece)
-        dst.truncate(src.tell())
+        end = os.fstat(src.fileno()).st_size
+        dst.truncate(end)
+        hole = 0
+        while hole < end:
+            try:
+                data = os.lseek(src.fileno(), hole, os.SEEK_DATA)
+            except OSError as e:
+                if e.errno != errno.ENXIO:
+                    raise
+                return      # holes up to its end
+            hole = os.lseek(src.fileno(), data, os.SEEK_HOLE)
+            while data < hole:
+                data += os.copy_file_range(src.fileno(), dst.fileno(), hole - data, data, data)
 
 
 def answers(vm):
@@ -155,6 +164,8 @@ def one_clone(name, snapshot, mode, restore):
     with Vm(name) as vm:
         restore(vm, mode)
         snapshot.check_clone(vm)
+        vm.check_vsock()
+        vm.check_balloon()
         vm.power_off()
 
 
@@ -162,15 +173,16 @@ shared = contextlib.ExitStack()     # the snapshot that the tests of a tier shar
 taken = {}
 
 
-def snapshot_of(cpus):
-    """The snapshot of a guest with so many processors; taken at its first use."""
-    if cpus not in taken:
-        taken[cpus] = "failed"
-        snapshot = shared.enter_context(Snapshot(f"snapshot-{cpus}cpu", cpus))
+def snapshot_of(cpus, program=VMM):
+    """The snapshot that this program made of a guest with so many processors; taken at its first use."""
+    key = cpus, program
+    if key not in taken:
+        taken[key] = "failed"
+        snapshot = shared.enter_context(Snapshot(f"snapshot-{cpus}cpu-{os.path.basename(program)}", cpus, program))
         snapshot.take()
-        taken[cpus] = snapshot
-    check(taken[cpus] != "failed", "taking the snapshot failed in an earlier test")
-    return taken[cpus]
+        taken[key] = snapshot
+    check(taken[key] != "failed", "taking the snapshot failed in an earlier test")
+    return taken[key]
 
 
 @test("snapshot-at-work", "quick", "full")
