@@ -128,9 +128,14 @@ class GuideVm(Vm):
 
 @contextlib.contextmanager
 def queues(vm, wanted):
-    """Two taps of two queues each, as the descriptors that the guide has; or none."""
-    fds = sum((vm.net.make_tap(tap, gateway, 2) for _, tap, gateway, _, _ in NETS), []) if wanted else []
+    """Two taps of two queues each, as the descriptors that the guide has; or none. Their MAC addresses are always the same, for a
+    restored guest remembers its gateways'."""
+    fds = []
     try:
+        for i, (_, tap, gateway, _, _) in enumerate(NETS if wanted else ()):
+            fds += vm.net.make_tap(tap, gateway, 2)
+            with vm.net.inside():
+                run(BUSYBOX, "ip", "link", "set", tap, "address", f"52:54:00:77:01:{i:02}")
         for i, number in enumerate(FDS[:len(fds)]):
             os.dup2(fds[i], number, inheritable=False)
             os.close(fds[i])
