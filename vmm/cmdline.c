@@ -387,12 +387,12 @@ static int finish_restore(struct restore_config *rc, struct err *err)
 	return check_net_fds(rc, err);
 }
 
-static int not_parsed(const struct arg *arg, struct err *err)
+static int not_parsed(const char *name, unsigned flags, struct err *err)
 {
-	err_wrap(err, "Error parsing --%s", arg->name);
-	if (arg->flags & A_VM)
+	err_wrap(err, "Error parsing --%s", name);
+	if (flags & A_VM)
 		return err_wrap(err, "Error parsing config");
-	return strcmp(arg->name, "restore") == 0 ? err_wrap(err, "Error parsing restore") : err->num;
+	return strcmp(name, "restore") == 0 ? err_wrap(err, "Error parsing restore") : err->num;
 }
 
 static int parse_values(struct cmdline *cl, const struct given *given, unsigned n, struct err *err)
@@ -407,11 +407,11 @@ static int parse_values(struct cmdline *cl, const struct given *given, unsigned 
 		cl->restore.memory_restore_mode = NOT_GIVEN;
 	for (unsigned i = 0; i < n; i++)
 		if (parse_value(cl, given[i].arg, given[i].value, err) < 0)
-			return not_parsed(given[i].arg, err);
+			return not_parsed(given[i].arg->name, given[i].arg->flags, err);
 	if (cl->config.cpus.max_vcpus == 0)
 		cl->config.cpus.max_vcpus = cl->config.cpus.boot_vcpus;
 	if (cl->has_restore && finish_restore(&cl->restore, err) < 0)
-		return not_parsed(find_arg("restore", 7), err);
+		return not_parsed("restore", 0, err);
 	if (cl->has_vm && vm_config_check(&cl->config, err) < 0) {
 		err_wrap(err, "Error validating configuration");
 		return err_wrap(err, "Error parsing config");
