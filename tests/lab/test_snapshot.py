@@ -26,14 +26,15 @@ class Snapshot:
     def __exit__(self, *exception):
         shutil.rmtree(self.dir)
 
-    def take(self):
-        """Boots a guest, snapshots it at work, and lets it go on: it must not notice either."""
+    def take(self, prepare="true"):
+        """Boots a guest, snapshots it at work, and lets it go on: it must not notice either. It runs the line `prepare` before."""
         with Vm(self.name + "-source") as vm:
             vm.boot(cpus=self.cpus, test="work", program=self.program, tap_by_name=False)
             vm.wait_ready()
             vm.check_work()
             vm.check_devices(self.cpus)
             vm.ping()
+            vm.ask(prepare)
             vm.learn_messages()
             vm.clock_ahead = self.clock_ahead = vm.clock_error()
             vm.api("PUT", "vm.pause")
