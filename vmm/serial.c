@@ -146,8 +146,11 @@ static void write_reg(struct serial *p, uint64_t off, uint8_t v)
 			p->s.baud_divisor = (uint16_t)((p->s.baud_divisor & 0xff) | v << 8);
 			break;
 		}
+		/*
+		 * The transmitter is always empty, yet as in Cloud Hypervisor only a written byte raises its interrupt: Linux
+		 * tries this once, when it opens the port, and what it found out must be true wherever it goes on.
+		 */
 		p->s.interrupt_enable = v & IER_MASK;
-		raise_cause(p, IER_TX, IIR_TX); /* the transmitter is always empty */
 		if (p->s.line_status & LSR_DATA)
 			raise_cause(p, IER_RX, IIR_RX);
 		break;

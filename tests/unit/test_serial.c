@@ -137,13 +137,13 @@ static void output_and_its_interrupt(void **state)
 	out(DATA, 'h');
 	assert_int_equal(n_msi, 0);
 	assert_int_equal(in(IIR), 0xc1);
-	out(IER, 2); /* empty already */
+	out(IER, 2); /* empty already, but nothing was written since: as in Cloud Hypervisor */
+	assert_int_equal(n_msi, 0);
+	assert_int_equal(in(IIR), 0xc1);
+	out(DATA, 'i');
 	assert_int_equal(n_msi, 1);
 	assert_int_equal(in(IIR), 0xc2);
 	assert_int_equal(in(IIR), 0xc1); /* reading acknowledged it */
-	out(DATA, 'i');
-	assert_int_equal(n_msi, 2);
-	assert_int_equal(in(IIR), 0xc2);
 	assert_int_equal(in(LSR), 0x60);
 	assert_int_equal(read(peer, buf, sizeof(buf)), 2);
 	assert_memory_equal(buf, "hi", 2);
@@ -178,6 +178,7 @@ static void both_causes(void **state)
 {
 	(void)state;
 	out(IER, 3);
+	out(DATA, 'x');
 	send_text("a");
 	assert_int_equal(in(IIR), 0xc4); /* one at a time, the receiver first */
 	assert_int_equal(in(DATA), 'a');
