@@ -375,7 +375,7 @@ class Vm:
         self.ask(f"ping -A -c 3 -W 20 {GATEWAY}")
 
     def pings(self):
-        answered, lost = self.ask("pings").split()[-2:]       # the counters may be written anew meanwhile
+        answered, lost = self.ask("pings").split()
         return int(answered), int(lost)
 
     def check_devices(self, cpus):
