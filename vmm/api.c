@@ -113,23 +113,22 @@ static int run_stop(struct call *c, struct err *err)
 	return 0;
 }
 
-/* Numbers of descriptors in a request mean nothing in this process. */
-static void drop_fd_numbers(struct vm_config *config)
+/* Numbers of descriptors in a request are the client's and mean nothing in this process. */
+static void drop_fd_numbers(struct net_config *net, const char *request)
 {
-	for (uint32_t i = 0; i < config->n_net; i++) {
-		struct net_config *net = &config->net[i];
-		if (net->fds)
-			log_warn("api: vm.create: 'fds' of net %u are ignored", i);
-		free(net->fds);
-		net->fds = NULL;
-		net->n_fds = 0;
-	}
+	if (net->fds)
+		log_warn("api: %s: the numbers in 'fds' of a net are ignored", request);
+	free(steal_ptr(&net->fds));
+	net->n_fds = 0;
 }
 
 static int run_create(struct call *c, struct err *err)
 {
-	drop_fd_numbers(&c->body.config);
-	return vmm_create(c->vmm, &c->body.config, err);
+	struct vm_config *config = &c->body.config;
+
+	for (uint32_t i = 0; i < config->n_net; i++)
+		drop_fd_numbers(&config->net[i], "vm.create");
+	return vmm_create(c->vmm, config, err);
 }
 
 static int run_boot(struct call *c, struct err *err)
@@ -184,13 +183,10 @@ static int run_add_disk(struct call *c, struct err *err)
 	return added(c, vmm_add_disk(c->vmm, &c->body.disk, &c->response->body, err));
 }
 
-/* Numbers in the body are the client's; the descriptors that came with the request count. */
+/* The descriptors that came with the request count. */
 static int take_net_fds(struct net_config *net, struct http_request *request, struct err *err)
 {
-	if (net->fds)
-		log_warn("api: FD numbers in the body of vm.add-net are ignored");
-	free(steal_ptr(&net->fds));
-	net->n_fds = 0;
+	drop_fd_numbers(net, "vm.add-net");
 	if (request->n_fds == 0)
 		return 0;
 	net->fds = calloc(request->n_fds, sizeof(*net->fds));

@@ -252,6 +252,7 @@ static int step_restore_devices(struct build *b, struct err *err)
 		return err->num;
 	return devices_restore(b->vm, node, err) < 0 ? err->num : devices_load(b->vm, node, err);
 }
+
 static int step_threads(struct build *b, struct err *err)
 {
 	return vcpus_start(b->vm, NULL, NULL, err);

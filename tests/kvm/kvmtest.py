@@ -255,6 +255,14 @@ class Vmm:
             self.put("vm.resume")
         return directory
 
+    def snapshot_when_filled(self):
+        """The same of a restored VM: while memory is still brought in on demand, a snapshot is refused."""
+        directory = self.test.new_dir("snapshot")
+        self.put("vm.pause")
+        wait_for("a snapshot", lambda: self.call("PUT", "vm.snapshot", {"destination_url": "file://" + directory}).status == 204,
+                 context=self.context)
+        return directory
+
     # ---- the process
 
     def fds(self):

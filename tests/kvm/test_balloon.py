@@ -272,10 +272,7 @@ class Peers(BalloonTest):
             self.resize(clone, 12)
             self.wait_actual(clone, 12)
             clone.wait_rounds(2)
-            again = self.new_dir("snapshot")
-            clone.put("vm.pause")
-            wait_for("a snapshot", lambda: clone.call("PUT", "vm.snapshot", {"destination_url": "file://" + again}).status == 204,
-                     context=clone.context)
+            again = clone.snapshot_when_filled()
             clone.stop()
             back = self.restore(again, "Copy", program=first)
             self.wait_actual(back, 12)

@@ -401,10 +401,7 @@ class Peers(Hotplug):
             self.assertEqual(self.bars(clone), places)
             self.assertEqual(self.add(clone, "disk", **self.raw(self.disk())), ("_disk2", 1))
             self.remove(clone, "mine", 9)
-            now, again = self.bars(clone), self.new_dir("snapshot")
-            clone.put("vm.pause")
-            wait_for("a snapshot", lambda: clone.call("PUT", "vm.snapshot", {"destination_url": "file://" + again}).status == 204,
-                     context=clone.context)
+            now, again = self.bars(clone), clone.snapshot_when_filled()
             clone.stop()
             back = self.restore(again, "Copy", program=first)
             back.wait_rounds(3)

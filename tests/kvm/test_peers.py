@@ -3,7 +3,7 @@
 import json
 import subprocess
 
-from kvmtest import VMM, KvmTest, Tap, guest, modes, only_forkd, peer, wait_for, write
+from kvmtest import VMM, KvmTest, Tap, guest, modes, only_forkd, peer, write
 
 
 class ChRemote(KvmTest):
@@ -105,10 +105,7 @@ class BothWays(KvmTest):
             copy = self.copy_snapshot(directory, lambda c: c["disks"][0].update(path=mine))
             clone = self.restore(copy, mode, program=second)
             self.assertIn(clone.first_round(5), (last + 1, last + 2))
-            again = self.new_dir("snapshot")
-            clone.put("vm.pause")
-            wait_for("a snapshot", lambda: clone.call("PUT", "vm.snapshot", {"destination_url": "file://" + again}).status == 204,
-                     context=clone.context)
+            again = clone.snapshot_when_filled()
             clone.stop()
             back = self.restore(again, "Copy", program=first)
             back.wait_rounds(3)

@@ -72,10 +72,7 @@ class Across(ForkdTest):
         last = vmm.rounds()[-1]
         for mode in modes:
             clone = self.goes_on(directory, last, second, mode)
-            again = self.new_dir("snapshot")
-            clone.put("vm.pause")
-            wait_for("a snapshot", lambda: clone.call("PUT", "vm.snapshot", {"destination_url": "file://" + again}).status == 204,
-                     context=clone.context)
+            again = clone.snapshot_when_filled()
             clone.stop()
             after = clone.rounds()[-1]
         self.goes_on(again, after, first, "Copy").stop()            # and back

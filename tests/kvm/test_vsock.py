@@ -281,10 +281,7 @@ class Snapshots(VsockTest):
             clone.wait_rounds(3)
             self.assertGreater(self.lost(clone), 0)
             self.assertEqual(other.n_broken, 0)
-            again = self.new_dir("snapshot")
-            clone.put("vm.pause")
-            wait_for("a snapshot", lambda d=again, c=clone: c.call("PUT", "vm.snapshot", {"destination_url": "file://" + d}).status
-                     == 204, context=clone.context, step_s=0.1)
+            again = clone.snapshot_when_filled()
             clone.stop()
             other.close()
             if second is not first:
