@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Runs test scripts where /dev/kvm can run an unmodified Linux guest.
 #
 #   scripts/lab.sh [OPTION]... [SCRIPT [ARG]...]...        without SCRIPT: tests/lab/run.py quick
@@ -28,6 +29,7 @@ umask 022
 root=$(cd "$(dirname "$0")/.." && pwd)
 cache=${FORKD_LAB_CACHE:-$root/build/lab}
 limit_s=${FORKD_LAB_TIMEOUT:-1500}
+hung_s=120
 peers=${FORKD_PEERS:-}
 
 fail() { echo "lab: $*" >&2; exit 125; }
@@ -147,8 +149,21 @@ run_direct() {
 	[ -z "$keep_dir" ] || { mkdir -p "$keep_dir" && cp -R "$work/keep/." "$keep_dir/"; }
 }
 
+# watch_signs QEMU: until it ends; or ends it when the outer Linux, which writes a dot to ttyS1 every few seconds, has hung.
+watch_signs() {
+	local before=0 now since=$SECONDS
+	while sleep 1 && kill -0 "$1" 2>/dev/null; do
+		now=$(stat -c %s "$work/status")
+		[ "$now" = "$before" ] || before=$now since=$SECONDS
+		[ $((SECONDS - since)) -lt "$hung_s" ] && continue
+		echo "lab: no sign of life from the outer Linux for $hung_s s" >&2
+		kill "$1"
+		return
+	done
+}
+
 # The kernel takes several cpio archives one after another: the cached one, then what is to be tested (also over it). ttyS0 is what the scripts print;
-# ttyS1 brings the exit status; ttyS2 a tar of LAB_KEEP.
+# ttyS1 brings signs of life and the exit status; ttyS2 a tar of LAB_KEEP.
 run_qemu() {
 	command -v qemu-system-x86_64 >/dev/null || fail "qemu-system-x86_64 is missing (Debian: qemu-system-x86)"
 	for f in "$lab"/bin/*; do
@@ -170,11 +185,12 @@ run_qemu() {
 		-chardev stdio,id=out,signal=off -serial chardev:out -serial "file:$work/status" -serial "file:$work/keep.tar" \
 		-kernel "$images/vmlinuz" -initrd "$work/initrd.img" -append "console=ttyS0 quiet panic=-1 tsc=reliable" </dev/null &
 	runner=$!
+	watch_signs "$runner"
 	wait "$runner" && status=0 || status=$?
 	runner=
 	[ $status -ne 124 ] || { echo "lab: time is up: not finished after $limit_s s; the last lines above are all there is" >&2; return; }
 	[ $status -eq 0 ] || fail "QEMU ended with status $status"
-	status=$(tr -d '\r\n' < "$work/status")
+	status=$(tr -d '.\r\n' < "$work/status")
 	case $status in
 	"" | *[!0-9]*) fail "the outer Linux ended without a status ('$status'); see its last lines above" ;;
 	esac

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Unpacks the ELF kernel inside a bzImage:  extract-vmlinux.py VMLINUZ VMLINUX. Needs the compressor that the kernel was made with."""
 import os
 import struct

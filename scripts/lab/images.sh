@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Makes what the lab boots, from the distribution's own kernel package (downloaded and unpacked, never installed), and prints the folder
 # it is in:
 #   vmlinuz vmlinux   the kernel, as bzImage and as ELF (the latter only where its compressor is installed)

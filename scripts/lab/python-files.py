@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prints the files of this Python that the tests in the lab need: the interpreter first, then modules, with their compiled form."""
 import os
 import sys

@@ -476,7 +476,8 @@ class KvmTest(unittest.TestCase):
 
 
 def strays():
-    """Our children that are still there, reparented ones too (we are their subreaper). Ended helpers are reaped first."""
+    """Our children that still run, reparented ones too (we are their subreaper). Ended ones are only reaped: a template host that
+    ends leaves those to its parent."""
     left = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -484,7 +485,7 @@ def strays():
         with contextlib.suppress(OSError):
             with open(f"/proc/{entry}/stat") as f:
                 fields = f.read().rsplit(") ", 1)[1].split()
-            if int(fields[1]) == os.getpid():
+            if int(fields[1]) == os.getpid() and os.waitpid(int(entry), os.WNOHANG)[0] == 0:
                 left.append(int(entry))
     return left
 

@@ -82,7 +82,6 @@ def flatten(suite):
 
 
 def main():
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("kvm tests: ended by SIGTERM"))
     faulthandler.enable()
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         print("SKIPPED all tests on KVM: /dev/kvm is not there or not ours to open")
@@ -103,6 +102,11 @@ def run_tests(wanted):
     tests = list(flatten(unittest.defaultTestLoader.discover(HERE)))
     tests = [t for t in tests if not wanted or any(w in t.id() for w in wanted)]
     result = Lines()
+
+    def end(*_):
+        result.stop()           # this test fails and cleans up; no other begins
+        sys.exit("ended by SIGTERM")
+    signal.signal(signal.SIGTERM, end)
     unittest.TestSuite(tests).run(result)
     for name, reason in result.skips:
         print(f"skipped: {name}: {reason}")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the tests in the lab share: a guest of the VMM under test, its network, its API, and the list of tests.
 
 Everything that waits has a deadline, and says what it waited for and the last lines that the guest and the VMM printed.
@@ -11,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -483,6 +485,20 @@ def test(name, *tiers):
     return add
 
 
+@contextlib.contextmanager
+def time_limit(limit_s):
+    """Whatever is inside ends after limit_s with Failed, which says where it was."""
+    def end(_, frame):
+        raise Failed(f"not finished after {limit_s} s, at:\n{''.join(traceback.format_stack(frame)[-6:])}")
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(limit_s)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def run_tests(wanted):
     """wanted: a tier, or names of tests. Prints a line for each, and the sum. Returns the exit status."""
     names = {name for name, _, _ in TESTS}
@@ -496,7 +512,8 @@ def run_tests(wanted):
             continue
         start = time.monotonic()
         try:
-            function()
+            with time_limit(600 if "quick" in tiers else 1500):
+                function()
         except Skipped as e:
             skipped += 1
             print(f"SKIPPED {name}: {e}", flush=True)

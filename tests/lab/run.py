@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the tests of the lab:  run.py quick | full | bench | peers | NAME...   (started by scripts/lab.sh)"""
 import signal
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A guest boots, has all its devices, powers off, resets."""
 import os
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lab's own checks find what they are made to find: each is given a guest with that fault."""
 from lab import Failed, Vm, check, test
 

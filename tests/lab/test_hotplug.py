@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices that come to a running Linux guest and go: a disk and a net, by ACPI's PCI hot-plug."""
 import json
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Guest I/O beside cloud-hypervisor's, in the same run. Not part of a tier that CI runs; needs FORKD_PEERS:
 
     make build/tests/bench/io_load && FORKD_PEERS=dir scripts/lab.sh -p build/tests/bench/io_load tests/lab/run.py bench

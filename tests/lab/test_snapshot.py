@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A guest is snapshotted while it writes files and pings; its clones go on without noticing."""
 import contextlib
 import errno
