@@ -160,7 +160,8 @@ def request(path, method, name, body=None, fds=(), timeout_s=PATIENCE_S):
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
             request = head.encode() + b"\r\n" + data
             sent = s.sendmsg([request], rights)
-            s.sendall(request[sent:])
+            if sent < len(request):         # sending nothing fails when the other side has answered and gone
+                s.sendall(request[sent:])
             answer = b""
             while b"\r\n\r\n" not in answer:
                 answer += receive(s, name)

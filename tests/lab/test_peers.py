@@ -98,15 +98,15 @@ class Daemon:
         body = {"clones": [{"overrides": {"disks": [{"id": "disk0", "path": disk}]}} for disk in disks]}
         return self.call("POST", f"/v1/templates/{self.name}/clones", body)["clones"]
 
-
-def ask(clone, question):
-    try:
-        answer = ask_stream(vsock_connect(clone["vsock_socket"], PORT, PATIENCE_S), question)
-    except OSError as e:
-        raise Failed(f"clone {clone['id']}: question '{question}': {e}") from None
-    text, _, status = answer.rstrip("\n").rpartition("rc=")
-    check(status == "0", f"clone {clone['id']}: question '{question}': {answer.strip()}")
-    return text.strip()
+    def ask(self, clone, question):
+        try:
+            answer = ask_stream(vsock_connect(clone["vsock_socket"], PORT, PATIENCE_S), question)
+        except OSError as e:
+            raise Failed(f"clone {clone['id']}: question '{question}': {e}; now it is {self.call('GET', '/v1/clones/' + clone['id'])}"
+                         f"{self.context()}") from None
+        text, _, status = answer.rstrip("\n").rpartition("rc=")
+        check(status == "0", f"clone {clone['id']}: question '{question}': {answer.strip()}")
+        return text.strip()
 
 
 def copies(snapshot, directory, n):
@@ -136,10 +136,10 @@ def check_at_once(daemon, snapshot):
     note(f"{AT_ONCE} clones run after {max(c['phases_us']['resumed'] for c in clones)} us")
     check(len({c["pid"] for c in clones}) == AT_ONCE, f"not {AT_ONCE} processes: {clones}")
     for i, clone in enumerate(clones):
-        files, cpus = ask(clone, f"files; nproc; killall guest-work; echo {i} > /mnt/mark; sync").split()
+        files, cpus = daemon.ask(clone, f"files; nproc; killall guest-work; echo {i} > /mnt/mark; sync").split()
         check(int(files) >= snapshot.files and cpus == "2", f"clone {clone['id']} has {files} files and {cpus} processors")
     for i, clone in enumerate(clones):
-        check(ask(clone, "verify > /tmp/verified || cat /tmp/verified; cat /mnt/mark") == str(i),
+        check(daemon.ask(clone, "verify > /tmp/verified || cat /tmp/verified; cat /mnt/mark") == str(i),
               f"clone {clone['id']}: its disk is damaged, or another's")
         with contextlib.closing(Net(clone["id"])) as net:
             check_net(clone, net)
@@ -151,7 +151,7 @@ def check_at_once(daemon, snapshot):
 def check_in_turn(daemon, snapshot):
     for i in range(IN_TURN):
         clone, = daemon.clone(copies(snapshot, daemon.dir, 1))
-        check(ask(clone, "cat /run/mark 2>/dev/null; echo of this clone > /run/mark; nproc") == "2",
+        check(daemon.ask(clone, "cat /run/mark 2>/dev/null; echo of this clone > /run/mark; nproc") == "2",
               f"clone {i + 1} is not as the snapshot was")
         daemon.call("DELETE", "/v1/clones/" + clone["id"])
         if (i + 1) % 10 == 0:
