@@ -9,7 +9,7 @@
 #include "vmm/virtio_pci.h"
 #include "vmm/vm.h"
 
-enum { DECIDE_AFTER = 64, SLOW_EXIT_NS = 15000, SPIN_NS = 20000, SPIN_CREDIT = 64, TRY_EVERY = 16 };
+enum { DECIDE_AFTER = 64, SLOW_EXIT_NS = 15000, SPIN_NS = 20000, SPIN_CREDIT = 64, TRY_EVERY = 64 };
 
 /* Waits a moment for more: waking this thread again would cost the guest as much. */
 static bool spin(struct vring_watch watch)

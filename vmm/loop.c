@@ -37,11 +37,24 @@ void loop_mod(struct loop *loop, struct source *s, uint32_t events)
 	epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, s->fd, &ev);
 }
 
+void loop_mute(struct loop *loop, struct source *s)
+{
+	epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL);
+}
+
+int loop_move(struct loop *from, struct loop *to, struct source *s, uint32_t events, struct err *err)
+{
+	if (loop_add(to, s, events, err) < 0)
+		return err->num;
+	loop_mute(from, s);
+	return 0;
+}
+
 void loop_del(struct loop *loop, struct source *s)
 {
 	if (!s->ready)
 		return;
-	epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, s->fd, NULL);
+	loop_mute(loop, s);
 	for (int i = 0; i < loop->n_pending; i++)
 		if (loop->pending[i].data.ptr == s)
 			loop->pending[i].data.ptr = NULL;

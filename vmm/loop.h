@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * An event loop: descriptors and what to call when they are ready. The main thread's has device back-ends, the API socket
- * and signals as sources; a busy device has a loop and thread of its own (kick.h). loop_add() and loop_mod() may be called
- * from any thread, loop_del() from the loop's own, or while no thread runs it.
+ * and signals as sources; a busy device has a loop and thread of its own (kick.h). loop_del() is for the loop's own thread, or
+ * while no thread runs it; all others may be called from any thread.
  */
 #ifndef VMM_LOOP_H
 #define VMM_LOOP_H
@@ -31,6 +31,10 @@ void loop_done(struct loop *loop);
 /* `s` must stay where it is until loop_del(). `events` are EPOLLIN …; 0 waits for nothing (errors apart). */
 MUST_CHECK int loop_add(struct loop *loop, struct source *s, uint32_t events, struct err *err);
 void loop_mod(struct loop *loop, struct source *s, uint32_t events);
+/* The source is served by loop `to` from now on; `from` may call it once more, and needs loop_del() before `s` goes. */
+MUST_CHECK int loop_move(struct loop *from, struct loop *to, struct source *s, uint32_t events, struct err *err);
+/* No more events of a source that stays where it is. */
+void loop_mute(struct loop *loop, struct source *s);
 /* A source that was never added is no error. */
 void loop_del(struct loop *loop, struct source *s);
 /* SIGTERM and SIGINT end the loop with 0. Before any thread exists, so that every thread blocks them. */

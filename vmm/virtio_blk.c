@@ -660,10 +660,8 @@ static void blk_use_loop(struct virtio_dev *vdev, struct loop *loop)
 	struct blk *blk = container_of(vdev, struct blk, vdev);
 	struct err err = {};
 
-	if (!blk->loop || loop_add(loop, &blk->done, EPOLLIN, &err) < 0)
-		return;
-	epoll_ctl(blk->loop->epoll_fd, EPOLL_CTL_DEL, blk->done.fd, NULL);
-	blk->loop = loop;
+	if (blk->loop && loop_move(blk->loop, loop, &blk->done, EPOLLIN, &err) == 0)
+		blk->loop = loop;
 }
 
 static void blk_write_config(struct virtio_dev *vdev, unsigned off, const void *data, unsigned len)

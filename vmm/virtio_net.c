@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * virtio-net over taps: queue pair i is tap queue i, the last queue is control. Frames to the host are written by whoever
- * notified; frames to the guest come on the main thread, and wait in the tap while the guest has no buffer.
+ * notified; frames to the guest come on the main thread, or on the worker once there is one (an answer to what it sent finds it
+ * awake), and wait in the tap while the guest has no buffer.
  */
 #include <errno.h>
 #include <limits.h>
@@ -65,6 +66,7 @@ struct net_state {
 
 struct pair {
 	struct source tap;
+	struct loop *loop; /* that it is in: the main thread's, or the worker's */
 	struct net *net;
 	unsigned index;
 	bool waiting; /* for EPOLLIN: the guest has buffers */
@@ -117,7 +119,7 @@ static void wait_for_frames(struct pair *p, bool wait)
 	if (p->waiting == wait)
 		return;
 	p->waiting = wait;
-	loop_mod(p->net->vm->loop, &p->tap, wait ? EPOLLIN : 0);
+	loop_mod(p->loop, &p->tap, wait ? EPOLLIN : 0);
 }
 
 /* A frame into the chain; -EMSGSIZE when it did not fit (it is lost then), -EAGAIN when there is none. */
@@ -178,10 +180,10 @@ static void on_frames(struct source *s, uint32_t events)
 	struct virtio_dev *vdev = &p->net->vdev;
 
 	pthread_mutex_lock(&vdev->lock);
-	if (events & EPOLLIN)
+	if ((events & EPOLLIN) && p->waiting) /* may have been told to stop since epoll_wait() */
 		receive_frames(p);
 	else if (events & (EPOLLERR | EPOLLHUP)) /* the interface is gone */
-		loop_del(p->net->vm->loop, s);
+		loop_mute(p->loop, s);
 	pthread_mutex_unlock(&vdev->lock);
 }
 
@@ -295,6 +297,18 @@ static void run_control(struct net *net)
 		}
 	} while (virtio_more(vdev, queue));
 	virtio_interrupt(vdev, queue);
+}
+
+static void net_use_loop(struct virtio_dev *vdev, struct loop *loop)
+{
+	struct net *net = container_of(vdev, struct net, vdev);
+	struct err err = {};
+
+	for (unsigned i = 0; i < net->n_pairs; i++) {
+		struct pair *p = &net->pair[i];
+		if (loop_move(p->loop, loop, &p->tap, p->waiting ? EPOLLIN : 0, &err) == 0)
+			p->loop = loop;
+	}
 }
 
 static bool net_is_refill(const struct virtio_dev *vdev, unsigned queue)
@@ -431,7 +445,7 @@ static void net_free(struct virtio_dev *vdev)
 	for (unsigned i = 0; i < net->n_pairs; i++) {
 		if (net->pair[i].tap.fd < 0)
 			continue;
-		loop_del(net->vm->loop, &net->pair[i].tap);
+		loop_del(net->vm->loop, &net->pair[i].tap); /* also when a worker has it, see loop_move() */
 		close(net->pair[i].tap.fd);
 	}
 	virtio_done(vdev);
@@ -457,6 +471,7 @@ static const struct virtio_device_ops net_ops = {
 	.reset = net_reset,
 	.is_refill = net_is_refill,
 	.notify = net_notify,
+	.use_loop = net_use_loop,
 	.pause = stop_receiving,
 	.resume = net_resume,
 	.counters = net_counters,
@@ -503,7 +518,9 @@ static int open_pairs(struct net *net, struct net_config *cfg, struct err *err)
 	if (tap_open(cfg, fds, err) < 0)
 		return err->num;
 	for (unsigned i = 0; i < net->n_pairs; i++)
-		net->pair[i] = (struct pair){ .tap = { .fd = fds[i], .ready = on_frames }, .net = net, .index = i };
+		net->pair[i] = (struct pair){
+			.tap = { .fd = fds[i], .ready = on_frames }, .loop = net->vm->loop, .net = net, .index = i
+		};
 	for (unsigned i = 0; i < net->n_pairs; i++)
 		if (loop_add(net->vm->loop, &net->pair[i].tap, 0, err) < 0)
 			return err->num;
