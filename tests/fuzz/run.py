@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the fuzzing programs of build/fuzz (make fuzz).
 
-    run.py fuzz SECONDS     all of them, SECONDS in total, from tests/fuzz/corpus-*; what they find is kept in build/fuzz
+    run.py fuzz SECONDS     all of them, SECONDS in total, as many at once as there are processors, from tests/fuzz/corpus-*; what they
+                            find is kept in build/fuzz
     run.py planted SECONDS  each of tests/fuzz/planted/*.patch must be found within SECONDS, in a copy of the tree
     run.py coverage         how much of the readers the corpora reach (build/fuzz-coverage; tests/fuzz/readers.txt)
     run.py merge            new inputs of build/fuzz that reach something new go into tests/fuzz/corpus-*
 """
 import collections
+import concurrent.futures
 import glob
 import os
 import re
@@ -20,7 +22,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.path.join(ROOT, "build", "fuzz")
-SHARES = {"config": 1, "forkd": 1, "state": 2}
+SHARES = {"state": 2, "config": 1, "forkd": 1}
 INPUT_MAX_BYTES = 128 << 10
 LIMITS = ["-timeout=30", "-rss_limit_mb=4096", f"-max_len={INPUT_MAX_BYTES}", "-len_control=0", "-print_final_stats=1",
           "-mutate_depth=1"]        # one change: the next check is behind those that an input passed
@@ -80,7 +82,8 @@ def fuzz_one(name, seconds):
 
 
 def fuzz(seconds):
-    return [fuzz_one(name, max(1, seconds * share // sum(SHARES.values()))) for name, share in SHARES.items()]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda name: fuzz_one(name, max(1, seconds * SHARES[name] // sum(SHARES.values()))), SHARES))
 
 
 # ---- bugs planted on purpose ----
