@@ -185,7 +185,7 @@ run_qemu() {
 		-chardev stdio,id=out,signal=off -serial chardev:out -serial "file:$work/status" -serial "file:$work/keep.tar" \
 		-kernel "$images/vmlinuz" -initrd "$work/initrd.img" -append "console=ttyS0 quiet panic=-1 tsc=reliable" </dev/null &
 	runner=$!
-	watch_signs "$runner"
+	watch_signs "$runner" &
 	wait "$runner" && status=0 || status=$?
 	runner=
 	[ $status -ne 124 ] || { echo "lab: time is up: not finished after $limit_s s; the last lines above are all there is" >&2; return; }

@@ -13,7 +13,7 @@
 #include "vmm/virtio_pci.h"
 #include "vmm/vm.h"
 
-enum { RAM_BYTES = 1 << 20, QUEUE_SIZE = 16, QUEUES = 2, REFILL = 1, RUN_BYTES = 8192, DECIDES = 64, SPIN_AFTER = 16 };
+enum { RAM_BYTES = 1 << 20, QUEUE_SIZE = 16, QUEUES = 2, REFILL = 1, RUN_BYTES = 8192, DECIDES = 64, SPIN_AFTER = 64 };
 #define REGISTER 0xe7f86000ULL
 
 static struct vm_config config;

@@ -108,6 +108,27 @@ static void dispatches(void **state)
 	loop_del(&loop, &(struct source){ .fd = -1 });
 }
 
+static void moves_to_another_loop(void **state)
+{
+	struct loop other;
+	struct err err = {};
+
+	(void)state;
+	assert_int_equal(loop_init(&other, &err), 0);
+	assert_int_equal(loop_add(&loop, &a.s, EPOLLIN, &err), 0);
+	assert_int_equal(loop_move(&loop, &other, &a.s, EPOLLIN, &err), 0);
+	raise_it(&a);
+	run_once();
+	assert_int_equal(a.calls, 0);
+	assert_int_equal(epoll_wait(other.epoll_fd, other.pending, 1, 0), 1);
+	assert_ptr_equal(other.pending[0].data.ptr, &a.s);
+	assert_int_equal(loop_move(&loop, &other, &a.s, EPOLLIN, &err), -EEXIST); /* it stays where it is */
+	loop_mute(&other, &a.s);
+	assert_int_equal(epoll_wait(other.epoll_fd, other.pending, 1, 0), 0);
+	loop_del(&loop, &a.s);
+	loop_done(&other);
+}
+
 /* The first source of a round removes the other one: it is not called any more. */
 static void removed_in_the_round(void **state)
 {
@@ -164,6 +185,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(dispatches, make, done),
+		cmocka_unit_test_setup_teardown(moves_to_another_loop, make, done),
 		cmocka_unit_test_setup_teardown(removed_in_the_round, make, done),
 		cmocka_unit_test_setup_teardown(stops_at_once, make, done),
 		cmocka_unit_test_setup_teardown(refuses_what_cannot_be_waited_for, make, done),
