@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * An event loop: descriptors and what to call when they are ready. The main thread's has device back-ends, the API socket
- * and signals as sources; a busy device has a loop and thread of its own (kick.h). loop_del() is for the loop's own thread, or
- * while no thread runs it; all others may be called from any thread.
+ * and signals as sources; a busy device has a loop and thread of its own (kick.h). loop_add(), loop_mod(), loop_move() and
+ * loop_mute() may be called from any thread, loop_del() from the loop's own, or while no thread runs it.
  */
 #ifndef VMM_LOOP_H
 #define VMM_LOOP_H
