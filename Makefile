@@ -109,8 +109,7 @@ check-unit: $(UNIT)
 check-kvm: all guests helpers
 	$(PYTHON) tests/kvm/run.py $(TESTS)
 
-# 125: the lab itself broke (QEMU's outer Linux hung or died: it may get an interrupt right after VMRUN, with GIF clear); a test that
-# failed is never run again.
+# 125: the lab itself broke (QEMU's outer Linux hung or died); a test that failed is never run again.
 check-lab: all helpers
 	@scripts/lab.sh || { s=$$?; [ $$s -eq 125 ] || exit $$s; echo "the lab itself broke: once more"; scripts/lab.sh; }
 

@@ -179,8 +179,9 @@ run_qemu() {
 	# XSETBV of a guest goes past KVM in QEMU 7.2: Debian's kernel notices ("XSAVE consistency problem") and does without XSAVE, so
 	# AVX state is not tested here.
 	# -la57: Ubuntu 24.04's kernel as a guest in its QEMU 8.2 resets when it turns five-level paging on.
-	# -smp 2 and thread=multi: with one, guests with several vCPUs spin for each other and get nowhere.
-	timeout -k 10 "$limit_s" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -smp 2 -cpu max,+svm,+npt,-la57 \
+	# -smp 3 and thread=multi: the scripts have two processors, for with one, guests with several vCPUs spin for each other and get
+	# nowhere; outer-init says why not the first.
+	timeout -k 10 "$limit_s" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -smp 3 -cpu max,+svm,+npt,-la57 \
 		-m "${FORKD_LAB_MEMORY:-3072}" -display none -monitor none -no-reboot -nic none \
 		-chardev stdio,id=out,signal=off -serial chardev:out -serial "file:$work/status" -serial "file:$work/keep.tar" \
 		-kernel "$images/vmlinuz" -initrd "$work/initrd.img" -append "console=ttyS0 quiet panic=-1 tsc=reliable" </dev/null &

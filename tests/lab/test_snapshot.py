@@ -2,6 +2,7 @@
 """A guest is snapshotted while it writes files and pings; its clones go on without noticing."""
 import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -240,6 +241,17 @@ def clone_1cpu():
 def clone_4cpu():
     snapshot = snapshot_of(4)
     one_clone("clone-4cpu", snapshot, default_mode(), snapshot.restore_by_api)
+
+
+@test("restore-often", "full")
+def restore_often():
+    """A guest of four processors that starts processes all the time, restored again and again: for what goes wrong only rarely."""
+    snapshot = snapshot_of(4)
+    for i, mode in zip(range(30), itertools.cycle((default_mode(), "copy", "ondemand"))):
+        with Vm(f"restore-often-{i}") as vm:
+            snapshot.restore_by_command_line(vm, mode)
+            vm.ask("for i in $(seq 6); do (while :; do busybox sh -c 'busybox true | busybox cat'; done) < /dev/null > /dev/null 2>&1 & done")
+            snapshot.check_clone(vm)
 
 
 @test("clone-much-later", "full")
