@@ -250,6 +250,7 @@ def restore_often():
     for i, mode in zip(range(30), itertools.cycle((default_mode(), "copy", "ondemand"))):
         with Vm(f"restore-often-{i}") as vm:
             snapshot.restore_by_command_line(vm, mode)
+            vm.wait_serial("lab-guest: beat")
             vm.ask("for i in $(seq 6); do (while :; do busybox sh -c 'busybox true | busybox cat'; done) < /dev/null > /dev/null 2>&1 & done")
             snapshot.check_clone(vm)
 
