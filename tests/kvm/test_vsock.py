@@ -22,6 +22,7 @@ class EchoServer:
 
     def __init__(self, test, vsock, port=2000):
         self.path, self.n_accepted, self.n_broken = f"{vsock}_{port}", 0, 0
+        self.n_going, self.held, self.turn = 0, False, threading.Condition()
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(self.path)
         self.listener.listen(64)
@@ -37,6 +38,8 @@ class EchoServer:
             except OSError:
                 return
             self.n_accepted += 1
+            with self.turn:
+                self.n_going += 1
             t = threading.Thread(target=self._serve, args=(s,), daemon=True)
             t.start()
 
@@ -45,12 +48,26 @@ class EchoServer:
             while True:
                 data = s.recv(50000)
                 if not data:
+                    with self.turn:
+                        self.turn.wait_for(lambda: not self.held)
+                        self.n_going -= 1
                     s.shutdown(socket.SHUT_WR)
                     while s.recv(4096):
                         pass
                     return
                 s.sendall(data)
         self.n_broken += 1
+
+    def hold(self):
+        """Returns when a stream is going on that will not end before release(): the guest is in the middle of a round."""
+        with self.turn:
+            self.held = True
+        wait_for("a stream of the guest", lambda: self.n_going > 0)
+
+    def release(self):
+        with self.turn:
+            self.held = False
+            self.turn.notify_all()
 
     def close(self):
         with contextlib.suppress(OSError):
@@ -263,8 +280,9 @@ class Snapshots(VsockTest):
                 failed.append(e)
         worker = threading.Thread(target=run)
         worker.start()
-        time.sleep(0.05)
+        server.hold()
         directory = vmm.snapshot(resume=True)
+        server.release()
         worker.join()
         self.assertEqual(failed, [])
         echo(quiet, b"after")
