@@ -150,6 +150,9 @@ class VsockTest(KvmTest):
     def lost(self, vmm):
         return int(re.findall(rb"vsock: \d+ streams, \d+ bytes, (\d+) lost", vmm.output)[-1])
 
+    def wait_sockets(self, vmm, n):
+        wait_for("sockets to be closed", lambda: n_sockets(vmm) <= n, context=lambda: f": {n} before, {n_sockets(vmm)} now")
+
 
 class Streams(VsockTest):
     def test_both_ways(self):
@@ -199,7 +202,7 @@ class Streams(VsockTest):
             line += s.recv(100)
         self.assertRegex(line, rb"\AOK \d+\nabc\Z")
         s.close()
-        wait_for("sockets to be closed", lambda: n_sockets(vmm) <= before, context=lambda: f": {before} before, {n_sockets(vmm)} now")
+        self.wait_sockets(vmm, before)
         vmm.stop()
 
     @only_forkd
@@ -241,9 +244,10 @@ class Streams(VsockTest):
             s.sendall(b"CONNECT 1000\n" if i % 2 else b"CONN")
         for s in abandoned:
             s.close()
+        self.wait_sockets(vmm, before)                                  # the guest has room for 24, and was told of all ends
         with dial(self.vsock) as s:
             echo(s, pattern(100_000, 3)[:100_000])
-        wait_for("sockets to be closed", lambda: n_sockets(vmm) <= before, context=lambda: f": {before} before, {n_sockets(vmm)} now")
+        self.wait_sockets(vmm, before)
         vmm.stop()
 
     def test_socket_in_the_way(self):
