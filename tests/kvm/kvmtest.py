@@ -9,12 +9,14 @@ import fcntl
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
 import struct
 import subprocess
 import tempfile
+import termios
 import threading
 import time
 import unittest
@@ -148,10 +150,10 @@ class Vmm:
     def _read(self):
         fd = self.process.stdout.fileno()
         while True:
-            piece = os.read(fd, 65536)
-            with self.changed:
-                if piece:
-                    self.output += piece
+            select.select([fd], [], [])
+            with self.changed:                                              # in the pipe or in output, see all_output()
+                piece = os.read(fd, 65536)
+                self.output += piece
                 self.changed.notify_all()
             if not piece:
                 return
@@ -193,6 +195,14 @@ class Vmm:
                     why = "the VMM ended" if ended else f"nothing after {timeout_s or PATIENCE_S} s"
                     raise AssertionError(f"waited for {what!r}: {why}{self.context()}")
                 self.changed.wait(0.05)
+
+    def all_output(self):
+        """What a paused guest has written: nothing of it is still in the pipe."""
+        def in_pipe():
+            with self.changed:
+                return struct.unpack("i", fcntl.ioctl(self.process.stdout, termios.FIONREAD, bytes(4)))[0]
+        wait_for("the pipe to be empty", lambda: in_pipe() == 0, context=self.context)
+        return self.output
 
     def check_guest(self):
         bad = re.search(rb"FAIL[^\n]*\n", self.output)

@@ -64,10 +64,9 @@ class Lifecycle(KvmTest):
             vmm.wait_bytes(2)
             vmm.put("vm.pause")
             self.assertEqual(vmm.state(), "Paused")
-            time.sleep(0.01)                            # what was in the pipe already
-            seen = len(vmm.output)
+            seen = len(vmm.all_output())
             time.sleep(0.05)
-            self.assertEqual(len(vmm.output), seen, "the guest runs while paused")
+            self.assertEqual(len(vmm.all_output()), seen, "the guest runs while paused")
             vmm.put("vm.resume")
             self.assertEqual(vmm.state(), "Running")
         vmm.wait_bytes(10)
