@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guest I/O beside cloud-hypervisor's, in the same run. Not part of a tier that CI runs; needs FORKD_PEERS:
+"""Guest I/O beside cloud-hypervisor's. Not part of a tier that CI runs; needs FORKD_PEERS:
 
     make build/tests/bench/io_load && FORKD_PEERS=dir scripts/lab.sh -p build/tests/bench/io_load tests/lab/run.py bench
 
-Under QEMU only the ratio says something, and even that is mostly the cost of exits.
+Under QEMU only the ratio says something, and even that is mostly the cost of exits. One program differs from itself by
+three times from minute to minute here: a guest of each runs, every figure is taken of both right after each other, and
+what counts are the ratios of these pairs.
 """
 import contextlib
 import os
@@ -14,8 +16,9 @@ from lab import DIR, GATEWAY, GUEST, PATIENCE_S, VMM, Skipped, Vm, check, run, t
 
 LOAD = os.path.join(DIR, "bin/io_load")
 PEER = os.path.join(DIR, "bin/cloud-hypervisor")
-ROUNDS = 3
-SECONDS = 2                 # per figure
+BOOTS = 3
+PAIRS = 6                   # of each figure, for each boot
+SECONDS = 1                 # per figure
 BLOCK = [                   # name, arguments of `io_load blk /dev/vda`
     ("read seq 128 KiB x1", "read seq 1 131072"),
     ("write seq 128 KiB x1", "write seq 1 131072"),
@@ -24,6 +27,7 @@ BLOCK = [                   # name, arguments of `io_load blk /dev/vda`
     ("write rand 4 KiB x1", "write rand 1 4096"),
     ("write rand 4 KiB x16", "write rand 16 4096"),
 ]
+NET = ["tcp guest to host", "tcp host to guest", "udp round trip from guest", "udp round trip from host"]
 
 
 class Guest(Vm):
@@ -56,46 +60,53 @@ def figures(answer, source):
     return [float(word) for word in words]
 
 
-def measure_block(vm, found):
-    for name, arguments in BLOCK:
-        per_s, bytes_per_s, median_ns = figures(vm.ask(f"/tmp/io_load blk /dev/vda {arguments} {SECONDS}"), name)
-        if "seq" in name:
-            found[f"{name}, MB/s"] = bytes_per_s / 1e6
-        else:
-            found[f"{name}, IOPS"] = per_s
-            found[f"{name}, p50 us"] = median_ns / 1e3
+def block(vm, arguments):
+    """Bytes a second."""
+    return figures(vm.ask(f"/tmp/io_load blk /dev/vda {arguments} {SECONDS}"), arguments)[1]
 
 
-def measure_net(vm, found):
+def net(vm, name):
+    """Bytes or round trips a second."""
     with vm.net.inside():
-        with background(LOAD, "sink", "5001"):
-            sent = vm.ask(f"sleep 0.5; /tmp/io_load send {GATEWAY} 5001 {SECONDS}")
-        with background(LOAD, "echo", "5002"):
-            asked = vm.ask(f"sleep 0.5; /tmp/io_load ask {GATEWAY} 5002 {SECONDS}")
-        vm.ask("/tmp/io_load sink 5001 </dev/null >/dev/null 2>&1 & sleep 0.5")
-        received = run(LOAD, "send", GUEST, "5001", str(SECONDS))
+        if name == "tcp guest to host":
+            with background(LOAD, "sink", "5001"):
+                return figures(vm.ask(f"sleep 0.5; /tmp/io_load send {GATEWAY} 5001 {SECONDS}"), name)[1]
+        if name == "udp round trip from guest":
+            with background(LOAD, "echo", "5002"):
+                return figures(vm.ask(f"sleep 0.5; /tmp/io_load ask {GATEWAY} 5002 {SECONDS}"), name)[0]
+        if name == "tcp host to guest":
+            vm.ask("/tmp/io_load sink 5001 </dev/null >/dev/null 2>&1 & sleep 0.5")
+            return figures(run(LOAD, "send", GUEST, "5001", str(SECONDS)), name)[1]
         vm.ask("/tmp/io_load echo 5002 </dev/null >/dev/null 2>&1 & sleep 0.5")
-        answered = run(LOAD, "ask", GUEST, "5002", str(SECONDS))
-    found["tcp guest to host, MB/s"] = figures(sent, "send")[1] / 1e6
-    found["tcp host to guest, MB/s"] = figures(received, "send")[1] / 1e6
-    found["udp round trip from guest, p50 us"] = figures(asked, "ask")[2] / 1e3
-    found["udp round trip from host, p50 us"] = figures(answered, "ask")[2] / 1e3
+        return figures(run(LOAD, "ask", GUEST, "5002", str(SECONDS)), name)[0]
 
 
-def measure(name, program):
-    found = {}
-    with Guest(name) as vm:
-        vm.boot(cpus=1, program=program)
-        vm.prepare()
-        measure_block(vm, found)
-        measure_net(vm, found)
-        vm.tell("poweroff -f")
-        vm.wait_exit()
-    return found
+def begin(stack, name, program):
+    vm = stack.enter_context(Guest(name))
+    vm.boot(cpus=1, program=program)
+    vm.prepare()
+    return vm
 
 
-def spread(values):
-    return f"{values[len(values) // 2]:.1f} ({values[0]:.1f}, {values[-1]:.1f})"
+def measure(found, n):
+    """Fills found[figure]: pairs (ours, the peer's)."""
+    with contextlib.ExitStack() as stack:
+        names = ["ours", "peer"] if n % 2 == 0 else ["peer", "ours"]
+        vms = {name: begin(stack, f"io-{n}-{name}", VMM if name == "ours" else PEER) for name in names}
+        for i in range(PAIRS):
+            order = names if i % 2 == 0 else names[::-1]
+            for kind, works in ((block, BLOCK), (net, [(name, name) for name in NET])):
+                for name, work in works:
+                    taken = {who: kind(vms[who], work) for who in order}
+                    found.setdefault(name, []).append((taken["ours"], taken["peer"]))
+        for vm in vms.values():
+            vm.tell("poweroff -f")
+            vm.wait_exit()
+
+
+def quartiles(values):
+    values = sorted(values)
+    return [values[len(values) * i // 4] for i in (1, 2, 3)]
 
 
 @test("io-peers", "bench")
@@ -104,11 +115,11 @@ def io_peers():
     for program in (LOAD, PEER):
         if not os.path.exists(program):
             raise Skipped(f"no {os.path.basename(program)} (see the first lines of test_io.py)")
-    rounds = {VMM: [], PEER: []}
-    for i in range(ROUNDS):
-        for program in (VMM, PEER) if i % 2 == 0 else (PEER, VMM):
-            rounds[program].append(measure(f"io-{i}-{os.path.basename(program)}", program))
-    print(f"{'median (least, most) of ' + str(ROUNDS) + ' rounds':<36}{'ours':>30}{'peer':>30}{'ours/peer':>11}")
-    for name in rounds[VMM][0]:
-        ours, peer = (sorted(found[name] for found in rounds[program]) for program in (VMM, PEER))
-        print(f"{name:<36}{spread(ours):>30}{spread(peer):>30}{ours[ROUNDS // 2] / peer[ROUNDS // 2]:>11.2f}", flush=True)
+    found = {}
+    for n in range(BOOTS):
+        measure(found, n)
+    print(f"{f'{BOOTS * PAIRS} pairs; bytes or round trips a second':<44}{'ours':>12}{'peer':>12}{'ours/peer (quartiles)':>26}")
+    for name, pairs in found.items():
+        ours, peer = (quartiles(values)[1] for values in zip(*pairs))
+        low, middle, high = quartiles(a / b for a, b in pairs)
+        print(f"{name:<44}{ours:>12.4g}{peer:>12.4g}{f'{middle:.2f} ({low:.2f}, {high:.2f})':>26}", flush=True)
