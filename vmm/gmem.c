@@ -13,6 +13,8 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
+enum { HUGE_PAGE = 2 << 20 };
+
 void gmem_layout(struct gmem *mem, uint64_t size, gpa_t low_end, gpa_t high_start)
 {
 	uint64_t low = size < low_end ? size : low_end;
@@ -25,15 +27,33 @@ void gmem_layout(struct gmem *mem, uint64_t size, gpa_t low_end, gpa_t high_star
 	}
 }
 
+/*
+ * Addresses at a multiple of HUGE_PAGE, as the guest's are: KVM gives a guest the host's huge pages only where both agree.
+ * Nothing can be read there yet. NULL with errno.
+ */
+static uint8_t *reserve_addresses(size_t size)
+{
+	uint8_t *p = mmap(NULL, size + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	size_t before = -(uintptr_t)p % HUGE_PAGE;
+	if (before > 0)
+		munmap(p, before);
+	munmap(p + before + size, HUGE_PAGE - before);
+	return p + before;
+}
+
+/* What a failure leaves is gmem_unmap()'s. */
 static int map_region(struct gmem_region *r, int flags, int fd, struct err *err)
 {
 	off_t offset = fd >= 0 ? (off_t)r->file_offset : 0;
-	void *p = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | flags, fd, offset);
 
-	if (p == MAP_FAILED)
+	r->hva = reserve_addresses(r->size);
+	if (!r->hva ||
+	    mmap(r->hva, r->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | flags, fd, offset) == MAP_FAILED)
 		return err_sys(err, ERR_INTERNAL, "map %llu bytes of guest RAM at 0x%llx", (unsigned long long)r->size,
 			       (unsigned long long)r->gpa);
-	r->hva = p;
 	return 0;
 }
 
