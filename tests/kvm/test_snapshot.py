@@ -27,7 +27,9 @@ class Snapshot(KvmTest):
     def test_files(self):
         vmm = self.boot("ticker", "tick=2000000 warm=4", memory="256M")
         vmm.wait_bytes(5)
+        before = vmm.cpu_ticks()
         directory = vmm.snapshot()
+        took = vmm.cpu_ticks() - before
         self.assertEqual(vmm.state(), "Paused")
         self.assertEqual(sorted(os.listdir(directory)), FILES)
         for name in FILES:
@@ -41,6 +43,7 @@ class Snapshot(KvmTest):
         self.assertEqual(memory.st_size, 256 * MIB)
         if IS_FORKD:
             self.assertLess(memory.st_blocks * 512, 32 * MIB, "memory-ranges is not sparse")
+            self.assertLess(took, 500, "ticks of 10 ms")
         state = json.loads(read(os.path.join(directory, "state.json")))
         self.assertEqual(sorted(state["snapshots"]), ["cpu-manager", "device-manager", "memory-manager"])
         seen = len(vmm.all_output())
@@ -200,7 +203,9 @@ class Snapshot(KvmTest):
             self.skipTest("Cloud Hypervisor writes all 8 GiB")
         vmm.put("vm.pause")
         directory = self.new_dir("snapshot")
+        before = vmm.cpu_ticks()
         vmm.put("vm.snapshot", {"destination_url": "file://" + directory})
+        self.assertLess(vmm.cpu_ticks() - before, 500, "ticks of 10 ms for a snapshot of 8 GiB that are hardly used")
         memory = os.stat(os.path.join(directory, "memory-ranges"))
         self.assertEqual(memory.st_size, 8 << 30)
         self.assertLess(memory.st_blocks * 512, 64 * MIB)
@@ -208,6 +213,7 @@ class Snapshot(KvmTest):
         for mode in modes():
             clone = self.restore(directory, mode)
             self.goes_on(vmm, clone)
+            self.assertLess(clone.cpu_ticks(), 1000, f"ticks of 10 ms, {mode}")
             clone.kill()
 
     def test_snapshot_while_running(self):

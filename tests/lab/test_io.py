@@ -19,15 +19,6 @@ PEER = os.path.join(DIR, "bin/cloud-hypervisor")
 BOOTS = 3
 PAIRS = 6                   # of each figure, for each boot
 SECONDS = 1                 # per figure
-BLOCK = [                   # name, arguments of `io_load blk /dev/vda`
-    ("read seq 128 KiB x1", "read seq 1 131072"),
-    ("write seq 128 KiB x1", "write seq 1 131072"),
-    ("read rand 4 KiB x1", "read rand 1 4096"),
-    ("read rand 4 KiB x16", "read rand 16 4096"),
-    ("write rand 4 KiB x1", "write rand 1 4096"),
-    ("write rand 4 KiB x16", "write rand 16 4096"),
-]
-NET = ["tcp guest to host", "tcp host to guest", "udp round trip from guest", "udp round trip from host"]
 
 
 class Guest(Vm):
@@ -61,24 +52,33 @@ def figures(answer, source):
 
 
 def block(vm, arguments):
-    """Bytes a second."""
-    return figures(vm.ask(f"/tmp/io_load blk /dev/vda {arguments} {SECONDS}"), arguments)[1]
+    return figures(vm.ask(f"/tmp/io_load blk /dev/vda {arguments} {SECONDS}"), arguments)
 
 
-def net(vm, name):
-    """Bytes or round trips a second."""
+def from_guest(vm, server, client, port):
+    with vm.net.inside(), background(LOAD, server, port):
+        return figures(vm.ask(f"sleep 0.5; /tmp/io_load {client} {GATEWAY} {port} {SECONDS}"), client)
+
+
+def from_host(vm, server, client, port):
     with vm.net.inside():
-        if name == "tcp guest to host":
-            with background(LOAD, "sink", "5001"):
-                return figures(vm.ask(f"sleep 0.5; /tmp/io_load send {GATEWAY} 5001 {SECONDS}"), name)[1]
-        if name == "udp round trip from guest":
-            with background(LOAD, "echo", "5002"):
-                return figures(vm.ask(f"sleep 0.5; /tmp/io_load ask {GATEWAY} 5002 {SECONDS}"), name)[0]
-        if name == "tcp host to guest":
-            vm.ask("/tmp/io_load sink 5001 </dev/null >/dev/null 2>&1 & sleep 0.5")
-            return figures(run(LOAD, "send", GUEST, "5001", str(SECONDS)), name)[1]
-        vm.ask("/tmp/io_load echo 5002 </dev/null >/dev/null 2>&1 & sleep 0.5")
-        return figures(run(LOAD, "ask", GUEST, "5002", str(SECONDS)), name)[0]
+        vm.ask(f"/tmp/io_load {server} {port} </dev/null >/dev/null 2>&1 & sleep 0.5")
+        return figures(run(LOAD, client, GUEST, port, str(SECONDS)), client)
+
+
+PER_S, BYTES_PER_S = 0, 1   # what counts of io_load's line
+FIGURES = [                 # name, what counts, how it is taken, arguments
+    ("read seq 128 KiB x1", BYTES_PER_S, block, "read seq 1 131072"),
+    ("write seq 128 KiB x1", BYTES_PER_S, block, "write seq 1 131072"),
+    ("read rand 4 KiB x1", BYTES_PER_S, block, "read rand 1 4096"),
+    ("read rand 4 KiB x16", BYTES_PER_S, block, "read rand 16 4096"),
+    ("write rand 4 KiB x1", BYTES_PER_S, block, "write rand 1 4096"),
+    ("write rand 4 KiB x16", BYTES_PER_S, block, "write rand 16 4096"),
+    ("tcp guest to host", BYTES_PER_S, from_guest, "sink", "send", "5001"),
+    ("tcp host to guest", BYTES_PER_S, from_host, "sink", "send", "5001"),
+    ("udp round trip from guest", PER_S, from_guest, "echo", "ask", "5002"),
+    ("udp round trip from host", PER_S, from_host, "echo", "ask", "5002"),
+]
 
 
 def begin(stack, name, program):
@@ -95,10 +95,9 @@ def measure(found, n):
         vms = {name: begin(stack, f"io-{n}-{name}", VMM if name == "ours" else PEER) for name in names}
         for i in range(PAIRS):
             order = names if i % 2 == 0 else names[::-1]
-            for kind, works in ((block, BLOCK), (net, [(name, name) for name in NET])):
-                for name, work in works:
-                    taken = {who: kind(vms[who], work) for who in order}
-                    found.setdefault(name, []).append((taken["ours"], taken["peer"]))
+            for name, what, take, *arguments in FIGURES:
+                taken = {who: take(vms[who], *arguments)[what] for who in order}
+                found.setdefault(name, []).append((taken["ours"], taken["peer"]))
         for vm in vms.values():
             vm.tell("poweroff -f")
             vm.wait_exit()
