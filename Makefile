@@ -34,9 +34,11 @@ endif
 
 COMMON_SRC = $(wildcard common/*.c)
 STORE_SRC = $(wildcard store/*.c)
-FORKCTL_SRC = $(wildcard forkd/forkctl*.c)
-FORKD_SRC = $(filter-out forkd/main.c $(FORKCTL_SRC),$(wildcard forkd/*.c))
-VMM_SRC = $(filter-out vmm/main.c,$(wildcard vmm/*.c)) $(wildcard vmm/$(ARCH)/*.c)
+FORKCTL_SRC = $(wildcard forkctl/*.c)
+FORKD_SRC = $(filter-out forkd/main.c,$(wildcard forkd/*.c forkd/*/*.c))
+# One folder of vmm/ for each architecture; one is built.
+OTHER_ARCH = $(wildcard $(addprefix vmm/,$(addsuffix /*.c,$(filter-out $(ARCH),x86 arm64))))
+VMM_SRC = $(filter-out $(OTHER_ARCH),$(wildcard vmm/*/*.c))
 # liburing 2.3's shared library lacks io_uring_enable_rings(): the archive has it
 VMM_LIBS = -l:liburing.a -lhttp_parser
 FORKD_LIBS = -lmicrohttpd -lgnutls -lsystemd -l:liburing.a
@@ -57,7 +59,7 @@ SANITIZE_TSAN = -fsanitize=thread -fno-omit-frame-pointer -Wno-tsan -Wno-unknown
 
 all: $(PROGRAMS)
 GUEST_CC ?= gcc
-include guest/guest.mk
+include tests/guests/guests.mk
 
 $(BUILD)/obj/%.o: %.c Makefile
 	@mkdir -p $(@D)
@@ -78,7 +80,7 @@ $(BUILD)/forkctl: $(call obj,$(FORKCTL_SRC)) $(COMMON_LIB)
 $(BUILD)/tests/unit/%: $(BUILD)/obj/tests/unit/%.o $(FORKD_LIB) $(LIB) $(COMMON_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(VMM_LIBS) $(FORKD_LIBS) -o $@
-$(BUILD)/tests/unit/test_forkctl: $(call obj,forkd/forkctl_args.c forkd/forkctl_table.c)
+$(BUILD)/tests/unit/test_forkctl: $(call obj,forkctl/args.c forkctl/table.c)
 # Fuzzing programs: only with clang, in build/fuzz (make fuzz). document.c has a JSON reader of its own, which is not under test.
 $(BUILD)/tests/fuzz/document.o: tests/fuzz/document.c common/json64.c common/err.c
 	@mkdir -p $(@D)
@@ -117,7 +119,7 @@ check-peers: all guests helpers $(BUILD)/tests/unit/test_acpi
 ifeq ($(FORKD_PEERS),)
 	@echo "SKIPPED check-peers: FORKD_PEERS is not set, nothing was compared with Cloud Hypervisor"
 else
-	tests/kvm/compare_tables.sh $(BUILD)/tests/unit/test_acpi $(BUILD)/guest/ticker
+	tests/kvm/compare_tables.sh $(BUILD)/tests/unit/test_acpi $(BUILD)/tests/guests/ticker
 	FORKD_VMM=$(FORKD_PEERS)/cloud-hypervisor $(PYTHON) tests/kvm/run.py test_lifecycle test_snapshot
 	$(PYTHON) tests/kvm/run.py Peers test_peers test_vsock.Snapshots test_variations test_differential
 	FORKD_LAB_TIMEOUT=3000 scripts/lab.sh tests/lab/run.py peers

@@ -10,18 +10,18 @@
 #include <sys/stat.h>
 
 #include "common/log.h"
-#include "forkd/admission.h"
+#include "forkd/access/admission.h"
+#include "forkd/access/opener.h"
+#include "forkd/access/policy.h"
+#include "forkd/clone/recover.h"
 #include "forkd/errors.h"
 #include "forkd/events.h"
-#include "forkd/host.h"
-#include "forkd/idempotency.h"
 #include "forkd/metrics.h"
-#include "forkd/opener.h"
 #include "forkd/options.h"
-#include "forkd/policy.h"
-#include "forkd/reaper.h"
-#include "forkd/recover.h"
-#include "forkd/templates.h"
+#include "forkd/rest/idempotency.h"
+#include "forkd/template/template_host.h"
+#include "forkd/template/templates.h"
+#include "forkd/watch/watch.h"
 
 enum {
 	FILES_WANTED = 1 << 20,

@@ -7,9 +7,9 @@
 
 #include "common/log.h"
 #include "common/version.h"
-#include "forkd/api.h"
 #include "forkd/daemon.h"
 #include "forkd/options.h"
+#include "forkd/rest/api.h"
 
 enum { EXIT_USAGE = 2 };
 

@@ -7,11 +7,11 @@
 
 #include "common/log.h"
 #include "common/version.h"
-#include "vmm/api.h"
-#include "vmm/clone.h"
-#include "vmm/cmdline.h"
-#include "vmm/event_monitor.h"
-#include "vmm/vmm.h"
+#include "vmm/api/api.h"
+#include "vmm/api/machine_state.h"
+#include "vmm/clone/control.h"
+#include "vmm/config/cmdline.h"
+#include "vmm/core/event_monitor.h"
 
 static void free_vmm(struct vmm **vmm)
 {

@@ -5,8 +5,8 @@
  */
 #include "tests/fuzz/fuzz.h"
 
-#include "vmm/cmdline.h"
-#include "vmm/config.h"
+#include "vmm/config/cmdline.h"
+#include "vmm/config/config.h"
 
 enum { ARGS_MAX = 64 };
 

@@ -9,13 +9,13 @@
 #include <sys/socket.h>
 
 #include "common/ctl.h"
-#include "forkd/body.h"
-#include "forkd/overrides.h"
-#include "forkd/policy.h"
-#include "forkd/vm_config.h"
+#include "forkd/access/policy.h"
+#include "forkd/clone/clone_request.h"
+#include "forkd/rest/body.h"
+#include "forkd/template/vm_config.h"
 #include "store/store_internal.h"
-#include "vmm/clone_fds.h"
-#include "vmm/overrides.h"
+#include "vmm/clone/config_override.h"
+#include "vmm/clone/control_fds.h"
 
 #define IN_CORPUS "/srv/vm" /* stands for host.path */
 
@@ -122,7 +122,7 @@ static bool reply(const char *text, size_t len)
 	return taken;
 }
 
-/* ---- what a VM process is told (vmm/clone.c) ---- */
+/* ---- what a VM process is told (vmm/clone/control.c) ---- */
 
 static bool take_fds(struct vm_config *c, struct ctl_packet *p, const struct ctl_fd *fds, uint32_t n)
 {

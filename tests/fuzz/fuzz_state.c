@@ -20,9 +20,9 @@
 #include <sys/un.h>
 
 #include "common/log.h"
-#include "vmm/devices.h"
-#include "vmm/saved.h"
-#include "vmm/snapshot.h"
+#include "vmm/machine/devices.h"
+#include "vmm/snapshot/snapshot_write.h"
+#include "vmm/state/saved.h"
 
 enum { RUN_BYTES = 12288, XSAVE_BYTES = 4096, TSC_KHZ = 2000000 };
 #define DISK_BYTES (8ULL << 20) /* as those of the guests were */

@@ -93,7 +93,7 @@ def planted_one(patch, seconds):
     title, name = os.path.basename(patch)[:-6], os.path.basename(patch).split("-")[0]
     where = re.search(r"^Found-in: (\w+)", text_of(patch), re.M).group(1)
     with tempfile.TemporaryDirectory(prefix="forkd-planted.") as tree:
-        for part in ("Makefile", "common", "store", "forkd", "vmm", "guest", "tests/unit", "tests/fuzz", "build/fuzz/obj"):
+        for part in ("Makefile", "common", "store", "forkd", "vmm", "forkctl", "tests/guests", "tests/unit", "tests/fuzz", "build/fuzz/obj"):
             os.makedirs(os.path.dirname(os.path.join(tree, part)), exist_ok=True)
             subprocess.run(["cp", "-a", os.path.join(ROOT, part), os.path.join(tree, part)], check=True)
         subprocess.run(["patch", "-s", "-p1", "-i", patch], cwd=tree, check=True)

@@ -37,7 +37,7 @@ daemon=$!
 for _ in $(seq 100); do [ ! -s "$work/ready" ] || break; sleep 0.1; done
 cat "$work/ready"
 cat > "$work/vm.json" <<-END
-	{"payload": {"kernel": "$PWD/build/guest/resumed", "cmdline": "warm=1"}, "memory": {"size": 67108864}, "console": {"mode": "Off"}}
+	{"payload": {"kernel": "$PWD/build/tests/guests/resumed", "cmdline": "warm=1"}, "memory": {"size": 67108864}, "console": {"mode": "Off"}}
 END
 build/forkctl --socket "$work/s" template create web --vm "$work/vm.json" --ready-delay 3000
 build/forkctl --socket "$work/s" clone web -n 2

@@ -10,7 +10,7 @@ if [[ -z ${FORKD_PEERS:-} ]]; then
 	exit 77
 fi
 builder=$(realpath "${1:-build/tests/unit/test_acpi}")
-guest=$(realpath "${2:-build/guest/ticker}")
+guest=$(realpath "${2:-build/tests/guests/ticker}")
 dir=$(mktemp -d)
 vmm_pid=
 cleanup() {

@@ -29,7 +29,7 @@ FULL = os.environ.get("FORKD_TEST_FULL") == "1"
 IS_FORKD = "forkd" in os.path.basename(VMM)     # else Cloud Hypervisor: what only we promise is skipped
 PATIENCE_S = float(os.environ.get("FORKD_TEST_PATIENCE", "120"))
 SANITIZER = re.compile(r"(?:Address|Leak|Thread|Memory)Sanitizer|runtime error:|Assertion .* failed|\*\*\* .* detected")
-GUEST_DIR = os.environ.get("FORKD_GUESTS") or os.path.join(ROOT, "build", "guest")
+GUEST_DIR = os.environ.get("FORKD_GUESTS") or os.path.join(ROOT, "build", "tests", "guests")
 MIB = 1 << 20
 
 libc = ctypes.CDLL(None, use_errno=True)

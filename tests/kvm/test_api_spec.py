@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """api-spec/openapi.yaml says what the code does: the same routes, error codes and fields, in both directions.
 
-The code's side is read from its tables: forkd/routes.c, forkd/errors.h, the field tables, and the files that write answers.
+The code's side is read from its tables: forkd/rest/routes.c, forkd/errors.h, the field tables, and the files that write answers.
 """
 import glob
 import importlib.util
@@ -17,8 +17,8 @@ METHODS = {"get", "put", "post", "delete", "patch", "head", "options"}
 
 # Field tables of forkd/, by file and struct, and the schema that has the same fields.
 TABLES = {
-    ("overrides.c", "scalars"): "CloneRequest",
-    ("overrides.c", "net_fds"): "NetFds",
+    ("clone_request.c", "scalars"): "CloneRequest",
+    ("clone_request.c", "net_fds"): "NetFds",
     ("api_clones.c", "patch"): "ClonePatch",
     ("api_clones.c", "wanted"): "SnapshotRequest",
     ("api_templates.c", "wanted"): "TemplateRequest",
@@ -26,9 +26,9 @@ TABLES = {
     ("stats.c", "proc_stats"): "Stats",
 }
 # Keys that a handler loads beside its table: the list of them, and the table.
-BY_HAND = {"overrides.c": "scalars", "api_clones.c": "patch", "api_templates.c": "wanted"}
+BY_HAND = {"clone_request.c": "scalars", "api_clones.c": "patch", "api_templates.c": "wanted"}
 # Tables of clone.json and of the control protocol.
-INTERNAL = {("record.c", "record"), ("record.c", "record_net"), ("record.c", "label"), ("host.c", "forked"),
+INTERNAL = {("record.c", "record"), ("record.c", "record_net"), ("record.c", "label"), ("template_host.c", "forked"),
             ("opener.c", "open_request")}
 # Files that write answers key by key, the schemas of what they write, and their other keys: members of events.
 WRITERS = [
@@ -49,7 +49,7 @@ def load(path):
 
 
 def daemon_sources():
-    return [p for p in sorted(glob.glob(os.path.join(ROOT, "forkd", "*.c"))) if "forkctl" not in os.path.basename(p)]
+    return sorted(glob.glob(os.path.join(ROOT, "forkd", "**", "*.c"), recursive=True))
 
 
 class ApiSpec(KvmTest):
@@ -122,7 +122,7 @@ class ApiSpec(KvmTest):
         self.assertEqual(unused, {"#/components/schemas/Event", "#/components/responses/Error405"})
 
     def test_routes(self):
-        rows = re.findall(r'\bR\("([A-Z]+)",\s*"(/[^"]*)"', source("forkd/routes.c"))
+        rows = re.findall(r'\bR\("([A-Z]+)",\s*"(/[^"]*)"', source("forkd/rest/routes.c"))
         self.assertGreater(len(rows), 10)
         self.assertEqual(len(rows), len(set(rows)))
         self.same({(method, path) for method, path, _, _ in self.operations()}, rows, "routes")
@@ -181,7 +181,7 @@ class ApiSpec(KvmTest):
             for keys in re.findall(r"by_hand\[\] = \{([^}]*)\}", text):
                 rows[name, BY_HAND[name]] |= set(re.findall(r'"(\w+)"', keys))
         self.assertEqual(set(rows) - set(TABLES) - INTERNAL, set(), "tables that this test does not know")
-        rows["overrides.c", "scalars"].add("clones")        # stands alone
+        rows["clone_request.c", "scalars"].add("clones")        # stands alone
         rows["stats.c", "proc_stats"] |= set(re.findall(r"F\(struct ctl_stats,\s*(\w+)", source("common/ctl.c"))) - {"state"}
         for table, schema in TABLES.items():
             with self.subTest(table=table):
@@ -189,7 +189,7 @@ class ApiSpec(KvmTest):
 
     def test_written_keys(self):
         for files, schemas, others in WRITERS:
-            text = "".join(source("forkd/" + f) for f in files)
+            text = "".join(source(f) for f in daemon_sources() if os.path.basename(f) in files)
             keys = set(re.findall(r'\\"(\w+)\\":', text)) | set(re.findall(r'\b(?:add(?:_\w+)?|json_member)\(out, "(\w+)"', text))
             with self.subTest(files=files):
                 described = set().union(*(self.properties(s) for s in schemas))

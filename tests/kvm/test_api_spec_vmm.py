@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""api-spec/vmm.yaml says what vmm/api.c and vmm/config.c do: the same endpoints, fields, required ones and values, both ways."""
+"""api-spec/vmm.yaml says what vmm/api/api.c and vmm/config/config.c do: the same endpoints, fields, required ones and values, both ways."""
 import os
 import re
 import unittest
@@ -36,7 +36,7 @@ class VmmSpec(unittest.TestCase):
     def setUpClass(cls):
         cls.spec = load(SPEC)
         cls.rows = {}
-        for struct, member, flags in rows(source("vmm/config.c") + source("vmm/api.c")):
+        for struct, member, flags in rows(source("vmm/config/config.c") + source("vmm/api/api.c")):
             cls.rows.setdefault(struct, {}).setdefault(member, flags)      # a struct with two tables: the union
 
     def schema(self, path):
@@ -59,7 +59,7 @@ class VmmSpec(unittest.TestCase):
         return {k for part in self.parts(self.schema(path)) for k in part.get("required", [])}
 
     def test_endpoints(self):
-        text = source("vmm/api.c")
+        text = source("vmm/api/api.c")
         code = {name: ("get" if kind == "GET" else "put", kind == "PUT_JSON", ".run" in row) for kind, name, row in re.findall(
             r'\b(GET|PUT|PUT_JSON)\("(vmm?\.[a-z-]+)"((?:[^()"]|"[^"]*")*)\)', text)}
         code |= {name: ("put", False, True) for name in re.findall(r'\.name = "(vmm?\.[a-z-]+)"', text)}

@@ -6,7 +6,7 @@
 #include <sys/eventfd.h>
 
 #include "tests/unit/unit.h"
-#include "vmm/loop.h"
+#include "vmm/core/loop.h"
 
 static struct loop loop;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Who gets in, against given numbers; and that what got in counts for the next. */
-#include "forkd/admission.h"
+#include "forkd/access/admission.h"
 
 #include "forkd/errors.h"
 #include "tests/unit/unit.h"

@@ -4,7 +4,7 @@
  * descriptors, limits, clients that misbehave. The machine behind them is the small fake below; server and clients
  * share one thread, so nothing here depends on time.
  */
-#include "vmm/api.h"
+#include "vmm/api/api.h"
 
 #include "tests/unit/unit.h"
 
@@ -20,7 +20,7 @@
 #include "common/log.h"
 #include "common/sock.h"
 #include "common/version.h"
-#include "vmm/http.h"
+#include "vmm/api/http.h"
 
 /* ---- the fake machine: as much of the state machine as the messages need ---- */
 

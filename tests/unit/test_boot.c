@@ -7,7 +7,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
-#include "vmm/vm.h"
+#include "vmm/machine/machine.h"
 #include "vmm/x86/layout.h"
 
 enum { RAM_BYTES = 8 << 20, ENTRY = 0x200100 };

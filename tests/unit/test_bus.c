@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/bus: who answers at which address, what cannot overlap, and moving a range. */
-#include "vmm/bus.h"
+#include "vmm/core/bus.h"
 
 #include "tests/unit/unit.h"
 

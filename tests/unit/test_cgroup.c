@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Limits of control groups, read from a tree of files that looks like one. */
-#include "forkd/cgroup.h"
+#include "forkd/access/cgroup.h"
 
 #include <fcntl.h>
 #include <string.h>

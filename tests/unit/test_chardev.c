@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/chardev: file, pty, socket and nothing; peers that come, go and do not read; input held back and let go. */
-#include "vmm/chardev.h"
+#include "vmm/console/chardev.h"
 
 #include "tests/unit/rounds.h"
 

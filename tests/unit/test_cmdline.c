@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/cmdline: argv to struct cmdline, and every refusal with its sentence and exit code. */
-#include "vmm/cmdline.h"
+#include "vmm/config/cmdline.h"
 
 #include "tests/unit/unit.h"
 

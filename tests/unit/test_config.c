@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/config: each check of vm_config_check() has a case that fails it, with its message. */
-#include "vmm/config.h"
+#include "vmm/config/config.h"
 
 #include <errno.h>
 

@@ -7,7 +7,7 @@
 #include <cpuid.h>
 #include <errno.h>
 
-#include "vmm/config.h"
+#include "vmm/config/config.h"
 
 enum { INDEXED = 1 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/event_monitor: the bytes of an event, and that a reader which does not read never blocks. */
-#include "vmm/event_monitor.h"
+#include "vmm/core/event_monitor.h"
 
 #include <fcntl.h>
 #include <stdio.h>

@@ -5,7 +5,7 @@
 #include <errno.h>
 
 #include "tests/unit/unit.h"
-#include "vmm/config.h"
+#include "vmm/config/config.h"
 
 struct part {
 	uint16_t id;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* forkctl's option grammar, its tables and its units. */
-#include "forkd/forkctl_args.h"
+#include "forkctl/args.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,7 +8,7 @@
 #include <cmocka.h>
 #include <string.h>
 
-#include "forkd/forkctl_table.h"
+#include "forkctl/table.h"
 
 static const struct option_row clone_options[] = {
 	{ "count", "N", "how many", 'n', false },

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/gmem: the split at the hole, every border of gmem_ptr(), and the two kinds of mapping. */
-#include "vmm/gmem.h"
+#include "vmm/core/gmem.h"
 
 #include "tests/unit/unit.h"
 

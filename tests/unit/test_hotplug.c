@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/hotplug: entries of a configuration come and go, and what a snapshot says of those that are on their way. */
-#include "vmm/hotplug.h"
+#include "vmm/machine/hotplug.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
 
 #include "tests/unit/unit.h"
-#include "vmm/virtio_pci.h"
-#include "vmm/vm.h"
+#include "vmm/machine/machine.h"
+#include "vmm/virtio/transport.h"
 #include "vmm/x86/ioapic.h"
 
 static struct vm_config config;

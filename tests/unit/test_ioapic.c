@@ -6,8 +6,8 @@
 
 #include <errno.h>
 
-#include "vmm/bus.h"
-#include "vmm/vm.h"
+#include "vmm/core/bus.h"
+#include "vmm/machine/machine.h"
 
 enum { SEL = IOAPIC_BASE, WIN = IOAPIC_BASE + 0x10 };
 #define MASKED (1ULL << 16)

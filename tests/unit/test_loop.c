@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/loop: dispatch, changed and removed sources, removal in the middle of a round, exit codes. */
-#include "vmm/loop.h"
+#include "vmm/core/loop.h"
 
 #include "tests/unit/unit.h"
 

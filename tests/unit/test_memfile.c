@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/memfile: the file has all of RAM and nothing but its data, from anonymous memory and from a copy-on-write mapping. */
-#include "vmm/memfile.h"
+#include "vmm/state/memfile.h"
 
 #include "tests/unit/unit.h"
 

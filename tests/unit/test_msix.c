@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/msix: delivery, masks of both kinds, pending bits, table access. KVM is fake_kvm(). */
-#include "vmm/msix.h"
+#include "vmm/pci/msix.h"
 
 #include "tests/unit/fake_kvm.h"
 
 #include <errno.h>
 
-#include "vmm/kvm.h"
+#include "vmm/core/kvm.h"
 
 enum { ENABLE = 0x8000, MASK = 0x4000, VECTORS = 70, ENTRY = 16, CONTROL = 12, BAR_LAST = 0x7fffc };
 

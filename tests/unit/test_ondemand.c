@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/ondemand: pages touched by this process come from the file, all come in the end, and it can be stopped early. */
-#include "vmm/ondemand.h"
+#include "vmm/state/ondemand.h"
 
 #include "tests/unit/unit.h"
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/pci: both ways into configuration space at every width, writable bits, capabilities, BARs that are sized and moved. */
-#include "vmm/pci.h"
+#include "vmm/pci/pci.h"
 
 #include "tests/unit/unit.h"
 

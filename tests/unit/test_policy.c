@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* forkd/policy: who may open what, with every way around that we know. */
-#include "forkd/policy.h"
+#include "forkd/access/policy.h"
 
 #include <errno.h>
 #include <fcntl.h>

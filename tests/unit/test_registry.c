@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Clones by id, by filter and by state; names of templates; records on disk. */
-#include "forkd/registry.h"
+#include "forkd/clone/registry.h"
 
 #include <fcntl.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 
 #include "common/clock.h"
 #include "forkd/errors.h"
-#include "forkd/templates.h"
+#include "forkd/template/templates.h"
 #include "tests/unit/unit.h"
 
 static struct clone *add(struct registry *r, const char *id, const char *template, const char *label,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/serial: the 16550's registers, FIFO, loopback and interrupts, over a socket; KVM is fake_kvm(). */
-#include "vmm/serial.h"
+#include "vmm/console/serial.h"
 
 #include "tests/unit/fake_kvm.h"
 #include "tests/unit/rounds.h"
@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#include "vmm/vm.h"
+#include "vmm/machine/machine.h"
 #include "vmm/x86/ioapic.h"
 
 enum { DATA, IER, IIR, LCR, MCR, LSR, MSR, SCR };

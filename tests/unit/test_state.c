@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/state: the tree of nodes as text, there and back, and what is said of a broken one. */
-#include "vmm/state.h"
+#include "vmm/state/state.h"
 
 #include "tests/unit/unit.h"
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/tap, what needs no network: MAC addresses, and descriptors that are no taps. */
-#include "vmm/tap.h"
+#include "vmm/virtio/tap.h"
 
 #include "tests/unit/unit.h"
 

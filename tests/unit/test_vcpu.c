@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/vcpu: threads that start parked, run and park, and the host CPUs they are bound to. KVM is fake_kvm(). */
-#include "vmm/vcpu.h"
+#include "vmm/core/vcpu.h"
 
 #include "tests/unit/fake_kvm.h"
 
 #include <sched.h>
 #include <sys/mman.h>
 
-#include "vmm/vm.h"
+#include "vmm/machine/machine.h"
 
 enum { VCPUS = 2, RUN_BYTES = 8192 };
 

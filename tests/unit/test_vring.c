@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* vmm/vring: chains good and hostile, notification rules at every wrap, and that no segment ever leaves guest RAM. */
-#include "vmm/vring.h"
+#include "vmm/virtio/vring.h"
 
 #include "tests/unit/unit.h"
 

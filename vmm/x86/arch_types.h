@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The x86 structs behind vmm/arch.h: platform around the vCPUs, saved vCPU, saved clock and CPUID. */
+/* The x86 structs behind vmm/core/arch.h: platform around the vCPUs, saved vCPU, saved clock and CPUID. */
 #ifndef VMM_X86_ARCH_TYPES_H
 #define VMM_X86_ARCH_TYPES_H
 

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 
 #include "common/io.h"
-#include "vmm/vm.h"
+#include "vmm/machine/machine.h"
 #include "vmm/x86/acpi.h"
 #include "vmm/x86/cpuid.h"
 #include "vmm/x86/layout.h"

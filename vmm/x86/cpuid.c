@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "vmm/config.h"
+#include "vmm/config/config.h"
 
 enum reg { EAX, EBX, ECX, EDX };
 

@@ -3,8 +3,8 @@
 #ifndef VMM_X86_CPUID_H
 #define VMM_X86_CPUID_H
 
-#include "vmm/arch.h"
-#include "vmm/kvm.h"
+#include "vmm/core/arch.h"
+#include "vmm/core/kvm.h"
 #include "vmm/x86/topology.h"
 
 struct cpus_config;

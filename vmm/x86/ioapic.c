@@ -8,8 +8,8 @@
 #include <string.h>
 
 #include "common/log.h"
-#include "vmm/bus.h"
-#include "vmm/vm.h"
+#include "vmm/core/bus.h"
+#include "vmm/machine/machine.h"
 
 enum { REG_ID = 0, REG_VERSION = 1, REG_ARBITRATION = 2, REG_ENTRIES = 0x10, VERSION = 0x11 };
 enum { IOREGSEL = 0x00, IOWIN = 0x10 };

@@ -3,7 +3,7 @@
 #ifndef VMM_X86_IOAPIC_H
 #define VMM_X86_IOAPIC_H
 
-#include "vmm/arch.h"
+#include "vmm/core/arch.h"
 
 #define IOAPIC_BASE 0xfec00000ULL
 enum { IOAPIC_BYTES = 0x20 };

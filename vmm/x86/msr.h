@@ -3,8 +3,8 @@
 #ifndef VMM_X86_MSR_H
 #define VMM_X86_MSR_H
 
-#include "vmm/arch.h"
-#include "vmm/kvm.h"
+#include "vmm/core/arch.h"
+#include "vmm/core/kvm.h"
 
 enum { MSR_MAX = 1024, MSR_IA32_TSC = 0x10, MSR_IA32_TSC_DEADLINE = 0x6e0 };
 

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The x86 vCPU: reset state, its own exits, and its saved state in Cloud Hypervisor's encoding. */
-#include "vmm/vcpu.h"
+#include "vmm/core/vcpu.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
 #include "common/log.h"
-#include "vmm/vm.h"
+#include "vmm/machine/machine.h"
 #include "vmm/x86/cpuid.h"
 #include "vmm/x86/ioapic.h"
 #include "vmm/x86/msr.h"

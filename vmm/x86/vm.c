@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The x86 machine around its vCPUs: memory map, platform registers, and state of the VM as a whole. */
-#include "vmm/vm.h"
+#include "vmm/machine/machine.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * forkctl's commands: each takes what the command line gave, asks the daemon, prints, and returns the exit status.
+ * What went wrong has been said on stderr by whoever found it.
+ */
+#ifndef FORKCTL_FORKCTL_H
+#define FORKCTL_FORKCTL_H
+
+#include "forkctl/args.h"
+#include "forkctl/client.h"
+
+struct cli {
+	const struct args *args;
+	struct client *client; /* NULL for a verb that is offline */
+	bool json;
+};
+
+/* template.c */
+int template_import(struct cli *cli);
+int template_create(struct cli *cli);
+int template_list(struct cli *cli);
+int template_show(struct cli *cli);
+int template_delete(struct cli *cli);
+int template_verify(struct cli *cli);
+extern const struct option_row template_build_options[], template_create_options[];
+
+/* clone.c: making clones */
+int clone_create(struct cli *cli);
+extern const struct option_row clone_create_options[];
+
+/* clones.c: clones that are there */
+int clone_list(struct cli *cli);
+int clone_show(struct cli *cli);
+int clone_delete(struct cli *cli);
+int clone_pause(struct cli *cli);
+int clone_resume(struct cli *cli);
+int clone_label(struct cli *cli);
+int clone_wait(struct cli *cli);
+int clone_snapshot(struct cli *cli);
+extern const struct option_row clone_list_options[], clone_delete_options[], clone_label_options[],
+	clone_wait_options[];
+
+/* daemon.c */
+int daemon_events(struct cli *cli);
+int daemon_metrics(struct cli *cli);
+int daemon_version(struct cli *cli);
+int daemon_health(struct cli *cli);
+extern const struct option_row daemon_events_options[];
+
+/* console.c */
+int console_logs(struct cli *cli);
+int console_attach(struct cli *cli);
+extern const struct option_row console_logs_options[], console_attach_options[];
+
+/* doctor.c */
+int doctor(struct cli *cli);
+extern const struct option_row doctor_options[];
+
+#endif

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+/* forkctl: the command line client of forkd. The table of its commands, and the way from argv to one of them. */
+#include "forkctl/forkctl.h"
+
+#include <curl/curl.h>
+#include <errno.h>
+#include <string.h>
+
+#include "common/version.h"
+
+static const struct verb verbs[] = {
+	{ "template import", "NAME DIR", "Make a template of a snapshot directory",
+	  "DIR holds config.json, "
+	  "memory-ranges and state.json, of forkd-vmm or of Cloud Hypervisor. It is copied.\n\n"
+	  "  forkctl template import web /snapshots/web",
+	  template_build_options, 2, 2, template_import },
+	{ "template create", "NAME", "Boot a virtual machine, wait until it is ready, make a template of it",
+	  "  forkctl template create web --vm vm.json --ready-serial 'login:' --timeout 60", template_create_options, 1,
+	  1, template_create },
+	{ "template list", "", "List the templates", NULL, NULL, 0, 0, template_list },
+	{ "template show", "NAME", "Show a template", NULL, NULL, 1, 1, template_show },
+	{ "template delete", "NAME…", "Delete templates that nothing uses", NULL, NULL, 1, ARGS_WORDS_MAX,
+	  template_delete },
+	{ "template verify", "NAME", "Read a template and compare it with its digests", NULL, NULL, 1, 1,
+	  template_verify },
+	{ "clone", "TEMPLATE", "Make clones of a template and let them run",
+	  "\"{n}\" in a net, a disk, a label or the overrides stands for the number of the clone, from 0 on:\n\n"
+	  "  forkctl clone web -n 3 --net net0=tap{n} --disk disk0=/images/web{n}.img --label job=7",
+	  clone_create_options, 1, 1, clone_create },
+	{ "list", "", "List the clones", NULL, clone_list_options, 0, 0, clone_list },
+	{ "show", "ID", "Show a clone, its times and what it uses", NULL, NULL, 1, 1, clone_show },
+	{ "delete", "ID…", "Delete clones", NULL, clone_delete_options, 0, ARGS_WORDS_MAX, clone_delete },
+	{ "pause", "ID", "Pause a clone", NULL, NULL, 1, 1, clone_pause },
+	{ "resume", "ID", "Let a paused clone run on", NULL, NULL, 1, 1, clone_resume },
+	{ "label", "ID [KEY=VALUE…]", "Set labels of a clone, or its time to live", "KEY= takes a label away.",
+	  clone_label_options, 1, ARGS_WORDS_MAX, clone_label },
+	{ "wait", "ID", "Wait until a clone is in a state", NULL, clone_wait_options, 1, 1, clone_wait },
+	{ "snapshot", "ID NAME", "Make a template of a clone, which runs on", NULL, NULL, 2, 2, clone_snapshot },
+	{ "logs", "ID", "Print what a clone's serial port printed", NULL, console_logs_options, 1, 1, console_logs },
+	{ "console", "ID", "Attach the terminal to a clone's serial port", "Ctrl-] leaves.", console_attach_options, 1,
+	  1, console_attach },
+	{ "events", "", "Print the events that the daemon still has, or follow them", NULL, daemon_events_options, 0, 0,
+	  daemon_events },
+	{ "metrics", "", "Print the daemon's metrics", NULL, NULL, 0, 0, daemon_metrics },
+	{ "version", "", "Print the versions of this program and of the daemon", NULL, NULL, 0, 0, daemon_version },
+	{ "health", "", "Ask the daemon whether it is well", NULL, NULL, 0, 0, daemon_health },
+	{ "doctor", "", "Say what this host can do and what is missing; works without the daemon", NULL, doctor_options,
+	  0, 0, doctor },
+	{ NULL, NULL, NULL, NULL, NULL, 0, 0, NULL },
+};
+
+static void free_client(struct client **c)
+{
+	client_free(*c);
+}
+
+static int run(const struct args *args)
+{
+	struct client *client __attribute__((cleanup(free_client))) = NULL;
+	int status = client_new(args, &client);
+
+	if (status != EXIT_FINE)
+		return status;
+	return args->verb->run(&(struct cli){ args, client, args_option(args, "json") });
+}
+
+int main(int argc, char **argv)
+{
+	static struct args args; /* too large for a stack */
+	int status = EXIT_FINE;
+
+	setvbuf(stdout, NULL, _IOLBF, 0); /* in order with what stderr gets */
+	if (!args_parse(&args, verbs, argc, argv))
+		return EXIT_USAGE;
+	if (args_option(&args, "version"))
+		printf("forkctl %s\n", FORKD_VERSION);
+	else if (args_option(&args, "help") && args.verb)
+		help_verb(args.verb);
+	else if (args_option(&args, "help"))
+		help_all(verbs);
+	else
+		status = run(&args);
+	if (fflush(stdout) != 0 && errno != EPIPE) {
+		fprintf(stderr, "forkctl: cannot write: %s\n", strerror(errno));
+		return EXIT_FAILED;
+	}
+	return status;
+}

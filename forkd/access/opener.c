@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+/* open.sock: descriptors for VM processes. */
+#include "forkd/access/opener.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "common/ctl.h"
+#include "common/log.h"
+#include "forkd/access/policy.h"
+#include "forkd/clone/registry.h"
+#include "forkd/errors.h"
+
+enum { CONNECTIONS_MAX = 64, FIRST = 2, SEND_TIMEOUT_S = 1 };
+
+struct opener {
+	struct forkd *d;
+	pthread_t thread;
+	struct pollfd fds[FIRST + CONNECTIONS_MAX]; /* wake-up, listener, connections */
+	unsigned n;
+};
+
+struct open_request {
+	char *id, *path;
+};
+
+static const struct field request_fields[] = {
+	F(struct open_request, id, .flags = F_REQUIRED),
+	F(struct open_request, path, .flags = F_REQUIRED),
+	F_END,
+};
+
+/* Is the process at the other end that clone's? Then who owns it. */
+static int find_owner(struct forkd *d, int fd, const char *id, struct caller *ret, struct err *err)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0)
+		return err_sys(err, ERR_INTERNAL, "ask who is there");
+	struct clone *c = registry_find(d->registry, id);
+	bool same = c && c->record.pid == (uint32_t)peer.pid && clone_state(d->registry, c) != CLONE_EXITED;
+	if (same)
+		*ret = caller_from_owner(c->record.uid, c->record.gid);
+	clone_unref(d->registry, c);
+	return same ? 0 : fail(err, E_FORBIDDEN, "process %d is not that of a clone '%.64s'", peer.pid, id);
+}
+
+static int open_dir(struct forkd *d, int fd, const struct ctl_packet *p, int *ret_dir, struct err *err)
+{
+	const struct json_node *root = &p->json.nodes[0], *op = json_get(root, "op");
+	struct open_request rq;
+	struct caller owner;
+
+	if (!op || op->type != JSON_STRING || strcmp(op->str, "open_dir") != 0)
+		return fail(err, E_INVALID, "this socket knows 'open_dir' only");
+	fields_init(request_fields, &rq);
+	if (fields_load(request_fields, &rq, root, "open_dir", err) < 0)
+		return err->num;
+	int r = find_owner(d, fd, rq.id, &owner, err);
+	if (r >= 0)
+		r = policy_open(d->policy, &owner, rq.path, O_RDONLY | O_DIRECTORY, ret_dir, err);
+	fields_free(request_fields, &rq);
+	return r;
+}
+
+/* False: the connection is over. */
+static bool serve(struct forkd *d, int fd)
+{
+	autoctl struct ctl_packet p = {};
+	autostrbuf struct strbuf out = {};
+	autoclose int dir = -1;
+	struct err err = {};
+
+	int r = ctl_recv(fd, &p, &err);
+	if (r == -EAGAIN)
+		return true;
+	if (r <= 0)
+		return false;
+	if (open_dir(d, fd, &p, &dir, &err) < 0)
+		ctl_reply_error(&out, &err);
+	else
+		ctl_reply(&out, NULL, NULL);
+	return ctl_send(fd, &out, &dir, dir >= 0 ? 1 : 0, &err) >= 0;
+}
+
+static void greet(struct opener *o)
+{
+	const struct timeval patience = { .tv_sec = SEND_TIMEOUT_S };
+	int fd = accept4(o->fds[1].fd, NULL, NULL, SOCK_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0 ||
+	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0) {
+		close(fd);
+		return;
+	}
+	if (o->n == ARRAY_LEN(o->fds)) { /* the oldest goes: nobody can keep the others out */
+		close(o->fds[FIRST].fd);
+		memmove(&o->fds[FIRST], &o->fds[FIRST + 1], (CONNECTIONS_MAX - 1) * sizeof(o->fds[0]));
+		o->n--;
+	}
+	o->fds[o->n++] = (struct pollfd){ .fd = fd, .events = POLLIN };
+}
+
+static void *opener_main(void *arg)
+{
+	struct opener *o = arg;
+
+	log_thread_name("opener");
+	while (!o->d->stopping) {
+		if (poll(o->fds, o->n, -1) < 0)
+			continue;
+		for (unsigned i = o->n; i-- > FIRST;) {
+			if (!o->fds[i].revents || serve(o->d, o->fds[i].fd))
+				continue;
+			close(o->fds[i].fd);
+			o->fds[i] = o->fds[--o->n];
+		}
+		if (o->fds[1].revents)
+			greet(o);
+	}
+	return NULL;
+}
+
+static int listen_at(const char *path, int *ret_fd, struct err *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return err_set(err, ERR_INVALID, "the socket path '%s' is too long", path);
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	unlink(path); /* the runtime directory's lock is ours: nobody alive listens there */
+	autoclose int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0 || fchmod(fd, 0600) < 0 ||
+	    bind(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0 || listen(fd, SOMAXCONN) < 0)
+		return err_sys(err, ERR_INTERNAL, "listen at '%s'", path);
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+static void opener_free(struct opener *o)
+{
+	for (unsigned i = 0; i < o->n; i++)
+		if (o->fds[i].fd >= 0)
+			close(o->fds[i].fd);
+	free(o);
+}
+
+int opener_start(struct forkd *d, struct opener **ret, struct err *err)
+{
+	struct opener *o = calloc(1, sizeof(*o));
+
+	if (!o)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "start the open service");
+	o->d = d;
+	o->n = FIRST;
+	o->fds[0] = (struct pollfd){ .fd = eventfd(0, EFD_CLOEXEC), .events = POLLIN };
+	o->fds[1] = (struct pollfd){ .fd = -1, .events = POLLIN };
+	int r = o->fds[0].fd < 0 ? err_sys(err, ERR_INTERNAL, "start the open service")
+				 : listen_at(d->open_socket, &o->fds[1].fd, err);
+	int num = r < 0 ? 0 : pthread_create(&o->thread, NULL, opener_main, o);
+	if (num != 0)
+		r = err_num(err, ERR_INTERNAL, num, "start the open service");
+	if (r < 0)
+		opener_free(o);
+	else
+		*ret = o;
+	return r;
+}
+
+void opener_stop(struct opener *o)
+{
+	const uint64_t one = 1;
+
+	if (!o)
+		return;
+	o->d->stopping = true;
+	if (write(o->fds[0].fd, &one, sizeof(one)) < 0)
+		log_warn("wake the open service: %s", strerror(errno));
+	pthread_join(o->thread, NULL);
+	opener_free(o);
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The roots are held open, so that renaming a directory above them changes nothing. */
+#include "forkd/access/policy.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#include "forkd/errors.h"
+
+struct root {
+	char *path; /* without '/' at its end; "" is the root directory */
+	int fd;
+};
+
+struct policy {
+	struct root *roots;
+	uint32_t n;
+};
+
+static int open_root(const char *path, struct root *root, struct err *err)
+{
+	size_t len = strlen(path);
+
+	if (path[0] != '/')
+		return err_set(err, ERR_INVALID, "--allow-path '%s': must be an absolute path", path);
+	while (len > 0 && path[len - 1] == '/')
+		len--;
+	root->fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (root->fd < 0)
+		return err_sys(err, ERR_INVALID, "--allow-path '%s'", path);
+	root->path = strndup(path, len);
+	return root->path ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "--allow-path '%s'", path);
+}
+
+int policy_new(char *const *roots, uint32_t n_roots, struct policy **ret, struct err *err)
+{
+	struct policy *p = calloc(1, sizeof(*p));
+
+	if (p)
+		p->roots = calloc(n_roots ? n_roots : 1, sizeof(*p->roots));
+	if (!p || !p->roots) {
+		policy_free(p);
+		return err_num(err, ERR_INTERNAL, ENOMEM, "make the path policy");
+	}
+	for (uint32_t i = 0; i < n_roots; i++)
+		p->roots[i].fd = -1;
+	p->n = n_roots;
+	for (uint32_t i = 0; i < n_roots; i++) {
+		if (open_root(roots[i], &p->roots[i], err) < 0) {
+			policy_free(p);
+			return err->num;
+		}
+	}
+	*ret = p;
+	return 0;
+}
+
+void policy_free(struct policy *p)
+{
+	if (!p)
+		return;
+	for (uint32_t i = 0; i < p->n; i++) {
+		if (p->roots[i].fd >= 0)
+			close(p->roots[i].fd);
+		free(p->roots[i].path);
+	}
+	free(p->roots);
+	free(p);
+}
+
+/* Absolute, and no part of it goes up. */
+static int check_shape(const char *path, struct err *err)
+{
+	if (path[0] != '/')
+		return fail(err, E_INVALID, "path '%s' must be absolute", path);
+	if (strlen(path) >= 4096)
+		return fail(err, E_INVALID, "path of %zu bytes is too long", strlen(path));
+	for (const char *p = path; *p; p += strcspn(p, "/")) {
+		p += strspn(p, "/");
+		if (strncmp(p, "..", 2) == 0 && (p[2] == '/' || p[2] == '\0'))
+			return fail(err, E_INVALID, "path '%s' must not have '..' in it", path);
+	}
+	return 0;
+}
+
+static int open_failed(const char *path, int num, struct err *err)
+{
+	err_num(err, num == EACCES || num == ENOENT || num == ENOTDIR || num == EISDIR ? ERR_INVALID : ERR_INTERNAL,
+		num, "open '%s'", path);
+	return fail_as(err,
+		       err->code == ERR_INVALID         ? E_INVALID
+		       : num == ENOSPC || num == EDQUOT ? E_NO_SPACE
+							: E_INTERNAL,
+		       NULL);
+}
+
+/* What the path is below the root: "." for itself, NULL: it is not there. */
+static const char *below(const struct root *root, const char *path)
+{
+	size_t len = strlen(root->path);
+
+	if (strncmp(path, root->path, len) != 0 || (path[len] != '/' && path[len] != '\0'))
+		return NULL;
+	path += len;
+	path += strspn(path, "/");
+	return *path ? path : ".";
+}
+
+static int open_below(const struct root *root, const char *rest, int flags)
+{
+	struct open_how how = {
+		.flags = (uint64_t)(flags | O_CLOEXEC | O_NOCTTY),
+		.mode = flags & O_CREAT ? 0600 : 0,
+		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
+	};
+
+	return (int)syscall(SYS_openat2, root->fd, rest, &how, sizeof(how));
+}
+
+int policy_open(const struct policy *p, const struct caller *c, const char *path, int flags, int *ret_fd,
+		struct err *err)
+{
+	if (check_shape(path, err) < 0)
+		return err->num;
+	if (c->trusted) {
+		int fd = open(path, flags | O_CLOEXEC | O_NOCTTY, 0600);
+		*ret_fd = fd >= 0 ? fd : *ret_fd;
+		return fd < 0 ? open_failed(path, errno, err) : 0;
+	}
+	for (uint32_t i = 0; i < p->n; i++) {
+		const char *rest = below(&p->roots[i], path);
+		if (!rest)
+			continue;
+		int fd = open_below(&p->roots[i], rest, flags);
+		if (fd >= 0) {
+			*ret_fd = fd;
+			return 0;
+		}
+		if (errno == ELOOP || errno == EXDEV)
+			return fail(err, E_FORBIDDEN, "path '%s' leads through a symbolic link", path);
+		return open_failed(path, errno, err);
+	}
+	return fail(err, E_FORBIDDEN, "path '%s' is not below a root of --allow-path", path);
+}
+
+struct caller caller_from_owner(uid_t uid, gid_t gid)
+{
+	return (struct caller){ .local = true, .trusted = uid == 0 || uid == geteuid(), .uid = uid, .gid = gid };
+}

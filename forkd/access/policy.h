@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Which host paths a caller may name: root and the daemon's own user any that the daemon can open; everybody else only
+ * those below the roots of --allow-path, and without a symbolic link on the way. Read-only after its start, so safe from every thread.
+ */
+#ifndef FORKD_ACCESS_POLICY_H
+#define FORKD_ACCESS_POLICY_H
+
+#include "forkd/rest/server.h"
+
+struct policy;
+
+/* Opens the roots. One that does not exist is an error that names it. */
+MUST_CHECK int policy_new(char *const *roots, uint32_t n_roots, struct policy **ret, struct err *err);
+void policy_free(struct policy *p);
+
+/*
+ * open(path, flags | O_CLOEXEC) for that caller; with O_CREAT the file gets mode 0600. The path must be absolute, without "..".
+ * E_FORBIDDEN outside of the roots, E_INVALID for a path of the wrong shape, E_NOT_FOUND never: what is missing below a
+ * root is the caller's E_INVALID.
+ */
+MUST_CHECK int policy_open(const struct policy *p, const struct caller *c, const char *path, int flags, int *ret_fd,
+			   struct err *err);
+/* The caller that a clone's owner is, when its own VM process asks for something. */
+struct caller caller_from_owner(uid_t uid, gid_t gid);
+
+#endif

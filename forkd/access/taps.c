@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+/* /dev/net/tun, and the checks of descriptors that claim to come from it. */
+#include "forkd/access/taps.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include "forkd/clone/record.h"
+#include "forkd/errors.h"
+
+enum { VNET_HEADER_BYTES = 12 };
+
+static int open_queue(const char *name, bool multi, int *ret_fd, struct err *err)
+{
+	struct ifreq ifr = { .ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (multi ? IFF_MULTI_QUEUE : 0)) };
+	int header = VNET_HEADER_BYTES;
+	autoclose int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return err_sys(err, ERR_INTERNAL, "open /dev/net/tun");
+	snprintf(ifr.ifr_name, IFNAMSIZ, "%s", name);
+	if (ioctl(fd, TUNSETIFF, &ifr) < 0) {
+		int num = errno;
+		err_num(err, ERR_INTERNAL, num, "open tap '%s'%s", name,
+			num == EINVAL ? " (a tap has one queue or many from its making on; or it is no tap)" : "");
+		return num == EBUSY ? fail_as(err, E_CONFLICT, NULL) : fail_as(err, E_INVALID, NULL);
+	}
+	if (ioctl(fd, TUNSETVNETHDRSZ, &header) < 0)
+		return err_sys(err, ERR_INTERNAL, "tap '%s': set the header size", name);
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+static int bring_up(const char *name, struct err *err)
+{
+	struct ifreq ifr = {};
+	autoclose int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	snprintf(ifr.ifr_name, IFNAMSIZ, "%s", name);
+	if (sock < 0 || ioctl(sock, SIOCGIFFLAGS, &ifr) < 0)
+		return err_sys(err, ERR_INTERNAL, "tap '%s': get its flags", name);
+	if (ifr.ifr_flags & IFF_UP)
+		return 0;
+	ifr.ifr_flags |= IFF_UP;
+	return ioctl(sock, SIOCSIFFLAGS, &ifr) < 0 ? err_sys(err, ERR_INTERNAL, "tap '%s': bring it up", name) : 0;
+}
+
+int taps_open(const char *name, unsigned n, int ret_fds[TAP_QUEUES_MAX], struct err *err)
+{
+	unsigned made = 0;
+	int r = 0;
+
+	if (n > TAP_QUEUES_MAX)
+		return fail(err, E_INVALID, "tap '%s': %u queues are more than %d", name, n, TAP_QUEUES_MAX);
+	while (made < n && r >= 0) {
+		r = open_queue(name, n > 1, &ret_fds[made], err);
+		made += r >= 0;
+	}
+	if (r >= 0)
+		r = bring_up(name, err);
+	while (r < 0 && made > 0)
+		close(ret_fds[--made]);
+	return r;
+}
+
+void taps_auto_name(const char *clone_id, unsigned i, char ret_name[IFNAMSIZ])
+{
+	static const char digits[] = "abcdefghijklmnopqrstuvwxyz234567";
+
+	snprintf(ret_name, IFNAMSIZ, "fk%.12s", clone_id + 2); /* "c-…" */
+	if (i > 0)
+		ret_name[14] = digits[i % 32];
+	ret_name[15] = '\0';
+}
+
+int taps_check(const int *fds, unsigned n, const char *id, unsigned first, char ret_name[IFNAMSIZ], struct err *err)
+{
+	for (unsigned i = 0; i < n; i++) {
+		struct ifreq ifr = {};
+		unsigned number = first + i;
+		if (ioctl(fds[i], TUNGETIFF, &ifr) < 0 || !(ifr.ifr_flags & IFF_TAP))
+			return fail(err, E_BAD_FDS, "net_fds: descriptor %u (queue pair %u of net '%s') is not a tap",
+				    number, i, id);
+		if (!(ifr.ifr_flags & IFF_VNET_HDR))
+			return fail(
+				err, E_BAD_FDS,
+				"net_fds: descriptor %u (queue pair %u of net '%s') is a tap (%s) without virtio-net "
+				"headers (IFF_VNET_HDR)",
+				number, i, id, ifr.ifr_name);
+		if (i > 0 && strcmp(ifr.ifr_name, ret_name) != 0)
+			return fail(
+				err, E_BAD_FDS,
+				"net_fds: descriptor %u (queue pair %u of net '%s') is of tap %s, the first one of %s",
+				number, i, id, ifr.ifr_name, ret_name);
+		memcpy(ret_name, ifr.ifr_name, IFNAMSIZ);
+		int flags = fcntl(fds[i], F_GETFL);
+		if (flags < 0 || fcntl(fds[i], F_SETFL, flags | O_NONBLOCK) < 0)
+			return err_sys(err, ERR_INTERNAL, "make descriptor %u non-blocking", number);
+	}
+	return 0;
+}

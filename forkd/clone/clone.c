@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+/* From a checked request to running clones, or back to nothing. */
+#include "forkd/clone/clone.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "forkd/access/admission.h"
+#include "forkd/access/handover.h"
+#include "forkd/clone/launch.h"
+#include "forkd/clone/life.h"
+#include "forkd/errors.h"
+#include "forkd/events.h"
+#include "forkd/metrics.h"
+#include "forkd/template/templates.h"
+#include "forkd/watch/watch.h"
+
+enum {
+	FORKS_UNDER_WAY = 16, /* the host's socket must take their replies while we send more */
+	RESTORE_TIMEOUT_MS = 30000,
+	COPY_MS_PER_MIB = 20,   /* on top, where RAM is copied */
+	QUIT_TIMEOUT_MS = 2000, /* for all together */
+	QUIT_LEAST_MS = 20,
+	RESTORE_MS_EACH = 100, /* on top, for each: they share the host's CPUs */
+	KILL_TIMEOUT_MS = 10000,
+};
+
+/* The ids of messages: which clone, and what was done with it. */
+static int named(const struct batch *b, unsigned i, struct err *err)
+{
+	const struct clone *c = b->jobs[i].c;
+
+	if (b->n == 1)
+		return err_wrap(err, "clone %s", c ? c->record.id : "1");
+	return err_wrap(err, "clone %u of %u (%s)", i + 1, b->n, c ? c->record.id : "no id yet");
+}
+
+/* Processes for all of them; the caller holds the host's talk. Replies of the host are all read, whatever happens. */
+static int launch_all(struct batch *b, struct err *err)
+{
+	struct err later = {};
+	int r = 0;
+
+	while (b->begun < b->n && r >= 0) {
+		r = launch_clone(b, &b->jobs[b->begun++], err);
+		if (r < 0)
+			named(b, b->begun - 1, err);
+		while (r >= 0 && b->begun - b->forked >= FORKS_UNDER_WAY && b->forked < b->begun) {
+			r = launch_forked(b, err);
+			if (r < 0)
+				err_wrap(err, "fork of clone %u of %u", b->forked + 1, b->n);
+			b->forked++;
+		}
+	}
+	while (b->forked < b->begun && b->jobs[b->forked].fork_sent && !b->host->failed) {
+		struct err *e = r < 0 ? &later : err;
+		if (launch_forked(b, e) < 0 && e == err)
+			r = err_wrap(err, "fork of clone %u of %u", b->forked + 1, b->n);
+		b->forked++;
+	}
+	return r;
+}
+
+static int create_all(struct batch *b, struct err *err)
+{
+	uint64_t patience_ms = RESTORE_TIMEOUT_MS + (uint64_t)b->n * RESTORE_MS_EACH;
+
+	pthread_mutex_lock(&b->host->talk);
+	int r = launch_all(b, err);
+	reaper_rearm(b->d->reaper, &b->host->control);
+	pthread_mutex_unlock(&b->host->talk);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < b->n; i++)
+		if (b->jobs[i].spec->memory_restore_mode == CTL_COPY)
+			patience_ms += (b->host->info.ram_bytes >> 20) * COPY_MS_PER_MIB;
+	uint64_t deadline = deadline_in_ms(patience_ms);
+	for (unsigned i = 0; i < b->n; i++)
+		if (launch_restored(b, &b->jobs[i], deadline, err) < 0) {
+			err_wrap(err, "restore");
+			return named(b, i, err);
+		}
+	return 0;
+}
+
+/* Ends a process whose number never came: it hears it on its own socket, or there is none. */
+static void ask_to_quit(const struct clone *c, uint64_t deadline_ns)
+{
+	uint64_t now = monotonic_ns(), left_ms = deadline_ns > now ? (deadline_ns - now) / 1000000 : 0;
+	struct err err = {};
+
+	if (control_quit(c->control.fd, left_ms > QUIT_LEAST_MS ? left_ms : QUIT_LEAST_MS, &err) < 0)
+		log_warn("clone %s: %s", c->record.id, err.msg);
+}
+
+static void undo(struct batch *b)
+{
+	uint64_t quit_by = deadline_in_ms(QUIT_TIMEOUT_MS);
+
+	for (unsigned i = 0; i < b->begun; i++)
+		if (b->jobs[i].c)
+			clone_kill(b->jobs[i].c);
+	for (unsigned i = 0; i < b->begun; i++) {
+		struct job *j = &b->jobs[i];
+		if (!j->c)
+			continue;
+		if (j->c->process.fd >= 0)
+			wait_readable(j->c->process.fd, deadline_in_ms(KILL_TIMEOUT_MS));
+		else if (j->fork_sent)
+			ask_to_quit(j->c, quit_by);
+		if (j->dir)
+			place_clear_clone(b->d, &j->c->record);
+		registry_remove(b->d->registry, j->c);
+		clone_unref(b->d->registry, j->c);
+	}
+	metrics_count(b->d->metrics, METRIC_CLONES_FAILED, b->n);
+}
+
+static void observe(const struct batch *b, const struct clone *c)
+{
+	uint64_t begun = b->http->accepted_ns;
+
+	if (c->restored_ns > begun)
+		metrics_observe_us(b->d->metrics, HISTOGRAM_RESTORED, (c->restored_ns - begun) / 1000);
+	if (c->resumed_ns > begun)
+		metrics_observe_us(b->d->metrics, HISTOGRAM_RESUMED, (c->resumed_ns - begun) / 1000);
+}
+
+/* Watched, and found again by the next daemon: the last that can fail. */
+static int settle(const struct batch *b, struct clone *c, struct err *err)
+{
+	autoclose int dir = -1;
+
+	if (place_open(b->d, "clones", c->record.id, &dir, err) < 0 || record_commit(dir, err) < 0)
+		return err->num;
+	return reaper_adopt(b->d->reaper, c, err);
+}
+
+/* From here on they live as any other clone. */
+static int hand_out(struct batch *b, struct clone **clones, struct err *err)
+{
+	bool timed = false;
+
+	for (unsigned i = 0; i < b->n; i++)
+		if (settle(b, b->jobs[i].c, err) < 0)
+			return named(b, i, err);
+	for (unsigned i = 0; i < b->n; i++) {
+		struct clone *c = clones[i] = b->jobs[i].c;
+		observe(b, c);
+		timed |= c->record.expires_ns != 0;
+		pthread_mutex_lock(&b->d->registry->lock);
+		registry_swap_state_locked(b->d->registry, c, 1u << CLONE_CREATING, c->first_state);
+		events_emit(b->d->events, "clone.created", c->record.template, c->record.id, NULL);
+		pthread_mutex_unlock(&b->d->registry->lock);
+	}
+	if (timed)
+		reaper_wake(b->d->reaper);
+	metrics_count(b->d->metrics, METRIC_CLONES_CREATED, b->n);
+	metrics_observe_us(b->d->metrics, HISTOGRAM_TOTAL, (monotonic_ns() - b->http->accepted_ns) / 1000);
+	return 0;
+}
+
+static int admit(const struct batch *b, const struct clone_request *rq, struct err *err)
+{
+	uint64_t private = tmpl_private_at_least(b->d->registry, b->t, ADMISSION_CLONE_MIN_BYTES);
+	struct admission_ask ask = {
+		.count = rq->count,
+		.threads_each = b->host->info.vcpus + ADMISSION_THREADS_EXTRA,
+		.clones_now = registry_count(b->d->registry, NULL),
+	};
+	uint64_t bytes = 0;
+
+	for (unsigned i = 0; i < rq->count; i++)
+		bytes += clone_request_spec(rq, i)->memory_restore_mode == CTL_COPYONWRITE ? private
+											   : b->host->info.ram_bytes;
+	ask.bytes_each = bytes / rq->count;
+	if (admission_enter(b->d->admission, &ask, err) >= 0)
+		return 0;
+	metrics_count(b->d->metrics, METRIC_ADMISSION_REFUSED, 1);
+	return err->num;
+}
+
+static int run(struct batch *b, const struct clone_request *rq, struct clone **clones, struct err *err)
+{
+	struct clone_plan *plans = NULL;
+
+	if (clone_plans(rq, &b->host->info, b->http->n_fds, &plans, err) < 0)
+		return err->num;
+	for (unsigned i = 0; i < b->n; i++)
+		b->jobs[i] = (struct job){ .spec = clone_request_spec(rq, i), .plan = &plans[i] };
+	int r = admit(b, rq, err);
+	b->accepted_ns = monotonic_ns();
+	if (r >= 0) {
+		r = create_all(b, err);
+		if (r >= 0)
+			r = hand_out(b, clones, err);
+		if (r < 0)
+			undo(b);
+	}
+	plans_free(plans, b->n);
+	return r;
+}
+
+int clones_create(struct forkd *d, struct tmpl *t, const struct clone_request *rq, const struct request *http,
+		  struct clone ***ret, struct err *err)
+{
+	struct batch b = { .d = d, .t = t, .http = http, .n = rq->count };
+	autofree struct job *jobs = calloc(rq->count, sizeof(*jobs));
+	autofree struct clone **clones = calloc(rq->count, sizeof(struct clone *));
+
+	if (!jobs || !clones)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "make %u clones", rq->count);
+	if (tmpl_host(d, t, &b.host, err) < 0)
+		return err->num;
+	b.jobs = jobs;
+	int r = run(&b, rq, clones, err);
+	host_unref(b.host);
+	if (r < 0)
+		return r;
+	*ret = steal_ptr(&clones);
+	return 0;
+}

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What a request wants of its clones, loaded and checked before anything starts; then matched with what the template has. No I/O.
+ * forkd looks into `overrides` only for objects of the host, which it replaces by descriptors; the VM process gets the
+ * whole text and refuses by name what cannot change.
+ */
+#ifndef FORKD_CLONE_CLONE_REQUEST_H
+#define FORKD_CLONE_CLONE_REQUEST_H
+
+#include "common/ctl.h"
+#include "forkd/clone/record.h"
+
+enum { CLONES_MAX = 1000 };
+
+struct host_object { /* an entry of overrides.disks or overrides.net */
+	char *id, *path, *tap;
+};
+struct net_fds {
+	char *id;
+	uint32_t num_fds;
+};
+enum sink_mode { SINK_DEFAULT, SINK_FILE, SINK_NULL };
+struct sink {
+	enum sink_mode mode;
+	char *file;
+};
+
+struct clone_spec {
+	char *overrides; /* as JSON text; NULL: none */
+	struct host_object *disks, *nets;
+	uint32_t n_disks, n_nets;
+	struct sink serial, console;
+	char *rng_src;      /* a path that the VM process opens; NULL: not overridden */
+	char *vsock_socket; /* NULL: in the clone's directory */
+	struct net_fds *net_fds;
+	uint32_t n_net_fds;
+	struct label *labels;
+	uint32_t n_labels;
+	uint64_t ttl_s;
+	bool paused;
+	uint8_t memory_restore_mode;
+};
+
+struct clone_request {
+	unsigned count;           /* clones */
+	struct clone_spec *specs; /* one for all, or one for each */
+	unsigned n_specs;
+};
+
+/* The body of POST …/clones; `node` NULL: none came. On failure nothing is left in *ret. */
+MUST_CHECK int clone_request_load(const struct json_node *node, struct clone_request *ret, struct err *err);
+void clone_request_free(struct clone_request *rq);
+#define autoclonerequest __attribute__((cleanup(clone_request_free)))
+const struct clone_spec *clone_request_spec(const struct clone_request *rq, unsigned i);
+
+/* Where a clone's nets and disks come from, in the order of the template. */
+struct clone_plan {
+	struct net_plan {
+		enum { NET_AUTO, NET_TAP, NET_FDS } from;
+		const char *tap;
+		uint32_t first_fd; /* index into the request's descriptors */
+	} * nets;
+	struct disk_plan {
+		const char *path; /* of the override; NULL: the template's */
+	} * disks;
+};
+
+/*
+ * Plans for every clone: known ids, exact numbers of descriptors, own disks where the guest writes, nothing used twice. `n_fds`
+ * descriptors came with the request. An array of rq->count plans for plans_free().
+ */
+MUST_CHECK int clone_plans(const struct clone_request *rq, const struct ctl_template *t, uint32_t n_fds,
+			   struct clone_plan **ret, struct err *err);
+void plans_free(struct clone_plan *plans, unsigned n);
+
+#endif

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What one clone needs from the host, and the three exchanges that make it. */
+#include "forkd/clone/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "common/clock.h"
+#include "forkd/access/handover.h"
+#include "forkd/access/policy.h"
+#include "forkd/access/taps.h"
+#include "forkd/errors.h"
+#include "forkd/wire/control.h"
+
+static int fill_record(const struct batch *b, struct job *j, struct err *err)
+{
+	struct record *r = &j->c->record;
+	const struct caller *caller = &b->http->caller;
+	const struct ctl_template *info = &b->host->info;
+
+	r->template = strdup(b->t->name);
+	r->created_at = time_text();
+	r->uid = caller->local ? caller->uid : OWNER_REMOTE;
+	r->gid = caller->local ? caller->gid : OWNER_REMOTE;
+	r->memory_restore_mode = j->spec->memory_restore_mode;
+	r->ttl_s = j->spec->ttl_s;
+	r->expires_ns = r->ttl_s ? monotonic_ns() + r->ttl_s * 1000000000 : 0;
+	r->begun_ns = b->http->accepted_ns;
+	r->accepted_ns = b->accepted_ns;
+	r->net = calloc(info->n_nets + 1UL, sizeof(*r->net));
+	if (!r->template || !r->created_at || !r->net)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "make a clone");
+	r->n_net = info->n_nets;
+	for (uint32_t i = 0; i < info->n_nets; i++) {
+		r->net[i].id = strdup(info->nets[i].id);
+		if (!r->net[i].id)
+			return err_num(err, ERR_INTERNAL, ENOMEM, "make a clone");
+	}
+	if (labels_copy(j->spec->labels, j->spec->n_labels, &r->labels, err) < 0)
+		return err->num;
+	r->n_labels = j->spec->n_labels;
+	return 0;
+}
+
+/* Its directory, its control socket with both ends, and the request to the host: its process starts while we do the rest. */
+static int begin(struct batch *b, struct job *j, struct place *place, struct err *err)
+{
+	char id[CLONE_ID_CHARS + 1];
+	autoclose int control = -1;
+
+	record_new_id(id);
+	j->c = clone_new(id);
+	if (!j->c)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "make a clone");
+	if (fill_record(b, j, err) < 0 || place_make(b->d, &b->http->caller, "clones", id, place, err) < 0)
+		return err->num;
+	j->dir = true;
+	if (place_listen(place, "control.sock", SOCK_SEQPACKET, &control, err) < 0 ||
+	    place_connect(b->d, "clones", id, &j->c->control.fd, err) < 0)
+		return err->num;
+	registry_add(b->d->registry, j->c);
+	if (host_send_fork(b->host, id, j->spec->memory_restore_mode, control, err) < 0)
+		return err->num;
+	j->fork_sent = true;
+	return 0;
+}
+
+static int add_taps(const struct batch *b, const struct job *j, struct handover *h, uint32_t i, struct err *err)
+{
+	struct ctl_net *net = &b->host->info.nets[i];
+	const struct net_plan *plan = &j->plan->nets[i];
+	const struct caller *caller = &b->http->caller;
+	bool given = plan->from == NET_FDS;
+	char name[IFNAMSIZ] = "", other[CLONE_ID_CHARS + 1] = "";
+	int fds[TAP_QUEUES_MAX];
+
+	if (net->num_fds > TAP_QUEUES_MAX)
+		return fail(err, E_INVALID, "net '%s' has more than %d queue pairs", net->id, TAP_QUEUES_MAX);
+	if (plan->from == NET_TAP && !caller->trusted)
+		return fail(err, E_FORBIDDEN, "net '%s': only root may name a tap ('%s'); send its descriptors",
+			    net->id, plan->tap);
+	if (plan->from == NET_TAP)
+		snprintf(name, sizeof(name), "%s", plan->tap);
+	else if (plan->from == NET_AUTO)
+		taps_auto_name(j->c->record.id, i, name);
+	if (given) {
+		memcpy(fds, b->http->fds + plan->first_fd, net->num_fds * sizeof(int));
+		if (taps_check(fds, net->num_fds, net->id, plan->first_fd, name, err) < 0)
+			return err->num;
+	}
+	if (!registry_claim_tap(b->d->registry, j->c, i, name, given ? NULL : other))
+		return other[0] ? fail(err, E_CONFLICT, "net '%s': clone '%s' has tap '%s'", net->id, other, name)
+				: err_num(err, ERR_INTERNAL, ENOMEM, "net '%s'", net->id);
+	if (!given && taps_open(name, net->num_fds, fds, err) < 0)
+		return err_wrap(err, "net '%s'", net->id);
+	for (uint32_t k = 0; k < net->num_fds; k++)
+		if (handover_add(h, CTL_FD_NET, net->id, fds[k], given, err) < 0) {
+			while (!given && ++k < net->num_fds)
+				close(fds[k]);
+			return err->num;
+		}
+	return 0;
+}
+
+struct sink_place {
+	const char *log, *socket;
+	enum ctl_fd_kind log_kind, socket_kind;
+	char **ret_log, **ret_socket;
+};
+
+/* The file that the caller names for output: a new one is the caller's, and only who may name anything may name a device. */
+static int open_sink(const struct place *p, const char *path, int *ret_fd, struct err *err)
+{
+	const int flags = O_WRONLY | O_NONBLOCK | O_NOCTTY;
+	const struct caller *c = p->caller;
+	autoclose int fd = -1;
+	struct stat st;
+
+	int r = policy_open(p->d->policy, c, path, flags | O_CREAT | O_EXCL, &fd, err);
+	if (r >= 0 && c->local && c->uid != geteuid() && fchown(fd, c->uid, c->gid) < 0)
+		return err_sys(err, ERR_INTERNAL, "give '%s' to user %u", path, c->uid);
+	if (r == -EEXIST) {
+		*err = (struct err){};
+		r = policy_open(p->d->policy, c, path, flags, &fd, err);
+	}
+	if (r < 0)
+		return r;
+	if (fstat(fd, &st) < 0 || (!c->trusted && !S_ISREG(st.st_mode)))
+		return fail(err, E_FORBIDDEN, "'%s' is not a regular file", path);
+	*ret_fd = steal_fd(&fd);
+	return 0;
+}
+
+static int add_sink(struct handover *h, const struct place *p, const struct sink *sink, const struct sink_place *s,
+		    struct err *err)
+{
+	int fd = -1;
+
+	if (sink->mode == SINK_NULL)
+		return 0;
+	if (sink->mode == SINK_FILE) {
+		if (open_sink(p, sink->file, &fd, err) < 0)
+			return err_wrap(err, "%s", s->log);
+		*s->ret_log = strdup(sink->file);
+		return handover_add(h, s->log_kind, NULL, fd, false, err);
+	}
+	if (handover_log(h, s->log_kind, p, s->log, s->ret_log, err) < 0)
+		return err->num;
+	return handover_socket(h, s->socket_kind, p, s->socket, s->ret_socket, err);
+}
+
+/* The VM process opens it by itself, and is not the caller. */
+static int check_rng(const struct batch *b, const char *path, struct err *err)
+{
+	autoclose int fd = -1;
+
+	if (strcmp(path, "/dev/urandom") == 0 || strcmp(path, "/dev/random") == 0)
+		return 0;
+	if (!b->http->caller.trusted)
+		return fail(err, E_FORBIDDEN, "overrides.rng.src: '%s' is neither /dev/urandom nor /dev/random", path);
+	return policy_open(b->d->policy, &b->http->caller, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, &fd, err);
+}
+
+static int add_vsock(const struct batch *b, const struct job *j, const struct place *place, struct handover *h,
+		     struct err *err)
+{
+	char **ret = &j->c->record.vsock_socket;
+	const char *path = j->spec->vsock_socket;
+
+	if (!path)
+		return handover_socket(h, CTL_FD_VSOCK, place, "vsock.sock", ret, err);
+	if (!b->http->caller.trusted)
+		return fail(err, E_FORBIDDEN, "overrides.vsock.socket: only root may name a socket ('%s')", path);
+	if (path[0] != '/')
+		return fail(err, E_BAD_OVERRIDE, "overrides.vsock.socket: '%s' is not an absolute path", path);
+	return handover_socket_at(h, CTL_FD_VSOCK, path, ret, err);
+}
+
+static int gather(const struct batch *b, const struct job *j, const struct place *place, struct handover *h,
+		  struct err *err)
+{
+	const struct ctl_template *info = &b->host->info;
+	struct record *r = &j->c->record;
+	const struct sink_place serial = { "serial.log",         "serial.sock", CTL_FD_SERIAL_LOG,
+					   CTL_FD_SERIAL_SOCKET, &r->serial,    &r->serial_socket };
+	const struct sink_place console = { "console.log",         "console.sock", CTL_FD_CONSOLE_LOG,
+					    CTL_FD_CONSOLE_SOCKET, &r->console,    &r->console_socket };
+
+	if (j->spec->rng_src && check_rng(b, j->spec->rng_src, err) < 0)
+		return err->num;
+	if (handover_socket(h, CTL_FD_API, place, "api.sock", NULL, err) < 0)
+		return err->num;
+	for (uint32_t i = 0; i < info->n_disks; i++) {
+		const char *own = j->plan->disks[i].path, *path = own ? own : info->disks[i].path;
+		if (!path)
+			return fail(err, E_DISK_SHARED, "disk '%s' has no path: override it", info->disks[i].id);
+		const struct caller *who = own ? &b->http->caller : &b->host->owner;
+		if (handover_disk(h, b->d->policy, who, &info->disks[i], path, err) < 0)
+			return err->num;
+	}
+	for (uint32_t i = 0; i < info->n_nets; i++)
+		if (add_taps(b, j, h, i, err) < 0)
+			return err->num;
+	if (info->has_serial && add_sink(h, place, &j->spec->serial, &serial, err) < 0)
+		return err->num;
+	if (info->has_console && add_sink(h, place, &j->spec->console, &console, err) < 0)
+		return err->num;
+	return info->has_vsock ? add_vsock(b, j, place, h, err) : 0;
+}
+
+static int send_restore(const struct batch *b, const struct job *j, struct handover *h, struct err *err)
+{
+	const struct ctl_restore restore = {
+		.fds = h->kinds,
+		.n_fds = h->n,
+		.resume = !j->spec->paused,
+		.open_socket = b->d->open_socket,
+		.vsock_socket = j->c->record.vsock_socket,
+	};
+	autofree char *extra = NULL;
+
+	if (j->spec->overrides && asprintf(&extra, "\"overrides\":%s", j->spec->overrides) < 0)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "send the overrides");
+	if (control_send(j->c->control.fd, "restore", ctl_restore_fields, &restore, extra, h->fds, h->n, err) >= 0)
+		return 0;
+	return err->num == -EPIPE ? fail_as(err, E_CLONE_DIED, NULL) : err->num;
+}
+
+int launch_clone(struct batch *b, struct job *j, struct err *err)
+{
+	autoplace struct place place = {};
+	autohandover struct handover h = {};
+
+	if (begin(b, j, &place, err) < 0)
+		return err_wrap(err, "begin");
+	if (gather(b, j, &place, &h, err) < 0)
+		return err_wrap(err, "resources");
+	return send_restore(b, j, &h, err) < 0 ? err_wrap(err, "restore") : 0;
+}
+
+int launch_forked(struct batch *b, struct err *err)
+{
+	struct job *j = &b->jobs[b->forked];
+	struct clone *c = j->c;
+	autoclose int dir = -1;
+	uint32_t pid;
+	int pidfd;
+
+	if (host_recv_fork(b->host, &pid, &pidfd, err) < 0)
+		return err->num;
+	pthread_mutex_lock(&b->d->registry->lock);
+	c->record.pid = pid;
+	c->process.fd = pidfd;
+	pthread_mutex_unlock(&b->d->registry->lock);
+	if (place_open(b->d, "clones", c->record.id, &dir, err) < 0)
+		return err->num;
+	return record_save(&c->record, dir, err);
+}
+
+/* What its process refuses is the caller's overrides, or the snapshot. */
+static int refused(const struct job *j, struct err *err)
+{
+	if (err->code == ERR_CONFLICT || err->code == ERR_BUSY)
+		return fail_as(err, E_CONFLICT, NULL);
+	if (err->code == ERR_INVALID)
+		return fail_as(err, j->spec->overrides ? E_BAD_OVERRIDE : E_BAD_SNAPSHOT, NULL);
+	return err->num;
+}
+
+int launch_restored(const struct batch *b, struct job *j, uint64_t deadline_ns, struct err *err)
+{
+	autoctl struct ctl_packet p = {};
+	struct ctl_status status;
+	struct clone *c = j->c;
+
+	if (control_reply(c->control.fd, deadline_ns, NULL, NULL, &p, err) < 0)
+		return err->num == -ETIMEDOUT ? fail_as(err, E_TIMEOUT, NULL) : fail_as(err, E_CLONE_DIED, NULL);
+	fields_init(ctl_status_fields, &status);
+	if (ctl_parse_reply(&p, ctl_status_fields, &status, err) < 0)
+		return refused(j, err);
+	bool running = strcmp(status.state, "Running") == 0;
+	pthread_mutex_lock(&b->d->registry->lock);
+	c->restored_ns = status.restored_ns;
+	c->resumed_ns = status.resumed_ns;
+	c->first_state = running ? CLONE_RUNNING : CLONE_PAUSED;
+	pthread_mutex_unlock(&b->d->registry->lock);
+	fields_free(ctl_status_fields, &status);
+	return 0;
+}

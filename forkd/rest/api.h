@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Every handler of the REST API. routes.c has the table that names them; each runs in the thread of its connection. */
+#ifndef FORKD_REST_API_H
+#define FORKD_REST_API_H
+
+#include "forkd/rest/server.h"
+
+extern const struct route forkd_routes[];
+extern const unsigned forkd_n_routes;
+
+/* api_templates.c */
+handler_fn api_template_create, api_template_list, api_template_get, api_template_delete, api_template_verify;
+/* api_clones.c */
+handler_fn api_clone_create, api_clone_list, api_clone_get, api_clone_delete, api_clone_pause, api_clone_resume;
+handler_fn api_clone_patch, api_clone_wait, api_clone_snapshot;
+/* api_misc.c */
+handler_fn api_health, api_version, api_metrics, api_events;
+
+#endif

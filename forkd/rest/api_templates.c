@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+/* /v1/templates. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "forkd/access/policy.h"
+#include "forkd/errors.h"
+#include "forkd/events.h"
+#include "forkd/metrics.h"
+#include "forkd/rest/api.h"
+#include "forkd/rest/body.h"
+#include "forkd/template/builder.h"
+#include "forkd/template/template_host.h"
+#include "forkd/template/templates.h"
+
+enum { TIMEOUT_S = 120, TIMEOUT_MAX_S = 3600 };
+
+/* ---- POST /v1/templates ---- */
+
+struct wanted {
+	char *name, *snapshot;
+	uint64_t timeout_s;
+	bool async;
+};
+
+static const struct field wanted_fields[] = {
+	F(struct wanted, name, .flags = F_REQUIRED),
+	F(struct wanted, snapshot),
+	F(struct wanted, timeout_s, .def = TIMEOUT_S, .min = 1, .max = TIMEOUT_MAX_S),
+	F(struct wanted, async),
+	F_END,
+};
+static const char *const by_hand[] = { "vm", "ready", NULL };
+
+/* What a background thread gets, too: all that is left of the request. */
+struct work {
+	struct build b;
+	int dir_fd; /* of the snapshot; -1: from a VM */
+	char *source;
+	struct vm_build *vm;
+};
+
+static void work_free(struct work *w)
+{
+	if (w->dir_fd >= 0)
+		close(w->dir_fd);
+	vm_build_free(w->vm);
+	free(w->source);
+	free(w);
+}
+
+/* rq NULL: in the background. The result, which the event stream has too. */
+static int work_run(struct work *w, const struct request *rq, struct err *err)
+{
+	int r = w->vm ? vm_build_run(w->vm, &w->b, rq, err) : build_from_dir(&w->b, w->dir_fd, w->source, err);
+
+	vm_build_free(steal_ptr(&w->vm)); /* its taps and disks are free before anybody hears of the template */
+	return build_end(&w->b, r, err);
+}
+
+static void work_job(struct forkd *d, void *arg)
+{
+	struct work *w = arg;
+	struct err err = {};
+
+	(void)d;
+	if (work_run(w, NULL, &err) < 0)
+		err.code = ERR_NONE; /* told by template.failed */
+	work_free(w);
+}
+
+static int open_snapshot(struct forkd *d, const struct request *rq, const char *url, struct work *w, struct err *err)
+{
+	static const char scheme[] = "file://";
+
+	if (strncmp(url, scheme, sizeof(scheme) - 1) != 0)
+		return fail(err, E_INVALID, "snapshot: '%.200s' does not begin with file:///", url);
+	const char *path = url + sizeof(scheme) - 1;
+	if (policy_open(d->policy, &rq->caller, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, &w->dir_fd, err) < 0)
+		return err_wrap(err, "snapshot");
+	w->source = strdup(url);
+	return w->source ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "import a snapshot");
+}
+
+static int prepare(struct forkd *d, const struct request *rq, const struct wanted *wanted, struct work *w,
+		   struct err *err)
+{
+	const struct json_node *vm = json_get(rq->body, "vm"), *ready = json_get(rq->body, "ready");
+
+	if (!wanted->snapshot == !vm)
+		return fail(err, E_INVALID, "body: expected one of 'snapshot' and 'vm'");
+	if (wanted->snapshot && ready)
+		return fail(err, E_INVALID, "ready: goes with 'vm', not with 'snapshot'");
+	if (store_check_name(wanted->name, err) < 0)
+		return fail_as(err, E_BAD_NAME, NULL);
+	if (wanted->snapshot)
+		return open_snapshot(d, rq, wanted->snapshot, w, err);
+	return vm_build_new(d, rq, vm, ready, wanted->timeout_s, &w->vm, err);
+}
+
+static int run_now(struct forkd *d, struct work *w, const struct request *rq, const char *name, struct reply *reply,
+		   struct err *err)
+{
+	int r = work_run(w, rq, err);
+
+	work_free(w);
+	reply->status = 201;
+	return r < 0 ? r : template_json(d, name, &reply->body, err);
+}
+
+static int run_later(struct forkd *d, struct work *w, const char *name, struct reply *reply, struct err *err)
+{
+	if (forkd_run_job(d, work_job, w, err) < 0) {
+		build_end(&w->b, err->num, err);
+		work_free(w);
+		return err->num;
+	}
+	reply->status = 202;
+	strbuf_printf(&reply->body, "{\"name\":\"%s\",\"state\":\"building\"}", name);
+	return 0;
+}
+
+static int create(struct forkd *d, struct request *rq, const struct wanted *wanted, struct reply *reply,
+		  struct err *err)
+{
+	struct work *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "make a template");
+	w->dir_fd = -1;
+	if (prepare(d, rq, wanted, w, err) < 0 || build_begin(d, wanted->name, rq, &w->b, err) < 0) {
+		work_free(w);
+		return err->num;
+	}
+	return wanted->async ? run_later(d, w, wanted->name, reply, err) : run_now(d, w, rq, wanted->name, reply, err);
+}
+
+int api_template_create(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
+{
+	struct wanted wanted;
+
+	if (!rq->body)
+		return fail(err, E_INVALID, "body: expected an object with 'name' and one of 'snapshot' and 'vm'");
+	fields_init(wanted_fields, &wanted);
+	int r = body_load(wanted_fields, by_hand, &wanted, rq->body, "body", err);
+	if (r >= 0)
+		r = create(d, rq, &wanted, reply, err);
+	fields_free(wanted_fields, &wanted);
+	return r;
+}
+
+/* ---- GET ---- */
+
+static void add_unready(const struct tmpl_info *t, struct strbuf *out)
+{
+	strbuf_printf(out, "{\"name\":\"%s\",\"state\":\"%s\",\"step\":\"%s\"}", t->name,
+		      t->state == TMPL_BUILDING ? "building" : "deleting", t->step);
+}
+
+int api_template_list(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
+{
+	struct tmpl_info *list = NULL;
+	unsigned n = 0, shown = 0;
+
+	(void)rq;
+	if (templates_list(d->registry, &list, &n, err) < 0)
+		return err->num;
+	strbuf_puts(&reply->body, "{\"templates\":[");
+	for (unsigned i = 0; i < n; i++) {
+		autostrbuf struct strbuf one = {};
+		struct err gone = {};
+		if (list[i].state != TMPL_READY)
+			add_unready(&list[i], &one);
+		else if (template_json(d, list[i].name, &one, &gone) >= 0)
+			;
+		else if (gone.code == ERR_NOT_FOUND)
+			continue; /* deleted meanwhile */
+		else
+			strbuf_printf(&one, "{\"name\":\"%s\",\"state\":\"damaged\"}", list[i].name);
+		if (shown++)
+			strbuf_putc(&reply->body, ',');
+		strbuf_add(&reply->body, one.text, one.len);
+	}
+	strbuf_puts(&reply->body, "]}");
+	free(list);
+	return 0;
+}
+
+int api_template_get(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
+{
+	struct tmpl_info *list = NULL;
+	unsigned n = 0, i = 0;
+	int r = 0;
+
+	if (templates_list(d->registry, &list, &n, err) < 0)
+		return err->num;
+	while (i < n && strcmp(list[i].name, rq->param[0]) != 0)
+		i++;
+	if (i == n)
+		r = fail(err, E_NO_TEMPLATE, "there is no template '%s'", rq->param[0]);
+	else if (list[i].state == TMPL_READY)
+		r = template_json(d, rq->param[0], &reply->body, err);
+	else
+		add_unready(&list[i], &reply->body);
+	free(list);
+	return r;
+}
+
+/* ---- DELETE, verify ---- */
+
+int api_template_delete(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
+{
+	struct tmpl *t = NULL;
+
+	if (tmpl_begin_delete(d->registry, rq->param[0], &t, err) < 0)
+		return err->num;
+	tmpl_drop_host(d, t);
+	if (store_delete(d->store, t->name, err) < 0) {
+		tmpl_ready(d->registry, t);
+		return err->code == ERR_CONFLICT ? fail_as(err, E_TEMPLATE_IN_USE, NULL) : err->num;
+	}
+	tmpl_forget(d->registry, t);
+	metrics_count(d->metrics, METRIC_TEMPLATES_DELETED, 1);
+	events_emit(d->events, "template.deleted", rq->param[0], NULL, NULL);
+	reply->status = 204;
+	return 0;
+}
+
+int api_template_verify(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
+{
+	struct tmpl *t = NULL;
+
+	if (tmpl_use(d->registry, rq->param[0], &t, err) < 0)
+		return err->num;
+	int r = store_verify(d->store, rq->param[0], err);
+	tmpl_unuse(d->registry, t);
+	if (r < 0)
+		return err->code == ERR_INVALID ? fail_as(err, E_BAD_SNAPSHOT, NULL) : r;
+	strbuf_printf(&reply->body, "{\"name\":\"%s\",\"verified\":true}", rq->param[0]);
+	return 0;
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Strict loading of JSON bodies, and writing pieces of them. */
+#include "forkd/rest/body.h"
+
+#include <string.h>
+
+#include "forkd/errors.h"
+
+static bool known(const struct field *rows, const char *const *others, const char *key)
+{
+	for (const struct field *f = rows; f->name; f++)
+		if (strcmp(f->name, key) == 0)
+			return true;
+	for (; others && *others; others++)
+		if (strcmp(*others, key) == 0)
+			return true;
+	return false;
+}
+
+int body_load(const struct field *rows, const char *const *others, void *obj, const struct json_node *node,
+	      const char *what, struct err *err)
+{
+	if (node->type == JSON_OBJECT)
+		for (json_each(child, node))
+			if (!known(rows, others, child->key))
+				return fail(err, E_UNKNOWN_FIELD, "%s: there is no field '%.80s'", what, child->key);
+	return fields_load(rows, obj, node, what, err) < 0 ? fail_as(err, E_INVALID, NULL) : 0;
+}
+
+void json_member(struct strbuf *out, const char *key, const char *value)
+{
+	strbuf_printf(out, ",\"%s\":", key);
+	if (value)
+		strbuf_json(out, value, strlen(value));
+	else
+		strbuf_puts(out, "null");
+}
+
+static void ints_text(const struct json_node *node, struct strbuf *out)
+{
+	for (uint32_t i = 0; i < node->count; i++) {
+		if (i)
+			strbuf_putc(out, ',');
+		if (node->negative)
+			strbuf_printf(out, "%lld", (long long)json_ints(node)[i]);
+		else
+			strbuf_u64(out, json_ints(node)[i]);
+	}
+}
+
+void json_text(const struct json_node *node, struct strbuf *out)
+{
+	bool object = node->type == JSON_OBJECT, first = true;
+
+	switch (node->type) {
+	case JSON_NULL:
+		strbuf_puts(out, "null");
+		return;
+	case JSON_BOOL:
+		strbuf_puts(out, node->num ? "true" : "false");
+		return;
+	case JSON_INT:
+		if (node->negative)
+			strbuf_putc(out, '-');
+		strbuf_u64(out, node->num);
+		return;
+	case JSON_FLOAT:
+		strbuf_add(out, node->str, node->count);
+		return;
+	case JSON_STRING:
+		strbuf_json(out, node->str, node->count);
+		return;
+	default:
+		break;
+	}
+	strbuf_putc(out, object ? '{' : '[');
+	if (node->type == JSON_INTS) {
+		ints_text(node, out);
+	} else {
+		for (json_each(child, node)) {
+			if (!first)
+				strbuf_putc(out, ',');
+			first = false;
+			if (object) {
+				strbuf_json(out, child->key, strlen(child->key));
+				strbuf_putc(out, ':');
+			}
+			json_text(child, out);
+		}
+	}
+	strbuf_putc(out, object ? '}' : ']');
+}
+
+int query_number(const char *text, const char *what, uint64_t max, uint64_t *ret, struct err *err)
+{
+	uint64_t v = 0;
+
+	if (!text[0] || strspn(text, "0123456789") != strlen(text) || strlen(text) > 18)
+		return fail(err, E_INVALID, "%s: '%.40s' is not a number", what, text);
+	for (const char *p = text; *p; p++)
+		v = v * 10 + (uint64_t)(*p - '0');
+	if (v > max)
+		return fail(err, E_INVALID, "%s: %s is above %llu", what, text, (unsigned long long)max);
+	*ret = v;
+	return 0;
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Boot, wait until ready, snapshot. */
+#include "forkd/template/builder.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "common/clock.h"
+#include "forkd/access/admission.h"
+#include "forkd/errors.h"
+#include "forkd/metrics.h"
+#include "forkd/options.h"
+#include "forkd/rest/body.h"
+#include "forkd/template/vm_config.h"
+#include "forkd/wire/control.h"
+
+enum {
+	BOOT_TIMEOUT_MS = 30000,
+	SNAPSHOT_TIMEOUT_MS = 600000,
+	QUIT_TIMEOUT_MS = 2000,
+	LOOK_MS = 20,             /* at the serial log */
+	TAIL_BYTES = 400,         /* of it, in messages */
+	WINDOW_BYTES = 64 * 1024, /* read at once */
+};
+
+struct vm_build {
+	struct forkd *d;
+	struct vm_needs needs; /* the configuration and its descriptors */
+	struct place place;    /* RUNTIME/builds/ID */
+	char id[CLONE_ID_CHARS + 1];
+	char *serial_log; /* path */
+	char *wanted;     /* text of ready.serial; NULL: delay_ms */
+	uint64_t delay_ms, timeout_s;
+	int control, pidfd;
+	pid_t pid;
+	char *exit_reason;
+	char window[WINDOW_BYTES + 1]; /* the newest output that was looked at */
+	size_t in_window;
+	off_t seen; /* bytes of the log */
+};
+
+/* ---- the request ---- */
+
+struct ready {
+	char *serial;
+	uint64_t delay_ms;
+	bool has_delay_ms, agent;
+};
+
+static const struct field ready_fields[] = {
+	F(struct ready, serial),
+	F_OPT(struct ready, delay_ms, .max = 3600000),
+	F(struct ready, agent),
+	F_END,
+};
+
+static int load_ready(struct vm_build *v, const struct json_node *node, struct err *err)
+{
+	struct ready r;
+
+	if (!node)
+		return fail(err, E_INVALID, "ready: missing; it says when the guest is to be snapshotted");
+	fields_init(ready_fields, &r);
+	if (body_load(ready_fields, NULL, &r, node, "ready", err) < 0)
+		return err->num;
+	v->wanted = steal_ptr(&r.serial);
+	v->delay_ms = r.delay_ms; /* nothing of r is on the heap any more */
+	if (r.agent)
+		return fail(err, E_INVALID,
+			    "ready.agent: there is no guest agent yet; use ready.serial or ready.delay_ms");
+	if (!v->wanted == !r.has_delay_ms)
+		return fail(err, E_INVALID, "ready: expected one of serial and delay_ms");
+	if (v->wanted && (!v->wanted[0] || strlen(v->wanted) > 1024))
+		return fail(err, E_INVALID, "ready.serial: must have 1 to 1024 bytes");
+	return 0;
+}
+
+static int add_sinks(struct vm_build *v, struct err *err)
+{
+	struct handover *h = &v->needs.fds;
+
+	if (v->needs.has_serial && handover_log(h, CTL_FD_SERIAL_LOG, &v->place, "serial.log", &v->serial_log, err) < 0)
+		return err->num;
+	if (v->needs.has_console && handover_log(h, CTL_FD_CONSOLE_LOG, &v->place, "console.log", NULL, err) < 0)
+		return err->num;
+	if (v->needs.has_vsock && handover_socket(h, CTL_FD_VSOCK, &v->place, "vsock.sock", NULL, err) < 0)
+		return err->num;
+	return v->wanted && !v->needs.has_serial ? fail(err, E_INVALID, "ready.serial: vm.serial.mode is \"Off\"") : 0;
+}
+
+static int admit(const struct vm_build *v, struct err *err)
+{
+	const struct admission_ask ask = {
+		.count = 1,
+		.bytes_each = v->needs.ram_bytes,
+		.threads_each = v->needs.vcpus + ADMISSION_THREADS_EXTRA,
+		.clones_now = registry_count(v->d->registry, NULL),
+	};
+
+	if (admission_enter(v->d->admission, &ask, err) >= 0)
+		return 0;
+	metrics_count(v->d->metrics, METRIC_ADMISSION_REFUSED, 1);
+	return err->num;
+}
+
+int vm_build_new(struct forkd *d, const struct request *rq, const struct json_node *vm, const struct json_node *ready,
+		 uint64_t timeout_s, struct vm_build **ret, struct err *err)
+{
+	struct vm_build *v = calloc(1, sizeof(*v));
+
+	if (!v)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "build a template");
+	*ret = v;
+	v->d = d;
+	v->control = v->pidfd = -1;
+	v->timeout_s = timeout_s;
+	record_new_id(v->id);
+	if (load_ready(v, ready, err) < 0)
+		return err->num;
+	if (place_make(d, &rq->caller, "builds", v->id, &v->place, err) < 0)
+		return err->num;
+	if (vm_needs_load(vm, &v->place, v->id, &v->needs, err) < 0 || add_sinks(v, err) < 0 || admit(v, err) < 0)
+		return err->num;
+	v->place.caller = NULL; /* the request may be over soon */
+	return 0;
+}
+
+static void end_process(struct vm_build *v)
+{
+	struct err err = {};
+
+	if (v->pid <= 0)
+		return;
+	if (control_quit(v->control, QUIT_TIMEOUT_MS, &err) < 0)
+		kill(v->pid, SIGKILL);
+	waitpid(v->pid, NULL, 0);
+	v->pid = 0;
+}
+
+void vm_build_free(struct vm_build *v)
+{
+	if (!v)
+		return;
+	end_process(v);
+	if (v->control >= 0)
+		close(v->control);
+	if (v->pidfd >= 0)
+		close(v->pidfd);
+	if (v->place.path)
+		place_clear(v->d, "builds", v->id);
+	place_done(&v->place);
+	vm_needs_done(&v->needs);
+	free(v->serial_log);
+	free(v->wanted);
+	free(v->exit_reason);
+	free(v);
+}
+
+/* ---- boot ---- */
+
+static int start_process(struct vm_build *v, struct err *err)
+{
+	autoclose int listener = -1;
+
+	if (place_listen(&v->place, "control.sock", SOCK_SEQPACKET, &listener, err) < 0 ||
+	    place_connect(v->d, "builds", v->id, &v->control, err) < 0)
+		return err->num;
+	return spawn_vmm(v->d->options->vmm, "--control", listener, &v->pid, &v->pidfd, err);
+}
+
+/* The only event that matters here. */
+static void on_event(void *arg, const struct ctl_packet *p)
+{
+	struct vm_build *v = arg;
+	const struct json_node *reason = json_get(&p->json.nodes[0], "reason");
+
+	if (!reason || reason->type != JSON_STRING || v->exit_reason)
+		return;
+	v->exit_reason = strdup(reason->str);
+}
+
+static int died(const struct vm_build *v, struct err *err)
+{
+	return fail(err, E_CLONE_DIED, "the VM ended before it was ready: %s",
+		    v->exit_reason ? v->exit_reason : "its process is gone");
+}
+
+static int boot(struct vm_build *v, struct err *err)
+{
+	autoctl struct ctl_packet p = {};
+	autofree char *extra = NULL;
+	struct ctl_status status;
+	const struct ctl_boot request = { .fds = v->needs.fds.kinds, .n_fds = v->needs.fds.n };
+
+	if (asprintf(&extra, "\"config\":%s", v->needs.config.text) < 0)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "boot the VM");
+	if (control_send(v->control, "boot", ctl_boot_fields, &request, extra, v->needs.fds.fds, v->needs.fds.n, err) <
+	    0)
+		return err->num;
+	handover_done(&v->needs.fds);
+	if (control_reply(v->control, deadline_in_ms(BOOT_TIMEOUT_MS), on_event, v, &p, err) < 0)
+		return err->num == -EPIPE ? died(v, err) : fail_as(err, E_TIMEOUT, "boot the VM");
+	fields_init(ctl_status_fields, &status);
+	int r = ctl_parse_reply(&p, ctl_status_fields, &status, err);
+	fields_free(ctl_status_fields, &status);
+	return r < 0 ? err_wrap(err, "boot the VM") : 0;
+}
+
+/* ---- until ready ---- */
+
+/* What was written since: behind the last bytes, so that a text in two pieces is found. A log that was cut begins anew. */
+static bool look_for(struct vm_build *v)
+{
+	struct stat st;
+	autoclose int fd = openat(v->place.fd, "serial.log", O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return false;
+	if (st.st_size < v->seen)
+		v->seen = 0;
+	while (v->seen < st.st_size) {
+		if (v->in_window > WINDOW_BYTES / 2) {
+			size_t kept = WINDOW_BYTES / 4;
+			memmove(v->window, v->window + v->in_window - kept, kept);
+			v->in_window = kept;
+		}
+		ssize_t n = pread(fd, v->window + v->in_window, WINDOW_BYTES - v->in_window, v->seen);
+		if (n <= 0)
+			break;
+		v->seen += n;
+		v->in_window += (size_t)n;
+		if (v->wanted && memmem(v->window, v->in_window, v->wanted, strlen(v->wanted)))
+			return true;
+	}
+	return false;
+}
+
+/* The end of the output, fit for a message. */
+static void tail(const struct vm_build *v, char ret[TAIL_BYTES + 1])
+{
+	size_t n = v->in_window < TAIL_BYTES ? v->in_window : TAIL_BYTES;
+
+	memcpy(ret, v->window + v->in_window - n, n);
+	ret[n] = '\0';
+	for (size_t i = 0; i < n; i++)
+		if ((unsigned char)ret[i] < 0x20 || (unsigned char)ret[i] > 0x7e)
+			ret[i] = ret[i] == '\n' ? '|' : ' ';
+}
+
+static int too_late(const struct vm_build *v, struct err *err)
+{
+	char end[TAIL_BYTES + 1];
+
+	tail(v, end);
+	return fail(err, E_TIMEOUT, "the serial output has no '%s' after %llu s; it ends: %s", v->wanted,
+		    (unsigned long long)v->timeout_s, end[0] ? end : "(nothing)");
+}
+
+static int wait_ready(struct vm_build *v, const struct request *rq, struct err *err)
+{
+	uint64_t ready = deadline_in_ms(v->delay_ms), late = deadline_in_ms(v->timeout_s * 1000);
+
+	for (;;) {
+		autoctl struct ctl_packet p = {};
+		if (look_for(v) || (!v->wanted && monotonic_ns() >= ready))
+			return 0;
+		if (monotonic_ns() >= late)
+			return v->wanted ? too_late(v, err)
+					 : fail(err, E_TIMEOUT, "timeout_s is shorter than ready.delay_ms");
+		if (v->d->stopping || (rq && request_gone(rq)))
+			return fail(err, E_TIMEOUT, "nobody waits for the template any more");
+		int r = wait_readable(v->control, deadline_in_ms(LOOK_MS));
+		if (r > 0 && (r = ctl_recv(v->control, &p, err)) > 0)
+			on_event(v, &p);
+		else if (r == 0 && wait_readable(v->pidfd, 0) > 0)
+			return died(v, err);
+		else if (r < 0 && r != -EAGAIN)
+			return died(v, err);
+		if (v->exit_reason)
+			return died(v, err);
+	}
+}
+
+int vm_build_run(struct vm_build *v, const struct build *b, const struct request *rq, struct err *err)
+{
+	struct staged *s = NULL;
+	struct ctl_snapshotted done;
+
+	build_step(b, "booting");
+	if (start_process(v, err) < 0 || boot(v, err) < 0)
+		return err->num;
+	build_step(b, "waiting");
+	if (wait_ready(v, rq, err) < 0 || store_stage(v->d->store, &s, err) < 0)
+		return err->num;
+	build_step(b, "snapshotting");
+	int dir = staged_dir(s);
+	fields_init(ctl_snapshotted_fields, &done);
+	struct control_call call = {
+		.op = "snapshot",
+		.ret_rows = ctl_snapshotted_fields,
+		.ret = &done,
+		.fds = &dir,
+		.n_fds = 1,
+		.timeout_ms = SNAPSHOT_TIMEOUT_MS,
+		.on_event = on_event,
+		.arg = v,
+	};
+	int r = control_call(v->control, &call, err);
+	if (r < 0 && err->num == -EPIPE)
+		r = died(v, err);
+	end_process(v);
+	if (r >= 0)
+		r = build_publish(b, &s, "vm", NULL, err);
+	staged_discard(s);
+	return r;
+}

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+/* From a snapshot to a published template. */
+#include "forkd/template/import.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "forkd/access/policy.h"
+#include "forkd/clone/life.h"
+#include "forkd/errors.h"
+#include "forkd/events.h"
+#include "forkd/metrics.h"
+#include "forkd/rest/body.h"
+#include "forkd/template/template_host.h"
+#include "forkd/template/templates.h"
+#include "store/store.h"
+
+enum { SNAPSHOT_TIMEOUT_MS = 600000 };
+
+int build_begin(struct forkd *d, const char *name, const struct request *rq, struct build *ret, struct err *err)
+{
+	struct build b = { .d = d, .owner = rq->caller, .begun_ns = rq->accepted_ns };
+
+	if (tmpl_reserve(d->registry, name, &b.t, err) < 0)
+		return err->num;
+	events_emit(d->events, "template.building", name, NULL, NULL);
+	*ret = b;
+	return 0;
+}
+
+void build_step(const struct build *b, const char *step)
+{
+	char extra[96];
+
+	tmpl_step(b->d->registry, b->t, step);
+	snprintf(extra, sizeof(extra), "\"step\":\"%s\"", step);
+	events_emit(b->d->events, "template.progress", b->t->name, NULL, extra);
+}
+
+int build_end(const struct build *b, int r, const struct err *err)
+{
+	char name[STORE_NAME_MAX + 1];
+	autostrbuf struct strbuf extra = {};
+
+	memcpy(name, b->t->name, sizeof(name));
+	if (r >= 0) {
+		tmpl_ready(b->d->registry, b->t);
+		metrics_count(b->d->metrics, METRIC_TEMPLATES_CREATED, 1);
+		metrics_observe_us(b->d->metrics, HISTOGRAM_TEMPLATE, (monotonic_ns() - b->begun_ns) / 1000);
+		events_emit(b->d->events, "template.ready", name, NULL, NULL);
+		return r;
+	}
+	tmpl_forget(b->d->registry, b->t);
+	metrics_count(b->d->metrics, METRIC_TEMPLATES_FAILED, 1);
+	strbuf_puts(&extra, "\"error\":");
+	error_json(err, &extra);
+	events_emit(b->d->events, "template.failed", name, NULL, extra.text);
+	return r;
+}
+
+/* Whoever may not read a host path must not reach it through a clone of a snapshot whose config.json names it: told in time. */
+static int check_paths(const struct build *b, const struct ctl_template *info, struct err *err)
+{
+	for (uint32_t i = 0; i < info->n_disks && !b->owner.trusted; i++) {
+		const struct ctl_disk *disk = &info->disks[i];
+		autoclose int fd = -1;
+		if (!disk->path || !disk->readonly)
+			continue; /* is overridden for each clone */
+		if (policy_open(b->d->policy, &b->owner, disk->path, O_RDONLY | O_NONBLOCK | O_NOCTTY, &fd, err) < 0)
+			return err_wrap(err, "disk '%s' of the snapshot", disk->id);
+	}
+	return 0;
+}
+
+int build_publish(const struct build *b, struct staged **s, const char *source, const char *parent, struct err *err)
+{
+	struct manifest m = {};
+	struct host *host = NULL;
+
+	build_step(b, "checking");
+	if (host_start(b->d, b->t->name, staged_dir(*s), 0, &host, err) < 0)
+		return err->num;
+	fields_init(manifest_fields, &m);
+	m.ram_bytes = host->info.ram_bytes;
+	m.vcpus = host->info.vcpus;
+	autofree char *host_cpu = steal_ptr(&host->info.host_cpu);
+	int r = check_paths(b, &host->info, err);
+	host_stop(host);
+	if (r < 0)
+		return r;
+	m.name = strdup(b->t->name);
+	m.source = strdup(source);
+	m.parent = parent ? strdup(parent) : NULL;
+	m.host_cpu = steal_ptr(&host_cpu);
+	m.owner_uid = b->owner.local ? b->owner.uid : OWNER_REMOTE;
+	build_step(b, "sealing");
+	r = !m.name || !m.source ? err_num(err, ERR_INTERNAL, ENOMEM, "describe the template")
+				 : staged_seal(*s, &m, err);
+	fields_free(manifest_fields, &m);
+	return r < 0 ? r : staged_publish(s, b->t->name, err);
+}
+
+int build_from_dir(const struct build *b, int dir_fd, const char *source, struct err *err)
+{
+	struct staged *s = NULL;
+
+	build_step(b, "importing");
+	int r = store_stage(b->d->store, &s, err);
+	if (r >= 0)
+		r = staged_import(s, dir_fd, source, err);
+	if (r < 0 && (err->code == ERR_INVALID || err->code == ERR_NOT_FOUND) && !err->detail)
+		fail_as(err, E_BAD_SNAPSHOT, NULL);
+	if (r >= 0)
+		r = build_publish(b, &s, source, NULL, err);
+	staged_discard(s);
+	return r;
+}
+
+/*
+ * What its process writes into config.json came from all of them: the requester, the clone's owner, its template's. The first
+ * one that may not go everywhere is the one whose rights count.
+ */
+static struct caller least_trusted(struct forkd *d, const struct caller *requester, const struct clone *c)
+{
+	struct caller owner = caller_from_owner(c->record.uid, c->record.gid);
+	struct manifest m;
+	struct err err = {};
+
+	if (!requester->trusted)
+		return *requester;
+	if (!owner.trusted)
+		return owner;
+	if (store_manifest(d->store, c->record.template, &m, &err) < 0)
+		return caller_from_owner(OWNER_REMOTE, OWNER_REMOTE);
+	owner = caller_from_owner(m.owner_uid, OWNER_REMOTE);
+	fields_free(manifest_fields, &m);
+	return owner.trusted ? *requester : owner;
+}
+
+static int snapshot_clone(const struct build *b, struct clone *c, struct ctl_snapshotted *ret, struct err *err)
+{
+	struct staged *s = NULL;
+	char source[32];
+
+	build_step(b, "snapshotting");
+	if (store_stage(b->d->store, &s, err) < 0)
+		return err->num;
+	int dir = staged_dir(s);
+	struct control_call call = {
+		.op = "snapshot",
+		.ret_rows = ctl_snapshotted_fields,
+		.ret = ret,
+		.fds = &dir,
+		.n_fds = 1,
+		.timeout_ms = SNAPSHOT_TIMEOUT_MS,
+	};
+	int r = clone_talk(b->d, c, &call, true, err);
+	snprintf(source, sizeof(source), "clone:%s", c->record.id);
+	if (r >= 0)
+		r = build_publish(b, &s, source, c->record.template, err);
+	staged_discard(s);
+	return r;
+}
+
+int import_clone(struct forkd *d, struct clone *c, const char *name, const struct request *rq, struct strbuf *body,
+		 struct err *err)
+{
+	struct ctl_snapshotted done = {};
+	struct build b;
+
+	if (build_begin(d, name, rq, &b, err) < 0)
+		return err->num;
+	b.owner = least_trusted(d, &rq->caller, c);
+	if (build_end(&b, snapshot_clone(&b, c, &done, err), err) < 0)
+		return err->num;
+	metrics_observe_us(d->metrics, HISTOGRAM_PAUSE, done.paused_us);
+	strbuf_puts(body, "{\"template\":");
+	if (template_json(d, name, body, err) < 0)
+		return err->num;
+	strbuf_printf(body, ",\"paused_us\":%llu}", (unsigned long long)done.paused_us);
+	return 0;
+}
+
+/* Sizes, not digests: there is one for every 2 MiB. */
+static void add_files(const struct manifest *m, struct strbuf *out)
+{
+	strbuf_puts(out, ",\"files\":[");
+	for (uint32_t i = 0; i < m->n_files; i++)
+		strbuf_printf(out, "%s{\"name\":\"%s\",\"bytes\":%llu,\"allocated_bytes\":%llu}", i ? "," : "",
+			      m->files[i].name, (unsigned long long)m->files[i].bytes,
+			      (unsigned long long)m->files[i].allocated_bytes);
+	strbuf_putc(out, ']');
+}
+
+int template_json(struct forkd *d, const char *name, struct strbuf *out, struct err *err)
+{
+	struct manifest m = {};
+
+	fields_init(manifest_fields, &m);
+	if (store_manifest(d->store, name, &m, err) < 0)
+		return err->code == ERR_NOT_FOUND ? fail_as(err, E_NO_TEMPLATE, NULL) : err->num;
+	strbuf_puts(out, "{\"name\":");
+	strbuf_json(out, name, strlen(name));
+	strbuf_puts(out, ",\"state\":\"ready\"");
+	json_member(out, "source", m.source);
+	json_member(out, "parent", m.parent);
+	json_member(out, "created_at", m.created_at);
+	strbuf_printf(out, ",\"ram_bytes\":%llu,\"vcpus\":%u", (unsigned long long)m.ram_bytes, m.vcpus);
+	json_member(out, "host_cpu", m.host_cpu);
+	json_member(out, "program_version", m.program_version);
+	strbuf_printf(out, ",\"format\":%u,\"clones\":%u", m.format, registry_count(d->registry, name));
+	add_files(&m, out);
+	strbuf_putc(out, '}');
+	fields_free(manifest_fields, &m);
+	return 0;
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Starting, asking and ending template hosts. */
+#include "forkd/template/template_host.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+#include "common/log.h"
+#include "forkd/access/policy.h"
+#include "forkd/errors.h"
+#include "forkd/events.h"
+#include "forkd/metrics.h"
+#include "forkd/options.h"
+#include "forkd/watch/watch.h"
+#include "forkd/wire/control.h"
+
+enum { LOAD_TIMEOUT_MS = 60000, FORK_TIMEOUT_MS = 10000, END_TIMEOUT_MS = 2000 };
+
+void host_unref(struct host *h)
+{
+	if (!h || atomic_fetch_sub(&h->refs, 1) > 1)
+		return;
+	if (h->control.fd >= 0)
+		close(h->control.fd);
+	if (h->process.fd >= 0)
+		close(h->process.fd);
+	fields_free(ctl_template_fields, &h->info);
+	pthread_mutex_destroy(&h->talk);
+	free(h->name);
+	free(h);
+}
+
+void host_stop(struct host *h)
+{
+	if (!h)
+		return;
+	h->failed = true;
+	if (h->control.fd >= 0)
+		shutdown(h->control.fd, SHUT_RDWR); /* for it, the end of file that ends it */
+	if (h->process.fd >= 0 && wait_readable(h->process.fd, deadline_in_ms(END_TIMEOUT_MS)) <= 0) {
+		log_warn("template host of '%s' (process %d) does not end: killed", h->name, h->pid);
+		kill(h->pid, SIGKILL);
+	}
+	if (h->pid > 0)
+		waitpid(h->pid, NULL, 0);
+	host_unref(h);
+}
+
+static int load(struct host *h, int dir_fd, unsigned park, struct err *err)
+{
+	const struct ctl_load rq = { .park = park };
+
+	fields_init(ctl_template_fields, &h->info);
+	return control_call(h->control.fd,
+			    &(struct control_call){
+				    .op = "load",
+				    .rows = ctl_load_fields,
+				    .obj = &rq,
+				    .ret_rows = ctl_template_fields,
+				    .ret = &h->info,
+				    .fds = &dir_fd,
+				    .n_fds = 1,
+				    .timeout_ms = LOAD_TIMEOUT_MS,
+				    .on_event = host_event,
+				    .arg = h,
+			    },
+			    err);
+}
+
+int host_start(struct forkd *d, const char *name, int dir_fd, unsigned park, struct host **ret, struct err *err)
+{
+	int pair[2];
+	struct host *h = calloc(1, sizeof(*h));
+
+	if (!h)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "start a template host");
+	h->refs = 1;
+	h->d = d;
+	h->name = strdup(name);
+	h->control = (struct watch){ .kind = WATCH_HOST, .fd = -1 };
+	h->process = (struct watch){ .kind = WATCH_HOST_PID, .fd = -1 };
+	pthread_mutex_init(&h->talk, NULL);
+	if (!h->name || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+		err_sys(err, ERR_INTERNAL, "make a socket pair");
+		host_unref(h);
+		return fail_as(err, E_HOST, "start the template host of '%s'", name);
+	}
+	h->control.fd = pair[0];
+	int r = control_bound(pair[0], err);
+	if (r >= 0)
+		r = spawn_vmm(d->options->vmm, "--template-host", pair[1], &h->pid, &h->process.fd, err);
+	close(pair[1]);
+	if (r < 0 || load(h, dir_fd, park, err) < 0) {
+		/* what it says of the snapshot stands as it is; that it broke, or has no /dev/kvm, is another matter */
+		bool bad = r >= 0 && (err->code == ERR_INVALID || err->code == ERR_CONFLICT);
+		host_stop(h);
+		return bad ? fail_as(err, E_BAD_SNAPSHOT, NULL) : fail_as(err, E_HOST, "template host of '%s'", name);
+	}
+	log_info("template host of '%s' is process %d", name, h->pid);
+	*ret = h;
+	return 0;
+}
+
+static bool alive(const struct host *h)
+{
+	return !h->failed && wait_readable(h->process.fd, 0) == 0;
+}
+
+/* The caller holds host_lock. */
+static void forget(struct forkd *d, struct tmpl *t, bool died)
+{
+	struct host *h = t->host;
+
+	t->host = NULL;
+	reaper_forget(d->reaper, &h->control);
+	reaper_forget(d->reaper, &h->process);
+	reaper_release(d->reaper, &h->process);
+	if (died) {
+		log_error("template host of '%s' (process %d) failed; its clones go on", t->name, h->pid);
+		metrics_count(d->metrics, METRIC_HOSTS_FAILED, 1);
+		events_emit(d->events, "host.failed", t->name, NULL, NULL);
+	}
+	host_stop(h);
+	store_release(d->store, t->name);
+}
+
+static int start_acquired(struct forkd *d, struct tmpl *t, int dir_fd, struct err *err)
+{
+	struct manifest m;
+
+	if (store_manifest(d->store, t->name, &m, err) < 0)
+		return err->num;
+	const struct caller owner = caller_from_owner(m.owner_uid, OWNER_REMOTE);
+	fields_free(manifest_fields, &m);
+	if (host_start(d, t->name, dir_fd, d->options->park, &t->host, err) < 0)
+		return err->num;
+	t->host->owner = owner;
+	return 0;
+}
+
+static int start_for(struct forkd *d, struct tmpl *t, struct err *err)
+{
+	autoclose int dir_fd = -1;
+
+	if (store_acquire(d->store, t->name, &dir_fd, err) < 0)
+		return err->num;
+	if (start_acquired(d, t, dir_fd, err) < 0) {
+		store_release(d->store, t->name);
+		return err->num;
+	}
+	metrics_count(d->metrics, METRIC_HOSTS_STARTED, 1);
+	atomic_fetch_add(&t->host->refs, 1); /* the reaper's */
+	if (reaper_watch(d->reaper, &t->host->control, err) >= 0 &&
+	    reaper_watch(d->reaper, &t->host->process, err) >= 0)
+		return 0;
+	forget(d, t, false);
+	return err->num;
+}
+
+int tmpl_host(struct forkd *d, struct tmpl *t, struct host **ret, struct err *err)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&t->host_lock);
+	if (t->host && !alive(t->host))
+		forget(d, t, true);
+	if (!t->host)
+		r = start_for(d, t, err);
+	if (r >= 0) {
+		atomic_fetch_add(&t->host->refs, 1);
+		*ret = t->host;
+	}
+	pthread_mutex_unlock(&t->host_lock);
+	return r;
+}
+
+void tmpl_drop_host(struct forkd *d, struct tmpl *t)
+{
+	pthread_mutex_lock(&t->host_lock);
+	if (t->host)
+		forget(d, t, false);
+	pthread_mutex_unlock(&t->host_lock);
+}
+
+void tmpl_host_died(struct forkd *d, struct tmpl *t, const struct host *h)
+{
+	if (pthread_mutex_trylock(&t->host_lock) != 0)
+		return;
+	if (t->host == h)
+		forget(d, t, true);
+	pthread_mutex_unlock(&t->host_lock);
+}
+
+int host_send_fork(struct host *h, const char *id, uint8_t memory_mode, int listen_fd, struct err *err)
+{
+	autofree char *copy = strdup(id);
+	const struct ctl_fork f = { .id = copy, .memory_restore_mode = memory_mode };
+
+	if (control_send(h->control.fd, "fork", ctl_fork_fields, &f, NULL, &listen_fd, 1, err) < 0) {
+		h->failed = true;
+		return fail_as(err, E_HOST, "template host of '%s'", h->name);
+	}
+	return 0;
+}
+
+struct forked {
+	uint32_t pid;
+};
+
+static const struct field forked_fields[] = { F(struct forked, pid, .flags = F_REQUIRED), F_END };
+
+int host_recv_fork(struct host *h, uint32_t *ret_pid, int *ret_pidfd, struct err *err)
+{
+	struct forked f = {};
+	autoctl struct ctl_packet p = {};
+
+	if (control_reply(h->control.fd, deadline_in_ms(FORK_TIMEOUT_MS), host_event, h, &p, err) < 0) {
+		h->failed = true;
+		return fail_as(err, E_HOST, "template host of '%s'", h->name);
+	}
+	if (ctl_parse_reply(&p, forked_fields, &f, err) < 0)
+		return fail_as(err, E_HOST, "template host of '%s': fork", h->name);
+	if (p.n_fds != 1) {
+		h->failed = true;
+		return fail(err, E_HOST, "template host of '%s': %u descriptors with a new process, not one", h->name,
+			    p.n_fds);
+	}
+	*ret_pid = f.pid;
+	*ret_pidfd = steal_fd(&p.fds[0]);
+	return 0;
+}
+
+void host_event(void *host, const struct ctl_packet *p)
+{
+	struct host *h = host;
+	struct ctl_exited e = {};
+	struct err err = {};
+	const struct json_node *event = json_get(&p->json.nodes[0], "event");
+
+	if (event->type != JSON_STRING || strcmp(event->str, "exited") != 0)
+		return;
+	if (fields_load(ctl_exited_fields, &e, &p->json.nodes[0], "exited", &err) < 0)
+		log_warn("template host of '%s': %s", h->name, err.msg);
+	else
+		reaper_exited(h->d, e.pid, e.status);
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * vmm/virtio_blk: zeroes on file systems that know none, one or all of the ways to make them, through io_uring and without.
+ * Without it the file system is this file's fallocate(); with it, a tmpfs (holes only) and a ramfs (nothing at all).
+ */
+#include "tests/unit/rounds.h"
+
+#include <errno.h>
+#include <linux/falloc.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#include "vmm/machine/devices.h"
+
+enum { MIB = 1 << 20, RAM_BYTES = 1 << 20, IMAGE_BYTES = 80 << 20, SECTOR = 512 };
+enum { DESC = 0, AVAIL = 0x1000, USED = 0x2000, HEAD = 0x3000, RANGE = 0x3100, STATUS = 0x3200 };
+enum { NEXT = 1, WRITE = 2, NO_INTERRUPT = 1 };
+enum { T_DISCARD = 11, T_WRITE_ZEROES = 13, UNMAP = 1, F_DISCARD = 13, F_WRITE_ZEROES = 14 };
+enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2, S_NONE = 0xff };
+
+static struct vm vm;
+static struct virtio_dev *vdev;
+static char dir[] = "/tmp/forkd-test-blk-XXXXXX", path[64];
+static int image_fd;
+
+/* ---- the file system ---- */
+
+static unsigned knows, n_calls; /* FALLOC_FL_… */
+static int calls[4], other_errno;
+
+int fallocate(int fd, int mode, off_t off, off_t len)
+{
+	(void)fd;
+	(void)off;
+	(void)len;
+	calls[n_calls++ % ARRAY_LEN(calls)] = mode & ~FALLOC_FL_KEEP_SIZE;
+	assert_true(mode & FALLOC_FL_KEEP_SIZE);
+	errno = (unsigned)mode & knows ? other_errno : EOPNOTSUPP;
+	return errno ? -1 : 0;
+}
+
+/* ---- the device ---- */
+
+static void put(uint64_t gpa, const void *data, size_t len)
+{
+	memcpy(gmem_ptr(&vm.mem, gpa, len), data, len);
+}
+
+static uint16_t used_idx(void)
+{
+	uint16_t v;
+
+	memcpy(&v, gmem_ptr(&vm.mem, USED + 2, 2), 2);
+	return v;
+}
+
+static void put_desc(unsigned i, uint64_t addr, uint32_t len, uint16_t flags)
+{
+	const struct {
+		uint64_t addr;
+		uint32_t len;
+		uint16_t flags, next;
+	} d = { addr, len, flags, (uint16_t)(i + 1) };
+
+	put(DESC + 16 * i, &d, sizeof(d));
+}
+
+static void open_disk(const char *where, bool uring)
+{
+	struct disk_config cfg;
+	struct err err = {};
+	char text[128];
+
+	snprintf(path, sizeof(path), "%s/disk", where);
+	image_fd = open(path, O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600);
+	assert_int_equal(ftruncate(image_fd, IMAGE_BYTES), 0);
+	snprintf(text, sizeof(text), "id=disk0,path=%s,image_type=raw%s", path, uring ? "" : ",_disable_io_uring=on");
+	fields_init(disk_fields, &cfg);
+	assert_int_equal(fields_parse_options(disk_fields, &cfg, text, &err), 0);
+	vm = (struct vm){ .loop = &loop };
+	gmem_layout(&vm.mem, RAM_BYTES, RAM_BYTES, 1ULL << 32);
+	assert_int_equal(gmem_map_anon(&vm.mem, false, false, &err), 0);
+	assert_int_equal(loop_init(&loop, &err), 0);
+	assert_int_equal(virtio_blk_new(&vm, &cfg, &vdev, &err), 0);
+	fields_free(disk_fields, &cfg);
+	vdev->acked_features = 1ULL << VIRTIO_F_VERSION_1 | 1ULL << F_DISCARD | 1ULL << F_WRITE_ZEROES | 1ULL << 9;
+	vdev->queue[0].s.ready = true;
+	vdev->queue[0].s.desc_table = DESC;
+	vdev->queue[0].s.avail_ring = AVAIL;
+	vdev->queue[0].s.used_ring = USED;
+	put(AVAIL, &(uint16_t){ NO_INTERRUPT }, 2);
+	virtio_activate(vdev);
+	assert_true(vdev->active);
+	n_calls = 0;
+	other_errno = 0;
+}
+
+static void close_disk(void)
+{
+	vdev->ops->free(vdev);
+	loop_done(&loop);
+	gmem_unmap(&vm.mem);
+	close(image_fd);
+	unlink(path);
+}
+
+/* One request; `paused`: the device is paused before it can have ended. Returns the status. */
+static uint8_t request(uint32_t type, uint64_t off, uint64_t len, uint32_t flags, bool paused)
+{
+	const struct {
+		uint32_t type, reserved;
+		uint64_t sector;
+	} head = { .type = type };
+	const struct {
+		uint64_t sector;
+		uint32_t n, flags;
+	} range = { off / SECTOR, (uint32_t)(len / SECTOR), flags };
+	uint16_t before = used_idx(), next = (uint16_t)(before + 1);
+
+	put(HEAD, &head, sizeof(head));
+	put(RANGE, &range, sizeof(range));
+	put(STATUS, &(uint8_t){ S_NONE }, 1);
+	put_desc(0, HEAD, sizeof(head), NEXT);
+	put_desc(1, RANGE, sizeof(range), NEXT);
+	put_desc(2, STATUS, 1, WRITE);
+	put(AVAIL + 2, &next, 2);
+	pthread_mutex_lock(&vdev->lock);
+	virtio_notify(vdev, 0);
+	if (paused)
+		vdev->ops->pause(vdev);
+	pthread_mutex_unlock(&vdev->lock);
+	for (unsigned i = 0; i < 20000 && used_idx() == before; i++) {
+		run_rounds(1);
+		usleep(500);
+	}
+	assert_int_equal(used_idx(), next);
+	return *(uint8_t *)gmem_ptr(&vm.mem, STATUS, 1);
+}
+
+static void fill_image(void)
+{
+	autofree char *buf = malloc(MIB);
+
+	memset(buf, 'x', MIB);
+	for (off_t at = 0; at < IMAGE_BYTES; at += MIB)
+		assert_int_equal(pwrite(image_fd, buf, MIB, at), MIB);
+}
+
+/* [from, to) of the image has zeroes, all else is as it was. */
+static void check_zeroes(uint64_t from, uint64_t to)
+{
+	static const char zeroes[SECTOR];
+	autofree char *buf = malloc(MIB);
+	char was[SECTOR];
+
+	memset(was, 'x', SECTOR);
+	for (uint64_t at = 0; at < IMAGE_BYTES; at += MIB) {
+		assert_int_equal(pread(image_fd, buf, MIB, (off_t)at), MIB);
+		for (uint64_t i = 0; i < MIB; i += SECTOR)
+			if (memcmp(buf + i, at + i >= from && at + i < to ? zeroes : was, SECTOR) != 0)
+				fail_msg("the sector at %llu", (unsigned long long)(at + i));
+	}
+}
+
+/* ---- tests ---- */
+
+static void ways_in_turn(void **state)
+{
+	enum { ZERO = FALLOC_FL_ZERO_RANGE, PUNCH = FALLOC_FL_PUNCH_HOLE };
+	static const struct {
+		uint32_t type, flags;
+		unsigned knows;
+		int called[2];
+		uint8_t status;
+	} cases[] = {
+		{ T_WRITE_ZEROES, 0, ZERO | PUNCH, { ZERO, 0 }, S_OK },
+		{ T_WRITE_ZEROES, 0, PUNCH, { ZERO, PUNCH }, S_OK },
+		{ T_WRITE_ZEROES, UNMAP, ZERO | PUNCH, { PUNCH, 0 }, S_OK },
+		{ T_WRITE_ZEROES, UNMAP, ZERO, { PUNCH, ZERO }, S_OK },
+		{ T_DISCARD, 0, ZERO | PUNCH, { PUNCH, 0 }, S_OK },
+		{ T_DISCARD, 0, ZERO, { PUNCH, 0 }, S_OK }, /* only advice */
+		{ T_WRITE_ZEROES, 2, ZERO | PUNCH, { 0, 0 }, S_UNSUPP },
+		{ T_DISCARD, UNMAP, ZERO | PUNCH, { 0, 0 }, S_UNSUPP },
+	};
+
+	(void)state;
+	open_disk(dir, false);
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		knows = cases[i].knows;
+		n_calls = 0;
+		uint8_t status = request(cases[i].type, MIB, MIB, cases[i].flags, false);
+		if (status != cases[i].status)
+			fail_msg("case %zu: status %u", i, status);
+		assert_int_equal(n_calls, (cases[i].called[0] != 0) + (cases[i].called[1] != 0));
+		for (unsigned c = 0; c < n_calls; c++)
+			assert_int_equal(calls[c], cases[i].called[c]);
+	}
+	knows = ZERO | PUNCH;
+	other_errno = ENOSPC; /* no other way helps */
+	n_calls = 0;
+	assert_int_equal(request(T_WRITE_ZEROES, 0, MIB, 0, false), S_IOERR);
+	assert_int_equal(request(T_DISCARD, 0, MIB, 0, false), S_IOERR);
+	assert_int_equal(n_calls, 2);
+	close_disk();
+}
+
+static const struct {
+	uint64_t from, len;
+	uint8_t status;
+} ranges[] = {
+	{ 3 * SECTOR, SECTOR, S_OK },
+	{ 5 * MIB - SECTOR, 3 * MIB + 2 * SECTOR, S_OK }, /* pieces, the last one short */
+	{ 7 * MIB, 64 * MIB, S_OK },
+	{ 7 * MIB, 64 * MIB + SECTOR, S_UNSUPP }, /* so much is the guest's own work */
+	{ 79 * MIB, 2 * MIB, S_IOERR },
+};
+
+static void zero_ranges(bool paused, bool unlimited)
+{
+	for (size_t i = 0; i < ARRAY_LEN(ranges); i++) {
+		uint64_t end = ranges[i].from + ranges[i].len;
+		bool ok = ranges[i].status == S_OK || (unlimited && end <= IMAGE_BYTES);
+		fill_image();
+		assert_int_equal(request(T_WRITE_ZEROES, ranges[i].from, ranges[i].len, i % 2 ? UNMAP : 0, paused),
+				 ok ? S_OK : ranges[i].status);
+		check_zeroes(ok ? ranges[i].from : 0, ok ? end : 0);
+	}
+}
+
+static void written_in_pieces(void **state)
+{
+	(void)state;
+	open_disk(dir, false);
+	knows = 0;
+	zero_ranges(false, false);
+	close_disk();
+}
+
+static bool mount_here(const char *type)
+{
+	if (mount(type, dir, type, 0, NULL) == 0)
+		return true;
+	print_message("no %s can be mounted here: errno %d\n", type, errno);
+	return false;
+}
+
+static void with_a_ring(const char *type, bool unlimited)
+{
+	if (!mount_here(type))
+		skip();
+	for (unsigned paused = 0; paused < 2; paused++) {
+		open_disk(dir, true);
+		zero_ranges(paused, unlimited);
+		assert_int_equal(request(T_DISCARD, 0, MIB, 0, paused), S_OK);
+		assert_int_equal(n_calls, 0); /* the ring did it */
+		close_disk();
+	}
+	assert_int_equal(umount2(dir, MNT_DETACH), 0); /* a ring lets go of its files some time after its end */
+}
+
+/* Knows PUNCH_HOLE alone. */
+static void ring_on_tmpfs(void **state)
+{
+	(void)state;
+	with_a_ring("tmpfs", true);
+}
+
+static void ring_on_ramfs(void **state)
+{
+	(void)state;
+	with_a_ring("ramfs", false);
+}
+
+static int make_dir(void **state)
+{
+	(void)state;
+	if (unshare(CLONE_NEWNS) == 0)
+		(void)!mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
+	return mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_dir(void **state)
+{
+	(void)state;
+	return rmdir(dir);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(ways_in_turn),
+		cmocka_unit_test(written_in_pieces),
+		cmocka_unit_test(ring_on_tmpfs),
+		cmocka_unit_test(ring_on_ramfs),
+	};
+
+	return cmocka_run_group_tests_name("virtio_blk", tests, make_dir, remove_dir);
+}

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+/* vmm/snapshot on a machine without vCPUs, whose clock is this file's ioctl(): the directory there and back, whole or not at all. */
+#include "vmm/snapshot/snapshot_write.h"
+
+#include "tests/unit/fake_kvm.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "vmm/state/state.h"
+#include "vmm/x86/ioapic.h"
+
+enum { PAGE = 4096, LOW_BYTES = 0x40000, HIGH_BYTES = 0x10000 };
+#define HIGH (1ULL << 32)
+#define CLOCK_NS 0x1122334455667788ULL
+
+static int fake_kvm(unsigned long request, void *arg)
+{
+	assert_int_equal(request, KVM_GET_CLOCK);
+	*(struct kvm_clock_data *)arg = (struct kvm_clock_data){ .clock = CLOCK_NS };
+	return 0;
+}
+
+static char dir[] = "/tmp/forkd-test-snapshot-XXXXXX";
+static char url[64];
+static struct vm vm;
+static struct vm_config config;
+
+static char *in_dir(const char *name)
+{
+	static char path[128];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	return path;
+}
+
+static unsigned n_files(void)
+{
+	DIR *d = opendir(dir);
+	unsigned n = 0;
+
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n - 2;
+}
+
+static int make(void **state)
+{
+	struct err err = {};
+
+	(void)state;
+	vm_config_init(&config);
+	config.memory.size = LOW_BYTES + HIGH_BYTES;
+	vm = (struct vm){ .config = &config, .kvm = { .fd = -1, .vm_fd = FAKE_FD }, .device_id_cnt = 3 };
+	gmem_layout(&vm.mem, LOW_BYTES + HIGH_BYTES, LOW_BYTES, HIGH);
+	bus_init(&vm.mmio);
+	ioapic_init(&vm.arch.ioapic);
+	vm.arch.cpuid = (struct cpuid_table){ calloc(1, sizeof(struct cpuid_entry)), 1 };
+	vm.arch.clock.clock = CLOCK_NS;
+	return mkdir(dir, 0700) < 0 ? -1 : gmem_map_anon(&vm.mem, false, false, &err);
+}
+
+static int done(void **state)
+{
+	static const char *const names[] = { "config.json", "state.json", "memory-ranges", ".config.json.tmp" };
+
+	(void)state;
+	gmem_unmap(&vm.mem);
+	free(vm.arch.cpuid.entry);
+	vm_config_free(&config);
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		unlink(in_dir(names[i]));
+	return rmdir(dir);
+}
+
+static int make_name(void **state)
+{
+	(void)state;
+	if (!mkdtemp(dir))
+		return -1;
+	snprintf(url, sizeof(url), "file://%s", dir);
+	return rmdir(dir);
+}
+
+static void round_trip(void **state)
+{
+	autosnapshot struct snapshot snap = { .mem_fd = -1 };
+	struct vm_config loaded;
+	struct gmem mem;
+	struct stat st;
+	struct err err = {};
+
+	(void)state;
+	vm.mem.region[0].hva[PAGE + 1] = 'l';
+	vm.mem.region[1].hva[HIGH_BYTES - 1] = 'h';
+	assert_int_equal(snapshot_save(&vm, url, &err), 0);
+	assert_int_equal(n_files(), 3);
+	assert_int_equal(stat(in_dir("memory-ranges"), &st), 0);
+	assert_int_equal(st.st_size, LOW_BYTES + HIGH_BYTES);
+	assert_int_equal(st.st_mode & 0777, 0600);
+
+	assert_int_equal(snapshot_open(&snap, url, &err), 0);
+	assert_string_equal(snap.dir, dir);
+	assert_int_equal(snap.mem_bytes, LOW_BYTES + HIGH_BYTES);
+	vm_config_init(&loaded);
+	assert_int_equal(snapshot_config(&snap, &loaded, &err), 0);
+	assert_int_equal(loaded.memory.size, LOW_BYTES + HIGH_BYTES);
+	vm_config_free(&loaded);
+	assert_int_equal(snapshot_check_memory(&snap, &vm.mem, &err), 0);
+	gmem_layout(&mem, LOW_BYTES + HIGH_BYTES, LOW_BYTES, HIGH);
+	assert_int_equal(gmem_map_anon(&mem, false, false, &err), 0);
+	assert_int_equal(snapshot_read_memory(&snap, &mem, &err), 0);
+	assert_memory_equal(mem.region[0].hva, vm.mem.region[0].hva, LOW_BYTES);
+	assert_memory_equal(mem.region[1].hva, vm.mem.region[1].hva, HIGH_BYTES);
+	gmem_unmap(&mem);
+}
+
+/* The tree in Cloud Hypervisor's shape; the clock's 64 bits exact. */
+static void state_tree(void **state)
+{
+	autosnapshot struct snapshot snap = { .mem_fd = -1 };
+	const struct json_node *child, *node;
+	struct arch_state root = {};
+	struct err err = {};
+
+	(void)state;
+	assert_int_equal(snapshot_save(&vm, url, &err), 0);
+	assert_int_equal(snapshot_open(&snap, url, &err), 0);
+	const char *const order[] = { "cpu-manager", "device-manager", "memory-manager" };
+	unsigned n = 0;
+	for (json_each(c, json_get(&snap.state.nodes[0], "snapshots")))
+		assert_string_equal(c->key, order[n++]);
+	assert_int_equal(n, 3);
+	assert_int_equal(state_child(&snap.state.nodes[0], "cpu-manager", &child, &err), 0);
+	assert_int_equal(json_get(child, "snapshot_data")->type, JSON_NULL);
+	assert_int_equal(state_child(&snap.state.nodes[0], "memory-manager", &child, &err), 0);
+	autojson struct json json = {};
+	assert_int_equal(state_parse(child, "memory-manager", &json, &node, &err), 0);
+	assert_int_equal(json_get(node, "start_of_device_area")->num, HIGH + HIGH_BYTES);
+	assert_int_equal(json_get(node, "boot_ram")->num, LOW_BYTES + HIGH_BYTES);
+	assert_int_equal(json_get(node, "hotplug_slots")->count, 8);
+	const struct json_node *second = json_get(node, "guest_ram_mappings") + 1;
+	second += second->span;
+	assert_int_equal(json_get(second, "slot")->num, 1);
+	assert_int_equal(json_get(second, "file_offset")->num, 0);
+	assert_int_equal(json_get(second, "gpa")->num, HIGH);
+	assert_int_equal(state_parse(&snap.state.nodes[0], "root", &json, &node, &err), 0);
+	assert_int_equal(fields_load(arch_state_fields, &root, node, "root", &err), 0);
+	assert_int_equal(root.clock.Kvm.clock, CLOCK_NS);
+	assert_int_equal(root.n_common_cpuid, 1);
+	fields_free(arch_state_fields, &root);
+	assert_int_equal(state_child(&snap.state.nodes[0], "device-manager", &child, &err), 0);
+	assert_int_equal(state_child(child, "__ioapic", &node, &err), 0);
+	assert_int_equal(state_parse(child, "device-manager", &json, &node, &err), 0);
+	assert_int_equal(json_get(node, "device_id_cnt")->num, 3);
+}
+
+static void never_overwrites(void **state)
+{
+	static const struct {
+		const char *name, *what;
+	} names[] = {
+		{ "config.json", "config" },
+		{ "state.json", "state" },
+		{ "memory-ranges", "memory" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		char text[80], byte = 0;
+		struct err err = {};
+		int fd = open(in_dir(names[i].name), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+		assert_int_equal(write(fd, "x", 1), 1);
+		assert_int_equal(snapshot_save(&vm, url, &err), -EEXIST);
+		snprintf(text, sizeof(text), "Error creating VM %s snapshot file", names[i].what);
+		assert_non_null(strstr(err.msg, text));
+		assert_int_equal(n_files(), 1); /* nothing of ours is left */
+		assert_int_equal(pread(fd, &byte, 1, 0), 1);
+		assert_int_equal(byte, 'x');
+		close(fd);
+		unlink(in_dir(names[i].name));
+	}
+	struct err err = {}; /* a link that points nowhere is in the way too; a temporary file of a dead process is not */
+	assert_int_equal(symlink("/nonexistent", in_dir("state.json")), 0);
+	assert_int_equal(snapshot_save(&vm, url, &err), -EEXIST);
+	unlink(in_dir("state.json"));
+	close(open(in_dir(".config.json.tmp"), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
+	assert_int_equal(snapshot_save(&vm, url, &err), 0);
+	assert_int_equal(n_files(), 3);
+}
+
+static void bad_urls(void **state)
+{
+	static const struct {
+		const char *url, *msg;
+	} cases[] = {
+		{ "", "Could not extract path from URL: " },
+		{ "/tmp", "Could not extract path from URL: /tmp" },
+		{ "file://", "Destination is not a directory: \"\"" },
+		{ "file:///nonexistent", "Destination is not a directory: \"/nonexistent\"" },
+		{ "file:///dev/null", "Destination is not a directory: \"/dev/null\"" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		autosnapshot struct snapshot snap = { .mem_fd = -1 };
+		struct err err = {};
+		assert_true(snapshot_save(&vm, cases[i].url, &err) < 0);
+		assert_string_equal(err.msg, cases[i].msg);
+		assert_true(snapshot_open(&snap, cases[i].url, &err) < 0);
+		assert_true(err.num < 0 && strstr(err.msg, cases[i].msg));
+		assert_int_equal(
+			strncmp(err.msg, "Cannot restore VM\nFailed to send migratable component snapshot\n", 63), 0);
+	}
+}
+
+static void put_file(const char *name, const char *text)
+{
+	autoclose int fd = open(in_dir(name), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600);
+
+	assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+}
+
+static void broken_directories(void **state)
+{
+	static const struct {
+		const char *name, *text, *msg;
+	} cases[] = {
+		/* text NULL: removed */
+		{ "config.json", NULL, "Error opening VM config snapshot file" },
+		{ "state.json", NULL, "Error opening VM state snapshot file" },
+		{ "memory-ranges", NULL, "Memory manager error\nError opening snapshot file" },
+		{ "config.json", "", "/config.json\"\n" },
+		{ "state.json", "{\"a\":1,\"a\":2}", "/state.json\"\n" },
+		{ "state.json", "{} x", "/state.json\"\n" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		autosnapshot struct snapshot snap = { .mem_fd = -1 };
+		struct err err = {};
+		unlink(in_dir("config.json"));
+		unlink(in_dir("state.json"));
+		unlink(in_dir("memory-ranges"));
+		assert_int_equal(snapshot_save(&vm, url, &err), 0);
+		if (cases[i].text)
+			put_file(cases[i].name, cases[i].text);
+		else
+			unlink(in_dir(cases[i].name));
+		assert_true(snapshot_open(&snap, url, &err) < 0);
+		if (!strstr(err.msg, cases[i].msg))
+			fail_msg("case %zu: %s", i, err.msg);
+	}
+}
+
+static void memory_must_fit(void **state)
+{
+	static const struct {
+		uint64_t size, low;
+		const char *msg;
+	} cases[] = {
+		{ LOW_BYTES, LOW_BYTES, "memory-manager has 2 memory ranges, RAM of 262144 bytes has 1" },
+		{ LOW_BYTES + HIGH_BYTES, LOW_BYTES + PAGE, "range 0 is 0x0+0x40000, expected 0x0+0x41000" },
+		{ LOW_BYTES + 2 * HIGH_BYTES, LOW_BYTES,
+		  "range 1 is 0x100000000+0x10000, expected 0x100000000+0x20000" },
+	};
+	struct gmem mem;
+	struct err err = {};
+
+	(void)state;
+	assert_int_equal(snapshot_save(&vm, url, &err), 0);
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		autosnapshot struct snapshot snap = { .mem_fd = -1 };
+		assert_int_equal(snapshot_open(&snap, url, &err), 0);
+		gmem_layout(&mem, cases[i].size, cases[i].low, HIGH);
+		assert_int_equal(snapshot_check_memory(&snap, &mem, &err), -EINVAL);
+		if (!strstr(err.msg, cases[i].msg))
+			fail_msg("case %zu: %s", i, err.msg);
+	}
+	for (int more = -1; more <= 1; more += 2) {
+		autosnapshot struct snapshot snap = { .mem_fd = -1 };
+		assert_int_equal(truncate(in_dir("memory-ranges"), LOW_BYTES + HIGH_BYTES + more), 0);
+		assert_int_equal(snapshot_open(&snap, url, &err), 0);
+		assert_int_equal(snapshot_check_memory(&snap, &vm.mem, &err), -EINVAL);
+		assert_non_null(strstr(err.msg, "/memory-ranges\" has "));
+	}
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, make, done)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(round_trip), T(state_tree),         T(never_overwrites),
+		T(bad_urls),   T(broken_directories), T(memory_must_fit),
+	};
+
+	return cmocka_run_group_tests_name("snapshot", tests, make_name, NULL);
+}

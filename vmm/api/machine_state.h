@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The machine of this process and its life: create, boot, pause, resume, snapshot, restore, shutdown, delete.
+ * One state machine for the API and for the command line; every call comes from the main thread and returns when
+ * the thing is done. Messages and codes are those of Cloud Hypervisor's API: the chain in `err` is what it answers
+ * after "Error from API".
+ */
+#ifndef VMM_API_MACHINE_STATE_H
+#define VMM_API_MACHINE_STATE_H
+
+#include "vmm/config/config.h"
+#include "vmm/core/loop.h"
+#include "vmm/virtio/virtio.h"
+
+struct snapshot;
+struct vm_restore;
+struct vmm;
+
+/* Who a VM belongs to besides the user of its API: forkd. */
+struct vmm_owner {
+	/* The VM ended, by itself or through its API; the loop stops next. */
+	void (*ended)(struct vmm_owner *owner, const char *reason, int exit_code);
+	/* Running or paused now. */
+	void (*state_changed)(struct vmm_owner *owner);
+	/* A directory that the API's user named: opens it if that user may write there. */
+	int (*open_dir)(struct vmm_owner *owner, const char *path, int *ret_fd, struct err *err);
+};
+
+struct vmm *vmm_new(struct loop *loop, struct err *err);
+/* Before anything else. An owned VM is not rebooted, created or restored through its API: it ends instead. */
+void vmm_set_owner(struct vmm *vmm, struct vmm_owner *owner);
+void vmm_free(struct vmm *vmm);
+
+/* Stores the configuration: *config is moved from on success. */
+MUST_CHECK int vmm_create(struct vmm *vmm, struct vm_config *config, struct err *err);
+MUST_CHECK int vmm_boot(struct vmm *vmm, struct err *err);
+MUST_CHECK int vmm_pause(struct vmm *vmm, struct err *err);
+MUST_CHECK int vmm_resume(struct vmm *vmm, struct err *err);
+MUST_CHECK int vmm_snapshot(struct vmm *vmm, const char *destination_url, struct err *err);
+/* Restores into an empty VMM. Descriptors in rc->net_fds[].fds are taken over (set to -1) or closed in any case. */
+MUST_CHECK int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err);
+/* Builds the VM of a clone as far as it goes without its devices: see vm_new_parked(). *config is moved from, also on failure. */
+MUST_CHECK int vmm_park(struct vmm *vmm, struct vm_config *config, struct snapshot *snap, const struct vm_restore *how,
+			struct err *err);
+/* Its configuration, to be completed before vmm_unpark() and vmm_boot(). Descriptors in it are the VMM's. */
+struct vm_config *vmm_config(struct vmm *vmm);
+/* Adds the devices: paused then. */
+MUST_CHECK int vmm_unpark(struct vmm *vmm, struct err *err);
+/* Into an opened directory; `dir` is its name in messages. */
+MUST_CHECK int vmm_snapshot_at(struct vmm *vmm, int dir_fd, const char *dir, struct err *err);
+/* No vCPU runs any more, and taps, disks and locks are free. What is left goes with vmm_free(). */
+void vmm_release(struct vmm *vmm);
+/* "Created", "Running", "Paused"; "Parked" between vmm_park() and vmm_unpark(). */
+const char *vmm_state(const struct vmm *vmm);
+/* Device counters; zeros without a VM. */
+void vmm_counters(struct vmm *vmm, struct virtio_counters *ret);
+/* What vm.resize asks for. */
+struct vm_resize {
+	uint32_t desired_vcpus;
+	uint64_t desired_ram, desired_balloon; /* bytes */
+	bool has_desired_vcpus, has_desired_ram, has_desired_balloon;
+};
+/* The balloon of a running VM; all three in the configuration of one that was not booted. */
+MUST_CHECK int vmm_resize(struct vmm *vmm, const struct vm_resize *want, struct err *err);
+MUST_CHECK int vmm_resize_disk(struct vmm *vmm, const char *id, uint64_t bytes, struct err *err);
+/*
+ * A device more, or fewer, in the configuration and in the machine if there is one; *out becomes {"id", "bdf"} then. The device's configuration
+ * is moved from, its descriptors are taken over or closed. In a clone only a net with descriptors can be added: files and taps are forkd's.
+ */
+MUST_CHECK int vmm_add_disk(struct vmm *vmm, struct disk_config *disk, struct strbuf *out, struct err *err);
+MUST_CHECK int vmm_add_net(struct vmm *vmm, struct net_config *net, struct strbuf *out, struct err *err);
+MUST_CHECK int vmm_add_vsock(struct vmm *vmm, struct vsock_config *vsock, struct strbuf *out, struct err *err);
+MUST_CHECK int vmm_remove_device(struct vmm *vmm, const char *id, struct err *err);
+MUST_CHECK int vmm_power_button(struct vmm *vmm, struct err *err);
+/* To every vCPU. */
+MUST_CHECK int vmm_nmi(struct vmm *vmm, struct err *err);
+/* Ends the VM and keeps its configuration. */
+MUST_CHECK int vmm_shutdown(struct vmm *vmm, struct err *err);
+/* Ends the VM and forgets its configuration; fine without any. */
+MUST_CHECK int vmm_delete(struct vmm *vmm, struct err *err);
+MUST_CHECK int vmm_reboot(struct vmm *vmm, struct err *err);
+/* The JSON of vm.info and of vm.counters. */
+MUST_CHECK int vmm_info(struct vmm *vmm, struct strbuf *out, struct err *err);
+MUST_CHECK int vmm_counters_json(struct vmm *vmm, struct strbuf *out, struct err *err);
+
+#endif

@@ -1,0 +1,507 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The control socket of a VM process: one row for each request, and what forkd is told unasked. */
+#include "vmm/clone/control.h"
+
+#include <errno.h>
+#include <malloc.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "common/clock.h"
+#include "common/ctl.h"
+#include "common/log.h"
+#include "common/sock.h"
+#include "vmm/api/api.h"
+#include "vmm/api/machine_state.h"
+#include "vmm/clone/config_override.h"
+#include "vmm/clone/control_fds.h"
+
+struct clone {
+	struct vmm_owner owner;
+	struct loop loop;
+	struct loop_signals signals;
+	struct vmm *vmm;
+	struct api_server *api;
+	char *id, *open_socket;
+	struct template *tmpl;        /* NULL: not made from one, or let go of */
+	struct source listener, conn; /* conn.fd -1: forkd is not there */
+	struct err park_err;          /* told to who asks for the restore */
+	bool started;                 /* restored or booted */
+	bool serving;                 /* a request of forkd: it need not be told of the changes that it asked for */
+	const char *end_reason;       /* NULL: through vmm.shutdown, or a signal */
+	uint64_t restored_ns, resumed_ns;
+};
+
+/* A request and where its answer goes. */
+struct op {
+	const char *name;
+	int (*run)(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err);
+	bool ends_if_failed;
+};
+
+/* ---- forkd's end of the line ---- */
+
+static void hang_up(struct clone *c)
+{
+	if (c->conn.fd < 0)
+		return;
+	loop_del(&c->loop, &c->conn);
+	close(steal_fd(&c->conn.fd));
+	if (!c->started)
+		loop_stop(&c->loop, 1); /* nobody knows of this process */
+}
+
+static void tell(struct clone *c, const struct strbuf *text)
+{
+	struct err err = {};
+	char line[ERR_MSG_BYTES];
+
+	if (c->conn.fd < 0 || ctl_send(c->conn.fd, text, NULL, 0, &err) == 0)
+		return;
+	log_warn("control socket: %s", err_line(&err, line, sizeof(line)));
+	hang_up(c);
+}
+
+static void on_ended(struct vmm_owner *owner, const char *reason, int exit_code)
+{
+	struct clone *c = container_of(owner, struct clone, owner);
+
+	(void)exit_code;
+	c->end_reason = reason;
+}
+
+static void on_state(struct vmm_owner *owner)
+{
+	struct clone *c = container_of(owner, struct clone, owner);
+	const struct ctl_status status = { .state = (char *)(uintptr_t)vmm_state(c->vmm) };
+	autostrbuf struct strbuf out = {};
+
+	if (c->serving)
+		return;
+	ctl_event(&out, "state", ctl_status_fields, &status);
+	tell(c, &out);
+}
+
+static void say_exiting(struct clone *c, int exit_code)
+{
+	const char *reason = c->end_reason ? c->end_reason : "ended through its API, or by a signal";
+	const struct ctl_exiting e = { .reason = (char *)(uintptr_t)reason, .code = exit_code };
+	autostrbuf struct strbuf out = {};
+
+	ctl_event(&out, "exiting", ctl_exiting_fields, &e);
+	tell(c, &out);
+}
+
+/* ---- requests ---- */
+
+static int answer_status(struct clone *c, struct strbuf *out)
+{
+	const struct ctl_status status = {
+		.id = c->id,
+		.pid = (uint32_t)getpid(),
+		.state = (char *)(uintptr_t)vmm_state(c->vmm),
+		.restored_ns = c->restored_ns,
+		.resumed_ns = c->resumed_ns,
+	};
+
+	ctl_reply(out, ctl_status_fields, &status);
+	return 0;
+}
+
+static int op_hello(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+{
+	(void)p;
+	(void)err;
+	return answer_status(c, out);
+}
+
+static int start_api(struct clone *c, int *api_fd, struct err *err)
+{
+	if (*api_fd < 0)
+		return 0;
+	c->api = api_server_new(&c->loop, c->vmm, NULL, steal_fd(api_fd), err);
+	return c->api ? 0 : err->num;
+}
+
+/* The guest's own connections go to files beside the socket. */
+static int name_vsock(struct vsock_config *vsock, const char *path, struct err *err)
+{
+	free(vsock->socket);
+	vsock->socket = strdup(path);
+	return vsock->socket ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "name the vsock socket");
+}
+
+static int restore(struct clone *c, struct ctl_packet *p, const struct ctl_restore *rq, struct err *err)
+{
+	const struct json_node *overrides = json_get(&p->json.nodes[0], "overrides");
+	struct vm_config *config = vmm_config(c->vmm);
+	autoclose int api_fd = -1;
+
+	if (c->park_err.code != ERR_NONE) {
+		*err = c->park_err;
+		return err->num;
+	}
+	if (overrides && vm_config_override(config, overrides, err) < 0)
+		return err->num;
+	if (rq->vsock_socket && config->vsock && name_vsock(config->vsock, rq->vsock_socket, err) < 0)
+		return err->num;
+	if (clone_take_fds(config, p, rq->fds, rq->n_fds, &api_fd, err) < 0 || vmm_unpark(c->vmm, err) < 0)
+		return err->num;
+	c->restored_ns = monotonic_ns();
+	if (rq->resume && vmm_resume(c->vmm, err) < 0)
+		return err->num;
+	c->resumed_ns = rq->resume ? monotonic_ns() : 0;
+	return start_api(c, &api_fd, err);
+}
+
+static int op_restore(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+{
+	struct ctl_restore rq;
+
+	if (c->started)
+		return err_set(err, ERR_CONFLICT, "this VM was restored already");
+	fields_init(ctl_restore_fields, &rq);
+	int r = fields_load(ctl_restore_fields, &rq, &p->json.nodes[0], "restore", err);
+	if (r == 0)
+		r = restore(c, p, &rq, err);
+	if (r == 0) {
+		c->started = true;
+		c->open_socket = steal_ptr(&rq.open_socket);
+		answer_status(c, out);
+	}
+	fields_free(ctl_restore_fields, &rq);
+	return r;
+}
+
+static int boot(struct clone *c, struct ctl_packet *p, const struct ctl_boot *rq, struct vm_config *config,
+		struct err *err)
+{
+	const struct json_node *node = json_get(&p->json.nodes[0], "config");
+	autoclose int api_fd = -1;
+
+	if (!node)
+		return err_set(err, ERR_INVALID, "boot: config: missing");
+	if (fields_check_known(vm_config_fields, node, "vm", err) < 0 ||
+	    fields_load(vm_config_fields, config, node, "vm", err) < 0)
+		return err->num;
+	if (vmm_create(c->vmm, config, err) < 0)
+		return err->num;
+	if (clone_take_fds(vmm_config(c->vmm), p, rq->fds, rq->n_fds, &api_fd, err) < 0 || vmm_boot(c->vmm, err) < 0)
+		return err->num;
+	c->resumed_ns = monotonic_ns();
+	return start_api(c, &api_fd, err);
+}
+
+static int op_boot(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+{
+	autovmconfig struct vm_config config;
+	struct ctl_boot rq;
+
+	vm_config_init(&config);
+	if (c->started || vmm_config(c->vmm)->memory.size)
+		return err_set(err, ERR_CONFLICT, "this process has a VM already");
+	fields_init(ctl_boot_fields, &rq);
+	int r = fields_load(ctl_boot_fields, &rq, &p->json.nodes[0], "boot", err);
+	if (r == 0)
+		r = boot(c, p, &rq, &config, err);
+	if (r == 0) {
+		c->started = true;
+		c->open_socket = steal_ptr(&rq.open_socket);
+		answer_status(c, out);
+	}
+	fields_free(ctl_boot_fields, &rq);
+	return r;
+}
+
+static int op_pause(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+{
+	(void)p;
+	if (strcmp(vmm_state(c->vmm), "Paused") != 0 && vmm_pause(c->vmm, err) < 0)
+		return err->num;
+	return answer_status(c, out);
+}
+
+static int op_resume(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+{
+	(void)p;
+	if (strcmp(vmm_state(c->vmm), "Running") != 0) {
+		if (vmm_resume(c->vmm, err) < 0)
+			return err->num;
+		c->resumed_ns = monotonic_ns();
+	}
+	return answer_status(c, out);
+}
+
+static int op_snapshot(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+{
+	struct ctl_snapshotted answer = {};
+	bool runs = strcmp(vmm_state(c->vmm), "Running") == 0;
+
+	if (p->n_fds != 1)
+		return err_set(err, ERR_INVALID, "snapshot: %u descriptors came, expected the directory's", p->n_fds);
+	uint64_t begin = monotonic_ns();
+	if (runs && vmm_pause(c->vmm, err) < 0)
+		return err->num;
+	int r = vmm_snapshot_at(c->vmm, p->fds[0], "template", err);
+	if (runs) {
+		struct err resume_err = {};
+		if (vmm_resume(c->vmm, &resume_err) < 0 && r == 0) {
+			*err = resume_err;
+			return err->num;
+		}
+		answer.paused_us = (monotonic_ns() - begin) / 1000;
+	}
+	if (r == 0)
+		ctl_reply(out, ctl_snapshotted_fields, &answer);
+	return r;
+}
+
+static int op_stats(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+{
+	struct virtio_counters n;
+
+	(void)p;
+	(void)err;
+	vmm_counters(c->vmm, &n);
+	const struct ctl_stats stats = {
+		.state = (char *)(uintptr_t)vmm_state(c->vmm),
+		.disk_read_bytes = n.disk_read_bytes,
+		.disk_written_bytes = n.disk_written_bytes,
+		.disk_ops = n.disk_ops,
+		.net_rx_bytes = n.net_rx_bytes,
+		.net_tx_bytes = n.net_tx_bytes,
+		.net_rx_frames = n.net_rx_frames,
+		.net_tx_frames = n.net_tx_frames,
+	};
+	ctl_reply(out, ctl_stats_fields, &stats);
+	return 0;
+}
+
+static int op_quit(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+{
+	(void)p;
+	(void)err;
+	vmm_release(c->vmm);
+	c->end_reason = "deleted";
+	loop_stop(&c->loop, 0);
+	ctl_reply(out, NULL, NULL);
+	return 0;
+}
+
+static const struct op ops[] = {
+	{ "hello", op_hello, false }, { "restore", op_restore, true }, { "boot", op_boot, true },
+	{ "pause", op_pause, false }, { "resume", op_resume, false },  { "snapshot", op_snapshot, false },
+	{ "stats", op_stats, false }, { "quit", op_quit, false },
+};
+
+static const struct op *find_op(const struct ctl_packet *p)
+{
+	const struct json_node *name = json_get(&p->json.nodes[0], "op");
+
+	for (unsigned i = 0; name && name->type == JSON_STRING && i < ARRAY_LEN(ops); i++)
+		if (strcmp(ops[i].name, name->str) == 0)
+			return &ops[i];
+	return NULL;
+}
+
+/* What was read of the snapshot is of no use any more, nor what building the VM left in the heap: a clone keeps little memory. */
+static void let_go_of_template(struct clone *c)
+{
+	snapshot_close(&c->tmpl->snap);
+	c->tmpl = NULL;
+	malloc_trim(0);
+}
+
+static void serve(struct clone *c, struct ctl_packet *p)
+{
+	const struct op *op = find_op(p);
+	autostrbuf struct strbuf out = {};
+	struct err err = {};
+	char line[ERR_MSG_BYTES];
+
+	c->serving = true;
+	int r = op ? op->run(c, p, &out, &err) : err_set(&err, ERR_INVALID, "unknown request");
+	c->serving = false;
+	if (r < 0) {
+		log_warn("%s: %s", op ? op->name : "control socket", err_line(&err, line, sizeof(line)));
+		strbuf_done(&out);
+		ctl_reply_error(&out, &err);
+	}
+	bool ends = r < 0 && op && op->ends_if_failed && !c->started;
+	if (ends) {
+		c->end_reason = "could not be started";
+		loop_stop(&c->loop, 1);
+	}
+	tell(c, &out);
+	if (c->started && c->tmpl)
+		let_go_of_template(c);
+}
+
+static void on_packet(struct source *source, uint32_t events)
+{
+	struct clone *c = container_of(source, struct clone, conn);
+	autoctl struct ctl_packet p = {};
+	struct err err = {};
+	char line[ERR_MSG_BYTES];
+
+	(void)events;
+	int r = ctl_recv(source->fd, &p, &err);
+	if (r > 0) {
+		serve(c, &p);
+	} else if (r != -EAGAIN) {
+		if (r < 0)
+			log_warn("control socket: %s", err_line(&err, line, sizeof(line)));
+		hang_up(c);
+	}
+}
+
+static void on_connect(struct source *source, uint32_t events)
+{
+	struct clone *c = container_of(source, struct clone, listener);
+	int fd = accept4(source->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	struct err err = {};
+
+	(void)events;
+	if (fd < 0)
+		return;
+	if (c->conn.fd >= 0) { /* a new daemon; the old one is gone, or will be */
+		loop_del(&c->loop, &c->conn);
+		close(c->conn.fd);
+	}
+	c->conn = (struct source){ .fd = fd, .ready = on_packet };
+	if (loop_add(&c->loop, &c->conn, EPOLLIN, &err) < 0)
+		hang_up(c);
+}
+
+/* ---- the open service of forkd ---- */
+
+struct open_request {
+	char *id, *path;
+};
+static const struct field open_fields[] = {
+	F(struct open_request, id),
+	F(struct open_request, path),
+	F_END,
+};
+
+static int connect_service(const char *path, struct err *err)
+{
+	const struct timeval patience = { .tv_sec = 5 };
+	autoclose int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+
+	if (fd >= 0 && (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0 ||
+			setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) < 0))
+		return err_sys(err, ERR_INTERNAL, "set the timeouts of a socket");
+	if (sock_connect(fd, path, err) < 0)
+		return err_wrap(err, "ask forkd to open a path");
+	return steal_fd(&fd);
+}
+
+static int on_open_dir(struct vmm_owner *owner, const char *path, int *ret_fd, struct err *err)
+{
+	struct clone *c = container_of(owner, struct clone, owner);
+	const struct open_request rq = { .id = c->id, .path = (char *)(uintptr_t)path };
+	autostrbuf struct strbuf out = {};
+	autoctl struct ctl_packet p = {};
+
+	if (!c->open_socket)
+		return err_set(err, ERR_INTERNAL, "this VM may not name paths of the host: '%s'", path);
+	autoclose int fd = connect_service(c->open_socket, err);
+	if (fd < 0)
+		return err->num;
+	ctl_request(&out, "open_dir", open_fields, &rq, NULL);
+	if (ctl_send(fd, &out, NULL, 0, err) < 0)
+		return err->num;
+	int r = ctl_recv(fd, &p, err);
+	if (r == 0 || r == -EAGAIN)
+		return err_set(err, ERR_INTERNAL, "forkd did not answer when asked to open '%s'", path);
+	if (r < 0 || ctl_parse_reply(&p, NULL, NULL, err) < 0)
+		return err->num;
+	if (p.n_fds != 1)
+		return err_set(err, ERR_INTERNAL, "forkd sent %u descriptors for '%s'", p.n_fds, path);
+	*ret_fd = steal_fd(&p.fds[0]);
+	return 0;
+}
+
+/* ---- life ---- */
+
+static void park(struct clone *c, const struct clone_start *start)
+{
+	struct template *t = start->tmpl;
+	const struct vm_restore how = { .mode = start->mode, .kvm = &t->kvm, .saved = &t->saved };
+	char line[ERR_MSG_BYTES];
+
+	int r = vmm_park(c->vmm, &t->config, &t->snap, &how, &c->park_err);
+	t->kvm = (struct kvm){ .fd = -1, .vm_fd = -1 };
+	if (r < 0)
+		log_error("%s", err_line(&c->park_err, line, sizeof(line)));
+}
+
+/* A parked clone is wanted: its name and its control socket. 0: it is not, and never will be. */
+static int wait_until_wanted(struct clone *c, struct clone_start *start, struct err *err)
+{
+	autoctl struct ctl_packet p = {};
+	struct ctl_fork wanted;
+
+	int r = ctl_recv(start->wait_fd, &p, err);
+	if (r <= 0)
+		return r;
+	fields_init(ctl_fork_fields, &wanted);
+	r = fields_load(ctl_fork_fields, &wanted, &p.json.nodes[0], "fork", err);
+	if (r < 0 || p.n_fds != 1) {
+		fields_free(ctl_fork_fields, &wanted);
+		return r < 0 ? r : err_set(err, ERR_INVALID, "%u descriptors came, expected one", p.n_fds);
+	}
+	c->id = start->id = wanted.id;
+	c->listener.fd = steal_fd(&p.fds[0]);
+	log_thread_name(c->id);
+	return 1;
+}
+
+static int run(struct clone *c, struct clone_start *start, struct err *err)
+{
+	if (loop_init(&c->loop, err) < 0 || loop_signals_init(&c->signals, &c->loop, err) < 0)
+		return err->num;
+	c->vmm = vmm_new(&c->loop, err);
+	if (!c->vmm)
+		return err->num;
+	vmm_set_owner(c->vmm, &c->owner);
+	if (start->tmpl)
+		park(c, start);
+	int wanted = start->wait_fd >= 0 ? wait_until_wanted(c, start, err) : 1;
+	if (wanted <= 0)
+		return wanted;
+	if (loop_add(&c->loop, &c->listener, EPOLLIN, err) < 0)
+		return err->num;
+	int exit_code = loop_run(&c->loop);
+	say_exiting(c, exit_code);
+	return exit_code;
+}
+
+int clone_run(struct clone_start *start, struct err *err)
+{
+	struct clone c = {
+		.owner = { .ended = on_ended, .state_changed = on_state, .open_dir = on_open_dir },
+		.loop.epoll_fd = -1,
+		.signals.source.fd = -1,
+		.id = start->id,
+		.tmpl = start->tmpl,
+		.listener = { .fd = start->control_fd, .ready = on_connect },
+		.conn.fd = -1,
+	};
+
+	log_thread_name(c.id ? c.id : "parked");
+	int r = run(&c, start, err);
+	api_server_free(c.api);
+	vmm_free(c.vmm);
+	if (c.conn.fd >= 0)
+		close(c.conn.fd);
+	if (c.listener.fd >= 0)
+		close(c.listener.fd);
+	if (start->wait_fd >= 0)
+		close(start->wait_fd);
+	loop_signals_done(&c.signals);
+	loop_done(&c.loop);
+	free(c.open_socket);
+	return r;
+}

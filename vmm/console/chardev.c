@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Files, terminals, ptys and sockets behind the guest's consoles. */
+#include "vmm/console/chardev.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pty.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <termios.h>
+
+#include "common/log.h"
+
+enum { STUCK_AFTER_MS = 50, WRITE_MAX = 512 /* what poll() promises of a pipe */ };
+static struct termios saved_terminal; /* the process has one terminal; put back at chardev_close() */
+
+static void drop_peer(struct chardev *c)
+{
+	loop_del(c->loop, &c->in);
+	pthread_mutex_lock(&c->lock);
+	if (c->mode == CONSOLE_SOCKET && c->in.fd >= 0)
+		close(c->in.fd);
+	if (c->mode == CONSOLE_SOCKET)
+		c->out_fd = -1;
+	pthread_mutex_unlock(&c->lock);
+	c->in.fd = -1;
+}
+
+static void on_input(struct source *s, uint32_t events)
+{
+	struct chardev *c = container_of(s, struct chardev, in);
+	uint8_t buf[256];
+
+	(void)events;
+	ssize_t n = read(s->fd, buf, sizeof(buf));
+	if (n > 0 && c->hung_up) {
+		c->hung_up = false;
+		loop_mod(c->loop, s, c->wants_input ? EPOLLIN : 0);
+	}
+	if (n > 0) {
+		c->input(c->opaque, buf, (size_t)n);
+	} else if (n == 0 || (errno != EAGAIN && errno != EINTR && errno != EIO)) {
+		drop_peer(c); /* end of input; the rest of the device goes on */
+	} else if (errno == EIO &&
+		   !c->hung_up) { /* a pty nobody has open: wait for the next change; once, each MOD reports anew */
+		c->hung_up = true;
+		loop_mod(c->loop, s, (c->wants_input ? EPOLLIN : 0) | EPOLLET);
+	}
+}
+
+static void on_connect(struct source *s, uint32_t events)
+{
+	struct chardev *c = container_of(s, struct chardev, listener);
+	struct err err = {};
+
+	(void)events;
+	int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0)
+		return;
+	if (c->in.fd >= 0) { /* one at a time */
+		close(fd);
+		return;
+	}
+	c->in.fd = fd;
+	pthread_mutex_lock(&c->lock);
+	c->out_fd = fd;
+	pthread_mutex_unlock(&c->lock);
+	if (loop_add(c->loop, &c->in, 0, &err) < 0)
+		drop_peer(c);
+	else if (c->wants_input) /* asked again: a vCPU may have said so in between */
+		loop_mod(c->loop, &c->in, EPOLLIN);
+}
+
+static int open_file(struct chardev *c, const char *path, struct err *err)
+{
+	c->out_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0666);
+	return c->out_fd < 0 ? err_sys(err, ERR_INTERNAL, "open the console's file '%s'", path) : 0;
+}
+
+static int open_tty(struct chardev *c)
+{
+	c->out_fd = STDOUT_FILENO;
+	if (isatty(STDIN_FILENO) && tcgetattr(STDIN_FILENO, &saved_terminal) == 0) {
+		struct termios raw = saved_terminal;
+		cfmakeraw(&raw);
+		raw.c_oflag = saved_terminal.c_oflag;
+		tcsetattr(STDIN_FILENO, TCSANOW, &raw);
+		c->raw_terminal = true;
+	}
+	c->in.fd = STDIN_FILENO;
+	return 0;
+}
+
+static int open_pty(struct chardev *c, struct console_config *cfg, struct err *err)
+{
+	char name[128];
+	int master, slave;
+
+	if (openpty(&master, &slave, name, NULL, NULL) < 0)
+		return err_sys(err, ERR_INTERNAL, "open a pty");
+	struct termios raw;
+	if (tcgetattr(slave, &raw) == 0) {
+		cfmakeraw(&raw);
+		tcsetattr(slave, TCSANOW, &raw);
+	}
+	close(slave);
+	fcntl(master, F_SETFD, FD_CLOEXEC);
+	fcntl(master, F_SETFL, O_RDWR | O_NONBLOCK);
+	c->in.fd = c->out_fd = master;
+	free(cfg->file);
+	cfg->file = strdup(name);
+	return 0;
+}
+
+static int open_socket(struct chardev *c, const char *path, struct err *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return err_set(err, ERR_INVALID, "socket path '%s' is longer than %zu bytes", path,
+			       sizeof(addr.sun_path) - 1);
+	memcpy(addr.sun_path, path, strlen(path));
+	c->listener.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (c->listener.fd < 0)
+		return err_sys(err, ERR_INTERNAL, "make a socket");
+	if (bind(c->listener.fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return err_sys(err, ERR_INTERNAL, "bind socket '%s'", path);
+	c->socket_path = path;
+	if (listen(c->listener.fd, 1) < 0)
+		return err_sys(err, ERR_INTERNAL, "listen on socket '%s'", path);
+	c->listener.ready = on_connect;
+	return loop_add(c->loop, &c->listener, EPOLLIN, err);
+}
+
+static int take_given(int given, int *fd, struct err *err)
+{
+	if (given == 0)
+		return 0;
+	*fd = fcntl(given, F_DUPFD_CLOEXEC, 3);
+	return *fd < 0 ? err_sys(err, ERR_INTERNAL, "duplicate descriptor %d", given) : 0;
+}
+
+/* The descriptors of the config. */
+static int open_given(struct chardev *c, const struct console_config *cfg, struct err *err)
+{
+	struct stat st;
+
+	c->mode = CONSOLE_SOCKET;
+	if (take_given(cfg->log_fd, &c->log_fd, err) < 0 || take_given(cfg->listen_fd, &c->listener.fd, err) < 0)
+		return err->num;
+	if (c->log_fd >= 0 && fstat(c->log_fd, &st) == 0)
+		c->log_bytes = (uint64_t)st.st_size;
+	if (c->listener.fd < 0)
+		return 0;
+	c->listener.ready = on_connect;
+	return loop_add(c->loop, &c->listener, EPOLLIN, err);
+}
+
+static int open_backend(struct chardev *c, struct console_config *cfg, struct err *err)
+{
+	if (cfg->log_fd > 0 || cfg->listen_fd > 0)
+		return open_given(c, cfg, err);
+	switch (cfg->mode) {
+	case CONSOLE_FILE:
+		return open_file(c, cfg->file, err);
+	case CONSOLE_TTY:
+		return open_tty(c);
+	case CONSOLE_PTY:
+		return open_pty(c, cfg, err);
+	case CONSOLE_SOCKET:
+		return open_socket(c, cfg->socket, err);
+	default:
+		return 0;
+	}
+}
+
+int chardev_open(struct chardev *c, struct loop *loop, struct console_config *cfg, const char *name, struct err *err)
+{
+	*c = (struct chardev){
+		.loop = loop,
+		.in = { .fd = -1 },
+		.listener = { .fd = -1 },
+		.out_fd = -1,
+		.log_fd = -1,
+		.mode = cfg->mode,
+		.lock = PTHREAD_MUTEX_INITIALIZER,
+	};
+	if (open_backend(c, cfg, err) < 0) {
+		chardev_close(c);
+		err_wrap(err, "%s", name);
+		return err_wrap(err, "Error creating console devices");
+	}
+	c->in.ready = on_input;
+	if (c->in.fd < 0)
+		return 0;
+	struct err ignored = {}; /* a regular file as stdin cannot be waited for: no input then */
+	if (loop_add(loop, &c->in, 0, &ignored) < 0)
+		c->in.fd = c->mode == CONSOLE_TTY ? -1 : c->in.fd;
+	return 0;
+}
+
+void chardev_close(struct chardev *c)
+{
+	if (!c->loop)
+		return;
+	if (c->in.fd >= 0)
+		loop_del(c->loop, &c->in);
+	if (c->listener.fd >= 0) {
+		loop_del(c->loop, &c->listener);
+		close(c->listener.fd);
+	}
+	if (c->socket_path)
+		unlink(c->socket_path);
+	if (c->raw_terminal)
+		tcsetattr(STDIN_FILENO, TCSANOW, &saved_terminal);
+	if (c->mode != CONSOLE_TTY && c->in.fd >= 0 && c->in.fd != c->out_fd)
+		close(c->in.fd);
+	if (c->mode != CONSOLE_TTY && c->out_fd >= 0)
+		close(c->out_fd);
+	if (c->log_fd >= 0)
+		close(c->log_fd);
+	c->loop = NULL;
+}
+
+/* A terminal may be held (Ctrl-S), a pipe full: the guest waits a moment once, then its output is lost. */
+static bool may_write(struct chardev *c)
+{
+	struct pollfd out = { .fd = c->out_fd, .events = POLLOUT };
+
+	if (c->mode != CONSOLE_TTY)
+		return true;
+	c->stuck = poll(&out, 1, c->stuck ? 0 : STUCK_AFTER_MS) <= 0;
+	return !c->stuck;
+}
+
+/* The log is full: its newer half moves to the front. A file that cannot be read begins anew. */
+static void shorten_log(struct chardev *c)
+{
+	enum { PIECE = 64 * 1024 };
+	uint64_t from = CHARDEV_LOG_MAX / 2, to = 0;
+	autofree char *piece = malloc(PIECE);
+
+	for (ssize_t n; piece && (n = pread(c->log_fd, piece, PIECE, (off_t)from)) > 0; from += (uint64_t)n)
+		to += pwrite(c->log_fd, piece, (size_t)n, (off_t)to) == n ? (uint64_t)n : 0;
+	if (ftruncate(c->log_fd, (off_t)to) < 0)
+		log_warn("a console's log of %llu bytes cannot be cut", (unsigned long long)c->log_bytes);
+	c->log_bytes = to;
+}
+
+static void write_log(struct chardev *c, const char *data, size_t len)
+{
+	if (c->log_bytes + len > CHARDEV_LOG_MAX)
+		shorten_log(c);
+	ssize_t n = pwrite(c->log_fd, data, len, (off_t)c->log_bytes);
+	c->log_bytes += n > 0 ? (uint64_t)n : 0; /* a full file system loses output, as a slow reader does */
+}
+
+void chardev_write(struct chardev *c, const void *data, size_t len)
+{
+	const char *p = data;
+
+	pthread_mutex_lock(&c->lock);
+	if (c->log_fd >= 0)
+		write_log(c, p, len);
+	while (len > 0 && c->out_fd >= 0 && may_write(c)) {
+		ssize_t n = c->mode == CONSOLE_SOCKET ? send(c->out_fd, p, len, MSG_NOSIGNAL)
+						      : write(c->out_fd, p, len < WRITE_MAX ? len : WRITE_MAX);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			break;
+		p += n;
+		len -= (size_t)n;
+	}
+	pthread_mutex_unlock(&c->lock);
+}
+
+void chardev_want_input(struct chardev *c, bool want)
+{
+	if (c->wants_input == want)
+		return;
+	c->wants_input = want;
+	c->hung_up = false;
+	if (c->in.fd >= 0)
+		loop_mod(c->loop, &c->in, want ? EPOLLIN : 0);
+}

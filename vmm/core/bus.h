@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * An address space of device registers (memory-mapped or ports): ranges and who answers for them. vCPU threads look up,
+ * a vCPU thread may move a range (a BAR); the lock covers the list, each device locks itself. Ranges come and go only while no
+ * vCPU runs, so that a device that was looked up stays.
+ */
+#ifndef VMM_CORE_BUS_H
+#define VMM_CORE_BUS_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/err.h"
+
+enum { BUS_MAX_RANGES = 64 };
+
+/* `len` is 1, 2, 4 or 8; off + len is inside the range. A read fills all of `data`. */
+typedef void (*bus_read_fn)(void *dev, uint64_t off, void *data, unsigned len);
+typedef void (*bus_write_fn)(void *dev, uint64_t off, const void *data, unsigned len);
+
+struct bus_range {
+	uint64_t base, size;
+	void *dev;
+	bus_read_fn read;
+	bus_write_fn write;
+};
+
+struct bus {
+	pthread_rwlock_t lock;
+	struct bus_range range[BUS_MAX_RANGES];
+	unsigned n;
+};
+
+void bus_init(struct bus *bus);
+/* Fails when the list is full (a bound of ours, not of the guest's) or the place is taken. */
+MUST_CHECK int bus_add(struct bus *bus, const struct bus_range *range, struct err *err);
+/* Takes away all ranges of `dev`. */
+void bus_remove(struct bus *bus, const void *dev);
+/*
+ * Moves the range of `dev` that begins at `from`. false: there is none, or it would overlap another or wrap (the guest
+ * programmed nonsense: the device keeps its old place).
+ */
+bool bus_move(struct bus *bus, void *dev, uint64_t from, uint64_t to);
+/* Nobody there: reads give all ones, writes vanish. */
+void bus_read(struct bus *bus, uint64_t addr, void *data, unsigned len);
+void bus_write(struct bus *bus, uint64_t addr, const void *data, unsigned len);
+
+/* Little-endian register helpers for devices: a value of `len` bytes. */
+uint64_t reg_get(const void *data, unsigned len);
+void reg_put(void *data, unsigned len, uint64_t value);
+
+#endif

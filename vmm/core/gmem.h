@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Guest RAM: where it stands in the guest's physical address space and in ours. Mapped once before the first vCPU
+ * exists, never moved or resized; so host pointers stay valid and need no lock. Pages that the guest gives back
+ * (gmem_discard(), the balloon's) become zero where they stand.
+ */
+#ifndef VMM_CORE_GMEM_H
+#define VMM_CORE_GMEM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/err.h"
+
+typedef uint64_t gpa_t;
+
+enum { GMEM_MAX_REGIONS = 2, GUEST_PAGE = 4096 };
+
+struct gmem_region {
+	gpa_t gpa;
+	uint64_t size;        /* bytes */
+	uint64_t file_offset; /* in memory-ranges: the sizes of the regions before */
+	uint8_t *hva;
+};
+
+enum gmem_backing {
+	GMEM_ANON,     /* private anonymous memory */
+	GMEM_FILE_COW, /* MAP_PRIVATE of a snapshot's memory-ranges */
+};
+
+struct gmem {
+	struct gmem_region region[GMEM_MAX_REGIONS];
+	unsigned n;
+	uint64_t size; /* of all regions */
+	enum gmem_backing backing;
+	int file_fd;  /* GMEM_FILE_COW: memory-ranges, owned, for the next snapshot; else -1 */
+	bool merges;  /* gmem_merge() was called */
+	bool refills; /* a page that is merely dropped would come back with the snapshot's bytes */
+	/* Of memory that refills, once something was discarded: a bit for each page, in file order, that has new memory. */
+	uint64_t *replaced;
+	uint32_t n_replaced_runs;
+};
+
+/* Each run of replaced pages splits a mapping of the host's, which has 65530 at most. */
+enum { GMEM_MAX_REPLACED_RUNS = 8192 };
+
+/* Fills in the regions' places for `size` bytes of RAM; nothing is mapped yet. The split is the architecture's. */
+void gmem_layout(struct gmem *mem, uint64_t size, gpa_t low_end, gpa_t high_start);
+/* Anonymous memory, zero. thp: advise huge pages. */
+MUST_CHECK int gmem_map_anon(struct gmem *mem, bool thp, bool reserve, struct err *err);
+/* Copy-on-write over the file, whose length must be mem->size (checked by the caller). Takes *fd over on success. */
+MUST_CHECK int gmem_map_cow(struct gmem *mem, int *fd, struct err *err);
+/* Populates all of RAM for writing. */
+MUST_CHECK int gmem_prefault(const struct gmem *mem, struct err *err);
+/*
+ * Gives the whole pages in [hva, hva + len), which lie in one region, back to the host; they read as zero then. Never
+ * shows bytes of the snapshot: where that would take too many mappings, the pages keep what the guest had there, and
+ * false is returned. Callers take turns, and memfile_write() is not running.
+ */
+bool gmem_discard(struct gmem *mem, void *hva, uint64_t len);
+/* The end of the run of pages (in file order, from `page` on) that were all replaced, or all not: *ret_replaced. */
+uint64_t gmem_replaced_run(const struct gmem *mem, uint64_t page, bool *ret_replaced);
+/* Lets the host's same-page merging (KSM) share equal pages of RAM that are our own. A host without it: logged, no error. */
+void gmem_merge(struct gmem *mem);
+void gmem_unmap(struct gmem *mem);
+
+/* The host address of [gpa, gpa + len), or NULL when any byte of it is not RAM. len may be 0. */
+static inline void *gmem_ptr(const struct gmem *mem, gpa_t gpa, uint64_t len)
+{
+	for (unsigned i = 0; i < mem->n; i++) {
+		const struct gmem_region *r = &mem->region[i];
+		if (gpa >= r->gpa && gpa - r->gpa <= r->size && len <= r->size - (gpa - r->gpa))
+			return r->hva + (gpa - r->gpa);
+	}
+	return NULL;
+}
+
+/* Copies into guest RAM; the loader's way to write. */
+MUST_CHECK int gmem_write(const struct gmem *mem, gpa_t gpa, const void *data, uint64_t len, const char *what,
+			  struct err *err);
+
+#endif

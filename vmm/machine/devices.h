@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The devices that a configuration asks for, made in Cloud Hypervisor's order, and their nodes in state.json. */
+#ifndef VMM_MACHINE_DEVICES_H
+#define VMM_MACHINE_DEVICES_H
+
+#include "vmm/machine/machine.h"
+#include "vmm/virtio/virtio.h"
+
+/* Makes serial port and virtio devices and attaches them; writes automatic ids and MACs into vm->config. */
+MUST_CHECK int devices_new(struct vm *vm, struct err *err);
+/* The same, each in its slot of the snapshot: `node` is "device-manager". Then comes devices_load(). */
+MUST_CHECK int devices_restore(struct vm *vm, const struct json_node *node, struct err *err);
+/* One more for a machine that runs or is paused, in vm->dev[] last; its configuration stays where it is. Main thread. */
+MUST_CHECK int devices_plug_disk(struct vm *vm, struct disk_config *cfg, struct err *err);
+MUST_CHECK int devices_plug_net(struct vm *vm, struct net_config *cfg, struct err *err);
+MUST_CHECK int devices_plug_vsock(struct vm *vm, struct vsock_config *cfg, struct err *err);
+/* NULL: none has that id. */
+struct virtio_pci *devices_find(const struct vm *vm, const char *id);
+void devices_free(struct vm *vm);
+/* Main thread, vCPUs parked. After pause nothing is in flight. */
+void devices_pause(struct vm *vm);
+void devices_resume(struct vm *vm, bool restored);
+/* Adds up what went through the devices. */
+void devices_counters(struct vm *vm, struct virtio_counters *ret);
+/* The JSON of vm.counters. */
+void devices_counters_json(struct vm *vm, struct strbuf *out);
+/* What the balloon is to be; false: there is none. And what it is, 0 without one. */
+bool devices_resize_balloon(struct vm *vm, uint64_t bytes);
+uint64_t devices_balloon_bytes(const struct vm *vm);
+/* ERR_NOT_FOUND: no disk has that id. */
+MUST_CHECK int devices_resize_disk(struct vm *vm, const char *id, uint64_t bytes, struct err *err);
+/* The node "device-manager" with all its children. */
+void devices_save(struct vm *vm, struct strbuf *out);
+/* From that node, into devices that devices_restore() made; every device of the configuration must be in it. */
+MUST_CHECK int devices_load(struct vm *vm, const struct json_node *node, struct err *err);
+/* The object "device_tree" of vm.info and state.json. */
+void devices_tree(const struct vm *vm, struct strbuf *out);
+
+/* One constructor for each kind (virtio_<kind>.c): opens the back-end; the caller attaches or frees. */
+MUST_CHECK int virtio_console_new(struct vm *vm, struct console_config *cfg, struct virtio_dev **ret, struct err *err);
+MUST_CHECK int virtio_blk_new(struct vm *vm, struct disk_config *cfg, struct virtio_dev **ret, struct err *err);
+MUST_CHECK int virtio_net_new(struct vm *vm, struct net_config *cfg, struct virtio_dev **ret, struct err *err);
+MUST_CHECK int virtio_rng_new(struct vm *vm, struct rng_config *cfg, struct virtio_dev **ret, struct err *err);
+MUST_CHECK int virtio_balloon_new(struct vm *vm, struct balloon_config *cfg, struct virtio_dev **ret, struct err *err);
+MUST_CHECK int virtio_vsock_new(struct vm *vm, struct vsock_config *cfg, struct virtio_dev **ret, struct err *err);
+
+/* The size of a balloon: as the host wants it, and as the guest says it is. Main thread. */
+void virtio_balloon_resize(struct virtio_dev *vdev, uint64_t bytes);
+uint64_t virtio_balloon_bytes(struct virtio_dev *vdev);
+/* Makes the image that long and tells the guest. Main thread. */
+MUST_CHECK int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct err *err);
+
+#endif

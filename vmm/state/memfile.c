@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Which pages must be written is told by /proc/self/pagemap: anonymous memory that was never touched is zero, and a page
+ * of a private mapping that is still file-backed is in the old file. Pages that were replaced (gmem_discard()) are not
+ * taken from the old file: touched again they are memory of our own, else they are zero.
+ */
+#include "vmm/state/memfile.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "common/uring.h"
+
+#define PM_PRESENT (1ULL << 63)
+#define PM_SWAPPED (1ULL << 62)
+#define PM_FILE (1ULL << 61)
+
+enum { PAGEMAP_BATCH = 4096, COPY_BYTES = 8 << 20, EXTENT_BATCH = 1024 };
+
+/* Extents are collected and moved in batches. */
+struct batch {
+	struct uring_file file;
+	bool write;
+	struct extent ext[EXTENT_BATCH];
+	uint32_t n;
+};
+
+static struct batch *batch_new(int fd, bool write)
+{
+	struct batch *b = calloc(1, sizeof(*b));
+
+	if (b) {
+		uring_file_init(&b->file, fd);
+		b->write = write;
+	}
+	return b;
+}
+
+static void batch_free(struct batch **b)
+{
+	if (*b)
+		uring_file_done(&(*b)->file);
+	free(*b);
+}
+#define autobatch __attribute__((cleanup(batch_free)))
+
+static int flush(struct batch *b, struct err *err)
+{
+	uint32_t n = b->n;
+
+	b->n = 0;
+	return b->write ? uring_write(&b->file, b->ext, n, err) : uring_read(&b->file, b->ext, n, err);
+}
+
+static int add(struct batch *b, const uint8_t *buf, uint64_t off, uint64_t len, struct err *err)
+{
+	struct extent *last = b->n ? &b->ext[b->n - 1] : NULL;
+
+	if (last && (const uint8_t *)last->buf + last->len == buf && last->off + last->len == off) {
+		last->len += len;
+		return 0;
+	}
+	if (b->n == EXTENT_BATCH && flush(b, err) < 0)
+		return err->num;
+	b->ext[b->n++] = (struct extent){ .buf = buf, .off = off, .len = len };
+	return 0;
+}
+
+static bool is_zero(const uint8_t *page)
+{
+	const uint64_t *w = (const uint64_t *)(const void *)page;
+
+	for (unsigned i = 0; i < GUEST_PAGE / sizeof(*w); i += 8)
+		if (w[i] | w[i + 1] | w[i + 2] | w[i + 3] | w[i + 4] | w[i + 5] | w[i + 6] | w[i + 7])
+			return false;
+	return true;
+}
+
+/* Whether this page is memory of our own, by its pagemap entry. */
+static bool is_private(uint64_t entry)
+{
+	return (entry & (PM_PRESENT | PM_SWAPPED)) && !(entry & PM_FILE);
+}
+
+static int write_region(struct batch *b, int pagemap_fd, const struct gmem_region *r, bool keep_zeroes, struct err *err)
+{
+	uint64_t entry[PAGEMAP_BATCH], pages = r->size / GUEST_PAGE;
+
+	for (uint64_t at = 0; at < pages; at += PAGEMAP_BATCH) {
+		uint64_t n = pages - at < PAGEMAP_BATCH ? pages - at : PAGEMAP_BATCH;
+		off_t where = (off_t)(((uintptr_t)r->hva / GUEST_PAGE + at) * sizeof(entry[0]));
+		ssize_t got = pread(pagemap_fd, entry, n * sizeof(entry[0]), where);
+		if (got != (ssize_t)(n * sizeof(entry[0])))
+			return err_sys(err, ERR_INTERNAL, "read /proc/self/pagemap");
+		for (uint64_t i = 0; i < n; i++) {
+			const uint8_t *page = r->hva + (at + i) * GUEST_PAGE;
+			if (!is_private(entry[i]) || (!keep_zeroes && is_zero(page)))
+				continue;
+			if (add(b, page, r->file_offset + (at + i) * GUEST_PAGE, GUEST_PAGE, err) < 0)
+				return err->num;
+		}
+	}
+	return 0;
+}
+
+bool memfile_next_data(int fd, uint64_t off, uint64_t end, uint64_t *ret_start, uint64_t *ret_end)
+{
+	off_t start = lseek(fd, (off_t)off, SEEK_DATA);
+
+	if (start < 0 && errno == ENXIO)
+		return false;
+	if (start < 0)
+		start = (off_t)off;
+	if ((uint64_t)start >= end)
+		return false;
+	off_t hole = lseek(fd, start, SEEK_HOLE);
+	*ret_start = (uint64_t)start;
+	*ret_end = hole > start && (uint64_t)hole < end ? (uint64_t)hole : end;
+	return true;
+}
+
+/* [*at, end) between file systems, where the kernel does not copy by itself. */
+static int copy_plain(int from, int to, off_t at, off_t end, struct err *err)
+{
+	autofree uint8_t *buf = malloc(COPY_BYTES);
+	autouringfile struct uring_file in = {}, out = {};
+
+	if (!buf)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "copy memory from the template");
+	uring_file_init(&in, from);
+	uring_file_init(&out, to);
+	while (at < end) {
+		uint64_t len = end - at < COPY_BYTES ? (uint64_t)(end - at) : COPY_BYTES;
+		struct extent e = { .buf = buf, .off = (uint64_t)at, .len = len };
+		if (uring_read(&in, &e, 1, err) < 0 || uring_write(&out, &e, 1, err) < 0)
+			return err->num;
+		at += (off_t)len;
+	}
+	return 0;
+}
+
+/* The old file's data in [off, last), holes kept; shared with it where the file system can. */
+static int copy_range(int from, int to, uint64_t off, uint64_t last, struct err *err)
+{
+	uint64_t start, end;
+
+	for (; memfile_next_data(from, off, last, &start, &end); off = end) {
+		off_t in = (off_t)start, out = (off_t)start;
+		while (in < (off_t)end) {
+			ssize_t n = copy_file_range(from, &in, to, &out, (size_t)((off_t)end - in), 0);
+			if (n < 0 && errno == EINTR)
+				continue;
+			if (n < 0 && (errno == EXDEV || errno == EOPNOTSUPP || errno == ENOSYS)) {
+				if (copy_plain(from, to, in, (off_t)end, err) < 0)
+					return err_wrap(err, "copy memory from the template");
+				break;
+			}
+			if (n == 0)
+				return err_set(err, ERR_INVALID, "the template's memory ends at %lld", (long long)in);
+			if (n < 0)
+				return err_sys(err, ERR_INTERNAL, "copy memory from the template at %lld",
+					       (long long)in);
+		}
+	}
+	return 0;
+}
+
+/* The old file, without the pages that the guest gave back. */
+static int copy_file(const struct gmem *mem, int to, struct err *err)
+{
+	uint64_t pages = mem->size / GUEST_PAGE, end;
+
+	for (uint64_t page = 0; page < pages; page = end) {
+		bool replaced;
+		end = gmem_replaced_run(mem, page, &replaced);
+		if (!replaced && copy_range(mem->file_fd, to, page * GUEST_PAGE, end * GUEST_PAGE, err) < 0)
+			return err->num;
+	}
+	return 0;
+}
+
+int memfile_write(int fd, const struct gmem *mem, struct err *err)
+{
+	bool cow = mem->backing == GMEM_FILE_COW;
+	autoclose int pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	autobatch struct batch *b = batch_new(fd, true);
+
+	if (pagemap_fd < 0)
+		return err_sys(err, ERR_INTERNAL, "open /proc/self/pagemap");
+	if (!b)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "write guest memory");
+	if (ftruncate(fd, (off_t)mem->size) < 0)
+		return err_sys(err, ERR_INTERNAL, "make a file of %llu bytes", (unsigned long long)mem->size);
+	if (cow && copy_file(mem, fd, err) < 0)
+		return err->num;
+	for (unsigned i = 0; i < mem->n; i++)
+		if (write_region(b, pagemap_fd, &mem->region[i], cow, err) < 0)
+			return err->num;
+	return flush(b, err);
+}
+
+int memfile_read(int fd, const struct gmem *mem, struct err *err)
+{
+	autobatch struct batch *b = batch_new(fd, false);
+
+	if (!b)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "read guest memory");
+	for (unsigned i = 0; i < mem->n; i++) {
+		const struct gmem_region *r = &mem->region[i];
+		uint64_t start, end, last = r->file_offset + r->size;
+		for (uint64_t off = r->file_offset; memfile_next_data(fd, off, last, &start, &end); off = end)
+			if (add(b, r->hva + (start - r->file_offset), start, end - start, err) < 0)
+				return err->num;
+	}
+	return flush(b, err);
+}

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What state.json says of the vCPUs and of the machine as a whole, as plain structs. Read once: by a thread beside a restore, or
+ * by a template host for all its clones.
+ */
+#ifndef VMM_STATE_SAVED_H
+#define VMM_STATE_SAVED_H
+
+#include "vmm/core/arch.h"
+#include "vmm/snapshot/snapshot_write.h"
+
+struct saved {
+	struct arch_state arch;
+	struct vcpu_state *cpu; /* n_cpus */
+	unsigned n_cpus;
+};
+
+/* Fills the zeroed *s, and checks that this host's CPU has what the guest was told. Release: saved_done(), also after a failure. */
+MUST_CHECK int saved_read(struct saved *s, const struct snapshot *snap, int kvm_fd, unsigned n_cpus, struct err *err);
+void saved_done(struct saved *s);
+
+#endif

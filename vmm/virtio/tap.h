@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Tap devices: open by name, take as descriptors, set up addresses. */
+#ifndef VMM_VIRTIO_TAP_H
+#define VMM_VIRTIO_TAP_H
+
+#include "vmm/config/config.h"
+
+enum { VNET_HEADER_BYTES = 12, TAP_MAX_QUEUES = 32, MAC_BYTES = 6 };
+
+/*
+ * One descriptor a queue pair into fds[], non-blocking, with virtio-net headers of 12 bytes: those of the configuration, or a
+ * tap opened by name (made when there is none; then mtu, address and MAC are set and it is brought up). On failure nothing stays
+ * open; descriptors of the configuration stay with it.
+ */
+MUST_CHECK int tap_open(struct net_config *cfg, int fds[TAP_MAX_QUEUES], struct err *err);
+/* Takes a queue of a multi-queue tap in or out of use: the host spreads flows over those in use. */
+void tap_use_queue(int fd, bool use);
+/* What the guest may be sent without checksums or as large segments: TUN_F_… bits. */
+void tap_set_offload(int fd, unsigned tun_features);
+/* The interface's MTU, 1500 when it cannot be had. */
+unsigned tap_mtu(int fd);
+/* "aa:bb:…" to bytes. */
+bool mac_parse(const char *text, uint8_t ret_mac[MAC_BYTES]);
+
+#endif
