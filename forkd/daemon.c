@@ -191,7 +191,7 @@ static int start(struct forkd *d, struct err *err)
 	    registry_new(&d->registry, err) < 0 || idempotency_new(&d->idempotency, err) < 0 ||
 	    admission_new((uint64_t)opt->memory_reserve_mib << 20, &d->admission, err) < 0)
 		return err->num;
-	if (templates_load(d->registry, d->store, err) < 0 || reaper_start(d, &d->reaper, err) < 0 ||
+	if (templates_load(d->registry, d->store, err) < 0 || watch_start(d, &d->watcher, err) < 0 ||
 	    recover_clones(d, err) < 0 || opener_start(d, &d->opener, err) < 0)
 		return err->num;
 	metrics_set_gauges(d->metrics, gauges, d);
@@ -223,9 +223,9 @@ void forkd_stop(struct forkd *d)
 	d->stopping = true;
 	wait_for_jobs(d);
 	opener_stop(d->opener);
-	reaper_stop(d->reaper);
+	watch_stop(d->watcher);
 	drop_hosts(d);
-	reaper_free(d->reaper);
+	watch_free(d->watcher);
 	registry_free(d->registry);
 	idempotency_free(d->idempotency);
 	admission_free(d->admission);

@@ -2,7 +2,7 @@
 /*
  * The daemon: everything that lives as long as it does, and the order of start and stop. Handlers get it as `d`.
  *
- * Threads: one a connection (http), the reaper (ends of processes, TTL), the opener (open.sock), one a template that is built
+ * Threads: one a connection (http), the watcher (ends of processes, TTL), the opener (open.sock), one a template that is built
  * in the background. Locks, in the order in which they are taken: a template's host_lock, a host's or a clone's `talk`, the registry's, that of
  * the events. No I/O under the registry's.
  */
@@ -24,7 +24,7 @@ struct forkd {
 	struct http_server *http;
 	struct store *store;
 	struct registry *registry;
-	struct reaper *reaper;
+	struct watcher *watcher;
 	struct opener *opener;
 	struct idempotency *idempotency;
 	struct admission *admission;

@@ -69,7 +69,7 @@ static int create_all(struct batch *b, struct err *err)
 
 	pthread_mutex_lock(&b->host->talk);
 	int r = launch_all(b, err);
-	reaper_rearm(b->d->reaper, &b->host->control);
+	watch_rearm(b->d->watcher, &b->host->control);
 	pthread_mutex_unlock(&b->host->talk);
 	if (r < 0)
 		return r;
@@ -135,7 +135,7 @@ static int settle(const struct batch *b, struct clone *c, struct err *err)
 
 	if (place_open(b->d, "clones", c->record.id, &dir, err) < 0 || record_commit(dir, err) < 0)
 		return err->num;
-	return reaper_adopt(b->d->reaper, c, err);
+	return watch_adopt(b->d->watcher, c, err);
 }
 
 /* From here on they live as any other clone. */
@@ -156,7 +156,7 @@ static int hand_out(struct batch *b, struct clone **clones, struct err *err)
 		pthread_mutex_unlock(&b->d->registry->lock);
 	}
 	if (timed)
-		reaper_wake(b->d->reaper);
+		watch_wake(b->d->watcher);
 	metrics_count(b->d->metrics, METRIC_CLONES_CREATED, b->n);
 	metrics_observe_us(b->d->metrics, HISTOGRAM_TOTAL, (monotonic_ns() - b->http->accepted_ns) / 1000);
 	return 0;
@@ -216,7 +216,7 @@ int clones_create(struct forkd *d, struct tmpl *t, const struct clone_request *r
 		return err->num;
 	b.jobs = jobs;
 	int r = run(&b, rq, clones, err);
-	host_unref(b.host);
+	template_host_unref(b.host);
 	if (r < 0)
 		return r;
 	*ret = steal_ptr(&clones);

@@ -62,7 +62,7 @@ static int begin(struct batch *b, struct job *j, struct place *place, struct err
 	    place_connect(b->d, "clones", id, &j->c->control.fd, err) < 0)
 		return err->num;
 	registry_add(b->d->registry, j->c);
-	if (host_send_fork(b->host, id, j->spec->memory_restore_mode, control, err) < 0)
+	if (template_host_send_fork(b->host, id, j->spec->memory_restore_mode, control, err) < 0)
 		return err->num;
 	j->fork_sent = true;
 	return 0;
@@ -249,7 +249,7 @@ int launch_forked(struct batch *b, struct err *err)
 	uint32_t pid;
 	int pidfd;
 
-	if (host_recv_fork(b->host, &pid, &pidfd, err) < 0)
+	if (template_host_recv_fork(b->host, &pid, &pidfd, err) < 0)
 		return err->num;
 	pthread_mutex_lock(&b->d->registry->lock);
 	c->record.pid = pid;

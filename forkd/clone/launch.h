@@ -21,7 +21,7 @@ struct job {
 struct batch {
 	struct forkd *d;
 	struct tmpl *t;
-	struct host *host;
+	struct template_host *host;
 	const struct request *http;
 	struct job *jobs;
 	unsigned n, begun, forked; /* forked: replies of the host that have come */

@@ -88,10 +88,10 @@ static void reconnect(struct forkd *d, struct clone *c)
 {
 	struct err err = {};
 
-	reaper_forget(d->reaper, &c->control);
+	watch_forget(d->watcher, &c->control);
 	close(steal_fd(&c->control.fd));
 	if (place_connect(d, "clones", c->record.id, &c->control.fd, &err) < 0 ||
-	    reaper_watch(d->reaper, &c->control, &err) < 0)
+	    watch_add(d->watcher, &c->control, &err) < 0)
 		log_warn("clone %s: %s", c->record.id, err.msg);
 }
 
@@ -142,7 +142,7 @@ int clone_talk(struct forkd *d, struct clone *c, const struct control_call *call
 		r = talk(d, c, call, err);
 	else
 		r = state_error(c, state, err);
-	reaper_rearm(d->reaper, &c->control);
+	watch_rearm(d->watcher, &c->control);
 	pthread_mutex_unlock(&c->talk);
 	return r;
 }
@@ -186,7 +186,7 @@ static void hang_up(struct forkd *d, struct clone *c)
 {
 	if (c->control.fd < 0)
 		return;
-	reaper_forget(d->reaper, &c->control);
+	watch_forget(d->watcher, &c->control);
 	close(steal_fd(&c->control.fd));
 }
 
@@ -215,7 +215,7 @@ int clone_delete(struct forkd *d, struct clone *c, struct err *err)
 		return fail(err, E_NO_CLONE, "there is no clone '%s'", c->record.id);
 	if (!(from & 1u << old))
 		return state_error(c, (enum clone_state)old, err);
-	lock_talk_or_kill(c); /* held to the end: the reaper's clone.released comes after clone.deleted */
+	lock_talk_or_kill(c); /* held to the end: the watcher's clone.released comes after clone.deleted */
 	int r = old == CLONE_EXITED ? 0 : quit(d, c, err);
 	if (r >= 0) {
 		place_clear_clone(d, &c->record);
@@ -225,7 +225,7 @@ int clone_delete(struct forkd *d, struct clone *c, struct err *err)
 		if (old == CLONE_EXITED)
 			events_emit(d->events, "clone.released", c->record.template, c->record.id, NULL);
 	}
-	reaper_rearm(d->reaper, &c->control); /* its last words are read, so that it can say them */
+	watch_rearm(d->watcher, &c->control); /* its last words are read, so that it can say them */
 	pthread_mutex_unlock(&c->talk);
 	return r;
 }

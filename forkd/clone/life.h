@@ -20,7 +20,7 @@ MUST_CHECK int clone_delete(struct forkd *d, struct clone *c, struct err *err);
 /* An event of its process; the caller holds talk. */
 void clone_event(struct forkd *d, struct clone *c, const struct ctl_packet *p);
 void clone_kill(const struct clone *c);
-/* Its process is gone, deleted or not; what is known of the reason is in it. By the reaper. */
+/* Its process is gone, deleted or not; what is known of the reason is in it. By the watcher. */
 void clone_ended(struct forkd *d, struct clone *c);
 
 #endif

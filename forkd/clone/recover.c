@@ -79,7 +79,7 @@ static void look_at(struct forkd *d, int clones_fd, const char *id)
 		return;
 	if (place_connect(d, "clones", id, &c->control.fd, &err) >= 0 && take_back(c, id, dir_fd, &err) >= 0) {
 		registry_add(d->registry, c);
-		if (reaper_adopt(d->reaper, c, &err) < 0)
+		if (watch_adopt(d->watcher, c, &err) < 0)
 			log_error("clone %s: %s", id, err.msg);
 		metrics_count(d->metrics, METRIC_CLONES_ADOPTED, 1);
 	} else {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * All clones and all template names that this daemon knows, in memory. One mutex, held for moments and never over I/O. A clone is
- * counted by references: the registry's, the reaper's while it watches its process, and one for each caller that looks at it.
+ * counted by references: the registry's, the watcher's while it watches its process, and one for each caller that looks at it.
  */
 #ifndef FORKD_CLONE_REGISTRY_H
 #define FORKD_CLONE_REGISTRY_H
@@ -15,7 +15,7 @@
 enum clone_state { CLONE_CREATING, CLONE_PAUSED, CLONE_RUNNING, CLONE_EXITED, CLONE_DELETING, CLONE_STATES };
 extern const char *const clone_states[]; /* as in the API, NULL-terminated */
 
-/* What the reaper waits for; the object that it is in is told by the kind. */
+/* What the watcher waits for; the object that it is in is told by the kind. */
 struct watch {
 	enum { WATCH_CLONE, WATCH_CLONE_PID, WATCH_HOST, WATCH_HOST_PID, WATCH_WAKE } kind;
 	int fd;
@@ -27,9 +27,9 @@ struct clone {
 		record; /* labels, ttl_s and expires_ns: under the registry's lock; the rest is fixed once it is not creating */
 	pthread_mutex_t talk; /* one conversation on the control socket at a time; taken before the registry's lock */
 	struct watch control, process; /* the control socket (talk) and the pidfd; -1: none (yet, or any more) */
-	uint64_t end_deadline_ns;      /* reaper only: when it waits no longer for the host to tell the status */
-	struct clone *next_pending;    /* reaper only */
-	struct clone *next_adopted, **adopted_at; /* the reaper's lock */
+	uint64_t end_deadline_ns;      /* watcher only: when it waits no longer for the host to tell the status */
+	struct clone *next_pending;    /* watcher only */
+	struct clone *next_adopted, **adopted_at; /* the watcher's lock */
 	/* all else: under the registry's lock */
 	enum clone_state state, first_state; /* first_state: when it was made */
 	unsigned refs;
@@ -43,11 +43,11 @@ struct clone {
 
 enum tmpl_state { TMPL_BUILDING, TMPL_READY, TMPL_DELETING };
 
-struct host;
+struct template_host;
 struct tmpl {
 	char name[STORE_NAME_MAX + 1];
-	pthread_mutex_t host_lock; /* starting and ending its host */
-	struct host *host;         /* host_lock; NULL: none runs */
+	pthread_mutex_t host_lock;  /* starting and ending its host */
+	struct template_host *host; /* host_lock; NULL: none runs */
 	/* all else: under the registry's lock */
 	enum tmpl_state state;
 	unsigned users;         /* requests at work with it, which it must outlive */

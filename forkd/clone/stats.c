@@ -75,7 +75,7 @@ static uint32_t pick(struct registry *r, const char *template, unsigned turn)
 
 void stats_sample(struct registry *r)
 {
-	static unsigned turn; /* the reaper's alone */
+	static unsigned turn; /* the watcher's alone */
 	struct tmpl_info *list = NULL;
 	struct err err = {};
 	unsigned n = 0;

@@ -309,11 +309,11 @@ int api_clone_patch(struct forkd *d, struct request *rq, struct reply *reply, st
 	}
 	pthread_mutex_lock(&c->talk);
 	int r = patch(d, c, &p, err);
-	reaper_rearm(d->reaper, &c->control);
+	watch_rearm(d->watcher, &c->control);
 	pthread_mutex_unlock(&c->talk);
 	labels_free(p.labels, p.n_labels);
 	if (r >= 0) {
-		reaper_wake(d->reaper);
+		watch_wake(d->watcher);
 		return answer(d, c, reply);
 	}
 	clone_unref(d->registry, c);

@@ -78,17 +78,17 @@ static int check_paths(const struct build *b, const struct ctl_template *info, s
 int build_publish(const struct build *b, struct staged **s, const char *source, const char *parent, struct err *err)
 {
 	struct manifest m = {};
-	struct host *host = NULL;
+	struct template_host *host = NULL;
 
 	build_step(b, "checking");
-	if (host_start(b->d, b->t->name, staged_dir(*s), 0, &host, err) < 0)
+	if (template_host_start(b->d, b->t->name, staged_dir(*s), 0, &host, err) < 0)
 		return err->num;
 	fields_init(manifest_fields, &m);
 	m.ram_bytes = host->info.ram_bytes;
 	m.vcpus = host->info.vcpus;
 	autofree char *host_cpu = steal_ptr(&host->info.host_cpu);
 	int r = check_paths(b, &host->info, err);
-	host_stop(host);
+	template_host_stop(host);
 	if (r < 0)
 		return r;
 	m.name = strdup(b->t->name);

@@ -19,7 +19,7 @@
 
 enum { LOAD_TIMEOUT_MS = 60000, FORK_TIMEOUT_MS = 10000, END_TIMEOUT_MS = 2000 };
 
-void host_unref(struct host *h)
+void template_host_unref(struct template_host *h)
 {
 	if (!h || atomic_fetch_sub(&h->refs, 1) > 1)
 		return;
@@ -33,7 +33,7 @@ void host_unref(struct host *h)
 	free(h);
 }
 
-void host_stop(struct host *h)
+void template_host_stop(struct template_host *h)
 {
 	if (!h)
 		return;
@@ -46,10 +46,10 @@ void host_stop(struct host *h)
 	}
 	if (h->pid > 0)
 		waitpid(h->pid, NULL, 0);
-	host_unref(h);
+	template_host_unref(h);
 }
 
-static int load(struct host *h, int dir_fd, unsigned park, struct err *err)
+static int load(struct template_host *h, int dir_fd, unsigned park, struct err *err)
 {
 	const struct ctl_load rq = { .park = park };
 
@@ -64,16 +64,17 @@ static int load(struct host *h, int dir_fd, unsigned park, struct err *err)
 				    .fds = &dir_fd,
 				    .n_fds = 1,
 				    .timeout_ms = LOAD_TIMEOUT_MS,
-				    .on_event = host_event,
+				    .on_event = template_host_event,
 				    .arg = h,
 			    },
 			    err);
 }
 
-int host_start(struct forkd *d, const char *name, int dir_fd, unsigned park, struct host **ret, struct err *err)
+int template_host_start(struct forkd *d, const char *name, int dir_fd, unsigned park, struct template_host **ret,
+			struct err *err)
 {
 	int pair[2];
-	struct host *h = calloc(1, sizeof(*h));
+	struct template_host *h = calloc(1, sizeof(*h));
 
 	if (!h)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "start a template host");
@@ -85,7 +86,7 @@ int host_start(struct forkd *d, const char *name, int dir_fd, unsigned park, str
 	pthread_mutex_init(&h->talk, NULL);
 	if (!h->name || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
 		err_sys(err, ERR_INTERNAL, "make a socket pair");
-		host_unref(h);
+		template_host_unref(h);
 		return fail_as(err, E_HOST, "start the template host of '%s'", name);
 	}
 	h->control.fd = pair[0];
@@ -96,7 +97,7 @@ int host_start(struct forkd *d, const char *name, int dir_fd, unsigned park, str
 	if (r < 0 || load(h, dir_fd, park, err) < 0) {
 		/* what it says of the snapshot stands as it is; that it broke, or has no /dev/kvm, is another matter */
 		bool bad = r >= 0 && (err->code == ERR_INVALID || err->code == ERR_CONFLICT);
-		host_stop(h);
+		template_host_stop(h);
 		return bad ? fail_as(err, E_BAD_SNAPSHOT, NULL) : fail_as(err, E_HOST, "template host of '%s'", name);
 	}
 	log_info("template host of '%s' is process %d", name, h->pid);
@@ -104,7 +105,7 @@ int host_start(struct forkd *d, const char *name, int dir_fd, unsigned park, str
 	return 0;
 }
 
-static bool alive(const struct host *h)
+static bool alive(const struct template_host *h)
 {
 	return !h->failed && wait_readable(h->process.fd, 0) == 0;
 }
@@ -112,18 +113,18 @@ static bool alive(const struct host *h)
 /* The caller holds host_lock. */
 static void forget(struct forkd *d, struct tmpl *t, bool died)
 {
-	struct host *h = t->host;
+	struct template_host *h = t->host;
 
 	t->host = NULL;
-	reaper_forget(d->reaper, &h->control);
-	reaper_forget(d->reaper, &h->process);
-	reaper_release(d->reaper, &h->process);
+	watch_forget(d->watcher, &h->control);
+	watch_forget(d->watcher, &h->process);
+	watch_release(d->watcher, &h->process);
 	if (died) {
 		log_error("template host of '%s' (process %d) failed; its clones go on", t->name, h->pid);
 		metrics_count(d->metrics, METRIC_HOSTS_FAILED, 1);
 		events_emit(d->events, "host.failed", t->name, NULL, NULL);
 	}
-	host_stop(h);
+	template_host_stop(h);
 	store_release(d->store, t->name);
 }
 
@@ -135,7 +136,7 @@ static int start_acquired(struct forkd *d, struct tmpl *t, int dir_fd, struct er
 		return err->num;
 	const struct caller owner = caller_from_owner(m.owner_uid, OWNER_REMOTE);
 	fields_free(manifest_fields, &m);
-	if (host_start(d, t->name, dir_fd, d->options->park, &t->host, err) < 0)
+	if (template_host_start(d, t->name, dir_fd, d->options->park, &t->host, err) < 0)
 		return err->num;
 	t->host->owner = owner;
 	return 0;
@@ -152,15 +153,14 @@ static int start_for(struct forkd *d, struct tmpl *t, struct err *err)
 		return err->num;
 	}
 	metrics_count(d->metrics, METRIC_HOSTS_STARTED, 1);
-	atomic_fetch_add(&t->host->refs, 1); /* the reaper's */
-	if (reaper_watch(d->reaper, &t->host->control, err) >= 0 &&
-	    reaper_watch(d->reaper, &t->host->process, err) >= 0)
+	atomic_fetch_add(&t->host->refs, 1); /* the watcher's */
+	if (watch_add(d->watcher, &t->host->control, err) >= 0 && watch_add(d->watcher, &t->host->process, err) >= 0)
 		return 0;
 	forget(d, t, false);
 	return err->num;
 }
 
-int tmpl_host(struct forkd *d, struct tmpl *t, struct host **ret, struct err *err)
+int tmpl_host(struct forkd *d, struct tmpl *t, struct template_host **ret, struct err *err)
 {
 	int r = 0;
 
@@ -185,7 +185,7 @@ void tmpl_drop_host(struct forkd *d, struct tmpl *t)
 	pthread_mutex_unlock(&t->host_lock);
 }
 
-void tmpl_host_died(struct forkd *d, struct tmpl *t, const struct host *h)
+void tmpl_host_died(struct forkd *d, struct tmpl *t, const struct template_host *h)
 {
 	if (pthread_mutex_trylock(&t->host_lock) != 0)
 		return;
@@ -194,7 +194,8 @@ void tmpl_host_died(struct forkd *d, struct tmpl *t, const struct host *h)
 	pthread_mutex_unlock(&t->host_lock);
 }
 
-int host_send_fork(struct host *h, const char *id, uint8_t memory_mode, int listen_fd, struct err *err)
+int template_host_send_fork(struct template_host *h, const char *id, uint8_t memory_mode, int listen_fd,
+			    struct err *err)
 {
 	autofree char *copy = strdup(id);
 	const struct ctl_fork f = { .id = copy, .memory_restore_mode = memory_mode };
@@ -212,12 +213,12 @@ struct forked {
 
 static const struct field forked_fields[] = { F(struct forked, pid, .flags = F_REQUIRED), F_END };
 
-int host_recv_fork(struct host *h, uint32_t *ret_pid, int *ret_pidfd, struct err *err)
+int template_host_recv_fork(struct template_host *h, uint32_t *ret_pid, int *ret_pidfd, struct err *err)
 {
 	struct forked f = {};
 	autoctl struct ctl_packet p = {};
 
-	if (control_reply(h->control.fd, deadline_in_ms(FORK_TIMEOUT_MS), host_event, h, &p, err) < 0) {
+	if (control_reply(h->control.fd, deadline_in_ms(FORK_TIMEOUT_MS), template_host_event, h, &p, err) < 0) {
 		h->failed = true;
 		return fail_as(err, E_HOST, "template host of '%s'", h->name);
 	}
@@ -233,9 +234,9 @@ int host_recv_fork(struct host *h, uint32_t *ret_pid, int *ret_pidfd, struct err
 	return 0;
 }
 
-void host_event(void *host, const struct ctl_packet *p)
+void template_host_event(void *host, const struct ctl_packet *p)
 {
-	struct host *h = host;
+	struct template_host *h = host;
 	struct ctl_exited e = {};
 	struct err err = {};
 	const struct json_node *event = json_get(&p->json.nodes[0], "event");
@@ -245,5 +246,5 @@ void host_event(void *host, const struct ctl_packet *p)
 	if (fields_load(ctl_exited_fields, &e, &p->json.nodes[0], "exited", &err) < 0)
 		log_warn("template host of '%s': %s", h->name, err.msg);
 	else
-		reaper_exited(h->d, e.pid, e.status);
+		watch_exited(h->d, e.pid, e.status);
 }

@@ -11,7 +11,7 @@
 #include "forkd/daemon.h"
 #include "forkd/rest/server.h"
 
-struct host {
+struct template_host {
 	char *name; /* of the template, for messages */
 	struct forkd *d;
 	struct watch control, process; /* its socket (talk) and its pidfd */
@@ -23,24 +23,25 @@ struct host {
 	atomic_uint refs;
 };
 
-/* Starts a host and lets it load the directory: what a snapshot is checked with. `park`: clones that it keeps ready. One reference; not watched by the reaper. */
-MUST_CHECK int host_start(struct forkd *d, const char *name, int dir_fd, unsigned park, struct host **ret,
-			  struct err *err);
+/* Starts a host and lets it load the directory: what a snapshot is checked with. `park`: clones that it keeps ready. One reference; not watched by the watcher. */
+MUST_CHECK int template_host_start(struct forkd *d, const char *name, int dir_fd, unsigned park,
+				   struct template_host **ret, struct err *err);
 /* Ends it (its VM processes go on), waits for it, and drops the reference. NULL is fine. */
-void host_stop(struct host *h);
-void host_unref(struct host *h); /* NULL is fine */
+void template_host_stop(struct template_host *h);
+void template_host_unref(struct template_host *h); /* NULL is fine */
 
 /* The template's host, started when there is none. The caller holds a use of the template. A reference. */
-MUST_CHECK int tmpl_host(struct forkd *d, struct tmpl *t, struct host **ret, struct err *err);
+MUST_CHECK int tmpl_host(struct forkd *d, struct tmpl *t, struct template_host **ret, struct err *err);
 /* Ends it and lets go of the store's directory. */
 void tmpl_drop_host(struct forkd *d, struct tmpl *t);
-/* The reaper saw its end. Whoever holds the lock right now sees that too, or leaves it to the next call. */
-void tmpl_host_died(struct forkd *d, struct tmpl *t, const struct host *h);
+/* The watcher saw its end. Whoever holds the lock right now sees that too, or leaves it to the next call. */
+void tmpl_host_died(struct forkd *d, struct tmpl *t, const struct template_host *h);
 
 /* Asking for a process and hearing of it, apart, so that several can be under way. The caller holds talk; replies are in order. */
-MUST_CHECK int host_send_fork(struct host *h, const char *id, uint8_t memory_mode, int listen_fd, struct err *err);
-MUST_CHECK int host_recv_fork(struct host *h, uint32_t *ret_pid, int *ret_pidfd, struct err *err);
+MUST_CHECK int template_host_send_fork(struct template_host *h, const char *id, uint8_t memory_mode, int listen_fd,
+				       struct err *err);
+MUST_CHECK int template_host_recv_fork(struct template_host *h, uint32_t *ret_pid, int *ret_pidfd, struct err *err);
 /* An event that came from it; the caller holds talk. */
-void host_event(void *host, const struct ctl_packet *p);
+void template_host_event(void *host, const struct ctl_packet *p);
 
 #endif

@@ -28,7 +28,7 @@ enum {
 	RETRY_MS = 100, /* of a TTL whose clone is busy */
 };
 
-struct reaper {
+struct watcher {
 	struct forkd *d;
 	pthread_t thread;
 	int epoll_fd;
@@ -43,7 +43,7 @@ struct reaper {
 
 /* ---- what is watched ---- */
 
-int reaper_watch(struct reaper *r, struct watch *w, struct err *err)
+int watch_add(struct watcher *r, struct watch *w, struct err *err)
 {
 	bool conversation = w->kind == WATCH_CLONE || w->kind == WATCH_HOST;
 	struct epoll_event e = { .events = EPOLLIN | (conversation ? (uint32_t)EPOLLONESHOT : 0u), .data.ptr = w };
@@ -53,7 +53,7 @@ int reaper_watch(struct reaper *r, struct watch *w, struct err *err)
 	return 0;
 }
 
-void reaper_rearm(struct reaper *r, const struct watch *w)
+void watch_rearm(struct watcher *r, const struct watch *w)
 {
 	struct epoll_event e = { .events = EPOLLIN | (uint32_t)EPOLLONESHOT };
 
@@ -62,21 +62,21 @@ void reaper_rearm(struct reaper *r, const struct watch *w)
 		epoll_ctl(r->epoll_fd, EPOLL_CTL_MOD, w->fd, &e);
 }
 
-void reaper_forget(struct reaper *r, const struct watch *w)
+void watch_forget(struct watcher *r, const struct watch *w)
 {
 	if (w->fd >= 0)
 		epoll_ctl(r->epoll_fd, EPOLL_CTL_DEL, w->fd, NULL);
 }
 
-void reaper_wake(struct reaper *r)
+void watch_wake(struct watcher *r)
 {
 	const uint64_t one = 1;
 
 	if (write(r->wake.fd, &one, sizeof(one)) < 0)
-		log_warn("wake the reaper: %s", strerror(errno));
+		log_warn("wake the watcher: %s", strerror(errno));
 }
 
-void reaper_release(struct reaper *r, struct watch *process)
+void watch_release(struct watcher *r, struct watch *process)
 {
 	pthread_mutex_lock(&r->lock);
 	process->next_released = r->released;
@@ -84,7 +84,7 @@ void reaper_release(struct reaper *r, struct watch *process)
 	pthread_mutex_unlock(&r->lock);
 }
 
-int reaper_adopt(struct reaper *r, struct clone *c, struct err *err)
+int watch_adopt(struct watcher *r, struct clone *c, struct err *err)
 {
 	pthread_mutex_lock(&r->d->registry->lock);
 	clone_ref_locked(c);
@@ -96,14 +96,14 @@ int reaper_adopt(struct reaper *r, struct clone *c, struct err *err)
 		r->adopted->adopted_at = &c->next_adopted;
 	r->adopted = c;
 	pthread_mutex_unlock(&r->lock);
-	if (reaper_watch(r, &c->control, err) >= 0 && reaper_watch(r, &c->process, err) >= 0)
+	if (watch_add(r, &c->control, err) >= 0 && watch_add(r, &c->process, err) >= 0)
 		return 0;
-	reaper_forget(r, &c->control);
-	reaper_release(r, &c->process);
+	watch_forget(r, &c->control);
+	watch_release(r, &c->process);
 	return err->num;
 }
 
-static void let_go(struct reaper *r, struct clone *c)
+static void let_go(struct watcher *r, struct clone *c)
 {
 	pthread_mutex_lock(&r->lock);
 	*c->adopted_at = c->next_adopted;
@@ -113,7 +113,7 @@ static void let_go(struct reaper *r, struct clone *c)
 	clone_unref(r->d->registry, c);
 }
 
-static void drop_released(struct reaper *r)
+static void drop_released(struct watcher *r)
 {
 	pthread_mutex_lock(&r->lock);
 	struct watch *w = r->released;
@@ -124,14 +124,14 @@ static void drop_released(struct reaper *r)
 		if (w->kind == WATCH_CLONE_PID)
 			let_go(r, container_of(w, struct clone, process));
 		else
-			host_unref(container_of(w, struct host, process));
+			template_host_unref(container_of(w, struct template_host, process));
 		w = next;
 	}
 }
 
 /* ---- clones ---- */
 
-static void on_clone_packet(struct reaper *r, struct clone *c)
+static void on_clone_packet(struct watcher *r, struct clone *c)
 {
 	autoctl struct ctl_packet p = {};
 	struct err err = {};
@@ -143,15 +143,15 @@ static void on_clone_packet(struct reaper *r, struct clone *c)
 	if (open && got > 0)
 		clone_event(r->d, c, &p);
 	if (got == 0 || (got < 0 && got != -EAGAIN)) {
-		reaper_forget(r, &c->control); /* it is ending: the pidfd tells */
+		watch_forget(r, &c->control); /* it is ending: the pidfd tells */
 		close(steal_fd(&c->control.fd));
 	}
-	reaper_rearm(r, &c->control);
+	watch_rearm(r, &c->control);
 	pthread_mutex_unlock(&c->talk);
 }
 
 /* What it said before it ended is still in the socket. */
-static void drain(struct reaper *r, struct clone *c)
+static void drain(struct watcher *r, struct clone *c)
 {
 	struct err err = {};
 
@@ -166,7 +166,7 @@ static void drain(struct reaper *r, struct clone *c)
 }
 
 /* Nobody waits for more news of its end. One that is not handed out yet ends afterwards, or is taken out of the registry. */
-static bool is_settled(struct reaper *r, const struct clone *c)
+static bool is_settled(struct watcher *r, const struct clone *c)
 {
 	pthread_mutex_lock(&r->d->registry->lock);
 	bool known = c->has_status || c->exit_reason || monotonic_ns() >= c->end_deadline_ns;
@@ -175,22 +175,22 @@ static bool is_settled(struct reaper *r, const struct clone *c)
 	return settled;
 }
 
-static void finish(struct reaper *r, struct clone *c)
+static void finish(struct watcher *r, struct clone *c)
 {
 	clone_ended(r->d, c);
-	reaper_release(r, &c->process);
+	watch_release(r, &c->process);
 }
 
-static void on_clone_end(struct reaper *r, struct clone *c)
+static void on_clone_end(struct watcher *r, struct clone *c)
 {
-	reaper_forget(r, &c->process);
+	watch_forget(r, &c->process);
 	drain(r, c);
 	c->end_deadline_ns = deadline_in_ms(STATUS_WAIT_MS);
 	c->next_pending = r->pending;
 	r->pending = c;
 }
 
-static void look_at_pending(struct reaper *r)
+static void look_at_pending(struct watcher *r)
 {
 	for (struct clone **at = &r->pending; *at;) {
 		struct clone *c = *at;
@@ -203,7 +203,7 @@ static void look_at_pending(struct reaper *r)
 	}
 }
 
-void reaper_exited(struct forkd *d, uint32_t pid, int32_t status)
+void watch_exited(struct forkd *d, uint32_t pid, int32_t status)
 {
 	struct registry *reg = d->registry;
 
@@ -219,7 +219,7 @@ void reaper_exited(struct forkd *d, uint32_t pid, int32_t status)
 
 /* ---- template hosts ---- */
 
-static void on_host_packet(struct host *h, struct reaper *r)
+static void on_host_packet(struct template_host *h, struct watcher *r)
 {
 	autoctl struct ctl_packet p = {};
 	struct err err = {};
@@ -229,15 +229,15 @@ static void on_host_packet(struct host *h, struct reaper *r)
 	int got = h->control.fd >= 0 && wait_readable(h->control.fd, 0) > 0 ? ctl_recv(h->control.fd, &p, &err)
 									    : -EAGAIN;
 	if (got > 0 && json_get(&p.json.nodes[0], "event"))
-		host_event(h, &p);
+		template_host_event(h, &p);
 	if (got == 0 || (got < 0 && got != -EAGAIN))
 		h->failed = true; /* its pidfd tells the rest */
 	else
-		reaper_rearm(r, &h->control);
+		watch_rearm(r, &h->control);
 	pthread_mutex_unlock(&h->talk);
 }
 
-static void on_host_end(struct reaper *r, struct host *h)
+static void on_host_end(struct watcher *r, struct template_host *h)
 {
 	struct tmpl *t = tmpl_find(r->d->registry, h->name);
 
@@ -278,7 +278,7 @@ static struct clone *find_overdue(struct registry *reg, uint64_t now, uint64_t *
 }
 
 /* Deletes what is over its time; returns when to look again. */
-static uint64_t look_at_clock(struct reaper *r)
+static uint64_t look_at_clock(struct watcher *r)
 {
 	uint64_t now = monotonic_ns(), next = now + IDLE_TICK_MS * 1000000ULL;
 	struct clone *c;
@@ -306,7 +306,7 @@ static uint64_t look_at_clock(struct reaper *r)
 
 /* ---- the thread ---- */
 
-static void dispatch(struct reaper *r, struct watch *w)
+static void dispatch(struct watcher *r, struct watch *w)
 {
 	uint64_t n;
 
@@ -318,10 +318,10 @@ static void dispatch(struct reaper *r, struct watch *w)
 		on_clone_end(r, container_of(w, struct clone, process));
 		break;
 	case WATCH_HOST:
-		on_host_packet(container_of(w, struct host, control), r);
+		on_host_packet(container_of(w, struct template_host, control), r);
 		break;
 	case WATCH_HOST_PID:
-		on_host_end(r, container_of(w, struct host, process));
+		on_host_end(r, container_of(w, struct template_host, process));
 		break;
 	default:
 		r->woken = read(w->fd, &n, sizeof(n)) > 0;
@@ -331,11 +331,11 @@ static void dispatch(struct reaper *r, struct watch *w)
 /* Hosts first: they tell how the processes ended whose ends come in the same batch. */
 static void *reaper_main(void *arg)
 {
-	struct reaper *r = arg;
+	struct watcher *r = arg;
 	struct epoll_event events[BATCH];
 	uint64_t look_again = 0;
 
-	log_thread_name("reaper");
+	log_thread_name("watcher");
 	while (!r->d->stopping) {
 		uint64_t now = monotonic_ns();
 		uint64_t ms = look_again > now ? (look_again - now) / 1000000 + 1 : 0;
@@ -356,45 +356,45 @@ static void *reaper_main(void *arg)
 	return NULL;
 }
 
-int reaper_start(struct forkd *d, struct reaper **ret, struct err *err)
+int watch_start(struct forkd *d, struct watcher **ret, struct err *err)
 {
-	struct reaper *r = calloc(1, sizeof(*r));
+	struct watcher *r = calloc(1, sizeof(*r));
 
 	if (!r)
-		return err_num(err, ERR_INTERNAL, ENOMEM, "start the reaper");
+		return err_num(err, ERR_INTERNAL, ENOMEM, "start the watcher");
 	r->d = d;
 	pthread_mutex_init(&r->lock, NULL);
 	r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	r->wake = (struct watch){ .kind = WATCH_WAKE, .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) };
 	int num = r->epoll_fd < 0 || r->wake.fd < 0 ? errno : 0;
-	if (num == 0 && reaper_watch(r, &r->wake, err) < 0)
+	if (num == 0 && watch_add(r, &r->wake, err) < 0)
 		num = -err->num;
-	d->reaper = r; /* the thread uses it */
+	d->watcher = r; /* the thread uses it */
 	if (num == 0)
 		num = pthread_create(&r->thread, NULL, reaper_main, r);
 	if (num == 0) {
 		*ret = r;
 		return 0;
 	}
-	d->reaper = NULL;
+	d->watcher = NULL;
 	if (r->epoll_fd >= 0)
 		close(r->epoll_fd);
 	if (r->wake.fd >= 0)
 		close(r->wake.fd);
 	free(r);
-	return err_num(err, ERR_INTERNAL, num, "start the reaper");
+	return err_num(err, ERR_INTERNAL, num, "start the watcher");
 }
 
-void reaper_stop(struct reaper *r)
+void watch_stop(struct watcher *r)
 {
 	if (!r)
 		return;
 	r->d->stopping = true;
-	reaper_wake(r);
+	watch_wake(r);
 	pthread_join(r->thread, NULL);
 }
 
-void reaper_free(struct reaper *r)
+void watch_free(struct watcher *r)
 {
 	if (!r)
 		return;

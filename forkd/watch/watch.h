@@ -9,23 +9,23 @@
 #include "forkd/clone/registry.h"
 #include "forkd/daemon.h"
 
-struct reaper;
+struct watcher;
 
-MUST_CHECK int reaper_start(struct forkd *d, struct reaper **ret, struct err *err);
-void reaper_stop(struct reaper *r); /* ends the thread; the functions below still work. NULL is fine */
-void reaper_free(struct reaper *r);
+MUST_CHECK int watch_start(struct forkd *d, struct watcher **ret, struct err *err);
+void watch_stop(struct watcher *r); /* ends the thread; the functions below still work. NULL is fine */
+void watch_free(struct watcher *r);
 
-/* The object holds a reference for the reaper, until reaper_release(). */
-MUST_CHECK int reaper_watch(struct reaper *r, struct watch *w, struct err *err);
-void reaper_rearm(struct reaper *r, const struct watch *w);  /* control sockets: after a conversation */
-void reaper_forget(struct reaper *r, const struct watch *w); /* before its descriptor is closed */
-void reaper_release(struct reaper *r,
-		    struct watch *process); /* of a clone or host: drops the reaper's reference, soon */
+/* The object holds a reference for the watcher, until watch_release(). */
+MUST_CHECK int watch_add(struct watcher *r, struct watch *w, struct err *err);
+void watch_rearm(struct watcher *r, const struct watch *w);  /* control sockets: after a conversation */
+void watch_forget(struct watcher *r, const struct watch *w); /* before its descriptor is closed */
+void watch_release(struct watcher *r,
+		   struct watch *process); /* of a clone or host: drops the watcher's reference, soon */
 /* A clone's watches and the reference for them; what is ended already is told at once. */
-MUST_CHECK int reaper_adopt(struct reaper *r, struct clone *c, struct err *err);
+MUST_CHECK int watch_adopt(struct watcher *r, struct clone *c, struct err *err);
 /* A template host said how a process ended. */
-void reaper_exited(struct forkd *d, uint32_t pid, int32_t status);
+void watch_exited(struct forkd *d, uint32_t pid, int32_t status);
 /* Look at the clock again: a TTL has changed. */
-void reaper_wake(struct reaper *r);
+void watch_wake(struct watcher *r);
 
 #endif

@@ -16,7 +16,7 @@
 #include "vmm/clone/config_override.h"
 #include "vmm/clone/control_fds.h"
 
-struct clone {
+struct owned_vm {
 	struct vmm_owner owner;
 	struct loop loop;
 	struct loop_signals signals;
@@ -35,13 +35,13 @@ struct clone {
 /* A request and where its answer goes. */
 struct op {
 	const char *name;
-	int (*run)(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err);
+	int (*run)(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err);
 	bool ends_if_failed;
 };
 
 /* ---- forkd's end of the line ---- */
 
-static void hang_up(struct clone *c)
+static void hang_up(struct owned_vm *c)
 {
 	if (c->conn.fd < 0)
 		return;
@@ -51,7 +51,7 @@ static void hang_up(struct clone *c)
 		loop_stop(&c->loop, 1); /* nobody knows of this process */
 }
 
-static void tell(struct clone *c, const struct strbuf *text)
+static void tell(struct owned_vm *c, const struct strbuf *text)
 {
 	struct err err = {};
 	char line[ERR_MSG_BYTES];
@@ -64,7 +64,7 @@ static void tell(struct clone *c, const struct strbuf *text)
 
 static void on_ended(struct vmm_owner *owner, const char *reason, int exit_code)
 {
-	struct clone *c = container_of(owner, struct clone, owner);
+	struct owned_vm *c = container_of(owner, struct owned_vm, owner);
 
 	(void)exit_code;
 	c->end_reason = reason;
@@ -72,7 +72,7 @@ static void on_ended(struct vmm_owner *owner, const char *reason, int exit_code)
 
 static void on_state(struct vmm_owner *owner)
 {
-	struct clone *c = container_of(owner, struct clone, owner);
+	struct owned_vm *c = container_of(owner, struct owned_vm, owner);
 	const struct ctl_status status = { .state = (char *)(uintptr_t)vmm_state(c->vmm) };
 	autostrbuf struct strbuf out = {};
 
@@ -82,7 +82,7 @@ static void on_state(struct vmm_owner *owner)
 	tell(c, &out);
 }
 
-static void say_exiting(struct clone *c, int exit_code)
+static void say_exiting(struct owned_vm *c, int exit_code)
 {
 	const char *reason = c->end_reason ? c->end_reason : "ended through its API, or by a signal";
 	const struct ctl_exiting e = { .reason = (char *)(uintptr_t)reason, .code = exit_code };
@@ -94,7 +94,7 @@ static void say_exiting(struct clone *c, int exit_code)
 
 /* ---- requests ---- */
 
-static int answer_status(struct clone *c, struct strbuf *out)
+static int answer_status(struct owned_vm *c, struct strbuf *out)
 {
 	const struct ctl_status status = {
 		.id = c->id,
@@ -108,14 +108,14 @@ static int answer_status(struct clone *c, struct strbuf *out)
 	return 0;
 }
 
-static int op_hello(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+static int op_hello(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
 	(void)p;
 	(void)err;
 	return answer_status(c, out);
 }
 
-static int start_api(struct clone *c, int *api_fd, struct err *err)
+static int start_api(struct owned_vm *c, int *api_fd, struct err *err)
 {
 	if (*api_fd < 0)
 		return 0;
@@ -131,7 +131,7 @@ static int name_vsock(struct vsock_config *vsock, const char *path, struct err *
 	return vsock->socket ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "name the vsock socket");
 }
 
-static int restore(struct clone *c, struct ctl_packet *p, const struct ctl_restore *rq, struct err *err)
+static int restore(struct owned_vm *c, struct ctl_packet *p, const struct ctl_restore *rq, struct err *err)
 {
 	const struct json_node *overrides = json_get(&p->json.nodes[0], "overrides");
 	struct vm_config *config = vmm_config(c->vmm);
@@ -154,7 +154,7 @@ static int restore(struct clone *c, struct ctl_packet *p, const struct ctl_resto
 	return start_api(c, &api_fd, err);
 }
 
-static int op_restore(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+static int op_restore(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
 	struct ctl_restore rq;
 
@@ -173,7 +173,7 @@ static int op_restore(struct clone *c, struct ctl_packet *p, struct strbuf *out,
 	return r;
 }
 
-static int boot(struct clone *c, struct ctl_packet *p, const struct ctl_boot *rq, struct vm_config *config,
+static int boot(struct owned_vm *c, struct ctl_packet *p, const struct ctl_boot *rq, struct vm_config *config,
 		struct err *err)
 {
 	const struct json_node *node = json_get(&p->json.nodes[0], "config");
@@ -192,7 +192,7 @@ static int boot(struct clone *c, struct ctl_packet *p, const struct ctl_boot *rq
 	return start_api(c, &api_fd, err);
 }
 
-static int op_boot(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+static int op_boot(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
 	autovmconfig struct vm_config config;
 	struct ctl_boot rq;
@@ -213,7 +213,7 @@ static int op_boot(struct clone *c, struct ctl_packet *p, struct strbuf *out, st
 	return r;
 }
 
-static int op_pause(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+static int op_pause(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
 	(void)p;
 	if (strcmp(vmm_state(c->vmm), "Paused") != 0 && vmm_pause(c->vmm, err) < 0)
@@ -221,7 +221,7 @@ static int op_pause(struct clone *c, struct ctl_packet *p, struct strbuf *out, s
 	return answer_status(c, out);
 }
 
-static int op_resume(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+static int op_resume(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
 	(void)p;
 	if (strcmp(vmm_state(c->vmm), "Running") != 0) {
@@ -232,7 +232,7 @@ static int op_resume(struct clone *c, struct ctl_packet *p, struct strbuf *out, 
 	return answer_status(c, out);
 }
 
-static int op_snapshot(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+static int op_snapshot(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
 	struct ctl_snapshotted answer = {};
 	bool runs = strcmp(vmm_state(c->vmm), "Running") == 0;
@@ -256,7 +256,7 @@ static int op_snapshot(struct clone *c, struct ctl_packet *p, struct strbuf *out
 	return r;
 }
 
-static int op_stats(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+static int op_stats(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
 	struct virtio_counters n;
 
@@ -277,7 +277,7 @@ static int op_stats(struct clone *c, struct ctl_packet *p, struct strbuf *out, s
 	return 0;
 }
 
-static int op_quit(struct clone *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+static int op_quit(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
 	(void)p;
 	(void)err;
@@ -305,14 +305,14 @@ static const struct op *find_op(const struct ctl_packet *p)
 }
 
 /* What was read of the snapshot is of no use any more, nor what building the VM left in the heap: a clone keeps little memory. */
-static void let_go_of_template(struct clone *c)
+static void let_go_of_template(struct owned_vm *c)
 {
 	snapshot_close(&c->tmpl->snap);
 	c->tmpl = NULL;
 	malloc_trim(0);
 }
 
-static void serve(struct clone *c, struct ctl_packet *p)
+static void serve(struct owned_vm *c, struct ctl_packet *p)
 {
 	const struct op *op = find_op(p);
 	autostrbuf struct strbuf out = {};
@@ -339,7 +339,7 @@ static void serve(struct clone *c, struct ctl_packet *p)
 
 static void on_packet(struct source *source, uint32_t events)
 {
-	struct clone *c = container_of(source, struct clone, conn);
+	struct owned_vm *c = container_of(source, struct owned_vm, conn);
 	autoctl struct ctl_packet p = {};
 	struct err err = {};
 	char line[ERR_MSG_BYTES];
@@ -357,7 +357,7 @@ static void on_packet(struct source *source, uint32_t events)
 
 static void on_connect(struct source *source, uint32_t events)
 {
-	struct clone *c = container_of(source, struct clone, listener);
+	struct owned_vm *c = container_of(source, struct owned_vm, listener);
 	int fd = accept4(source->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	struct err err = {};
 
@@ -399,7 +399,7 @@ static int connect_service(const char *path, struct err *err)
 
 static int on_open_dir(struct vmm_owner *owner, const char *path, int *ret_fd, struct err *err)
 {
-	struct clone *c = container_of(owner, struct clone, owner);
+	struct owned_vm *c = container_of(owner, struct owned_vm, owner);
 	const struct open_request rq = { .id = c->id, .path = (char *)(uintptr_t)path };
 	autostrbuf struct strbuf out = {};
 	autoctl struct ctl_packet p = {};
@@ -425,7 +425,7 @@ static int on_open_dir(struct vmm_owner *owner, const char *path, int *ret_fd, s
 
 /* ---- life ---- */
 
-static void park(struct clone *c, const struct clone_start *start)
+static void park(struct owned_vm *c, const struct clone_start *start)
 {
 	struct template *t = start->tmpl;
 	const struct vm_restore how = { .mode = start->mode, .kvm = &t->kvm, .saved = &t->saved };
@@ -438,7 +438,7 @@ static void park(struct clone *c, const struct clone_start *start)
 }
 
 /* A parked clone is wanted: its name and its control socket. 0: it is not, and never will be. */
-static int wait_until_wanted(struct clone *c, struct clone_start *start, struct err *err)
+static int wait_until_wanted(struct owned_vm *c, struct clone_start *start, struct err *err)
 {
 	autoctl struct ctl_packet p = {};
 	struct ctl_fork wanted;
@@ -458,7 +458,7 @@ static int wait_until_wanted(struct clone *c, struct clone_start *start, struct 
 	return 1;
 }
 
-static int run(struct clone *c, struct clone_start *start, struct err *err)
+static int run(struct owned_vm *c, struct clone_start *start, struct err *err)
 {
 	if (loop_init(&c->loop, err) < 0 || loop_signals_init(&c->signals, &c->loop, err) < 0)
 		return err->num;
@@ -480,7 +480,7 @@ static int run(struct clone *c, struct clone_start *start, struct err *err)
 
 int clone_run(struct clone_start *start, struct err *err)
 {
-	struct clone c = {
+	struct owned_vm c = {
 		.owner = { .ended = on_ended, .state_changed = on_state, .open_dir = on_open_dir },
 		.loop.epoll_fd = -1,
 		.signals.source.fd = -1,
