@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include "vmm/machine/devices.h"
+#include "vmm/virtio/kinds.h"
 #include "vmm/virtio/transport.h"
 
 enum { PAGE = 4096, LOW_PAGES = 256, HIGH_PAGES = 64, PAGES = LOW_PAGES + HIGH_PAGES, RING_PAGES = 16 };
@@ -18,6 +19,7 @@ enum { NEXT = 1, WRITE = 2 };
 #define HIGH_PFN (HIGH / PAGE)
 
 static struct vm vm;
+static struct device_env env = { .mem = &vm.mem, .kvm = &vm.kvm, .mmio = &vm.mmio, .pci = &vm.pci };
 static struct virtio_dev *vdev;
 
 /* The transport's part. */
@@ -43,11 +45,13 @@ void virtio_pci_needs_reset(struct virtio_pci *transport)
 	(void)transport;
 }
 
-int virtio_pci_attach(struct vm *owner, struct virtio_dev *dev, const struct pci_place *place, struct err *err)
+int virtio_pci_attach(const struct device_env *owner, struct virtio_dev *dev, const struct pci_place *place,
+		      struct virtio_pci **ret, struct err *err)
 {
 	(void)owner;
 	(void)dev;
 	(void)place;
+	(void)ret;
 	return err_set(err, ERR_INTERNAL, "not here");
 }
 
@@ -143,7 +147,7 @@ static void open_balloon(const char *options)
 
 	fields_init(balloon_fields, &cfg);
 	assert_int_equal(fields_parse_options(balloon_fields, &cfg, options, &err), 0);
-	assert_int_equal(virtio_balloon_new(&vm, &cfg, &vdev, &err), 0);
+	assert_int_equal(virtio_balloon_new(&env, &cfg, &vdev, &err), 0);
 	fields_free(balloon_fields, &cfg);
 	n_interrupts = 0;
 }

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "vmm/machine/devices.h"
+#include "vmm/virtio/kinds.h"
 
 enum { MIB = 1 << 20, RAM_BYTES = 1 << 20, IMAGE_BYTES = 80 << 20, SECTOR = 512 };
 enum { DESC = 0, AVAIL = 0x1000, USED = 0x2000, HEAD = 0x3000, RANGE = 0x3100, STATUS = 0x3200 };
@@ -20,6 +21,7 @@ enum { T_DISCARD = 11, T_WRITE_ZEROES = 13, UNMAP = 1, F_DISCARD = 13, F_WRITE_Z
 enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2, S_NONE = 0xff };
 
 static struct vm vm;
+static struct device_env env = { .mem = &vm.mem, .kvm = &vm.kvm, .mmio = &vm.mmio, .pci = &vm.pci };
 static struct virtio_dev *vdev;
 static char dir[] = "/tmp/forkd-test-blk-XXXXXX", path[64];
 static int image_fd;
@@ -79,10 +81,11 @@ static void open_disk(const char *where, bool uring)
 	fields_init(disk_fields, &cfg);
 	assert_int_equal(fields_parse_options(disk_fields, &cfg, text, &err), 0);
 	vm = (struct vm){ .loop = &loop };
+	env.loop = &loop;
 	gmem_layout(&vm.mem, RAM_BYTES, RAM_BYTES, 1ULL << 32);
 	assert_int_equal(gmem_map_anon(&vm.mem, false, false, &err), 0);
 	assert_int_equal(loop_init(&loop, &err), 0);
-	assert_int_equal(virtio_blk_new(&vm, &cfg, &vdev, &err), 0);
+	assert_int_equal(virtio_blk_new(&env, &cfg, &vdev, &err), 0);
 	fields_free(disk_fields, &cfg);
 	vdev->acked_features = 1ULL << VIRTIO_F_VERSION_1 | 1ULL << F_DISCARD | 1ULL << F_WRITE_ZEROES | 1ULL << 9;
 	vdev->queue[0].s.ready = true;

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <sys/mman.h>
 
+#include "vmm/machine/devices.h"
 #include "vmm/machine/machine.h"
 #include "vmm/state/state.h"
 
@@ -122,6 +123,7 @@ static const struct virtio_device_ops low_ops = {
 /* ---- the machine ---- */
 
 static struct vm vm;
+static struct device_env env = { .mem = &vm.mem, .kvm = &vm.kvm, .mmio = &vm.mmio, .pci = &vm.pci };
 static struct virtio_pci *t;
 static struct virtio_dev *vdev;
 
@@ -136,8 +138,8 @@ static struct virtio_pci *add_device(const struct virtio_device_ops *ops, const 
 	f->vdev.config = f->space;
 	memcpy(f->space, "ABCDEFGH", CONFIG_BYTES);
 	assert_int_equal(virtio_init(&f->vdev, ops, &vm.mem, id, queues, QUEUE_SIZE, &err), 0);
-	assert_int_equal(virtio_pci_attach(&vm, &f->vdev, &place, &err), 0);
-	return vm.dev[vm.n_devs - 1];
+	assert_int_equal(virtio_pci_attach(&env, &f->vdev, &place, &vm.dev[vm.n_devs], &err), 0);
+	return vm.dev[vm.n_devs++];
 }
 
 static void make_vm(void)
@@ -889,6 +891,7 @@ static void loaded_vectors(void **state)
 
 static void attach_fails_cleanly(void **state)
 {
+	struct virtio_pci *none = NULL;
 	struct err err = {};
 
 	(void)state;
@@ -897,10 +900,11 @@ static void attach_fails_cleanly(void **state)
 		assert_int_equal(virtio_init(&f->vdev, &plain_ops, &vm.mem, "x", 1, 64, &err), 0);
 		if (full) { /* no register space left */
 			vm.pci.top64 = 0;
-			assert_true(virtio_pci_attach(&vm, &f->vdev, &(struct pci_place){}, &err) < 0);
+			assert_true(virtio_pci_attach(&env, &f->vdev, &(struct pci_place){}, &none, &err) < 0);
 			assert_non_null(strstr(err.msg, "device 'x'\nno room"));
 		} else {
-			assert_true(virtio_pci_attach(&vm, &f->vdev, &(struct pci_place){ .slot = SLOT }, &err) < 0);
+			assert_true(virtio_pci_attach(&env, &f->vdev, &(struct pci_place){ .slot = SLOT }, &none,
+						      &err) < 0);
 			assert_string_equal(err.msg, "Failed to find an available PCI device ID\n"
 						     "Valid PCI device identifier but already used: 1");
 		}
@@ -918,7 +922,7 @@ static void removal(void **state)
 	start();
 	struct virtio_pci *second = add_device(&low_ops, "low3", 1);
 	unsigned resets = n_reset, freed = n_free, ranges = vm.mmio.n;
-	virtio_pci_remove(t);
+	devices_remove(&vm, t);
 	assert_int_equal(n_reset, resets + 1);
 	assert_int_equal(n_free, freed + 1);
 	assert_int_equal(vm.n_devs, 1);

@@ -13,6 +13,7 @@
 #include <sys/un.h>
 
 #include "vmm/machine/devices.h"
+#include "vmm/virtio/kinds.h"
 #include "vmm/virtio/vsock_mux.h"
 
 enum { RAM_BYTES = 4 << 20, SIZE = 256, RX = 0, TX = 1, CID = 5, NO_INTERRUPT = 1, NEXT = 1, WRITE = 2 };
@@ -20,6 +21,7 @@ enum { RINGS = 0x4000, DESC = 0, AVAIL = 0x1000, USED = 0x2000, IN = 0x20000, IN
 enum { OUT = 0x200000, OUT_BYTES = 0x1000, GUEST_PORT = 700, HOST_PORT = 80, ROOM = 1 << 20 };
 
 static struct vm vm;
+static struct device_env env = { .mem = &vm.mem, .kvm = &vm.kvm, .mmio = &vm.mmio, .pci = &vm.pci };
 static struct virtio_dev *vdev;
 static char dir[] = "/tmp/forkd-test-vsock-XXXXXX", path[64];
 static uint16_t given[2], seen[2]; /* avail and used indices of RX and TX */
@@ -197,10 +199,11 @@ static int open_device(const char *socket, int listen_fd, struct err *err)
 	struct vsock_config cfg = { .id = id, .cid = CID, .socket = (char *)(uintptr_t)socket, .listen_fd = listen_fd };
 
 	vm = (struct vm){ .loop = &loop };
+	env.loop = &loop;
 	gmem_layout(&vm.mem, RAM_BYTES, RAM_BYTES, 1ULL << 32);
 	assert_int_equal(gmem_map_anon(&vm.mem, false, false, err), 0);
 	assert_int_equal(loop_init(&loop, err), 0);
-	return virtio_vsock_new(&vm, &cfg, &vdev, err);
+	return virtio_vsock_new(&env, &cfg, &vdev, err);
 }
 
 static void start_driver(void)

@@ -18,6 +18,7 @@ enum { RAM_BYTES = 1 << 20, QUEUE_SIZE = 16, QUEUES = 2, REFILL = 1, RUN_BYTES =
 
 static struct vm_config config;
 static struct vm vm;
+static struct device_env env = { .mem = &vm.mem, .kvm = &vm.kvm, .mmio = &vm.mmio, .pci = &vm.pci };
 static struct virtio_dev vdev;
 static struct virtio_pci t;
 static struct kick kick[QUEUES];
@@ -126,7 +127,7 @@ static void notify_register(void *opaque, uint64_t off, const void *data, unsign
 static int make_device(struct err *err)
 {
 	vdev = (struct virtio_dev){ .transport = &t };
-	t = (struct virtio_pci){ .vm = &vm, .vdev = &vdev, .kick = kick };
+	t = (struct virtio_pci){ .env = &env, .vdev = &vdev, .kick = kick };
 	if (virtio_init(&vdev, &ops, &vm.mem, "count0", QUEUES, QUEUE_SIZE, err) < 0)
 		return -1;
 	for (unsigned i = 0; i < QUEUES; i++) {

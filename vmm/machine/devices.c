@@ -9,6 +9,7 @@
 #include "vmm/console/serial.h"
 #include "vmm/machine/hotplug.h"
 #include "vmm/state/state.h"
+#include "vmm/virtio/kinds.h"
 #include "vmm/virtio/transport.h"
 
 /* Where the devices of a machine come from. */
@@ -72,13 +73,20 @@ static int attach(struct vm *vm, const struct origin *origin, struct virtio_dev 
 				   .bar32 = vdev->ops->bar32 && !origin->hot,
 				   .saved = origin->tree != NULL };
 
+	struct virtio_pci *t = NULL;
+
 	if (origin->tree)
 		place = saved_place(tree_entry(origin->tree, vdev->id), place);
-	if (!origin->hot)
-		return virtio_pci_attach(vm, vdev, &place, err);
-	bool ran = vcpus_hold(vm);
-	vdev->paused = !ran;
-	int r = virtio_pci_attach(vm, vdev, &place, err);
+	place.area = (place.bar32 ? arch_mmio32(vm) : arch_mmio64(vm)).first;
+	if (vm->n_devs == ARRAY_LEN(vm->dev)) {
+		vdev->ops->free(vdev);
+		return err_set(err, ERR_INTERNAL, "more than %zu devices", ARRAY_LEN(vm->dev));
+	}
+	bool ran = origin->hot && vcpus_hold(vm);
+	vdev->paused = origin->hot && !ran;
+	int r = virtio_pci_attach(&vm->env, vdev, &place, &t, err);
+	if (r >= 0)
+		vm->dev[vm->n_devs++] = t;
 	vcpus_go_on(vm, ran);
 	return r;
 }
@@ -96,7 +104,8 @@ static int add_disk(struct vm *vm, const struct origin *origin, struct disk_conf
 
 	if (auto_id(vm, &d->id, "_disk", err) < 0)
 		return err->num;
-	return add(vm, origin, virtio_blk_new(vm, d, &vdev, err), &vdev, d->has_pci_device_id, d->pci_device_id, err);
+	return add(vm, origin, virtio_blk_new(&vm->env, d, &vdev, err), &vdev, d->has_pci_device_id, d->pci_device_id,
+		   err);
 }
 
 static int add_net(struct vm *vm, const struct origin *origin, struct net_config *n, struct err *err)
@@ -105,7 +114,8 @@ static int add_net(struct vm *vm, const struct origin *origin, struct net_config
 
 	if (auto_id(vm, &n->id, "_net", err) < 0)
 		return err->num;
-	return add(vm, origin, virtio_net_new(vm, n, &vdev, err), &vdev, n->has_pci_device_id, n->pci_device_id, err);
+	return add(vm, origin, virtio_net_new(&vm->env, n, &vdev, err), &vdev, n->has_pci_device_id, n->pci_device_id,
+		   err);
 }
 
 static int add_vsock(struct vm *vm, const struct origin *origin, struct vsock_config *v, struct err *err)
@@ -114,7 +124,8 @@ static int add_vsock(struct vm *vm, const struct origin *origin, struct vsock_co
 
 	if (auto_id(vm, &v->id, "_vsock", err) < 0)
 		return err->num;
-	return add(vm, origin, virtio_vsock_new(vm, v, &vdev, err), &vdev, v->has_pci_device_id, v->pci_device_id, err);
+	return add(vm, origin, virtio_vsock_new(&vm->env, v, &vdev, err), &vdev, v->has_pci_device_id, v->pci_device_id,
+		   err);
 }
 
 /* Slots are given out in this order: the guest sees it. */
@@ -123,7 +134,7 @@ static int add_virtio(struct vm *vm, const struct origin *o, struct err *err)
 	struct vm_config *c = vm->config;
 	struct virtio_dev *vdev = NULL;
 
-	if (c->console.mode != CONSOLE_OFF && add(vm, o, virtio_console_new(vm, &c->console, &vdev, err), &vdev,
+	if (c->console.mode != CONSOLE_OFF && add(vm, o, virtio_console_new(&vm->env, &c->console, &vdev, err), &vdev,
 						  c->console.has_pci_device_id, c->console.pci_device_id, err) < 0)
 		return err->num;
 	for (uint32_t i = 0; i < c->n_disks; i++)
@@ -132,12 +143,12 @@ static int add_virtio(struct vm *vm, const struct origin *o, struct err *err)
 	for (uint32_t i = 0; i < c->n_net; i++)
 		if (add_net(vm, o, &c->net[i], err) < 0)
 			return err->num;
-	if (add(vm, o, virtio_rng_new(vm, &c->rng, &vdev, err), &vdev, c->rng.has_pci_device_id, c->rng.pci_device_id,
-		err) < 0)
+	if (add(vm, o, virtio_rng_new(&vm->env, &c->rng, &vdev, err), &vdev, c->rng.has_pci_device_id,
+		c->rng.pci_device_id, err) < 0)
 		return err->num;
 	if (c->vsock && add_vsock(vm, o, c->vsock, err) < 0)
 		return err->num;
-	if (c->balloon && add(vm, o, virtio_balloon_new(vm, c->balloon, &vdev, err), &vdev,
+	if (c->balloon && add(vm, o, virtio_balloon_new(&vm->env, c->balloon, &vdev, err), &vdev,
 			      c->balloon->has_pci_device_id, c->balloon->pci_device_id, err) < 0)
 		return err->num;
 	return 0;
@@ -172,6 +183,17 @@ int devices_new(struct vm *vm, struct err *err)
 	return make(vm, &(struct origin){}, err);
 }
 
+void devices_remove(struct vm *vm, struct virtio_pci *t)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < vm->n_devs; i++)
+		if (vm->dev[i] != t)
+			vm->dev[n++] = vm->dev[i];
+	vm->n_devs = n;
+	virtio_pci_remove(t);
+}
+
 void devices_free(struct vm *vm)
 {
 	for (unsigned i = 0; i < vm->n_devs; i++)
@@ -179,7 +201,6 @@ void devices_free(struct vm *vm)
 	vm->n_devs = 0;
 	serial_free(vm->serial);
 	vm->serial = NULL;
-	hotplug_done(vm);
 }
 
 void devices_pause(struct vm *vm)
@@ -192,8 +213,6 @@ void devices_resume(struct vm *vm, bool restored)
 {
 	for (unsigned i = 0; i < vm->n_devs; i++)
 		virtio_resume(vm->dev[i]->vdev, restored);
-	if (restored)
-		hotplug_tell_again(vm);
 }
 
 void devices_counters(struct vm *vm, struct virtio_counters *ret)

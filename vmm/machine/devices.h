@@ -16,6 +16,8 @@ MUST_CHECK int devices_plug_net(struct vm *vm, struct net_config *cfg, struct er
 MUST_CHECK int devices_plug_vsock(struct vm *vm, struct vsock_config *cfg, struct err *err);
 /* NULL: none has that id. */
 struct virtio_pci *devices_find(const struct vm *vm, const char *id);
+/* Takes one out of the machine and frees it. No vCPU runs meanwhile. */
+void devices_remove(struct vm *vm, struct virtio_pci *t);
 void devices_free(struct vm *vm);
 /* Main thread, vCPUs parked. After pause nothing is in flight. */
 void devices_pause(struct vm *vm);
@@ -35,19 +37,5 @@ void devices_save(struct vm *vm, struct strbuf *out);
 MUST_CHECK int devices_load(struct vm *vm, const struct json_node *node, struct err *err);
 /* The object "device_tree" of vm.info and state.json. */
 void devices_tree(const struct vm *vm, struct strbuf *out);
-
-/* One constructor for each kind (virtio_<kind>.c): opens the back-end; the caller attaches or frees. */
-MUST_CHECK int virtio_console_new(struct vm *vm, struct console_config *cfg, struct virtio_dev **ret, struct err *err);
-MUST_CHECK int virtio_blk_new(struct vm *vm, struct disk_config *cfg, struct virtio_dev **ret, struct err *err);
-MUST_CHECK int virtio_net_new(struct vm *vm, struct net_config *cfg, struct virtio_dev **ret, struct err *err);
-MUST_CHECK int virtio_rng_new(struct vm *vm, struct rng_config *cfg, struct virtio_dev **ret, struct err *err);
-MUST_CHECK int virtio_balloon_new(struct vm *vm, struct balloon_config *cfg, struct virtio_dev **ret, struct err *err);
-MUST_CHECK int virtio_vsock_new(struct vm *vm, struct vsock_config *cfg, struct virtio_dev **ret, struct err *err);
-
-/* The size of a balloon: as the host wants it, and as the guest says it is. Main thread. */
-void virtio_balloon_resize(struct virtio_dev *vdev, uint64_t bytes);
-uint64_t virtio_balloon_bytes(struct virtio_dev *vdev);
-/* Makes the image that long and tells the guest. Main thread. */
-MUST_CHECK int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct err *err);
 
 #endif

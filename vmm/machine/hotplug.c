@@ -308,7 +308,7 @@ static void remove_device(struct vm *vm, struct virtio_pci *t)
 
 	memcpy(id, t->vdev->id, sizeof(id));
 	pci_bdf(&t->pci, bdf);
-	virtio_pci_remove(t);
+	devices_remove(vm, t);
 	move_entry(&vm->removed, NULL, id);
 	event_emit_device("device-removed", id, bdf);
 	log_info("device '%s' at %s is gone", id, bdf);

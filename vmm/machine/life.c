@@ -331,6 +331,9 @@ static struct vm *vm_new(struct loop *loop, struct vm_config *config, struct err
 	vm->guest_event.fd = -1;
 	vm->mem.file_fd = -1;
 	vm->build = b;
+	vm->env = (struct device_env){
+		.loop = loop, .mem = &vm->mem, .kvm = &vm->kvm, .mmio = &vm->mmio, .pci = &vm->pci
+	};
 	b->vm = vm;
 	return vm;
 }
@@ -339,6 +342,7 @@ static void built(struct vm *vm)
 {
 	build_free(vm->build);
 	vm->build = NULL;
+	vm->env.hot = true;
 }
 
 int vm_new_boot(struct loop *loop, struct vm_config *config, struct vm **ret_vm, struct err *err)
@@ -390,6 +394,7 @@ void vm_release(struct vm *vm)
 {
 	vcpus_destroy(vm);
 	devices_free(vm);
+	hotplug_done(vm);
 }
 
 void vm_free(struct vm *vm)
@@ -401,6 +406,7 @@ void vm_free(struct vm *vm)
 	vcpus_destroy(vm);
 	build_free(vm->build); /* which vCPU threads use */
 	devices_free(vm);
+	hotplug_done(vm);
 	ondemand_stop(vm->ondemand);
 	if (vm->guest_event.fd >= 0) {
 		loop_del(vm->loop, &vm->guest_event);
@@ -429,6 +435,8 @@ int vm_resume(struct vm *vm, bool first, struct err *err)
 		if (arch_clock_resume(vm, vm->restored, err) < 0)
 			return err->num;
 		devices_resume(vm, vm->restored);
+		if (vm->restored)
+			hotplug_tell_again(vm);
 	}
 	vm->restored = false;
 	vcpus_run(vm);

@@ -14,6 +14,7 @@
 #include "vmm/core/loop.h"
 #include "vmm/core/vcpu.h"
 #include "vmm/pci/pci.h"
+#include "vmm/virtio/virtio.h"
 
 struct build;
 struct chardev;
@@ -34,6 +35,7 @@ struct vm {
 	struct pci_bus pci;
 	struct arch_vm arch;
 	struct vcpus vcpus;
+	struct device_env env; /* what devices see of it */
 	struct serial *serial;
 	struct virtio_pci *dev[MAX_PCI_SLOTS]; /* in creation order */
 	unsigned n_devs;

@@ -52,6 +52,7 @@ struct pci_device {
 struct pci_place {
 	unsigned slot; /* 0: the first that is free */
 	bool bar32;    /* its BAR is below 4 GiB */
+	uint64_t area; /* the lowest address that its BAR may have */
 	bool saved;    /* from a snapshot: its registers, and with them the BAR's address, are loaded later */
 };
 

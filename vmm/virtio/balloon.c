@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "common/log.h"
-#include "vmm/machine/devices.h"
+#include "vmm/virtio/kinds.h"
 
 enum { BALLOON_QUEUE_SIZE = 128, REPORTING_QUEUE_SIZE = 32, PFN_MAX = 1024 };
 enum { INFLATE = 0, DEFLATE = 1, REPORTING = 2 };
@@ -146,18 +146,19 @@ static const struct virtio_device_ops balloon_ops = {
 	.free = balloon_free,
 };
 
-int virtio_balloon_new(struct vm *vm, struct balloon_config *cfg, struct virtio_dev **ret, struct err *err)
+int virtio_balloon_new(const struct device_env *env, struct balloon_config *cfg, struct virtio_dev **ret,
+		       struct err *err)
 {
 	struct balloon *b = calloc(1, sizeof(*b));
 
 	if (!b)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make the balloon device");
-	b->mem = &vm->mem;
+	b->mem = env->mem;
 	b->space.num_pages = (uint32_t)(cfg->size / GUEST_PAGE);
 	b->vdev.config = &b->space;
 	b->vdev.avail_features = (cfg->deflate_on_oom ? 1ULL << F_DEFLATE_ON_OOM : 0) |
 				 (cfg->free_page_reporting ? 1ULL << F_REPORTING : 0);
-	int r = virtio_init(&b->vdev, &balloon_ops, &vm->mem, cfg->id ? cfg->id : "__balloon",
+	int r = virtio_init(&b->vdev, &balloon_ops, env->mem, cfg->id ? cfg->id : "__balloon",
 			    cfg->free_page_reporting ? 3 : 2, BALLOON_QUEUE_SIZE, err);
 	if (r < 0) {
 		balloon_free(&b->vdev);

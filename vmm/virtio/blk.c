@@ -16,7 +16,8 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/uring.h"
-#include "vmm/machine/devices.h"
+#include "vmm/core/loop.h"
+#include "vmm/virtio/kinds.h"
 
 enum {
 	SECTOR_SHIFT = 9,
@@ -109,7 +110,7 @@ static _Alignas(GUEST_PAGE) char zero_piece[ZERO_PIECE_BYTES]; /* never written:
 struct blk {
 	struct virtio_dev vdev;
 	struct blk_space space;
-	struct vm *vm;
+	const struct device_env *env;
 	char *path;
 	char serial[ID_BYTES];
 	int fd;
@@ -642,12 +643,12 @@ static void blk_activate(struct virtio_dev *vdev)
 		n += vdev->queue[i].s.max_size;
 	blk->n_requests = n < RING_MAX ? n : RING_MAX;
 	blk->requests = calloc(blk->n_requests, sizeof(*blk->requests));
-	if (!blk->requests || loop_add(blk->vm->loop, &blk->done, EPOLLIN, &err) < 0) {
+	if (!blk->requests || loop_add(blk->env->loop, &blk->done, EPOLLIN, &err) < 0) {
 		free(steal_ptr(&blk->requests));
 		virtio_break(vdev, 0, "no memory for its requests");
 		return;
 	}
-	blk->loop = blk->vm->loop;
+	blk->loop = blk->env->loop;
 	for (unsigned i = 0; i < blk->n_requests; i++)
 		release(blk, &blk->requests[i]);
 	if (!blk->no_uring && open_ring(blk, &err) < 0)
@@ -709,7 +710,7 @@ static void blk_free(struct virtio_dev *vdev)
 	struct blk *blk = container_of(vdev, struct blk, vdev);
 
 	if (blk->loop) /* also when a worker had it: the main loop may have seen it before */
-		loop_del(blk->vm->loop, &blk->done);
+		loop_del(blk->env->loop, &blk->done);
 	if (blk->has_ring) {
 		drain(vdev);
 		uring_close(&blk->ring);
@@ -774,7 +775,7 @@ static int lock_image(const struct blk *blk, uint64_t bytes, struct err *err)
 	err_set(err, ERR_INTERNAL, "The file is already locked");
 	err_wrap(err, "Failed to get %s lock for disk image: %s", blk->readonly ? "Read" : "Write", blk->path);
 	err_wrap(err, "Cannot lock images of all block devices");
-	bool hot = !blk->vm->build;
+	bool hot = blk->env->hot;
 	return err_wrap(err, hot ? "Error from device manager"
 				 : "Error locking disk images: Another instance likely holds a lock");
 }
@@ -898,17 +899,17 @@ static int open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
 	return blk->done.fd < 0 ? err_sys(err, ERR_INTERNAL, "make an eventfd") : 0;
 }
 
-int virtio_blk_new(struct vm *vm, struct disk_config *cfg, struct virtio_dev **ret, struct err *err)
+int virtio_blk_new(const struct device_env *env, struct disk_config *cfg, struct virtio_dev **ret, struct err *err)
 {
 	struct blk *blk = calloc(1, sizeof(*blk));
 
 	if (!blk)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make disk '%s'", cfg->path);
-	blk->vm = vm;
+	blk->env = env;
 	blk->fd = blk->lock_fd = blk->done.fd = -1;
 	int r = open_image(blk, cfg, err);
 	if (r == 0)
-		r = virtio_init(&blk->vdev, &blk_ops, &vm->mem, cfg->id, cfg->num_queues, cfg->queue_size, err);
+		r = virtio_init(&blk->vdev, &blk_ops, env->mem, cfg->id, cfg->num_queues, cfg->queue_size, err);
 	if (r < 0) {
 		blk_free(&blk->vdev);
 		return r;

@@ -5,7 +5,8 @@
 #include <sys/ioctl.h>
 
 #include "vmm/console/chardev.h"
-#include "vmm/machine/devices.h"
+#include "vmm/core/loop.h"
+#include "vmm/virtio/kinds.h"
 
 enum { CONSOLE_QUEUE_SIZE = 256, RX = 0, TX = 1, F_CONSOLE_SIZE = 0, INPUT_MAX_BYTES = 4096 };
 
@@ -152,7 +153,8 @@ static const struct virtio_device_ops console_ops = {
 	.free = console_free,
 };
 
-int virtio_console_new(struct vm *vm, struct console_config *cfg, struct virtio_dev **ret, struct err *err)
+int virtio_console_new(const struct device_env *env, struct console_config *cfg, struct virtio_dev **ret,
+		       struct err *err)
 {
 	struct console *con = calloc(1, sizeof(*con));
 	struct winsize size = {};
@@ -162,10 +164,10 @@ int virtio_console_new(struct vm *vm, struct console_config *cfg, struct virtio_
 	con->space.max_nr_ports = 1;
 	con->vdev.config = &con->space;
 	con->vdev.avail_features = 1ULL << F_CONSOLE_SIZE;
-	int r = virtio_init(&con->vdev, &console_ops, &vm->mem, cfg->id ? cfg->id : "__console", 2, CONSOLE_QUEUE_SIZE,
+	int r = virtio_init(&con->vdev, &console_ops, env->mem, cfg->id ? cfg->id : "__console", 2, CONSOLE_QUEUE_SIZE,
 			    err);
 	if (r == 0)
-		r = chardev_open(&con->chardev, vm->loop, cfg, "console", err);
+		r = chardev_open(&con->chardev, env->loop, cfg, "console", err);
 	if (r < 0) {
 		console_free(&con->vdev);
 		return r;

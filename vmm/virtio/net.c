@@ -12,7 +12,8 @@
 #include <sys/random.h>
 
 #include "common/log.h"
-#include "vmm/machine/devices.h"
+#include "vmm/core/loop.h"
+#include "vmm/virtio/kinds.h"
 #include "vmm/virtio/tap.h"
 
 enum {
@@ -74,7 +75,7 @@ struct pair {
 
 struct net {
 	struct virtio_dev vdev;
-	struct vm *vm;
+	const struct device_env *env;
 	struct net_space space;
 	struct pair *pair;
 	unsigned n_pairs, used_pairs; /* used: as the driver set them (VIRTIO_NET_CTRL_MQ) */
@@ -445,7 +446,7 @@ static void net_free(struct virtio_dev *vdev)
 	for (unsigned i = 0; i < net->n_pairs; i++) {
 		if (net->pair[i].tap.fd < 0)
 			continue;
-		loop_del(net->vm->loop, &net->pair[i].tap); /* also when a worker has it, see loop_move() */
+		loop_del(net->env->loop, &net->pair[i].tap); /* also when a worker has it, see loop_move() */
 		close(net->pair[i].tap.fd);
 	}
 	virtio_done(vdev);
@@ -519,24 +520,24 @@ static int open_pairs(struct net *net, struct net_config *cfg, struct err *err)
 		return err->num;
 	for (unsigned i = 0; i < net->n_pairs; i++)
 		net->pair[i] = (struct pair){
-			.tap = { .fd = fds[i], .ready = on_frames }, .loop = net->vm->loop, .net = net, .index = i
+			.tap = { .fd = fds[i], .ready = on_frames }, .loop = net->env->loop, .net = net, .index = i
 		};
 	for (unsigned i = 0; i < net->n_pairs; i++)
-		if (loop_add(net->vm->loop, &net->pair[i].tap, 0, err) < 0)
+		if (loop_add(net->env->loop, &net->pair[i].tap, 0, err) < 0)
 			return err->num;
 	use_pairs(net, 1);
 	net->space.mtu = cfg->has_mtu ? cfg->mtu : (uint16_t)tap_mtu(fds[0]);
 	return 0;
 }
 
-int virtio_net_new(struct vm *vm, struct net_config *cfg, struct virtio_dev **ret, struct err *err)
+int virtio_net_new(const struct device_env *env, struct net_config *cfg, struct virtio_dev **ret, struct err *err)
 {
 	struct net *net = calloc(1, sizeof(*net));
 	unsigned n = cfg->num_queues / 2;
 
 	if (!net)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make net '%s'", cfg->id);
-	net->vm = vm;
+	net->env = env;
 	net->pair = calloc(n, sizeof(*net->pair));
 	for (unsigned i = 0; net->pair && i < n; i++)
 		net->pair[i].tap.fd = -1;
@@ -547,7 +548,7 @@ int virtio_net_new(struct vm *vm, struct net_config *cfg, struct virtio_dev **re
 	set_features(net, cfg);
 	int r = net->pair ? set_mac(net, cfg, err) : err_num(err, ERR_INTERNAL, ENOMEM, "make net '%s'", cfg->id);
 	if (r == 0)
-		r = virtio_init(&net->vdev, &net_ops, &vm->mem, cfg->id, 2 * n + 1, cfg->queue_size, err);
+		r = virtio_init(&net->vdev, &net_ops, env->mem, cfg->id, 2 * n + 1, cfg->queue_size, err);
 	if (r == 0)
 		r = open_pairs(net, cfg, err);
 	if (r < 0) {

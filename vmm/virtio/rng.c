@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* virtio-rng: the host's random bytes. */
+#include "vmm/virtio/kinds.h"
 #include <errno.h>
 #include <fcntl.h>
-
-#include "vmm/machine/devices.h"
 
 enum { RNG_QUEUE_SIZE = 256, RNG_CHUNK_BYTES = 64 << 10 };
 
@@ -82,7 +81,7 @@ static int no_source(const struct rng_config *cfg, struct err *err)
 	return err_wrap(err, "Error from device manager");
 }
 
-int virtio_rng_new(struct vm *vm, struct rng_config *cfg, struct virtio_dev **ret, struct err *err)
+int virtio_rng_new(const struct device_env *env, struct rng_config *cfg, struct virtio_dev **ret, struct err *err)
 {
 	struct rng *rng = calloc(1, sizeof(*rng));
 
@@ -90,7 +89,7 @@ int virtio_rng_new(struct vm *vm, struct rng_config *cfg, struct virtio_dev **re
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make the rng device");
 	rng->src_fd = open(cfg->src, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	int r = rng->src_fd < 0 ? no_source(cfg, err)
-				: virtio_init(&rng->vdev, &rng_ops, &vm->mem, cfg->id ? cfg->id : "__rng", 1,
+				: virtio_init(&rng->vdev, &rng_ops, env->mem, cfg->id ? cfg->id : "__rng", 1,
 					      RNG_QUEUE_SIZE, err);
 	if (r < 0) {
 		rng_free(&rng->vdev);

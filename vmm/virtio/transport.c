@@ -7,7 +7,8 @@
 #include <string.h>
 
 #include "common/log.h"
-#include "vmm/machine/machine.h"
+#include "vmm/core/bus.h"
+#include "vmm/core/kvm.h"
 #include "vmm/state/state.h"
 
 enum {
@@ -86,7 +87,7 @@ void virtio_pci_interrupt(struct virtio_pci *t, int queue_or_config)
 		t->interrupt_status |= ISR_CONFIG;
 		t->config_generation++;
 	}
-	msix_interrupt(&t->msix, &t->vm->kvm, vector);
+	msix_interrupt(&t->msix, t->env->kvm, vector);
 }
 
 bool virtio_pci_again(struct virtio_pci *t, unsigned queue)
@@ -309,7 +310,7 @@ static void bar_write_locked(struct virtio_pci *t, uint64_t off, const void *dat
 		if (vdev->ops->write_config && off - BAR_DEVICE + len <= vdev->ops->config_bytes)
 			vdev->ops->write_config(vdev, (unsigned)(off - BAR_DEVICE), data, len);
 	} else if (in(off, BAR_MSIX_TABLE, BAR_MSIX_PBA - BAR_MSIX_TABLE, len)) {
-		msix_table_write(&t->msix, &t->vm->kvm, off - BAR_MSIX_TABLE, data, len);
+		msix_table_write(&t->msix, t->env->kvm, off - BAR_MSIX_TABLE, data, len);
 	}
 }
 
@@ -368,7 +369,7 @@ static void after_write(struct pci_device *pci, unsigned reg, unsigned off, cons
 
 	if (reg == pci->cfg.msix_cap_reg_idx) {
 		pthread_mutex_lock(&t->vdev->lock);
-		msix_set_control(&t->msix, &t->vm->kvm, (uint16_t)(pci->cfg.registers[reg] >> 16));
+		msix_set_control(&t->msix, t->env->kvm, (uint16_t)(pci->cfg.registers[reg] >> 16));
 		pthread_mutex_unlock(&t->vdev->lock);
 	}
 	if (at < first || at + len > t->cap_pci_cfg_offset + CAP_PCI_CFG_BYTES)
@@ -383,7 +384,7 @@ static bool move_bar(struct pci_device *pci, uint64_t from, uint64_t to)
 {
 	struct virtio_pci *t = container_of(pci, struct virtio_pci, pci);
 
-	if (!bus_move(&t->vm->mmio, t, from, to))
+	if (!bus_move(t->env->mmio, t, from, to))
 		return false;
 	pthread_mutex_lock(&t->vdev->lock);
 	for (unsigned i = 0; i < t->vdev->n_queues; i++)
@@ -432,10 +433,10 @@ static int map_bar(struct virtio_pci *t, struct err *err)
 		.base = t->pci.bar0, .size = BAR_BYTES, .dev = t, .read = bar_read, .write = bar_write
 	};
 
-	return bus_add(&t->vm->mmio, &bar, err);
+	return bus_add(t->env->mmio, &bar, err);
 }
 
-static int attach(struct vm *vm, struct virtio_pci *t, const struct pci_place *place, struct err *err)
+static int attach(struct virtio_pci *t, const struct pci_place *place, struct err *err)
 {
 	struct virtio_dev *vdev = t->vdev;
 	uint16_t device = (uint16_t)(0x1040 + vdev->ops->type);
@@ -444,7 +445,7 @@ static int attach(struct vm *vm, struct virtio_pci *t, const struct pci_place *p
 	t->kick = calloc(vdev->n_queues, sizeof(*t->kick));
 	for (unsigned i = 0; t->kick && i < vdev->n_queues; i++)
 		kick_init(&t->kick[i], t, i);
-	if (!t->msix_queues || !t->kick || vm->n_devs == ARRAY_LEN(vm->dev))
+	if (!t->msix_queues || !t->kick)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "device '%s'", vdev->id);
 	if (msix_init(&t->msix, vdev->n_queues + 1, err) < 0)
 		return err->num;
@@ -455,17 +456,17 @@ static int attach(struct vm *vm, struct virtio_pci *t, const struct pci_place *p
 	t->pci.after_write = after_write;
 	t->pci.move_bar = move_bar;
 	t->pci.ejectable = vdev->ops->hotplug;
-	struct arch_window w = place->bar32 ? arch_mmio32(vm) : arch_mmio64(vm);
-	if (pci_alloc_bar0(&vm->pci, &t->pci, BAR_BYTES, place->bar32, w.first, err) < 0)
+	if (pci_alloc_bar0(t->env->pci, &t->pci, BAR_BYTES, place->bar32, place->area, err) < 0)
 		return err_wrap(err, "device '%s'", vdev->id);
 	add_capabilities(t);
 	reset_device(t);
-	if (pci_attach(&vm->pci, &t->pci, place->slot, err) < 0)
+	if (pci_attach(t->env->pci, &t->pci, place->slot, err) < 0)
 		return err->num;
 	return place->saved ? 0 : map_bar(t, err); /* saved: where the snapshot says, see load_pci() */
 }
 
-int virtio_pci_attach(struct vm *vm, struct virtio_dev *vdev, const struct pci_place *place, struct err *err)
+int virtio_pci_attach(const struct device_env *env, struct virtio_dev *vdev, const struct pci_place *place,
+		      struct virtio_pci **ret, struct err *err)
 {
 	struct virtio_pci *t = calloc(1, sizeof(*t));
 
@@ -473,16 +474,16 @@ int virtio_pci_attach(struct vm *vm, struct virtio_dev *vdev, const struct pci_p
 		vdev->ops->free(vdev);
 		return err_num(err, ERR_INTERNAL, ENOMEM, "attach a device");
 	}
-	t->vm = vm;
+	t->env = env;
 	t->vdev = vdev;
 	vdev->transport = t;
-	int r = attach(vm, t, place, err);
+	int r = attach(t, place, err);
 	if (r < 0) {
-		pci_detach(&vm->pci, &t->pci);
+		pci_detach(env->pci, &t->pci);
 		virtio_pci_free(t);
 		return r;
 	}
-	vm->dev[vm->n_devs++] = t;
+	*ret = t;
 	return 0;
 }
 
@@ -502,19 +503,12 @@ void virtio_pci_free(struct virtio_pci *t)
 
 void virtio_pci_remove(struct virtio_pci *t)
 {
-	struct vm *vm = t->vm;
-	unsigned n = 0;
-
-	pci_detach(&vm->pci, &t->pci);
-	bus_remove(&vm->mmio, t);
+	pci_detach(t->env->pci, &t->pci);
+	bus_remove(t->env->mmio, t);
 	worker_stop(&t->worker);
 	for (unsigned i = 0; i < t->vdev->n_queues; i++)
 		kick_detach(&t->kick[i]);
 	reset_device(t); /* what is under way ends before its rings are forgotten */
-	for (unsigned i = 0; i < vm->n_devs; i++)
-		if (vm->dev[i] != t)
-			vm->dev[n++] = vm->dev[i];
-	vm->n_devs = n;
 	virtio_pci_free(t);
 }
 

@@ -11,14 +11,12 @@
 #include "vmm/virtio/virtio.h"
 #include "vmm/virtio/worker.h"
 
-struct vm;
-
 enum { CAP_PCI_CFG_BYTES = 18 };
 #define TRANSPORT_PREFIX "_virtio-pci-" /* then the id of its device: the transport's own id */
 
 struct virtio_pci {
 	struct pci_device pci;
-	struct vm *vm;
+	const struct device_env *env;
 	struct virtio_dev *vdev;
 	struct msix msix;
 	struct kick *kick;    /* one for each queue */
@@ -35,12 +33,12 @@ struct virtio_pci {
 };
 
 /*
- * Gives `vdev` a place on the bus: slot, BAR, capabilities, and in vm->dev[]. Takes the device over in any case: on failure it is
+ * Gives `vdev` a place on the bus of `env`: slot, BAR, capabilities. Takes the device over in any case: on failure it is
  * freed.
  */
-MUST_CHECK int virtio_pci_attach(struct vm *vm, struct virtio_dev *vdev, const struct pci_place *place,
-				 struct err *err);
-/* Takes it off the bus and frees it: the machine goes on without it. No vCPU runs meanwhile. */
+MUST_CHECK int virtio_pci_attach(const struct device_env *env, struct virtio_dev *vdev, const struct pci_place *place,
+				 struct virtio_pci **ret, struct err *err);
+/* Takes it off the bus and frees it. No vCPU runs meanwhile. */
 void virtio_pci_remove(struct virtio_pci *t);
 /* Frees the transport and its device. */
 void virtio_pci_free(struct virtio_pci *t);

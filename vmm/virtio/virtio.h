@@ -27,9 +27,22 @@ enum {
 enum { VIRTIO_F_INDIRECT_DESC = 28, VIRTIO_F_EVENT_IDX = 29, VIRTIO_F_VERSION_1 = 32 };
 enum { VIRTIO_MAX_QUEUES = 2 * 32 + 1 };
 
+struct bus;
+struct kvm;
 struct loop;
+struct pci_bus;
 struct virtio_dev;
 struct virtio_pci;
+
+/* What a device gets of the machine that it belongs to. The machine owns it and outlives its devices. */
+struct device_env {
+	struct loop *loop; /* the main thread's */
+	struct gmem *mem;
+	struct kvm *kvm;
+	struct bus *mmio;
+	struct pci_bus *pci;
+	bool hot; /* the machine was built before: the device comes to one that runs or is paused */
+};
 
 struct virtio_device_ops {
 	const char *name;

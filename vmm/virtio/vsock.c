@@ -8,7 +8,8 @@
 #include <string.h>
 
 #include "common/log.h"
-#include "vmm/machine/devices.h"
+#include "vmm/core/loop.h"
+#include "vmm/virtio/kinds.h"
 #include "vmm/virtio/vsock_mux.h"
 
 enum { RX = 0, TX = 1, N_QUEUES = 3, VSOCK_QUEUE_SIZE = 256, VIRTIO_F_IN_ORDER = 35, RX_BATCH = 64, SEGMENTS = 34 };
@@ -234,9 +235,9 @@ static const struct virtio_device_ops vsock_ops = {
 	.free = vsock_free,
 };
 
-static int open_vsock(struct vsock *vs, struct vm *vm, const struct vsock_config *cfg, struct err *err)
+static int open_vsock(struct vsock *vs, const struct device_env *env, const struct vsock_config *cfg, struct err *err)
 {
-	if (virtio_init(&vs->vdev, &vsock_ops, &vm->mem, cfg->id, N_QUEUES, VSOCK_QUEUE_SIZE, err) < 0)
+	if (virtio_init(&vs->vdev, &vsock_ops, env->mem, cfg->id, N_QUEUES, VSOCK_QUEUE_SIZE, err) < 0)
 		return err->num;
 	vs->path = strdup(cfg->socket);
 	if (!vs->path)
@@ -246,21 +247,21 @@ static int open_vsock(struct vsock *vs, struct vm *vm, const struct vsock_config
 		return err_wrap(err, "Error from device manager");
 	}
 	vs->ready = (struct source){ .fd = vs->mux.epoll_fd, .ready = on_ready };
-	return loop_add(vm->loop, &vs->ready, EPOLLIN, err);
+	return loop_add(env->loop, &vs->ready, EPOLLIN, err);
 }
 
-int virtio_vsock_new(struct vm *vm, struct vsock_config *cfg, struct virtio_dev **ret, struct err *err)
+int virtio_vsock_new(const struct device_env *env, struct vsock_config *cfg, struct virtio_dev **ret, struct err *err)
 {
 	struct vsock *vs = calloc(1, sizeof(*vs));
 
 	if (!vs)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make the vsock device");
-	vs->loop = vm->loop;
+	vs->loop = env->loop;
 	vs->space.guest_cid = cfg->cid;
 	vs->mux.listen_fd = vs->mux.wake_fd = vs->mux.epoll_fd = -1;
 	vs->vdev.config = &vs->space;
 	vs->vdev.avail_features = 1ULL << VIRTIO_F_IN_ORDER;
-	if (open_vsock(vs, vm, cfg, err) < 0) {
+	if (open_vsock(vs, env, cfg, err) < 0) {
 		vsock_free(&vs->vdev);
 		return err->num;
 	}

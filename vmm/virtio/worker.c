@@ -6,7 +6,8 @@
 
 #include "common/clock.h"
 #include "common/log.h"
-#include "vmm/machine/machine.h"
+#include "vmm/core/kvm.h"
+#include "vmm/core/vcpu.h"
 #include "vmm/virtio/transport.h"
 
 enum { DECIDE_AFTER = 64, SLOW_EXIT_NS = 15000, SPIN_NS = 20000, SPIN_CREDIT = 64, TRY_EVERY = 64 };
@@ -129,7 +130,7 @@ static bool set_ioeventfd(const struct kick *k, uint64_t address, uint32_t flags
 	struct kvm_ioeventfd io = { .addr = address, .fd = k->wake.fd, .flags = flags };
 	struct err err = {};
 
-	return kvm_ioctl(k->transport->vm->kvm.vm_fd, KVM_IOEVENTFD, &io, "set an ioeventfd", &err) >= 0;
+	return kvm_ioctl(k->transport->env->kvm->vm_fd, KVM_IOEVENTFD, &io, "set an ioeventfd", &err) >= 0;
 }
 
 static void attach(struct kick *k, uint64_t address)

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The kinds of virtio devices: a constructor for each (its file has the kind's name), and what the host does to some of them. */
+#ifndef VMM_VIRTIO_KINDS_H
+#define VMM_VIRTIO_KINDS_H
+
+#include "vmm/config/config.h"
+#include "vmm/virtio/virtio.h"
+
+/* Each opens the back-end; the caller attaches the device or frees it. `env` and `cfg` stay the caller's and outlive the device. */
+MUST_CHECK int virtio_console_new(const struct device_env *env, struct console_config *cfg, struct virtio_dev **ret,
+				  struct err *err);
+MUST_CHECK int virtio_blk_new(const struct device_env *env, struct disk_config *cfg, struct virtio_dev **ret,
+			      struct err *err);
+MUST_CHECK int virtio_net_new(const struct device_env *env, struct net_config *cfg, struct virtio_dev **ret,
+			      struct err *err);
+MUST_CHECK int virtio_rng_new(const struct device_env *env, struct rng_config *cfg, struct virtio_dev **ret,
+			      struct err *err);
+MUST_CHECK int virtio_balloon_new(const struct device_env *env, struct balloon_config *cfg, struct virtio_dev **ret,
+				  struct err *err);
+MUST_CHECK int virtio_vsock_new(const struct device_env *env, struct vsock_config *cfg, struct virtio_dev **ret,
+				struct err *err);
+
+/* The size of a balloon: as the host wants it, and as the guest says it is. Main thread. */
+void virtio_balloon_resize(struct virtio_dev *vdev, uint64_t bytes);
+uint64_t virtio_balloon_bytes(struct virtio_dev *vdev);
+/* Makes the image that long and tells the guest. Main thread. */
+MUST_CHECK int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct err *err);
+
+#endif
