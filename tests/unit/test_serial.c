@@ -27,6 +27,13 @@ static int fake_kvm(unsigned long request, void *arg)
 
 static struct vm vm;
 static struct serial *port;
+
+static void pulse(void *opaque)
+{
+	arch_irq_pulse(opaque, arch_serial_gsi);
+}
+
+static struct serial_env env = { .pio = &vm.pio, .pulse = pulse, .opaque = &vm };
 static char path[64];
 static int peer;
 
@@ -54,10 +61,11 @@ static int make(void **state)
 	if (loop_init(&loop, &err) < 0)
 		return -1;
 	vm = (struct vm){ .loop = &loop, .kvm = { .fd = -1, .vm_fd = FAKE_FD } };
+	env.loop = &loop;
 	bus_init(&vm.pio);
 	ioapic_init(&vm.arch.ioapic);
 	vm.arch.ioapic.s.reg_entries[arch_serial_gsi] = 0x31; /* edge, unmasked */
-	if (serial_new(&vm, &cfg, &port, &err) < 0)
+	if (serial_new(&env, &cfg, &port, &err) < 0)
 		return -1;
 	peer = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	memcpy(addr.sun_path, path, strlen(path) + 1);
@@ -296,7 +304,7 @@ static void fails_cleanly(void **state)
 	struct err err = {};
 
 	(void)state;
-	assert_true(serial_new(&vm, &cfg, &second, &err) < 0);
+	assert_true(serial_new(&env, &cfg, &second, &err) < 0);
 	assert_string_equal(err.msg, "device registers at 0x3f8 are in another device's place");
 	assert_null(second);
 }

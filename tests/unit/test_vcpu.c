@@ -13,6 +13,7 @@ enum { VCPUS = 2, RUN_BYTES = 8192 };
 
 static struct vm_config config;
 static struct vm vm;
+static const struct vcpu_env env = { .kvm = &vm.kvm, .pio = &vm.pio, .mmio = &vm.mmio };
 static _Atomic unsigned n_runs, n_prepared;
 
 /* Every vCPU is the same file, its area shared. */
@@ -37,14 +38,14 @@ static int make(void **state)
 	config = (struct vm_config){ .cpus = { .boot_vcpus = VCPUS, .max_vcpus = VCPUS } };
 	vm = (struct vm){ .config = &config, .kvm = { .fd = -1, .vm_fd = FAKE_FD, .run_bytes = RUN_BYTES } };
 	n_runs = n_prepared = 0;
-	return vcpus_create(&vm, VCPUS, &err);
+	return vcpus_create(&vm.vcpus, &env, VCPUS, &err);
 }
 
 static int done(void **state)
 {
 	(void)state;
-	vcpus_destroy(&vm);
-	vcpus_destroy(&vm);
+	vcpus_destroy(&vm.vcpus);
+	vcpus_destroy(&vm.vcpus);
 	return 0;
 }
 
@@ -60,14 +61,14 @@ static void parks_and_runs(void **state)
 	struct err err = {};
 
 	(void)state;
-	assert_int_equal(vcpus_start(&vm, NULL, NULL, &err), 0);
-	assert_int_equal(vcpus_wait(&vm, &err), 0);
+	assert_int_equal(vcpus_start(&vm.vcpus, NULL, NULL, &err), 0);
+	assert_int_equal(vcpus_wait(&vm.vcpus, &err), 0);
 	assert_int_equal(vm.vcpus.n_parked, VCPUS);
 	assert_int_equal(n_runs, 0);
-	vcpus_run(&vm);
+	vcpus_run(&vm.vcpus);
 	while (n_runs < 10)
 		usleep(100);
-	vcpus_park(&vm);
+	vcpus_park(&vm.vcpus);
 	assert_int_equal(vm.vcpus.n_parked, VCPUS);
 	unsigned before = n_runs;
 	usleep(2000);
@@ -79,8 +80,8 @@ static void error_of_one(void **state)
 	struct err err = {};
 
 	(void)state;
-	assert_int_equal(vcpus_start(&vm, prepare, &vm, &err), 0);
-	assert_int_equal(vcpus_wait(&vm, &err), -EINVAL);
+	assert_int_equal(vcpus_start(&vm.vcpus, prepare, &vm, &err), 0);
+	assert_int_equal(vcpus_wait(&vm.vcpus, &err), -EINVAL);
 	assert_string_equal(err.msg, "not this one");
 	assert_int_equal(n_prepared, VCPUS);
 }
@@ -99,17 +100,12 @@ static void affinity(void **state)
 {
 	cpu_set_t own, got;
 	uint32_t one = some_cpu(&own), both[] = { one, 8191 };
-	struct cpu_affinity list[] = {
-		{ .vcpu = 1, .host_cpus = both, .n_host_cpus = 2 }, /* one that exists is enough */
-		{ .vcpu = 7, .host_cpus = &one, .n_host_cpus = 1 }, /* nobody */
-	};
 	struct err err = {};
 
 	(void)state;
-	config.cpus.affinity = list;
-	config.cpus.n_affinity = ARRAY_LEN(list);
-	assert_int_equal(vcpus_start(&vm, NULL, NULL, &err), 0);
-	assert_int_equal(vcpus_wait(&vm, &err), 0);
+	assert_int_equal(vcpus_start(&vm.vcpus, NULL, NULL, &err), 0);
+	assert_int_equal(vcpus_wait(&vm.vcpus, &err), 0);
+	assert_int_equal(vcpu_pin(&vm.vcpus.vcpu[1], both, 2, &err), 0); /* one that exists is enough */
 	assert_int_equal(pthread_getaffinity_np(vm.vcpus.vcpu[0].thread, sizeof(got), &got), 0);
 	assert_true(CPU_EQUAL(&got, &own));
 	assert_int_equal(pthread_getaffinity_np(vm.vcpus.vcpu[1].thread, sizeof(got), &got), 0);
@@ -131,15 +127,15 @@ static void bad_affinity(void **state)
 		{ { 1, none, 1 }, "affinity of vCPU 1: run on host CPU 8191\nInvalid argument" },
 	};
 
+	struct err start_err = {};
+
+	(void)state;
+	assert_int_equal(vcpus_start(&vm.vcpus, NULL, NULL, &start_err), 0);
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
 		struct err err = {};
 		struct cpu_affinity a = cases[i].a;
-		config.cpus.affinity = &a;
-		config.cpus.n_affinity = 1;
-		assert_int_equal(vcpus_start(&vm, NULL, NULL, &err), -EINVAL);
+		assert_int_equal(vcpu_pin(&vm.vcpus.vcpu[a.vcpu], a.host_cpus, a.n_host_cpus, &err), -EINVAL);
 		assert_non_null(strstr(err.msg, cases[i].msg));
-		done(state); /* the threads that were started end */
-		make(state);
 	}
 }
 

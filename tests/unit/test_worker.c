@@ -19,6 +19,7 @@ enum { RAM_BYTES = 1 << 20, QUEUE_SIZE = 16, QUEUES = 2, REFILL = 1, RUN_BYTES =
 static struct vm_config config;
 static struct vm vm;
 static struct device_env env = { .mem = &vm.mem, .kvm = &vm.kvm, .mmio = &vm.mmio, .pci = &vm.pci };
+static const struct vcpu_env vcpu_env = { .kvm = &vm.kvm, .pio = &vm.pio, .mmio = &vm.mmio };
 static struct virtio_dev vdev;
 static struct virtio_pci t;
 static struct kick kick[QUEUES];
@@ -343,13 +344,13 @@ static void run_exits(unsigned n, unsigned each_takes_us)
 	exit_takes_us = each_takes_us;
 	assert_int_equal(ftruncate(fd, RUN_BYTES), 0);
 	assert_int_equal(dup2(fd, FAKE_FD), FAKE_FD);
-	assert_int_equal(vcpus_create(&vm, 1, &err), 0);
+	assert_int_equal(vcpus_create(&vm.vcpus, &vcpu_env, 1, &err), 0);
 	run_area = vm.vcpus.vcpu[0].run;
-	assert_int_equal(vcpus_start(&vm, NULL, NULL, &err), 0);
-	vcpus_run(&vm);
+	assert_int_equal(vcpus_start(&vm.vcpus, NULL, NULL, &err), 0);
+	vcpus_run(&vm.vcpus);
 	for (uint64_t end = monotonic_ns() + 20000000000ULL; exits_left > 0 && monotonic_ns() < end;)
 		usleep(100);
-	vcpus_destroy(&vm);
+	vcpus_destroy(&vm.vcpus);
 	assert_int_equal(exits_left, 0);
 }
 

@@ -567,7 +567,7 @@ int vmm_power_button(struct vmm *vmm, struct err *err)
 
 int vmm_nmi(struct vmm *vmm, struct err *err)
 {
-	return need_vm(vmm, err) < 0 ? err->num : vcpus_nmi(vmm->vm, err);
+	return need_vm(vmm, err) < 0 ? err->num : vcpus_nmi(&vmm->vm->vcpus, err);
 }
 
 /* ---- end and reboot ---- */

@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "vmm/machine/machine.h"
+#include "vmm/core/bus.h"
 
 enum { DATA, IER, IIR, LCR, MCR, LSR, MSR, SCR };
 enum { IER_RX = 1, IER_TX = 2, IER_MASK = 0x0f };
@@ -33,7 +33,7 @@ static void raise_cause(struct serial *p, uint8_t enable, uint8_t cause)
 	if (!(p->s.interrupt_enable & enable))
 		return;
 	p->s.interrupt_identification = (uint8_t)((p->s.interrupt_identification & ~IIR_NONE) | cause);
-	arch_irq_pulse(p->vm, arch_serial_gsi);
+	p->pulse(p->opaque);
 }
 
 static void put_input(struct serial *p, const uint8_t *data, size_t len)
@@ -188,13 +188,14 @@ static void serial_write(void *opaque, uint64_t off, const void *data, unsigned 
 	pthread_mutex_unlock(&p->lock);
 }
 
-int serial_new(struct vm *vm, struct console_config *cfg, struct serial **ret_serial, struct err *err)
+int serial_new(const struct serial_env *env, struct console_config *cfg, struct serial **ret_serial, struct err *err)
 {
 	struct serial *p = calloc(1, sizeof(*p));
 
 	if (!p)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make the serial port");
-	p->vm = vm;
+	p->pulse = env->pulse;
+	p->opaque = env->opaque;
 	p->lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 	p->s = (struct serial_state){
 		.interrupt_identification = IIR_NONE,
@@ -212,7 +213,7 @@ int serial_new(struct vm *vm, struct console_config *cfg, struct serial **ret_se
 		.read = serial_read,
 		.write = serial_write,
 	};
-	if (chardev_open(&p->chardev, vm->loop, cfg, "serial", err) < 0 || bus_add(&vm->pio, &range, err) < 0) {
+	if (chardev_open(&p->chardev, env->loop, cfg, "serial", err) < 0 || bus_add(env->pio, &range, err) < 0) {
 		serial_free(p);
 		return err->num;
 	}

@@ -7,7 +7,7 @@
 
 #include "vmm/console/chardev.h"
 
-struct vm;
+struct bus;
 
 enum { SERIAL_PORT = 0x3f8, SERIAL_PORTS = 8, SERIAL_FIFO_BYTES = 64 };
 
@@ -21,7 +21,8 @@ struct serial_state {
 };
 
 struct serial {
-	struct vm *vm;
+	void (*pulse)(void *opaque); /* one edge on the interrupt line */
+	void *opaque;
 	struct chardev chardev;
 	pthread_mutex_t lock;
 	struct serial_state s;
@@ -30,8 +31,17 @@ struct serial {
 
 extern const struct field serial_state_fields[];
 
+/* What the port gets of its machine, which outlives it. */
+struct serial_env {
+	struct loop *loop; /* the main thread's */
+	struct bus *pio;
+	void (*pulse)(void *opaque); /* one edge on its interrupt line. Any thread */
+	void *opaque;
+};
+
 /* Opens the back-end and puts the port on the bus. */
-MUST_CHECK int serial_new(struct vm *vm, struct console_config *cfg, struct serial **ret_serial, struct err *err);
+MUST_CHECK int serial_new(const struct serial_env *env, struct console_config *cfg, struct serial **ret_serial,
+			  struct err *err);
 void serial_free(struct serial *serial);
 void serial_save(struct serial *serial, struct strbuf *out);
 MUST_CHECK int serial_load(struct serial *serial, const struct json_node *state, struct err *err);

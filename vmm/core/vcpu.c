@@ -12,7 +12,9 @@
 
 #include "common/clock.h"
 #include "common/log.h"
-#include "vmm/machine/machine.h"
+#include "vmm/core/arch.h"
+#include "vmm/core/bus.h"
+#include "vmm/core/kvm.h"
 
 #define KICK_SIGNAL SIGRTMIN
 
@@ -28,24 +30,22 @@ static void on_kick(int sig)
 		own_run->immediate_exit = 1;
 }
 
-static int vcpu_create(struct vm *vm, struct vcpu *vcpu, unsigned index, struct err *err)
+static int vcpu_create(struct vcpus *vs, struct vcpu *vcpu, unsigned index, struct err *err)
 {
-	*vcpu = (struct vcpu){ .vm = vm, .index = index, .fd = -1 };
-	vcpu->fd = kvm_ioctl(vm->kvm.vm_fd, KVM_CREATE_VCPU, (void *)(uintptr_t)index, "create a vCPU", err);
+	*vcpu = (struct vcpu){ .set = vs, .index = index, .fd = -1 };
+	vcpu->fd = kvm_ioctl(vs->env.kvm->vm_fd, KVM_CREATE_VCPU, (void *)(uintptr_t)index, "create a vCPU", err);
 	if (vcpu->fd < 0)
 		return err_wrap(err, "vCPU %u", index);
-	void *run = mmap(NULL, vm->kvm.run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+	void *run = mmap(NULL, vs->env.kvm->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
 	if (run == MAP_FAILED)
 		return err_sys(err, ERR_INTERNAL, "map the area of vCPU %u", index);
 	vcpu->run = run;
 	return 0;
 }
 
-int vcpus_create(struct vm *vm, unsigned n, struct err *err)
+int vcpus_create(struct vcpus *vs, const struct vcpu_env *env, unsigned n, struct err *err)
 {
-	struct vcpus *vs = &vm->vcpus;
-
-	*vs = (struct vcpus){ .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+	*vs = (struct vcpus){ .env = *env, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 	vs->vcpu = calloc(n, sizeof(*vs->vcpu));
 	if (!vs->vcpu)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "create %u vCPUs", n);
@@ -53,7 +53,7 @@ int vcpus_create(struct vm *vm, unsigned n, struct err *err)
 		vs->vcpu[i].fd = -1;
 	vs->n = n;
 	for (unsigned i = 0; i < n; i++)
-		if (vcpu_create(vm, &vs->vcpu[i], i, err) < 0)
+		if (vcpu_create(vs, &vs->vcpu[i], i, err) < 0)
 			return err->num;
 	return 0;
 }
@@ -65,9 +65,9 @@ static void io_exit(struct vcpu *vcpu)
 
 	for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
 		if (run->io.direction == KVM_EXIT_IO_OUT)
-			bus_write(&vcpu->vm->pio, run->io.port, data, run->io.size);
+			bus_write(vcpu->set->env.pio, run->io.port, data, run->io.size);
 		else
-			bus_read(&vcpu->vm->pio, run->io.port, data, run->io.size);
+			bus_read(vcpu->set->env.pio, run->io.port, data, run->io.size);
 	}
 }
 
@@ -76,18 +76,23 @@ static void mmio_exit(struct vcpu *vcpu)
 	struct kvm_run *run = vcpu->run;
 
 	if (run->mmio.is_write)
-		bus_write(&vcpu->vm->mmio, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
+		bus_write(vcpu->set->env.mmio, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
 	else
-		bus_read(&vcpu->vm->mmio, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
+		bus_read(vcpu->set->env.mmio, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
+}
+
+static void guest_event(const struct vcpu *vcpu, enum guest_event event)
+{
+	vcpu->set->env.guest_event(vcpu->set->env.opaque, event);
 }
 
 static void system_event_exit(struct vcpu *vcpu)
 {
 	uint32_t type = vcpu->run->system_event.type;
 
-	vm_guest_event(vcpu->vm, type == KVM_SYSTEM_EVENT_SHUTDOWN ? GUEST_POWEROFF
-				 : type == KVM_SYSTEM_EVENT_RESET  ? GUEST_RESET
-								   : GUEST_FAULT);
+	guest_event(vcpu, type == KVM_SYSTEM_EVENT_SHUTDOWN ? GUEST_POWEROFF
+			  : type == KVM_SYSTEM_EVENT_RESET  ? GUEST_RESET
+							    : GUEST_FAULT);
 }
 
 static void dispatch_exit(struct vcpu *vcpu)
@@ -109,7 +114,7 @@ static void dispatch_exit(struct vcpu *vcpu)
 	case KVM_EXIT_SHUTDOWN: /* triple fault: the guest resets */
 		log_info("vCPU %u: triple fault, the guest resets", vcpu->index);
 		arch_vcpu_log(vcpu);
-		vm_guest_event(vcpu->vm, GUEST_RESET);
+		guest_event(vcpu, GUEST_RESET);
 		return;
 	default:
 		if (arch_vcpu_exit(vcpu))
@@ -121,7 +126,7 @@ static void dispatch_exit(struct vcpu *vcpu)
 								      : "unknown",
 			  run->internal.suberror);
 		arch_vcpu_log(vcpu);
-		vm_guest_event(vcpu->vm, GUEST_FAULT);
+		guest_event(vcpu, GUEST_FAULT);
 	}
 }
 
@@ -145,13 +150,13 @@ static void run_once(struct vcpu *vcpu)
 		vcpu->run->immediate_exit = 0; /* the goal is looked at next, and was set before the kick */
 	} else {
 		log_error("vCPU %u: KVM_RUN: errno %d", vcpu->index, errno);
-		vm_guest_event(vcpu->vm, GUEST_FAULT);
+		guest_event(vcpu, GUEST_FAULT);
 	}
 }
 
 static bool must_park(const struct vcpu *vcpu)
 {
-	return vcpu->vm->vcpus.goal != VCPUS_RUN || vcpu->vm->guest_ended;
+	return vcpu->set->goal != VCPUS_RUN || vcpu->set->guest_ended;
 }
 
 /* KVM finishes the port or memory access of the last exit only at the next KVM_RUN: let it, without a guest instruction. */
@@ -166,12 +171,12 @@ static void complete_exit(struct vcpu *vcpu)
 /* Waits until there is something else to do than to be parked; false: the thread ends. */
 static bool wait_parked(struct vcpu *vcpu)
 {
-	struct vcpus *vs = &vcpu->vm->vcpus;
+	struct vcpus *vs = vcpu->set;
 
 	pthread_mutex_lock(&vs->lock);
 	vs->n_parked++;
 	pthread_cond_broadcast(&vs->changed);
-	while (vs->goal == VCPUS_PARK || (vs->goal == VCPUS_RUN && vcpu->vm->guest_ended))
+	while (vs->goal == VCPUS_PARK || (vs->goal == VCPUS_RUN && vcpu->set->guest_ended))
 		pthread_cond_wait(&vs->changed, &vs->lock);
 	vs->n_parked--;
 	bool run = vs->goal == VCPUS_RUN;
@@ -188,7 +193,7 @@ static void *vcpu_main(void *arg)
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
 	log_thread_name(name);
 	own_run = vcpu->run;
-	if (vcpu->vm->vcpus.prepare && vcpu->vm->vcpus.prepare(vcpu, vcpu->vm->vcpus.prepare_arg, &vcpu->err) < 0)
+	if (vcpu->set->prepare && vcpu->set->prepare(vcpu, vcpu->set->prepare_arg, &vcpu->err) < 0)
 		log_debug("vCPU %u: not prepared", vcpu->index);
 	for (;;) {
 		if (must_park(vcpu)) {
@@ -213,54 +218,41 @@ static int start_thread(struct vcpu *vcpu, struct err *err)
 	return r ? err_num(err, ERR_INTERNAL, r, "start the thread of vCPU %u", vcpu->index) : 0;
 }
 
-/* Where the vCPU's thread may run, as the configuration says; the last of several entries counts. */
-static int pin(const struct vcpu *vcpu, const struct cpu_affinity *a, struct err *err)
+int vcpu_pin(const struct vcpu *vcpu, const uint32_t *host_cpus, uint32_t n, struct err *err)
 {
 	cpu_set_t cpus[HOST_CPUS_MAX / CPU_SETSIZE];
 
 	memset(cpus, 0, sizeof(cpus));
-	for (uint32_t i = 0; i < a->n_host_cpus; i++) {
-		if (a->host_cpus[i] >= HOST_CPUS_MAX)
+	for (uint32_t i = 0; i < n; i++) {
+		if (host_cpus[i] >= HOST_CPUS_MAX)
 			return err_set(err, ERR_INVALID, "affinity of vCPU %u: there is no host CPU %u", vcpu->index,
-				       a->host_cpus[i]);
-		CPU_SET_S(a->host_cpus[i], sizeof(cpus), cpus);
+				       host_cpus[i]);
+		CPU_SET_S(host_cpus[i], sizeof(cpus), cpus);
 	}
-	if (a->n_host_cpus == 0)
+	if (n == 0)
 		return err_set(err, ERR_INVALID, "affinity of vCPU %u names no host CPU", vcpu->index);
 	int r = pthread_setaffinity_np(vcpu->thread, sizeof(cpus), cpus);
-	return r ? err_num(err, ERR_INVALID, r, "affinity of vCPU %u: run on host CPU %u%s", vcpu->index,
-			   a->host_cpus[0], a->n_host_cpus > 1 ? " or the others named" : "")
+	return r ? err_num(err, ERR_INVALID, r, "affinity of vCPU %u: run on host CPU %u%s", vcpu->index, host_cpus[0],
+			   n > 1 ? " or the others named" : "")
 		 : 0;
 }
 
-static int pin_all(const struct vm *vm, struct err *err)
-{
-	const struct cpus_config *cfg = &vm->config->cpus;
-
-	for (uint32_t i = 0; i < cfg->n_affinity; i++) {
-		const struct cpu_affinity *a = &cfg->affinity[i];
-		if (a->vcpu < vm->vcpus.n && pin(&vm->vcpus.vcpu[a->vcpu], a, err) < 0)
-			return err->num;
-	}
-	return 0;
-}
-
-int vcpus_start(struct vm *vm, vcpu_prepare_fn prepare, void *arg, struct err *err)
+int vcpus_start(struct vcpus *vs, vcpu_prepare_fn prepare, void *arg, struct err *err)
 {
 	struct sigaction kick = { .sa_handler = on_kick };
 	sigset_t all, old;
 
-	vm->vcpus.prepare = prepare;
-	vm->vcpus.prepare_arg = arg;
+	vs->prepare = prepare;
+	vs->prepare_arg = arg;
 	sigaction(KICK_SIGNAL, &kick, NULL);
 	sigfillset(&all);
 	sigdelset(&all, KICK_SIGNAL);
 	pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are the main thread's; the threads inherit this */
 	int r = 0;
-	for (unsigned i = 0; i < vm->vcpus.n && r == 0; i++)
-		r = start_thread(&vm->vcpus.vcpu[i], err);
+	for (unsigned i = 0; i < vs->n && r == 0; i++)
+		r = start_thread(&vs->vcpu[i], err);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return r < 0 ? r : pin_all(vm, err);
+	return r;
 }
 
 static void set_goal(struct vcpus *vs, enum vcpu_goal goal)
@@ -290,10 +282,8 @@ static void wait_all_parked(struct vcpus *vs)
 	pthread_mutex_unlock(&vs->lock);
 }
 
-int vcpus_wait(struct vm *vm, struct err *err)
+int vcpus_wait(struct vcpus *vs, struct err *err)
 {
-	struct vcpus *vs = &vm->vcpus;
-
 	wait_all_parked(vs);
 	for (unsigned i = 0; i < vs->n; i++) {
 		if (vs->vcpu[i].err.code == ERR_NONE)
@@ -304,49 +294,47 @@ int vcpus_wait(struct vm *vm, struct err *err)
 	return 0;
 }
 
-void vcpus_park(struct vm *vm)
+void vcpus_park(struct vcpus *vs)
 {
-	set_goal(&vm->vcpus, VCPUS_PARK);
-	kick_all(&vm->vcpus);
-	wait_all_parked(&vm->vcpus);
+	set_goal(vs, VCPUS_PARK);
+	kick_all(vs);
+	wait_all_parked(vs);
 }
 
-void vcpus_run(struct vm *vm)
+void vcpus_run(struct vcpus *vs)
 {
-	set_goal(&vm->vcpus, VCPUS_RUN);
+	set_goal(vs, VCPUS_RUN);
 }
 
-bool vcpus_hold(struct vm *vm)
+bool vcpus_hold(struct vcpus *vs)
 {
-	bool running = vm->vcpus.goal == VCPUS_RUN;
+	bool running = vs->goal == VCPUS_RUN;
 
 	if (running)
-		vcpus_park(vm);
+		vcpus_park(vs);
 	return running;
 }
 
-void vcpus_go_on(struct vm *vm, bool held)
+void vcpus_go_on(struct vcpus *vs, bool held)
 {
 	if (held)
-		vcpus_run(vm);
+		vcpus_run(vs);
 }
 
 /* A vCPU that runs takes no ioctl. */
-int vcpus_nmi(struct vm *vm, struct err *err)
+int vcpus_nmi(struct vcpus *vs, struct err *err)
 {
-	bool ran = vcpus_hold(vm);
+	bool ran = vcpus_hold(vs);
 	int r = 0;
 
-	for (unsigned i = 0; i < vm->vcpus.n && r >= 0; i++)
-		r = kvm_ioctl(vm->vcpus.vcpu[i].fd, KVM_NMI, NULL, "inject an NMI", err);
-	vcpus_go_on(vm, ran);
+	for (unsigned i = 0; i < vs->n && r >= 0; i++)
+		r = kvm_ioctl(vs->vcpu[i].fd, KVM_NMI, NULL, "inject an NMI", err);
+	vcpus_go_on(vs, ran);
 	return r < 0 ? r : 0;
 }
 
-void vcpus_destroy(struct vm *vm)
+void vcpus_destroy(struct vcpus *vs)
 {
-	struct vcpus *vs = &vm->vcpus;
-
 	if (!vs->vcpu)
 		return;
 	set_goal(vs, VCPUS_QUIT);
@@ -356,7 +344,7 @@ void vcpus_destroy(struct vm *vm)
 		if (vcpu->has_thread)
 			pthread_join(vcpu->thread, NULL);
 		if (vcpu->run)
-			munmap(vcpu->run, vm->kvm.run_bytes);
+			munmap(vcpu->run, vs->env.kvm->run_bytes);
 		if (vcpu->fd >= 0)
 			close(vcpu->fd);
 	}

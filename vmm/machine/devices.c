@@ -82,12 +82,12 @@ static int attach(struct vm *vm, const struct origin *origin, struct virtio_dev 
 		vdev->ops->free(vdev);
 		return err_set(err, ERR_INTERNAL, "more than %zu devices", ARRAY_LEN(vm->dev));
 	}
-	bool ran = origin->hot && vcpus_hold(vm);
+	bool ran = origin->hot && vcpus_hold(&vm->vcpus);
 	vdev->paused = origin->hot && !ran;
 	int r = virtio_pci_attach(&vm->env, vdev, &place, &t, err);
 	if (r >= 0)
 		vm->dev[vm->n_devs++] = t;
-	vcpus_go_on(vm, ran);
+	vcpus_go_on(&vm->vcpus, ran);
 	return r;
 }
 
@@ -171,9 +171,16 @@ int devices_plug_vsock(struct vm *vm, struct vsock_config *cfg, struct err *err)
 	return add_vsock(vm, &hot, cfg, err);
 }
 
+static void pulse_serial(void *opaque)
+{
+	arch_irq_pulse(opaque, arch_serial_gsi);
+}
+
 static int make(struct vm *vm, const struct origin *origin, struct err *err)
 {
-	if (vm->config->serial.mode != CONSOLE_OFF && serial_new(vm, &vm->config->serial, &vm->serial, err) < 0)
+	const struct serial_env env = { .loop = vm->loop, .pio = &vm->pio, .pulse = pulse_serial, .opaque = vm };
+
+	if (vm->config->serial.mode != CONSOLE_OFF && serial_new(&env, &vm->config->serial, &vm->serial, err) < 0)
 		return err->num;
 	return add_virtio(vm, origin, err);
 }

@@ -316,12 +316,12 @@ static void remove_device(struct vm *vm, struct virtio_pci *t)
 
 void hotplug_ejected(struct vm *vm)
 {
-	bool ran = vcpus_hold(vm);
+	bool ran = vcpus_hold(&vm->vcpus);
 
 	for (unsigned i = vm->n_devs; i > 0; i--)
 		if (vm->dev[i - 1]->pci.ejected)
 			remove_device(vm, vm->dev[i - 1]);
-	vcpus_go_on(vm, ran);
+	vcpus_go_on(&vm->vcpus, ran);
 }
 
 /* ---- snapshots ---- */

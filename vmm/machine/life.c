@@ -60,7 +60,7 @@ static void tell_main(struct vm *vm, enum guest_event event)
 
 void vm_guest_event(struct vm *vm, enum guest_event event)
 {
-	vm->guest_ended = true;
+	vm->vcpus.guest_ended = true;
 	tell_main(vm, event);
 }
 
@@ -159,9 +159,19 @@ static int step_devices(struct build *b, struct err *err)
 	return devices_new(b->vm, err);
 }
 
+static void on_vcpu_event(void *opaque, enum guest_event event)
+{
+	vm_guest_event(opaque, event);
+}
+
 static int step_vcpus(struct build *b, struct err *err)
 {
-	return vcpus_create(b->vm, b->vm->config->cpus.boot_vcpus, err);
+	struct vm *vm = b->vm;
+	const struct vcpu_env env = {
+		.kvm = &vm->kvm, .pio = &vm->pio, .mmio = &vm->mmio, .guest_event = on_vcpu_event, .opaque = vm
+	};
+
+	return vcpus_create(&vm->vcpus, &env, vm->config->cpus.boot_vcpus, err);
 }
 
 static int step_boot_vcpus(struct build *b, struct err *err)
@@ -222,6 +232,22 @@ static int step_state(struct build *b, struct err *err)
 	return 0;
 }
 
+/* On the host CPUs that the configuration names; of several entries for a vCPU the last one counts. */
+static int start_vcpus(struct build *b, vcpu_prepare_fn prepare, struct err *err)
+{
+	struct vcpus *vs = &b->vm->vcpus;
+	const struct cpus_config *cfg = &b->vm->config->cpus;
+
+	if (vcpus_start(vs, prepare, b, err) < 0)
+		return err->num;
+	for (uint32_t i = 0; i < cfg->n_affinity; i++) {
+		const struct cpu_affinity *a = &cfg->affinity[i];
+		if (a->vcpu < vs->n && vcpu_pin(&vs->vcpu[a->vcpu], a->host_cpus, a->n_host_cpus, err) < 0)
+			return err->num;
+	}
+	return 0;
+}
+
 /* On the vCPU's thread. */
 static int load_vcpu(struct vcpu *vcpu, void *arg, struct err *err)
 {
@@ -232,7 +258,7 @@ static int load_vcpu(struct vcpu *vcpu, void *arg, struct err *err)
 
 static int step_restore_vcpus(struct build *b, struct err *err)
 {
-	return vcpus_start(b->vm, load_vcpu, b, err);
+	return start_vcpus(b, load_vcpu, err);
 }
 
 static void build_free(struct build *b)
@@ -255,12 +281,12 @@ static int step_restore_devices(struct build *b, struct err *err)
 
 static int step_threads(struct build *b, struct err *err)
 {
-	return vcpus_start(b->vm, NULL, NULL, err);
+	return start_vcpus(b, NULL, err);
 }
 
 static int step_finish(struct build *b, struct err *err)
 {
-	return vcpus_wait(b->vm, err);
+	return vcpus_wait(&b->vm->vcpus, err);
 }
 
 /*
@@ -392,7 +418,7 @@ int vm_finish_restore(struct vm *vm, struct err *err)
 
 void vm_release(struct vm *vm)
 {
-	vcpus_destroy(vm);
+	vcpus_destroy(&vm->vcpus);
 	devices_free(vm);
 	hotplug_done(vm);
 }
@@ -403,7 +429,7 @@ void vm_free(struct vm *vm)
 		return;
 	if (vm->build)
 		join_reader(vm->build); /* which uses what is closed here */
-	vcpus_destroy(vm);
+	vcpus_destroy(&vm->vcpus);
 	build_free(vm->build); /* which vCPU threads use */
 	devices_free(vm);
 	hotplug_done(vm);
@@ -420,7 +446,7 @@ void vm_free(struct vm *vm)
 
 int vm_pause(struct vm *vm, struct err *err)
 {
-	vcpus_park(vm);
+	vcpus_park(&vm->vcpus);
 	hotplug_ejected(vm); /* what the guest has let go of belongs to no snapshot */
 	devices_pause(vm);
 	for (unsigned i = 0; i < vm->vcpus.n; i++)
@@ -439,6 +465,6 @@ int vm_resume(struct vm *vm, bool first, struct err *err)
 			hotplug_tell_again(vm);
 	}
 	vm->restored = false;
-	vcpus_run(vm);
+	vcpus_run(&vm->vcpus);
 	return 0;
 }

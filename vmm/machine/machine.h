@@ -23,9 +23,6 @@ struct serial;
 struct snapshot;
 struct virtio_pci;
 
-/* Why the guest stopped by itself, or that it ejected a device: told to the main thread through vm->guest_event. */
-enum guest_event { GUEST_POWEROFF = 1, GUEST_RESET = 2, GUEST_FAULT = 4, GUEST_EJECT = 8 };
-
 struct vm {
 	struct loop *loop;
 	struct vm_config *config; /* the caller's; automatic ids, MACs … are written into it */
@@ -46,7 +43,6 @@ struct vm {
 	struct source guest_event;     /* an eventfd whose bits are enum guest_event */
 	void (*on_guest_event)(struct vm *vm, uint64_t events);
 	void *owner;
-	_Atomic bool guest_ended;  /* power-off, reset or fault: no vCPU enters the guest any more */
 	struct ondemand *ondemand; /* filling memory still; NULL otherwise */
 	struct build *build;       /* while it is being built, or parked; NULL otherwise */
 	bool restored;             /* loaded from a snapshot and never ran */
@@ -75,6 +71,11 @@ void vm_free(struct vm *vm);
 MUST_CHECK int vm_pause(struct vm *vm, struct err *err);
 /* `first`: this boot has not run yet. */
 MUST_CHECK int vm_resume(struct vm *vm, bool first, struct err *err);
+
+static inline struct vm *vcpu_vm(const struct vcpu *vcpu)
+{
+	return container_of(vcpu->set, struct vm, vcpus);
+}
 
 /* From a vCPU thread: the guest ended or broke. */
 void vm_guest_event(struct vm *vm, enum guest_event event);

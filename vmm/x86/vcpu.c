@@ -89,7 +89,7 @@ int arch_vcpu_init(struct vcpu *vcpu, struct err *err)
 {
 	struct cpuid_table cpuid = {};
 
-	if (cpuid_for_vcpu(&vcpu->vm->arch.cpuid, &vcpu->vm->config->cpus, vcpu->index, &cpuid, err) < 0)
+	if (cpuid_for_vcpu(&vcpu_vm(vcpu)->arch.cpuid, &vcpu_vm(vcpu)->config->cpus, vcpu->index, &cpuid, err) < 0)
 		return err->num;
 	int r = cpuid_set(vcpu->fd, cpuid.entry, cpuid.n_entry, err);
 	cpuid_free(&cpuid);
@@ -104,7 +104,7 @@ bool arch_vcpu_exit(struct vcpu *vcpu)
 {
 	if (vcpu->run->exit_reason != KVM_EXIT_IOAPIC_EOI)
 		return false;
-	ioapic_eoi(vcpu->vm, vcpu->run->eoi.vector);
+	ioapic_eoi(vcpu_vm(vcpu), vcpu->run->eoi.vector);
 	return true;
 }
 
@@ -154,7 +154,7 @@ static int save_cpuid(struct vcpu *vcpu, struct vcpu_kvm_state *s, struct err *e
 
 static int save_xsave(struct vcpu *vcpu, struct vcpu_kvm_state *s, struct err *err)
 {
-	int bytes = kvm_check_cap(&vcpu->vm->kvm, KVM_CAP_XSAVE2);
+	int bytes = kvm_check_cap(&vcpu_vm(vcpu)->kvm, KVM_CAP_XSAVE2);
 	uint32_t words = bytes > (int)sizeof(struct kvm_xsave) ? (uint32_t)bytes / 4 : XSAVE_WORDS;
 
 	s->xsave.region = calloc(words, sizeof(uint32_t));
@@ -168,7 +168,7 @@ static int save_xsave(struct vcpu *vcpu, struct vcpu_kvm_state *s, struct err *e
 /* A guest hypervisor's own guests are not saved: refused while it has any. A host that has no such state is fine. */
 static int check_nested(struct vcpu *vcpu, struct err *err)
 {
-	int bytes = kvm_check_cap(&vcpu->vm->kvm, KVM_CAP_NESTED_STATE);
+	int bytes = kvm_check_cap(&vcpu_vm(vcpu)->kvm, KVM_CAP_NESTED_STATE);
 
 	if (bytes < (int)sizeof(struct kvm_nested_state))
 		return 0;
@@ -204,7 +204,7 @@ int arch_vcpu_save(struct vcpu *vcpu, struct vcpu_state *state, struct err *err)
 	int khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ);
 	s->has_tsc_khz = khz > 0;
 	s->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
-	if (msr_save(&vcpu->vm->kvm, vcpu->fd, &s->msrs, &s->n_msrs, err) < 0)
+	if (msr_save(&vcpu_vm(vcpu)->kvm, vcpu->fd, &s->msrs, &s->n_msrs, err) < 0)
 		return err_wrap(err, "vCPU %u", vcpu->index);
 	return get(vcpu, KVM_GET_VCPU_EVENTS, &s->vcpu_events, "get events", err);
 }
@@ -213,7 +213,7 @@ int arch_vcpu_save(struct vcpu *vcpu, struct vcpu_state *state, struct err *err)
 
 static int load_xsave(struct vcpu *vcpu, const struct vcpu_kvm_state *s, struct err *err)
 {
-	int bytes = kvm_check_cap(&vcpu->vm->kvm, KVM_CAP_XSAVE2);
+	int bytes = kvm_check_cap(&vcpu_vm(vcpu)->kvm, KVM_CAP_XSAVE2);
 	size_t words = bytes > (int)sizeof(struct kvm_xsave) ? (size_t)bytes / 4 : XSAVE_WORDS;
 
 	if (s->xsave.n_region < XSAVE_WORDS)
@@ -253,8 +253,8 @@ int arch_vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state, struct err
 	    set(vcpu, KVM_SET_XCRS, &s.xcrs, "set XCR0", err) < 0 ||
 	    set(vcpu, KVM_SET_LAPIC, &s.lapic_state, "set the LAPIC", err) < 0 || load_tsc_khz(vcpu, &s, err) < 0)
 		return err->num;
-	uint64_t khz = s.has_tsc_khz ? s.tsc_khz : vcpu->vm->arch.tsc_khz;
-	uint64_t ticks = (uint64_t)((__uint128_t)vcpu->vm->arch.elapsed_ns * khz / 1000000);
+	uint64_t khz = s.has_tsc_khz ? s.tsc_khz : vcpu_vm(vcpu)->arch.tsc_khz;
+	uint64_t ticks = (uint64_t)((__uint128_t)vcpu_vm(vcpu)->arch.elapsed_ns * khz / 1000000);
 	if (msr_load(vcpu->fd, vcpu->index, s.msrs, s.n_msrs, ticks, err) < 0)
 		return err_wrap(err, "vCPU %u", vcpu->index);
 	return set(vcpu, KVM_SET_VCPU_EVENTS, &s.vcpu_events, "set events", err);
