@@ -72,6 +72,9 @@ MUST_CHECK int vm_pause(struct vm *vm, struct err *err);
 /* `first`: this boot has not run yet. */
 MUST_CHECK int vm_resume(struct vm *vm, bool first, struct err *err);
 
+/* Makes vm->guest_event and puts it into the loop. A step of building. */
+MUST_CHECK int vm_watch_guest(struct vm *vm, struct err *err);
+
 static inline struct vm *vcpu_vm(const struct vcpu *vcpu)
 {
 	return container_of(vcpu->set, struct vm, vcpus);
