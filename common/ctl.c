@@ -109,6 +109,16 @@ const struct field ctl_template_fields[] = {
 
 /* ---- packets ---- */
 
+bool ctl_is_random_source(const char *path)
+{
+	static const char *const sources[] = { "/dev/urandom", "/dev/random", "/dev/hwrng" };
+
+	for (unsigned i = 0; i < ARRAY_LEN(sources); i++)
+		if (strcmp(path, sources[i]) == 0)
+			return true;
+	return false;
+}
+
 void ctl_packet_done(struct ctl_packet *p)
 {
 	for (uint32_t i = 0; i < p->n_fds; i++)

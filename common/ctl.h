@@ -23,8 +23,11 @@
  *   event "state"   {"state":"Running"|"Paused"}      changed through its own API socket
  *   event "exiting" {"reason":"text","code":n}        the guest or the VM API ended it; the process exits next
  *
- * Open service (forkd listens on `open.sock` in its runtime directory; a VM process connects when its API names a host path):
+ * Open service (forkd listens on `open.sock` in its runtime directory; a VM process connects when its API names a host path, or its
+ * guest connects to a vsock port of the host):
  *   open_dir {"id":"clone","path":"/dir"}             -> {"ok":true}, fds: the directory, if the clone's owner may write there
+ *   connect {"id":"clone","port":n}                   -> {"ok":true}, fds: a non-blocking stream socket, connected with the owner's
+ *                                                      rights to "<its vsock socket>_<n>"
  */
 #ifndef COMMON_CTL_H
 #define COMMON_CTL_H
@@ -131,6 +134,9 @@ struct ctl_template {
 	bool has_serial, has_console, has_vsock; /* the guest has the device */
 	char *host_cpu;                          /* what a host must have, in words */
 };
+
+/* The sources of random numbers: the only files that a VM process of forkd opens by a name of its configuration. */
+bool ctl_is_random_source(const char *path);
 
 extern const struct field ctl_load_fields[], ctl_fork_fields[], ctl_exited_fields[], ctl_restore_fields[],
 	ctl_boot_fields[], ctl_status_fields[], ctl_exiting_fields[], ctl_snapshotted_fields[], ctl_stats_fields[],

@@ -13,6 +13,7 @@
 
 #include "common/ctl.h"
 #include "common/log.h"
+#include "forkd/access/as_caller.h"
 #include "forkd/access/policy.h"
 #include "forkd/clone/registry.h"
 #include "forkd/errors.h"
@@ -36,8 +37,8 @@ static const struct field request_fields[] = {
 	F_END,
 };
 
-/* Is the process at the other end that clone's? Then who owns it. */
-static int find_owner(struct forkd *d, int fd, const char *id, struct caller *ret, struct err *err)
+/* Is the process at the other end that clone's? Then who owns it, and (ret_vsock not NULL) a copy of the path of its vsock socket. */
+static int find_owner(struct forkd *d, int fd, const char *id, struct caller *ret, char **ret_vsock, struct err *err)
 {
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
@@ -48,24 +49,102 @@ static int find_owner(struct forkd *d, int fd, const char *id, struct caller *re
 	bool same = c && c->record.pid == (uint32_t)peer.pid && clone_state(d->registry, c) != CLONE_EXITED;
 	if (same)
 		*ret = caller_from_owner(c->record.uid, c->record.gid);
+	if (same && ret_vsock && c->record.vsock_socket)
+		*ret_vsock = strdup(c->record.vsock_socket);
 	clone_unref(d->registry, c);
 	return same ? 0 : fail(err, E_FORBIDDEN, "process %d is not that of a clone '%.64s'", peer.pid, id);
 }
 
-static int open_dir(struct forkd *d, int fd, const struct ctl_packet *p, int *ret_dir, struct err *err)
+/* ---- a guest's connection to a vsock port of the host ---- */
+
+struct connect_request {
+	char *id;
+	uint32_t port;
+};
+static const struct field connect_fields[] = {
+	F(struct connect_request, id, .flags = F_REQUIRED),
+	F(struct connect_request, port, .flags = F_REQUIRED),
+	F_END,
+};
+
+struct socket_beside {
+	const char *dir, *name;
+};
+
+/* In a child of as_caller(), whose working directory is its own. What the owner may not reach, a link does not reach either. */
+static int connect_beside(const void *arg)
+{
+	const struct socket_beside *s = arg;
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct stat st;
+
+	if (strlen(s->name) >= sizeof(addr.sun_path))
+		return -ENAMETOOLONG;
+	if (chdir(s->dir) < 0 || lstat(s->name, &st) < 0)
+		return -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -ENOTSOCK;
+	memcpy(addr.sun_path, s->name, strlen(s->name));
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0 || connect(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
+		return -errno;
+	return fd;
+}
+
+static int connect_to(const struct caller *owner, const char *vsock, uint32_t port, int *ret_fd, struct err *err)
+{
+	const char *slash = vsock ? strrchr(vsock, '/') : NULL;
+	autofree char *dir = NULL, *name = NULL;
+
+	if (!slash)
+		return fail(err, E_INVALID, "this clone has no vsock socket");
+	if (asprintf(&dir, "%.*s", (int)(slash - vsock + 1), vsock) < 0 ||
+	    asprintf(&name, "%s_%u", slash + 1, port) < 0)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "connect to port %u", port);
+	const struct socket_beside what = { dir, name };
+	/* A token's owner is nobody here: its sockets are the daemon's. */
+	int fd = as_caller(owner->local ? owner->uid : geteuid(), owner->local ? owner->gid : getegid(), connect_beside,
+			   &what);
+	if (fd < 0)
+		return err_num(err, ERR_INVALID, -fd, "connect to '%s_%u' as user %u", vsock, port, owner->uid);
+	*ret_fd = fd;
+	return 0;
+}
+
+static int connect_port(struct forkd *d, int fd, const struct json_node *root, int *ret_fd, struct err *err)
+{
+	autofree char *vsock = NULL;
+	struct connect_request rq;
+	struct caller owner;
+
+	fields_init(connect_fields, &rq);
+	if (fields_load(connect_fields, &rq, root, "connect", err) < 0)
+		return err->num;
+	int r = find_owner(d, fd, rq.id, &owner, &vsock, err);
+	if (r >= 0)
+		r = connect_to(&owner, vsock, rq.port, ret_fd, err);
+	fields_free(connect_fields, &rq);
+	return r;
+}
+
+static int run_request(struct forkd *d, int fd, const struct ctl_packet *p, int *ret_fd, struct err *err)
 {
 	const struct json_node *root = &p->json.nodes[0], *op = json_get(root, "op");
 	struct open_request rq;
 	struct caller owner;
 
-	if (!op || op->type != JSON_STRING || strcmp(op->str, "open_dir") != 0)
-		return fail(err, E_INVALID, "this socket knows 'open_dir' only");
+	if (!op || op->type != JSON_STRING)
+		return fail(err, E_INVALID, "a request has an 'op'");
+	if (strcmp(op->str, "connect") == 0)
+		return connect_port(d, fd, root, ret_fd, err);
+	if (strcmp(op->str, "open_dir") != 0)
+		return fail(err, E_INVALID, "this socket knows 'open_dir' and 'connect', not '%.32s'", op->str);
 	fields_init(request_fields, &rq);
 	if (fields_load(request_fields, &rq, root, "open_dir", err) < 0)
 		return err->num;
-	int r = find_owner(d, fd, rq.id, &owner, err);
+	int r = find_owner(d, fd, rq.id, &owner, NULL, err);
 	if (r >= 0)
-		r = policy_open(d->policy, &owner, rq.path, O_RDONLY | O_DIRECTORY, ret_dir, err);
+		r = policy_open_dir(d->policy, &owner, rq.path, ret_fd, err);
 	fields_free(request_fields, &rq);
 	return r;
 }
@@ -75,7 +154,7 @@ static bool serve(struct forkd *d, int fd)
 {
 	autoctl struct ctl_packet p = {};
 	autostrbuf struct strbuf out = {};
-	autoclose int dir = -1;
+	autoclose int answer = -1;
 	struct err err = {};
 
 	int r = ctl_recv(fd, &p, &err);
@@ -83,11 +162,11 @@ static bool serve(struct forkd *d, int fd)
 		return true;
 	if (r <= 0)
 		return false;
-	if (open_dir(d, fd, &p, &dir, &err) < 0)
+	if (run_request(d, fd, &p, &answer, &err) < 0)
 		ctl_reply_error(&out, &err);
 	else
 		ctl_reply(&out, NULL, NULL);
-	return ctl_send(fd, &out, &dir, dir >= 0 ? 1 : 0, &err) >= 0;
+	return ctl_send(fd, &out, &answer, answer >= 0 ? 1 : 0, &err) >= 0;
 }
 
 static void greet(struct opener *o)

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/syscall.h>
 
+#include "forkd/access/as_caller.h"
+#include "forkd/clone/record.h"
 #include "forkd/errors.h"
 
 struct root {
@@ -109,19 +111,43 @@ static const char *below(const struct root *root, const char *path)
 	return *path ? path : ".";
 }
 
-static int open_below(const struct root *root, const char *rest, int flags)
+/* A path below a root; `flags` are open()'s. */
+struct below_open {
+	int root_fd;
+	const char *rest;
+	int flags;
+	bool to_write; /* a directory: only if files can be made in it */
+};
+
+/* Perhaps in a child of as_caller(). */
+static int open_below(const void *arg)
 {
+	const struct below_open *o = arg;
 	struct open_how how = {
-		.flags = (uint64_t)(flags | O_CLOEXEC | O_NOCTTY),
-		.mode = flags & O_CREAT ? 0600 : 0,
+		.flags = (uint64_t)(o->flags | O_CLOEXEC | O_NOCTTY),
+		.mode = o->flags & O_CREAT ? 0600 : 0,
 		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
 	};
+	int fd = (int)syscall(SYS_openat2, o->root_fd, o->rest, &how, sizeof(how));
 
-	return (int)syscall(SYS_openat2, root->fd, rest, &how, sizeof(how));
+	if (fd < 0)
+		return -errno;
+	if (o->to_write && syscall(SYS_faccessat2, fd, "", W_OK | X_OK, AT_EMPTY_PATH | AT_EACCESS) < 0) {
+		int num = errno;
+		close(fd);
+		return -num;
+	}
+	return fd;
 }
 
-int policy_open(const struct policy *p, const struct caller *c, const char *path, int flags, int *ret_fd,
-		struct err *err)
+/* Whether the caller is an account of this host, and the daemon can act for it. A token is nobody: the roots alone are its bounds. */
+static bool has_rights(const struct caller *c)
+{
+	return c->local && geteuid() == 0;
+}
+
+static int open_named(const struct policy *p, const struct caller *c, const char *path, int flags, bool to_write,
+		      int *ret_fd, struct err *err)
 {
 	if (check_shape(path, err) < 0)
 		return err->num;
@@ -134,19 +160,36 @@ int policy_open(const struct policy *p, const struct caller *c, const char *path
 		const char *rest = below(&p->roots[i], path);
 		if (!rest)
 			continue;
-		int fd = open_below(&p->roots[i], rest, flags);
+		const struct below_open what = { p->roots[i].fd, rest, flags, to_write };
+		int fd = has_rights(c) ? as_caller(c->uid, c->gid, open_below, &what) : open_below(&what);
 		if (fd >= 0) {
 			*ret_fd = fd;
 			return 0;
 		}
-		if (errno == ELOOP || errno == EXDEV)
+		if (fd == -ELOOP || fd == -EXDEV)
 			return fail(err, E_FORBIDDEN, "path '%s' leads through a symbolic link", path);
-		return open_failed(path, errno, err);
+		return open_failed(path, -fd, err);
 	}
 	return fail(err, E_FORBIDDEN, "path '%s' is not below a root of --allow-path", path);
 }
 
+int policy_open(const struct policy *p, const struct caller *c, const char *path, int flags, int *ret_fd,
+		struct err *err)
+{
+	return open_named(p, c, path, flags, false, ret_fd, err);
+}
+
+int policy_open_dir(const struct policy *p, const struct caller *c, const char *path, int *ret_fd, struct err *err)
+{
+	return open_named(p, c, path, O_RDONLY | O_DIRECTORY, true, ret_fd, err);
+}
+
 struct caller caller_from_owner(uid_t uid, gid_t gid)
 {
-	return (struct caller){ .local = true, .trusted = uid == 0 || uid == geteuid(), .uid = uid, .gid = gid };
+	return (struct caller){
+		.local = uid != OWNER_REMOTE,
+		.trusted = uid == 0 || uid == geteuid(),
+		.uid = uid,
+		.gid = gid,
+	};
 }

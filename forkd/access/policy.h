@@ -21,6 +21,9 @@ void policy_free(struct policy *p);
  */
 MUST_CHECK int policy_open(const struct policy *p, const struct caller *c, const char *path, int flags, int *ret_fd,
 			   struct err *err);
+/* A directory in which the caller may make files. */
+MUST_CHECK int policy_open_dir(const struct policy *p, const struct caller *c, const char *path, int *ret_fd,
+			       struct err *err);
 /* The caller that a clone's owner is, when its own VM process asks for something. */
 struct caller caller_from_owner(uid_t uid, gid_t gid);
 

@@ -152,16 +152,12 @@ static int add_sink(struct handover *h, const struct place *p, const struct sink
 	return handover_socket(h, s->socket_kind, p, s->socket, s->ret_socket, err);
 }
 
-/* The VM process opens it by itself, and is not the caller. */
-static int check_rng(const struct batch *b, const char *path, struct err *err)
+/* The VM process opens it by itself. */
+static int check_rng(const char *path, struct err *err)
 {
-	autoclose int fd = -1;
-
-	if (strcmp(path, "/dev/urandom") == 0 || strcmp(path, "/dev/random") == 0)
-		return 0;
-	if (!b->http->caller.trusted)
-		return fail(err, E_FORBIDDEN, "overrides.rng.src: '%s' is neither /dev/urandom nor /dev/random", path);
-	return policy_open(b->d->policy, &b->http->caller, path, O_RDONLY | O_NONBLOCK | O_NOCTTY, &fd, err);
+	return ctl_is_random_source(path)
+		       ? 0
+		       : fail(err, E_FORBIDDEN, "overrides.rng.src: '%s' is no source of random numbers", path);
 }
 
 static int add_vsock(const struct batch *b, const struct job *j, const struct place *place, struct handover *h,
@@ -189,7 +185,7 @@ static int gather(const struct batch *b, const struct job *j, const struct place
 	const struct sink_place console = { "console.log",         "console.sock", CTL_FD_CONSOLE_LOG,
 					    CTL_FD_CONSOLE_SOCKET, &r->console,    &r->console_socket };
 
-	if (j->spec->rng_src && check_rng(b, j->spec->rng_src, err) < 0)
+	if (j->spec->rng_src && check_rng(j->spec->rng_src, err) < 0)
 		return err->num;
 	if (handover_socket(h, CTL_FD_API, place, "api.sock", NULL, err) < 0)
 		return err->num;

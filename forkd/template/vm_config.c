@@ -181,15 +181,15 @@ static int check_mode(const struct json_node *vm, const char *key, bool *ret_the
 	return 0;
 }
 
-static int check_rng(const struct json_node *vm, const struct place *p, struct err *err)
+static int check_rng(const struct json_node *vm, struct err *err)
 {
 	const char *src;
 
 	if (get_string(json_get(vm, "rng"), "src", "vm.rng", &src, err) < 0)
 		return err->num;
-	if (!src || strcmp(src, "/dev/urandom") == 0 || strcmp(src, "/dev/random") == 0 || p->caller->trusted)
+	if (!src || ctl_is_random_source(src))
 		return 0;
-	return fail(err, E_FORBIDDEN, "vm.rng.src: '%s' is neither /dev/urandom nor /dev/random", src);
+	return fail(err, E_FORBIDDEN, "vm.rng.src: '%s' is no source of random numbers", src);
 }
 
 int vm_needs_load(const struct json_node *vm, const struct place *place, const char *id, struct vm_needs *ret,
@@ -206,7 +206,7 @@ int vm_needs_load(const struct json_node *vm, const struct place *place, const c
 	const struct json_node *vsock = json_get(vm, "vsock");
 	ret->has_vsock = vsock && vsock->type == JSON_OBJECT;
 	if (check_mode(vm, "serial", &ret->has_serial, err) < 0 ||
-	    check_mode(vm, "console", &ret->has_console, err) < 0 || check_rng(vm, place, err) < 0)
+	    check_mode(vm, "console", &ret->has_console, err) < 0 || check_rng(vm, err) < 0)
 		return err->num;
 	if (add_payload(ret, vm, place, err) < 0 || add_list(ret, vm, "disks", place, id, err) < 0)
 		return err->num;

@@ -259,6 +259,9 @@ class Callers(ForkdTest):
         self.assertEqual(answer.status, 400, answer)
         self.assertIn("is not below a root of --allow-path", answer.body.decode())
         self.assertEqual(os.listdir(outside), [])
+        answer = request(api, "PUT", "/api/v1/vm.snapshot", {"destination_url": "file://" + within})
+        self.assertIn("Permission denied", answer.body.decode())       # root's directory is not his, below a root or not
+        os.chown(within, 65534, 65534)
         self.assertEqual(request(api, "PUT", "/api/v1/vm.snapshot", {"destination_url": "file://" + within}).status, 204)
         self.assertEqual(len(os.listdir(within)), 3)
 

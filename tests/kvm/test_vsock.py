@@ -4,6 +4,7 @@
 The guest "devices" echoes on port 1000, and with streams= sends patterns to the host's port 2000 and checks what comes back.
 """
 import contextlib
+import json
 import os
 import re
 import select
@@ -347,7 +348,33 @@ class Snapshots(VsockTest):
 class Clones(VsockTest):
     """Of a template host: each has a listening socket of its own, and its guest reaches that socket's path with a port behind it."""
 
-    def begin(self, host, name, give=True):
+    def serve_connects(self):
+        """forkd's open service: connects to PATH_PORT for the clone whose id is in the request. Its path, and the list of what was asked."""
+        path, asked = self.path("open.sock"), []
+        service = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        service.bind(path)
+        service.listen(16)
+        self.addCleanup(service.close)
+
+        def serve():
+            while True:
+                try:
+                    s, _ = service.accept()
+                except OSError:
+                    return
+                with s, socket.socket(socket.AF_UNIX) as target:
+                    request = json.loads(s.recv(4096))
+                    asked.append(request)
+                    try:
+                        target.connect(self.path(f"{request['id']}.vsock") + f"_{request['port']}")
+                        target.setblocking(False)
+                        socket.send_fds(s, [b'{"ok":true}'], [target.fileno()])
+                    except OSError as e:
+                        s.send(json.dumps({"error": {"code": "invalid", "num": -e.errno, "message": str(e)}}).encode())
+        threading.Thread(target=serve, daemon=True).start()
+        return path, asked
+
+    def begin(self, host, name, give=True, open_socket=None):
         clone = test_template_host.Clone(host, name)
         path = self.path(name + ".vsock")
         log = os.open(clone.log_path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -356,7 +383,8 @@ class Clones(VsockTest):
             listener.listen(16)
             fds, kinds = [log, listener.fileno()], [{"kind": "serial_log"}, {"kind": "vsock"}]
             n = 2 if give else 1
-            answer, _ = clone.ask("restore", fds[:n], fds=kinds[:n], resume=True, overrides={"vsock": {"socket": path}})
+            answer, _ = clone.ask("restore", fds[:n], fds=kinds[:n], resume=True, overrides={"vsock": {"socket": path}},
+                                   vsock_socket=path, **({"open_socket": open_socket} if open_socket else {}))
         os.close(log)
         return clone, path, answer
 
@@ -372,7 +400,8 @@ class Clones(VsockTest):
         host = test_template_host.Host(self, directory)
         self.assertTrue(host.template["has_vsock"], host.template)
         servers = [EchoServer(self, self.path(f"c{i}.vsock")) for i in range(4)]
-        clones = [self.begin(host, f"c{i}") for i in range(4)]
+        service, asked = self.serve_connects()
+        clones = [self.begin(host, f"c{i}", open_socket=service) for i in range(4)]
         for i, (clone, path, answer) in enumerate(clones):
             self.assertEqual(answer.get("state"), "Running", answer)
             with dial(path) as s:
@@ -382,5 +411,6 @@ class Clones(VsockTest):
             self.assertEqual(clone.ask("quit")[0], {"ok": True})
             self.assertTrue(clone.ended())
             self.assertTrue(os.path.exists(path))                       # whoever made it removes it
+        self.assertEqual({(r["op"], r["port"]) for r in asked}, {("connect", 2000)})
         _, _, answer = self.begin(host, "without", give=False)
         self.assertIn("vsock: its listening socket did not come", str(answer))

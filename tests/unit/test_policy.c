@@ -32,8 +32,18 @@ static void make_link(const char *target, const char *name)
 	assert_int_equal(symlink(target, path), 0);
 }
 
+/* To the stranger, where this process may give it. */
+static void give(const char *name)
+{
+	char path[256];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	assert_true(geteuid() != 0 || lchown(path, stranger.uid, stranger.gid) == 0);
+}
+
 static int set_up(void **state)
 {
+	static const char *const theirs[] = { "root", "root/sub", "root/file", "root/sub/file" };
 	char path[256], *roots[] = { path };
 	struct err err = {};
 
@@ -49,6 +59,9 @@ static int set_up(void **state)
 	make_file("root/file");
 	make_file("root/sub/file");
 	make_file("rootless/file");
+	make_file("root/kept");
+	for (size_t i = 0; i < ARRAY_LEN(theirs); i++)
+		give(theirs[i]);
 	make_link("/etc/passwd", "root/out");
 	make_link("file", "root/in");
 	make_link("..", "root/up");
@@ -134,6 +147,31 @@ static void stranger_stays_below(void **state)
 	}
 }
 
+/* Below a root the rights of the account count, not those of the daemon. */
+static void strangers_rights(void **state)
+{
+	struct err err = {};
+	char path[256];
+	int fd = -1;
+
+	(void)state;
+	if (geteuid() != 0) {
+		print_message("SKIPPED strangers_rights: only root can act for another user\n");
+		skip();
+	}
+	assert_string_equal(try_open(&stranger, "root/kept", O_RDONLY, &err), "invalid_request");
+	assert_non_null(strstr(err.msg, "Permission denied"));
+	snprintf(path, sizeof(path), "%s/root/sub", dir);
+	assert_int_equal(policy_open_dir(policy, &stranger, path, &fd, &err), 0);
+	close(fd);
+	assert_int_equal(chown(path, 0, 0), 0);
+	assert_int_equal(chmod(path, 0755), 0); /* it may be read, not written */
+	assert_string_equal(try_open(&stranger, "root/sub", O_RDONLY | O_DIRECTORY, &err), "ok");
+	err = (struct err){};
+	assert_true(policy_open_dir(policy, &stranger, path, &fd, &err) < 0);
+	assert_non_null(strstr(err.msg, "Permission denied"));
+}
+
 static void trusted_opens_any(void **state)
 {
 	struct err err;
@@ -206,6 +244,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(stranger_stays_below),
+		cmocka_unit_test(strangers_rights),
 		cmocka_unit_test(trusted_opens_any),
 		cmocka_unit_test(without_roots),
 		cmocka_unit_test(root_of_everything),

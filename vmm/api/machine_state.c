@@ -26,10 +26,12 @@ struct vmm {
 	bool owns_fds;           /* those in config came with a restore: kept for a reboot */
 	struct vmm_owner *owner; /* NULL: run by hand */
 	enum vm_state state;
+	bool ended; /* an owned VM: it never runs again */
 };
 
 static void end(struct vmm *vmm, const char *reason, int exit_code)
 {
+	vmm->ended = vmm->owner != NULL;
 	if (vmm->owner)
 		vmm->owner->ended(vmm->owner, reason, exit_code);
 	loop_stop(vmm->loop, exit_code);
@@ -135,8 +137,18 @@ static int need_vm(const struct vmm *vmm, struct err *err)
 	return vmm->vm && !is_parked(vmm) ? 0 : err_set(err, ERR_INTERNAL, "VM is not running");
 }
 
+/* A VM that belongs to forkd is made by forkd, once: its API makes no other one, before or after its end. */
+static int check_made_by_owner(const struct vmm *vmm, struct err *err)
+{
+	return vmm->ended ? err_set(err, ERR_INTERNAL,
+				    "this VM has ended: it belongs to forkd, delete it and take another")
+			  : 0;
+}
+
 int vmm_create(struct vmm *vmm, struct vm_config *config, struct err *err)
 {
+	if (check_made_by_owner(vmm, err) < 0)
+		return err->num;
 	if (vmm->has_config)
 		return err_set(err, ERR_INTERNAL, "VM is already created");
 	vmm->owns_fds = vmm->owner != NULL;
@@ -167,6 +179,8 @@ static int boot(struct vmm *vmm, struct err *err)
 
 int vmm_boot(struct vmm *vmm, struct err *err)
 {
+	if (check_made_by_owner(vmm, err) < 0)
+		return err->num;
 	if (vmm->vm)
 		return err_set(err, ERR_INTERNAL, "VM is already created");
 	event_emit("vm", "booting", NULL, NULL);
@@ -372,9 +386,9 @@ static int restore(struct vmm *vmm, const struct restore_config *rc, struct err 
 
 int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err)
 {
-	int r = 0;
+	int r = check_made_by_owner(vmm, err);
 
-	if (vmm->has_config)
+	if (r == 0 && vmm->has_config)
 		r = err_set(err, ERR_INTERNAL, "VM is already created");
 	if (r == 0) {
 		vm_config_init(&vmm->config);

@@ -15,6 +15,7 @@
 #include "vmm/api/machine_state.h"
 #include "vmm/clone/config_override.h"
 #include "vmm/clone/control_fds.h"
+#include "vmm/core/host_open.h"
 
 struct owned_vm {
 	struct vmm_owner owner;
@@ -162,11 +163,12 @@ static int op_restore(struct owned_vm *c, struct ctl_packet *p, struct strbuf *o
 		return err_set(err, ERR_CONFLICT, "this VM was restored already");
 	fields_init(ctl_restore_fields, &rq);
 	int r = fields_load(ctl_restore_fields, &rq, &p->json.nodes[0], "restore", err);
+	free(c->open_socket);
+	c->open_socket = steal_ptr(&rq.open_socket); /* the guest may ask for something as soon as it runs */
 	if (r == 0)
 		r = restore(c, p, &rq, err);
 	if (r == 0) {
 		c->started = true;
-		c->open_socket = steal_ptr(&rq.open_socket);
 		answer_status(c, out);
 	}
 	fields_free(ctl_restore_fields, &rq);
@@ -202,11 +204,12 @@ static int op_boot(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out,
 		return err_set(err, ERR_CONFLICT, "this process has a VM already");
 	fields_init(ctl_boot_fields, &rq);
 	int r = fields_load(ctl_boot_fields, &rq, &p->json.nodes[0], "boot", err);
+	free(c->open_socket);
+	c->open_socket = steal_ptr(&rq.open_socket);
 	if (r == 0)
 		r = boot(c, p, &rq, &config, err);
 	if (r == 0) {
 		c->started = true;
-		c->open_socket = steal_ptr(&rq.open_socket);
 		answer_status(c, out);
 	}
 	fields_free(ctl_boot_fields, &rq);
@@ -378,15 +381,26 @@ static void on_connect(struct source *source, uint32_t events)
 struct open_request {
 	char *id, *path;
 };
+struct connect_request {
+	char *id;
+	uint32_t port;
+};
+static const struct field connect_fields[] = {
+	F(struct connect_request, id),
+	F(struct connect_request, port),
+	F_END,
+};
+/* A guest that waits for its connection holds the vsock device, and with it a pause. */
+enum { OPEN_PATIENCE_S = 5, CONNECT_PATIENCE_S = 1 };
 static const struct field open_fields[] = {
 	F(struct open_request, id),
 	F(struct open_request, path),
 	F_END,
 };
 
-static int connect_service(const char *path, struct err *err)
+static int connect_service(const char *path, unsigned patience_s, struct err *err)
 {
-	const struct timeval patience = { .tv_sec = 5 };
+	const struct timeval patience = { .tv_sec = patience_s };
 	autoclose int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
 	if (fd >= 0 && (setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0 ||
@@ -397,30 +411,54 @@ static int connect_service(const char *path, struct err *err)
 	return steal_fd(&fd);
 }
 
+/* Sends one request and takes the one descriptor of the answer: it, or < 0. `what` is for messages. */
+static int ask_service(const struct owned_vm *c, const struct strbuf *request, unsigned patience_s, const char *what,
+		       struct err *err)
+{
+	autoctl struct ctl_packet p = {};
+
+	if (!c->open_socket)
+		return err_set(err, ERR_INTERNAL, "this VM may not name paths of the host: '%s'", what);
+	autoclose int fd = connect_service(c->open_socket, patience_s, err);
+	if (fd < 0 || ctl_send(fd, request, NULL, 0, err) < 0)
+		return err->num;
+	int r = ctl_recv(fd, &p, err);
+	if (r == 0 || r == -EAGAIN)
+		return err_set(err, ERR_INTERNAL, "forkd did not answer when asked to open '%s'", what);
+	if (r < 0 || ctl_parse_reply(&p, NULL, NULL, err) < 0)
+		return err->num;
+	if (p.n_fds != 1)
+		return err_set(err, ERR_INTERNAL, "forkd sent %u descriptors for '%s'", p.n_fds, what);
+	return steal_fd(&p.fds[0]);
+}
+
 static int on_open_dir(struct vmm_owner *owner, const char *path, int *ret_fd, struct err *err)
 {
 	struct owned_vm *c = container_of(owner, struct owned_vm, owner);
 	const struct open_request rq = { .id = c->id, .path = (char *)(uintptr_t)path };
 	autostrbuf struct strbuf out = {};
-	autoctl struct ctl_packet p = {};
 
-	if (!c->open_socket)
-		return err_set(err, ERR_INTERNAL, "this VM may not name paths of the host: '%s'", path);
-	autoclose int fd = connect_service(c->open_socket, err);
+	ctl_request(&out, "open_dir", open_fields, &rq, NULL);
+	int fd = ask_service(c, &out, OPEN_PATIENCE_S, path, err);
 	if (fd < 0)
 		return err->num;
-	ctl_request(&out, "open_dir", open_fields, &rq, NULL);
-	if (ctl_send(fd, &out, NULL, 0, err) < 0)
-		return err->num;
-	int r = ctl_recv(fd, &p, err);
-	if (r == 0 || r == -EAGAIN)
-		return err_set(err, ERR_INTERNAL, "forkd did not answer when asked to open '%s'", path);
-	if (r < 0 || ctl_parse_reply(&p, NULL, NULL, err) < 0)
-		return err->num;
-	if (p.n_fds != 1)
-		return err_set(err, ERR_INTERNAL, "forkd sent %u descriptors for '%s'", p.n_fds, path);
-	*ret_fd = steal_fd(&p.fds[0]);
+	*ret_fd = fd;
 	return 0;
+}
+
+/* A connection of the guest to a port of the host; on the thread that serves the vsock device. */
+static int on_connect_port(void *opaque, uint32_t port)
+{
+	const struct owned_vm *c = opaque;
+	const struct connect_request rq = { .id = c->id, .port = port };
+	autostrbuf struct strbuf out = {};
+	struct err err = {};
+	char what[32];
+
+	snprintf(what, sizeof(what), "vsock port %u", port);
+	ctl_request(&out, "connect", connect_fields, &rq, NULL);
+	int fd = ask_service(c, &out, CONNECT_PATIENCE_S, what, &err);
+	return fd < 0 ? -1 : fd;
 }
 
 /* ---- life ---- */
@@ -490,6 +528,7 @@ int clone_run(struct clone_start *start, struct err *err)
 		.conn.fd = -1,
 	};
 
+	host_open_shut(on_connect_port, &c);
 	log_thread_name(c.id ? c.id : "parked");
 	int r = run(&c, start, err);
 	api_server_free(c.api);

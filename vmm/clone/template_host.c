@@ -111,14 +111,11 @@ static int check_memory(const struct template *t, struct err *err)
 	return snapshot_check_memory(&t->snap, &mem, err);
 }
 
-/* The one file that a VM process opens by itself: whoever wrote config.json may not name just any. */
+/* The one file that a VM process opens by itself. */
 static int check_rng(const struct vm_config *c, struct err *err)
 {
-	static const char *const sources[] = { "/dev/urandom", "/dev/random", "/dev/hwrng" };
-
-	for (size_t i = 0; i < ARRAY_LEN(sources); i++)
-		if (strcmp(c->rng.src, sources[i]) == 0)
-			return 0;
+	if (ctl_is_random_source(c->rng.src))
+		return 0;
 	return err_set(err, ERR_INVALID, "config.json: rng.src: '%s' is not a source of randomness that clones may use",
 		       c->rng.src);
 }

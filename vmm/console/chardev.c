@@ -13,6 +13,7 @@
 #include <termios.h>
 
 #include "common/log.h"
+#include "vmm/core/host_open.h"
 
 enum { STUCK_AFTER_MS = 50, WRITE_MAX = 512 /* what poll() promises of a pipe */ };
 static struct termios saved_terminal; /* the process has one terminal; put back at chardev_close() */
@@ -76,7 +77,7 @@ static void on_connect(struct source *s, uint32_t events)
 
 static int open_file(struct chardev *c, const char *path, struct err *err)
 {
-	c->out_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0666);
+	c->out_fd = host_open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY, 0666);
 	return c->out_fd < 0 ? err_sys(err, ERR_INTERNAL, "open the console's file '%s'", path) : 0;
 }
 
@@ -117,17 +118,9 @@ static int open_pty(struct chardev *c, struct console_config *cfg, struct err *e
 
 static int open_socket(struct chardev *c, const char *path, struct err *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return err_set(err, ERR_INVALID, "socket path '%s' is longer than %zu bytes", path,
-			       sizeof(addr.sun_path) - 1);
-	memcpy(addr.sun_path, path, strlen(path));
-	c->listener.fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	c->listener.fd = host_bind(path, "bind socket", err);
 	if (c->listener.fd < 0)
-		return err_sys(err, ERR_INTERNAL, "make a socket");
-	if (bind(c->listener.fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-		return err_sys(err, ERR_INTERNAL, "bind socket '%s'", path);
+		return err->num;
 	c->socket_path = path;
 	if (listen(c->listener.fd, 1) < 0)
 		return err_sys(err, ERR_INTERNAL, "listen on socket '%s'", path);
@@ -163,6 +156,10 @@ static int open_backend(struct chardev *c, struct console_config *cfg, struct er
 {
 	if (cfg->log_fd > 0 || cfg->listen_fd > 0)
 		return open_given(c, cfg, err);
+	if (host_open_is_shut()) { /* whatever its snapshot says: nothing was given, so its output vanishes */
+		c->mode = CONSOLE_NULL;
+		return 0;
+	}
 	switch (cfg->mode) {
 	case CONSOLE_FILE:
 		return open_file(c, cfg->file, err);
@@ -213,7 +210,7 @@ void chardev_close(struct chardev *c)
 		close(c->listener.fd);
 	}
 	if (c->socket_path)
-		unlink(c->socket_path);
+		host_unbind(c->socket_path);
 	if (c->raw_terminal)
 		tcsetattr(STDIN_FILENO, TCSANOW, &saved_terminal);
 	if (c->mode != CONSOLE_TTY && c->in.fd >= 0 && c->in.fd != c->out_fd)

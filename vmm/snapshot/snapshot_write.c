@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "common/io.h"
+#include "vmm/core/host_open.h"
 #include "vmm/machine/devices.h"
 #include "vmm/machine/hotplug.h"
 #include "vmm/state/memfile.h"
@@ -25,7 +26,7 @@ static int open_dir(const char *url, char **ret_dir, int *ret_fd, struct err *er
 
 	if (!path)
 		return err->num;
-	int fd = stat(path, &st) == 0 && S_ISDIR(st.st_mode) ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+	int fd = stat(path, &st) == 0 && S_ISDIR(st.st_mode) ? host_open(path, O_RDONLY | O_DIRECTORY, 0) : -1;
 	if (fd < 0)
 		return err_set(err, ERR_INTERNAL, "Destination is not a directory: \"%s\"", path);
 	*ret_dir = strdup(path);

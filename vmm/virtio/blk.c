@@ -16,6 +16,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "common/uring.h"
+#include "vmm/core/host_open.h"
 #include "vmm/core/loop.h"
 #include "vmm/virtio/kinds.h"
 
@@ -860,7 +861,7 @@ static int open_once(const struct disk_config *cfg, int given)
 {
 	if (given > 0)
 		return fcntl(given, F_DUPFD_CLOEXEC, 3);
-	return open(cfg->path, (cfg->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+	return host_open(cfg->path, (cfg->readonly ? O_RDONLY : O_RDWR) | O_NONBLOCK, 0);
 }
 
 static int no_image(const struct disk_config *cfg, struct err *err)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* virtio-rng: the host's random bytes. */
+#include "vmm/core/host_open.h"
 #include "vmm/virtio/kinds.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -87,7 +88,7 @@ int virtio_rng_new(const struct device_env *env, struct rng_config *cfg, struct 
 
 	if (!rng)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make the rng device");
-	rng->src_fd = open(cfg->src, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	rng->src_fd = host_open(cfg->src, O_RDONLY | O_NONBLOCK, 0);
 	int r = rng->src_fd < 0 ? no_source(cfg, err)
 				: virtio_init(&rng->vdev, &rng_ops, env->mem, cfg->id ? cfg->id : "__rng", 1,
 					      RNG_QUEUE_SIZE, err);

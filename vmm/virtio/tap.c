@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 
 #include "common/log.h"
+#include "vmm/core/host_open.h"
 
 bool mac_parse(const char *text, uint8_t ret_mac[MAC_BYTES])
 {
@@ -131,6 +132,9 @@ static int open_by_name(struct net_config *cfg, int *fds, unsigned n, struct err
 {
 	char name[IFNAMSIZ] = "vmtap%d";
 
+	if (host_open_is_shut())
+		return err_set(err, ERR_INVALID, "tap '%s': a VM of forkd gets descriptors, not names",
+			       cfg->tap ? cfg->tap : name);
 	if (cfg->tap && strlen(cfg->tap) >= IFNAMSIZ)
 		return err_set(err, ERR_INVALID, "tap name '%s' is longer than %d characters", cfg->tap, IFNAMSIZ - 1);
 	if (cfg->tap)

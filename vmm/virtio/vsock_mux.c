@@ -14,6 +14,7 @@
 #include <sys/un.h>
 
 #include "common/sock.h"
+#include "vmm/core/host_open.h"
 #include "vmm/virtio/vring.h"
 
 enum { READY_BATCH = 32, ACCEPT_BATCH = 16, GREETING_MAX_BYTES = 32 };
@@ -274,25 +275,10 @@ void vsock_mux_wake(struct vsock_mux *m)
 
 /* ---- from the guest ---- */
 
-static int connect_host(const struct vsock_mux *m, uint32_t port)
-{
-	autofree char *path = NULL;
-	struct err ignored = {};
-
-	if (asprintf(&path, "%s_%u", m->path, port) < 0) {
-		path = NULL;
-		return -1;
-	}
-	autoclose int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (sock_connect(fd, path, &ignored) < 0)
-		return -1;
-	return steal_fd(&fd);
-}
-
 /* false: it cannot be. */
 static bool accept_guest(struct vsock_mux *m, const struct vsock_header *h)
 {
-	int fd = m->n_conns < VSOCK_CONNS_MAX ? connect_host(m, h->dst_port) : -1;
+	int fd = m->n_conns < VSOCK_CONNS_MAX ? host_connect_port(m->path, h->dst_port) : -1;
 	struct vsock_conn *c = fd < 0 ? NULL : conn_new(m, fd);
 
 	if (!c)
@@ -380,17 +366,9 @@ bool vsock_mux_lose(struct vsock_mux *m, uint32_t local_port, uint32_t peer_port
 
 static int bind_path(struct vsock_mux *m, const char *path, struct err *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return err_set(err, ERR_INVALID, "socket path '%s' is longer than %zu bytes", path,
-			       sizeof(addr.sun_path) - 1);
-	memcpy(addr.sun_path, path, strlen(path));
-	m->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	m->listen_fd = host_bind(path, "Error binding to the host-side Unix socket", err);
 	if (m->listen_fd < 0)
-		return err_sys(err, ERR_INTERNAL, "make a socket");
-	if (bind(m->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-		return err_sys(err, ERR_INTERNAL, "Error binding to the host-side Unix socket '%s'", path);
+		return err->num;
 	m->bound = true;
 	return listen(m->listen_fd, SOMAXCONN) < 0 ? err_sys(err, ERR_INTERNAL, "listen on socket '%s'", path) : 0;
 }
@@ -430,7 +408,7 @@ void vsock_mux_done(struct vsock_mux *m)
 {
 	vsock_mux_clear(m);
 	if (m->bound)
-		unlink(m->path);
+		host_unbind(m->path);
 	if (m->listen_fd >= 0)
 		close(m->listen_fd);
 	if (m->wake_fd >= 0)

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 
 #include "common/io.h"
+#include "vmm/core/host_open.h"
 #include "vmm/machine/machine.h"
 #include "vmm/x86/acpi.h"
 #include "vmm/x86/cpuid.h"
@@ -57,7 +58,7 @@ static int file_open(struct file *f, const char *path, int given, const char *wh
 {
 	struct stat st;
 
-	f->fd = given > 0 ? fcntl(given, F_DUPFD_CLOEXEC, 3) : open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	f->fd = given > 0 ? fcntl(given, F_DUPFD_CLOEXEC, 3) : host_open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
 	f->path = path;
 	if (f->fd < 0)
 		return err_sys(err, ERR_INTERNAL, "open %s '%s'", what, path);

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The child that is somebody else. */
+#include "forkd/access/as_caller.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <pwd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/auto.h"
+
+enum { GROUPS_MAX = 256, NAMES_BYTES = 16384, NO_GROUP = 65534 };
+#define NOBODY ((uid_t)-1)
+
+/* The groups of the account, as at a login; its own alone when it has none, or too many. *gid NOBODY: becomes the account's. */
+static int find_groups(uid_t uid, gid_t *gid, gid_t groups[GROUPS_MAX])
+{
+	autofree char *names = malloc(NAMES_BYTES);
+	struct passwd account, *found = NULL;
+	int n = GROUPS_MAX;
+
+	if (names && getpwuid_r(uid, &account, names, NAMES_BYTES, &found) != 0)
+		found = NULL;
+	if (*gid == NOBODY)
+		*gid = found ? account.pw_gid : NO_GROUP;
+	groups[0] = *gid;
+	if (!found)
+		return 1;
+	return getgrouplist(account.pw_name, *gid, groups, &n) < 0 ? 1 : n;
+}
+
+/* The system calls themselves: those of the C library would tell the other threads, which this process does not have. */
+static int become(uid_t uid, gid_t gid, const gid_t *groups, int n_groups)
+{
+	if (syscall(SYS_setgroups, n_groups, groups) < 0 || syscall(SYS_setresgid, gid, gid, gid) < 0 ||
+	    syscall(SYS_setresuid, uid, uid, uid) < 0)
+		return -errno;
+	return 0;
+}
+
+static void send_answer(int sock, int answer)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = {};
+	struct iovec iov = { &answer, sizeof(answer) };
+	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	if (answer >= 0) {
+		msg.msg_control = control.bytes;
+		msg.msg_controllen = sizeof(control.bytes);
+		control.header = (struct cmsghdr){ CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS };
+		memcpy(CMSG_DATA(&control.header), &answer, sizeof(answer));
+	}
+	(void)!sendmsg(sock, &msg, MSG_NOSIGNAL);
+}
+
+static int take_answer(int sock)
+{
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = {};
+	int answer = -EIO, fd;
+	struct iovec iov = { &answer, sizeof(answer) };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)
+	};
+	ssize_t n;
+
+	do
+		n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	if (n != sizeof(answer))
+		return -EIO;
+	if (answer < 0)
+		return answer;
+	if (!CMSG_FIRSTHDR(&msg)) /* no free number here */
+		return -EMFILE;
+	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(fd));
+	return fd;
+}
+
+int as_caller(uid_t uid, gid_t gid, as_caller_fn fn, const void *arg)
+{
+	gid_t groups[GROUPS_MAX];
+	int pair[2], status;
+
+	if (uid == NOBODY ||
+	    (geteuid() != 0 && uid != geteuid())) /* NOBODY: the kernel takes it for "stay who you are" */
+		return -EPERM;
+	int n_groups = find_groups(uid, &gid, groups);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -errno;
+	autoclose int own = pair[0];
+	pid_t pid = fork();
+	if (pid == 0) {
+		int r = uid == geteuid() ? 0 : become(uid, gid, groups, n_groups);
+		send_answer(pair[1], r < 0 ? r : fn(arg));
+		_exit(0);
+	}
+	int failed = errno;
+	close(pair[1]);
+	if (pid < 0)
+		return -failed;
+	int fd = take_answer(own);
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	return fd;
+}

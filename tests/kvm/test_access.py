@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attempts of another uid to reach, through a VM of a root daemon, what is root's: each worked once."""
+import contextlib
+import json
+import os
+import shutil
+import socket
+import struct
+import threading
+
+from forkdtest import Daemon, ForkdTest, alive, request
+from kvmtest import guest, read, wait_for
+
+USER = 65534
+
+
+def as_user(work):
+    """What work() answers as uid 65534: something that is JSON."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            os.setgroups([])
+            os.setgid(USER)
+            os.setuid(USER)
+            os.write(writer, json.dumps(work()).encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as f:
+        text = f.read()
+    os.waitpid(child, 0)
+    return json.loads(text) if text else None
+
+
+class AccessTest(ForkdTest):
+    def setUp(self):
+        super().setUp()
+        if os.geteuid() != 0:
+            self.skipTest("needs root to become another user")
+        os.chmod(self.dir, 0o755)
+        self.theirs = self.new_dir("theirs")
+        os.chown(self.theirs, USER, USER)
+
+    def daemon(self):
+        d = Daemon(self, "--allow-path", self.theirs)
+        os.chmod(d.root, 0o755)
+        os.chmod(d.socket, 0o666)
+        return d
+
+    def ask(self, d, method, url, body=None):
+        def work():
+            answer = request(d.socket, method, url, body)
+            return answer.status, answer.body.decode()
+        status, text = as_user(work)
+        return status, json.loads(text) if text.strip() else None
+
+    def give(self, directory):
+        """A snapshot that the other user owns."""
+        copy = os.path.join(self.theirs, "snapshot")
+        shutil.copytree(directory, copy)
+        for root, _, files in os.walk(copy):
+            os.chown(root, USER, USER)
+            for f in files:
+                os.chown(os.path.join(root, f), USER, USER)
+        return copy
+
+    def secret(self):
+        path = self.path("secret")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write("root's own")
+        os.chmod(path, 0o600)
+        return path
+
+
+class OwnApi(AccessTest):
+    def test_another_machine_in_a_clone(self):
+        """vm.delete (or vm.shutdown), vm.create with a file of root's, vm.boot: in one write, so that the process has no time to end."""
+        secret, d = self.secret(), self.daemon()
+        snapshot = self.give(self.ticker())
+        self.assertEqual(self.ask(d, "POST", "/v1/templates", {"name": "t", "snapshot": "file://" + snapshot})[0], 201)
+        kernel = os.path.join(self.theirs, "kernel")
+        shutil.copy(guest("ticker"), kernel)
+        config = json.dumps({"payload": {"kernel": kernel}, "memory": {"size": 64 << 20}, "console": {"mode": "Off"},
+                             "serial": {"mode": "File", "file": secret}})
+        for ended in ("vm.delete", "vm.shutdown"):
+            with self.subTest(ended=ended):
+                status, answer = self.ask(d, "POST", "/v1/templates/t/clones", {})
+                self.assertEqual(status, 201, answer)
+                clone = answer["clones"][0]
+
+                def attack(api=clone["api_socket"], ended=ended):
+                    def put(what, body=""):
+                        return (f"PUT /api/v1/{what} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                                f"Content-Length: {len(body)}\r\n\r\n{body}").encode()
+                    with socket.socket(socket.AF_UNIX) as s:
+                        s.settimeout(60)
+                        s.connect(api)
+                        s.sendall(put(ended) + (put("vm.delete") if ended != "vm.delete" else b"") + put("vm.create", config) + put("vm.boot"))
+                        text = b""
+                        with contextlib.suppress(OSError):
+                            while got := s.recv(65536):
+                                text += got
+                    return text.decode(errors="replace")
+                text = as_user(attack)
+                self.assertIn("204", text)                              # the first request was understood
+                wait_for("the clone's end", lambda pid=clone["pid"]: not alive(pid))
+                self.assertEqual(read(secret), b"root's own", text)
+
+
+class Snapshots(AccessTest):
+    def test_console_files_of_a_snapshot(self):
+        """config.json names root's file for a console; the override that says Null must not leave it open to the guest."""
+        secret, d = self.secret(), self.daemon()
+        snapshot = self.give(self.ticker())
+        path = os.path.join(snapshot, "config.json")
+        config = json.loads(read(path))
+        for i, (mode, key) in enumerate((("File", "file"), ("Socket", "socket"), ("Tty", None), ("Pty", None))):
+            with self.subTest(mode=mode):
+                target = secret if mode == "File" else self.path("socket-of-root")
+                config["serial"] = {"mode": mode, **({key: target} if key else {})}
+                with open(path, "w", encoding="utf-8") as f:
+                    json.dump(config, f)
+                self.assertEqual(self.ask(d, "POST", "/v1/templates", {"name": f"t{i}", "snapshot": "file://" + snapshot})[0], 201)
+                logged = os.stat(d.log).st_size
+                status, answer = self.ask(d, "POST", f"/v1/templates/t{i}/clones", {"overrides": {"serial": {"mode": "Null"}}})
+                self.assertEqual(status, 201, answer)
+                clone = answer["clones"][0]
+                fds = [os.readlink(f"/proc/{clone['pid']}/fd/{fd}") for fd in os.listdir(f"/proc/{clone['pid']}/fd")]
+                self.assertEqual([f for f in fds if f.startswith(("/dev/pts", "/dev/ptmx", target))], [], mode)
+                self.assertEqual(self.ask(d, "DELETE", f"/v1/clones/{clone['id']}")[0], 204)
+                with open(d.log, "rb") as f:
+                    f.seek(logged)
+                    self.assertNotIn(b"....", f.read(), mode)           # the guest's ticks
+                self.assertEqual(read(secret), b"root's own", mode)
+                self.assertFalse(os.path.exists(self.path("socket-of-root")), mode)
+
+
+class Vsock(AccessTest):
+    def listener(self, path):
+        """Who connects there: a list of uids."""
+        s, uids = socket.socket(socket.AF_UNIX), []
+        s.bind(path)
+        s.listen(16)
+        self.addCleanup(s.close)
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    c, _ = s.accept()
+                    uids.append(struct.unpack("3i", c.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1])
+                    c.close()
+        threading.Thread(target=serve, daemon=True).start()
+        return uids
+
+    def snapshot(self):
+        vmm = self.boot("devices", "rounds=0 dev=vsock,rng pause=5 streams=1", extra=["--vsock", f"cid=3,socket={self.path('v')}"])
+        vmm.wait_output(rb"vsock: cid 3")
+        directory = vmm.snapshot()
+        vmm.stop()
+        return self.give(directory)
+
+    def test_connection_is_the_owners(self):
+        """The guest's connection to port 2000 arrives as the clone's owner, and not through a link to a socket of root's."""
+        d = self.daemon()
+        snapshot = self.snapshot()
+        self.assertEqual(self.ask(d, "POST", "/v1/templates", {"name": "t", "snapshot": "file://" + snapshot})[0], 201)
+        roots = self.listener(self.path("root.sock"))
+        os.chmod(self.path("root.sock"), 0o600)
+        clones = {}
+        for name in ("linked", "closed", "own"):                        # `own` is the last: the others had as much time
+            status, answer = self.ask(d, "POST", "/v1/templates/t/clones", {})
+            self.assertEqual(status, 201, answer)
+            clones[name] = answer["clones"][0]
+        ports = {name: c["vsock_socket"] + "_2000" for name, c in clones.items()}
+        os.symlink(self.path("root.sock"), ports["linked"])
+        closed = self.listener(ports["closed"])
+        os.chmod(ports["closed"], 0o600)                                # root's, without a link
+        uids = self.listener(ports["own"])
+        os.chmod(ports["own"], 0o666)
+        wait_for("a connection of the guest", lambda: len(uids) >= 20)
+        self.assertEqual((set(uids), roots, closed), ({USER}, [], []))
+        for c in clones.values():
+            self.assertEqual(self.ask(d, "DELETE", f"/v1/clones/{c['id']}")[0], 204)
+
+    def test_template_that_is_built(self):
+        """A VM that is booted for a template of another user reaches no socket of root's either."""
+        d = self.daemon()
+        roots = self.listener(self.path("root.sock"))
+        os.chmod(self.path("root.sock"), 0o600)
+        os.symlink(self.path("root.sock"), os.path.join(self.theirs, "x_2000"))
+        kernel = os.path.join(self.theirs, "kernel")
+        shutil.copy(guest("devices"), kernel)
+        os.chmod(kernel, 0o644)
+        vm = {"payload": {"kernel": kernel, "cmdline": "rounds=0 dev=vsock,rng pause=5 streams=1"}, "memory": {"size": 64 << 20},
+              "console": {"mode": "Off"}, "serial": {"mode": "File", "file": os.path.join(self.theirs, "log")},
+              "vsock": {"cid": 3, "socket": os.path.join(self.theirs, "x")}}
+        status, answer = self.ask(d, "POST", "/v1/templates", {"name": "t", "vm": vm, "ready": {"delay_ms": 1500}, "timeout_s": 60})
+        self.assertIn(status, (201, 400, 403), answer)
+        self.assertEqual(roots, [], answer)

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Opening what was named, or refusing to. */
+#include "vmm/core/host_open.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "common/auto.h"
+#include "common/ctl.h"
+#include "common/log.h"
+#include "common/sock.h"
+
+/* Set once, before the first thread is made. */
+static struct {
+	bool shut;
+	host_connect_fn connect;
+	void *opaque;
+} door;
+
+void host_open_shut(host_connect_fn connect, void *opaque)
+{
+	door.shut = true;
+	door.connect = connect;
+	door.opaque = opaque;
+}
+
+bool host_open_is_shut(void)
+{
+	return door.shut;
+}
+
+static bool may(const char *path)
+{
+	if (door.shut)
+		log_warn("'%s' is not opened: a VM of forkd gets descriptors, not names", path);
+	return !door.shut;
+}
+
+int host_open(const char *path, int flags, mode_t mode)
+{
+	if (!ctl_is_random_source(path) && !may(path)) {
+		errno = EPERM;
+		return -1;
+	}
+	return open(path, flags | O_CLOEXEC, mode);
+}
+
+int host_bind(const char *path, const char *what, struct err *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return err_set(err, ERR_INVALID, "socket path '%s' is longer than %zu bytes", path,
+			       sizeof(addr.sun_path) - 1);
+	if (!may(path))
+		return err_num(err, ERR_INTERNAL, EPERM, "%s '%s'", what, path);
+	memcpy(addr.sun_path, path, strlen(path));
+	autoclose int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return err_sys(err, ERR_INTERNAL, "make a socket");
+	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
+		return err_sys(err, ERR_INTERNAL, "%s '%s'", what, path);
+	return steal_fd(&fd);
+}
+
+void host_unbind(const char *path)
+{
+	unlink(path);
+}
+
+int host_connect_port(const char *path, uint32_t port)
+{
+	autofree char *name = NULL;
+	struct err ignored = {};
+
+	if (door.shut)
+		return door.connect ? door.connect(door.opaque, port) : -1;
+	if (asprintf(&name, "%s_%u", path, port) < 0) {
+		name = NULL;
+		return -1;
+	}
+	autoclose int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	return sock_connect(fd, name, &ignored) < 0 ? -1 : steal_fd(&fd);
+}
