@@ -99,6 +99,13 @@ def guest_ends(look):
         look.see(f"{end}, first events", event_list(read(path).decode())[:7])
 
 
+def kind(key, value):
+    """What a counter shows, whatever the host's speed: a fast one serves a request in 0 us."""
+    if "_latency_" in key and value < 1 << 50:      # above: nothing was measured yet
+        return "a time"
+    return "more than 0" if key.startswith(("read", "write")) and 0 < value < 1 << 50 else value
+
+
 @scene
 def counters(look):
     """Names and kinds of counters, of an idle machine and of one that worked."""
@@ -107,8 +114,7 @@ def counters(look):
             "--disk", f"path={look.test.disk()},image_type=raw", "--net", "num_queues=2"])
         vmm.wait_output(rb"PASS" if step == "worked" else rb"cpus")
         seen = vmm.get("vm.counters")
-        look.see(step, {dev: {k: "more than 0" if k.startswith(("read", "write")) and 0 < v < 1 << 50 else v for k, v in c.items()}
-                        for dev, c in by_key(seen).items()})
+        look.see(step, {dev: {k: kind(k, v) for k, v in c.items()} for dev, c in by_key(seen).items()})
         vmm.stop()
 
 
