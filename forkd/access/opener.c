@@ -94,13 +94,15 @@ static int connect_beside(const void *arg)
 static int connect_to(const struct caller *owner, const char *vsock, uint32_t port, int *ret_fd, struct err *err)
 {
 	const char *slash = vsock ? strrchr(vsock, '/') : NULL;
-	autofree char *dir = NULL, *name = NULL;
+	struct sockaddr_un longest; /* what is bound is no longer than this */
+	char dir[sizeof(longest.sun_path) + 1], name[sizeof(dir) + 16];
 
 	if (!slash)
 		return fail(err, E_INVALID, "this clone has no vsock socket");
-	if (asprintf(&dir, "%.*s", (int)(slash - vsock + 1), vsock) < 0 ||
-	    asprintf(&name, "%s_%u", slash + 1, port) < 0)
-		return err_num(err, ERR_INTERNAL, ENOMEM, "connect to port %u", port);
+	if (strlen(vsock) >= sizeof(dir))
+		return fail(err, E_INVALID, "vsock socket '%s': its path is too long", vsock);
+	snprintf(dir, sizeof(dir), "%.*s", (int)(slash - vsock + 1), vsock);
+	snprintf(name, sizeof(name), "%s_%u", slash + 1, port);
 	const struct socket_beside what = { dir, name };
 	/* A token's owner is nobody here: its sockets are the daemon's. */
 	int fd = as_caller(owner->local ? owner->uid : geteuid(), owner->local ? owner->gid : getegid(), connect_beside,
