@@ -6,13 +6,13 @@
 #include <grp.h>
 #include <pwd.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/auto.h"
+#include "common/sock.h"
 
 enum { GROUPS_MAX = 256, NAMES_BYTES = 16384, NO_GROUP = 65534 };
 #define NOBODY ((uid_t)-1)
@@ -43,50 +43,29 @@ static int become(uid_t uid, gid_t gid, const gid_t *groups, int n_groups)
 	return 0;
 }
 
+/* In the child. */
 static void send_answer(int sock, int answer)
 {
-	union {
-		struct cmsghdr header;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} control = {};
-	struct iovec iov = { &answer, sizeof(answer) };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1 };
+	struct err ignored = {}; /* no answer tells as much */
 
-	if (answer >= 0) {
-		msg.msg_control = control.bytes;
-		msg.msg_controllen = sizeof(control.bytes);
-		control.header = (struct cmsghdr){ CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS };
-		memcpy(CMSG_DATA(&control.header), &answer, sizeof(answer));
-	}
-	(void)!sendmsg(sock, &msg, MSG_NOSIGNAL);
+	(void)!sock_send(sock, &answer, sizeof(answer), &answer, answer >= 0 ? 1 : 0, &ignored);
 }
 
 static int take_answer(int sock)
 {
-	union {
-		struct cmsghdr header;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} control = {};
-	int answer = -EIO, fd;
-	struct iovec iov = { &answer, sizeof(answer) };
-	struct msghdr msg = {
-		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof(control.bytes)
-	};
-	ssize_t n;
+	int answer, fds[SOCK_FDS_MAX];
+	uint32_t n_fds;
+	struct err err = {};
+	ssize_t n = sock_recv(sock, &answer, sizeof(answer), fds, &n_fds, &err);
 
-	do
-		n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
-	while (n < 0 && errno == EINTR);
 	if (n < 0)
-		return -errno;
-	if (n != sizeof(answer))
+		return (int)n;
+	if (n != sizeof(answer) || n_fds != (answer >= 0 ? 1 : 0)) {
+		while (n_fds > 0)
+			close(fds[--n_fds]);
 		return -EIO;
-	if (answer < 0)
-		return answer;
-	if (!CMSG_FIRSTHDR(&msg)) /* no free number here */
-		return -EMFILE;
-	memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&msg)), sizeof(fd));
-	return fd;
+	}
+	return answer < 0 ? answer : fds[0];
 }
 
 int as_caller(uid_t uid, gid_t gid, as_caller_fn fn, const void *arg)

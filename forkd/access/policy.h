@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Which host paths a caller may name: root and the daemon's own user any that the daemon can open; everybody else only
- * those below the roots of --allow-path, and without a symbolic link on the way. Read-only after its start, so safe from every thread.
+ * those below the roots of --allow-path, without a symbolic link on the way, and with the rights of his own account. Read-only after its start, so safe from every thread.
  */
 #ifndef FORKD_ACCESS_POLICY_H
 #define FORKD_ACCESS_POLICY_H
