@@ -18,6 +18,8 @@
 #define RETRY_MS 500
 #define RETRIES_MAX 40
 
+#define F_CTRL_GUEST_OFFLOADS (1ul << 2)
+#define F_GUEST_OFFLOADS (1ul << 1 | 1ul << 7 | 1ul << 8) /* checksum, TSO of IPv4 and of IPv6 */
 #define F_MAC (1ul << 5)
 #define F_STATUS (1ul << 16)
 #define F_CTRL_VQ (1ul << 17)
@@ -245,12 +247,12 @@ void net_round(struct net *n, unsigned cpu, uint64_t *random)
 		print("net: %lu frames sent again so far\n", n->n_retries);
 }
 
-/* Control command; returns the device's answer, 0 OK or 1 error. */
-static uint8_t control(struct net *n, uint8_t class, uint8_t command, uint16_t value)
+/* Control command with a value of so many bytes; returns the device's answer, 0 OK or 1 error. */
+static uint8_t control(struct net *n, uint8_t class, uint8_t command, uint64_t value, uint32_t bytes)
 {
 	static struct {
 		uint8_t class, command;
-		uint16_t value;
+		uint64_t value;
 		volatile uint8_t ack;
 	} c;
 	c.class = class;
@@ -259,7 +261,7 @@ static uint8_t control(struct net *n, uint8_t class, uint8_t command, uint16_t v
 	c.ack = 0xff;
 	const struct seg segs[] = {
 		{ &c.class, 2, false },
-		{ &c.value, 2, false },
+		{ &c.value, bytes, false },
 		{ (void *)&c.ack, 1, true },
 	};
 	uint32_t len;
@@ -281,7 +283,9 @@ struct net *net_open(struct virtio *v)
 		fail("net: more than %u", DEVS_MAX);
 	n_nets = MAX(n_nets, (unsigned)(n - nets) + 1);
 	n->v = v;
-	virtio_begin(v, F_MAC | F_STATUS | F_CTRL_VQ | F_MQ | F_EVENT_IDX);
+	bool offloads = option("offloads") != NULL; /* offloads=N: all are negotiated, then those of N are left on */
+	virtio_begin(v, F_MAC | F_STATUS | F_CTRL_VQ | F_MQ | F_EVENT_IDX |
+				(offloads ? F_CTRL_GUEST_OFFLOADS | F_GUEST_OFFLOADS : 0));
 	for (unsigned i = 0; i < 6; i++)
 		n->mac[i] = (uint8_t)virtio_config(v, i, 1);
 	unsigned max_pairs = v->features & F_MQ ? (unsigned)virtio_config(v, 8, 2) : 1;
@@ -311,13 +315,15 @@ struct net *net_open(struct virtio *v)
 	print("net: mac %02x:%02x:%02x:%02x:%02x:%02x, %u of %u pairs of %u, features %lx\n", n->mac[0], n->mac[1],
 	      n->mac[2], n->mac[3], n->mac[4], n->mac[5], n->n_pairs, max_pairs, n->rx[0].size, v->features);
 	if (v->features & F_CTRL_VQ && v->features & F_MQ) {
-		uint8_t ack = control(n, 4, 0, (uint16_t)n->n_pairs);
+		uint8_t ack = control(n, 4, 0, n->n_pairs, 2);
 		if (ack != 0)
 			fail("net: set %u queue pairs: expected 0, got %u", n->n_pairs, ack);
-		ack = control(n, 4, 0, 0);
+		ack = control(n, 4, 0, 0, 2);
 		if (ack != 1)
 			fail("net: set 0 queue pairs: expected 1, got %u", ack);
 	}
+	if (offloads && control(n, 5, 0, option_number("offloads", 0), 8) != 0)
+		fail("net: the device refuses to switch offloads off");
 	return n;
 }
 

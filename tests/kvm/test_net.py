@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network devices on restore: descriptors by SCM_RIGHTS (net_fds), taps by name, and what must be refused."""
+import array
+import fcntl
 import json
 import os
 import socket
+import struct
 
-from kvmtest import IS_FORKD, KvmTest, Tap, read, wait_for
+from kvmtest import IS_FORKD, KvmTest, Tap, read, wait_for, write
 
 
 class NetFds(KvmTest):
@@ -152,6 +155,66 @@ class NetFds(KvmTest):
         self.assertEqual(len(interfaces()), len(before) + 1)
         vmm.stop()
         self.assertEqual(interfaces(), before)
+
+
+class GuestOffloads(KvmTest):
+    """What a guest switched off (VIRTIO_NET_CTRL_GUEST_OFFLOADS) stays off on the tap of a restore."""
+
+    def offloads(self, tap):
+        """(checksums, segmentation): whether the host may leave them to who reads the tap."""
+        return tuple(bool(ethtool_get(tap.name, command)) for command in (ETHTOOL_GTXCSUM, ETHTOOL_GTSO))
+
+    def restored(self, directory):
+        tap = Tap(self)
+        clone = self.restore(directory, net_fds=[{"id": "net", "num_fds": 1}], fds=tap.fds)
+        clone.wait_rounds(2)
+        return clone, tap
+
+    def test_stay_off(self):
+        for left_on, expected in ((0, (False, False)), (1 << 1, (True, False)), (1 << 1 | 1 << 7 | 1 << 8, (True, True))):
+            with self.subTest(left_on=left_on):
+                tap = Tap(self)
+                vmm = self.boot("devices", f"rounds=0 batches=4 dev=net mem=4 offloads={left_on}",
+                                extra=["--net", f"id=net,fd={tap.fds[0]}"], pass_fds=tap.fds)
+                vmm.wait_rounds(2)
+                self.assertEqual(self.offloads(tap), expected)
+                first = vmm.snapshot()
+                vmm.stop()
+                clone, tap = self.restored(first)
+                self.assertEqual(self.offloads(tap), expected)
+                second = clone.snapshot()       # of a restored one
+                clone.stop()
+                clone, tap = self.restored(second)
+                self.assertEqual(self.offloads(tap), expected)
+                clone.stop()
+
+    def test_more_than_negotiated(self):
+        tap = Tap(self)
+        vmm = self.boot("devices", "rounds=0 batches=4 dev=net offloads=0", extra=["--net", f"id=net,fd={tap.fds[0]}"],
+                        pass_fds=tap.fds)
+        vmm.wait_rounds(1)
+        directory = vmm.snapshot()
+        vmm.stop()
+        state = os.path.join(directory, "state.json")
+        text = read(state).decode()
+        self.assertIn('guest_offloads\\":0', text)
+        write(state, text.replace('guest_offloads\\":0', 'guest_offloads\\":1024'))
+        tap = Tap(self)
+        clone = self.start(name="clone")
+        answer = clone.call("PUT", "vm.restore", {"source_url": "file://" + directory,
+                                                  "net_fds": [{"id": "net", "num_fds": 1}]}, tap.fds)
+        self.assertEqual(answer.status, 400, answer)
+        self.assertIn("net: guest_offloads 0x400 has more than was negotiated", answer.json[-1])
+
+
+ETHTOOL_GTXCSUM, ETHTOOL_GTSO = 0x16, 0x1e
+
+
+def ethtool_get(name, command):
+    value = array.array("I", [command, 0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        fcntl.ioctl(s, 0x8946, struct.pack("16sP16x", name.encode(), value.buffer_info()[0]))       # SIOCETHTOOL
+    return value[1]
 
 
 def interfaces():

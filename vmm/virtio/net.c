@@ -61,8 +61,11 @@ struct net_state {
 	struct saved_space config;
 	uint16_t *queue_size;
 	uint32_t n_queue_size;
-	uint16_t used_queue_pairs; /* ours: absent in Cloud Hypervisor's */
+	/* ours: absent in Cloud Hypervisor's */
+	uint16_t used_queue_pairs;
 	bool has_used_queue_pairs;
+	uint64_t guest_offloads; /* feature bits; absent: all that were negotiated */
+	bool has_guest_offloads;
 };
 
 struct pair {
@@ -79,6 +82,7 @@ struct net {
 	struct net_space space;
 	struct pair *pair;
 	unsigned n_pairs, used_pairs; /* used: as the driver set them (VIRTIO_NET_CTRL_MQ) */
+	uint64_t refused_offloads;    /* negotiated, then switched off by the driver (VIRTIO_NET_CTRL_GUEST_OFFLOADS) */
 	bool announce;                /* the guest is asked to announce itself */
 };
 
@@ -98,6 +102,7 @@ static const struct field net_state_fields[] = {
 	F_OBJ(struct net_state, config, space_fields, .flags = F_REQUIRED),
 	F_LIST(struct net_state, queue_size, .flags = F_REQUIRED, .count = VIRTIO_MAX_QUEUES),
 	F_OPT(struct net_state, used_queue_pairs, .min = 1),
+	F_OPT(struct net_state, guest_offloads),
 	F_END,
 };
 
@@ -225,7 +230,13 @@ static void transmit_frames(struct pair *p)
 
 /* ---- control ---- */
 
-static void set_offloads(struct net *net, uint64_t offloads)
+static uint64_t guest_offloads(const struct net *net)
+{
+	return net->vdev.acked_features & GUEST_OFFLOADS & ~net->refused_offloads;
+}
+
+/* Tells the taps what the guest takes. */
+static void apply_offloads(struct net *net)
 {
 	static const struct {
 		unsigned feature, tun;
@@ -236,7 +247,7 @@ static void set_offloads(struct net *net, uint64_t offloads)
 	unsigned tun = 0;
 
 	for (size_t i = 0; i < ARRAY_LEN(map); i++)
-		tun |= offloads & BIT(map[i].feature) ? map[i].tun : 0;
+		tun |= guest_offloads(net) & BIT(map[i].feature) ? map[i].tun : 0;
 	for (unsigned i = 0; i < net->n_pairs; i++)
 		tap_set_offload(net->pair[i].tap.fd, tun);
 }
@@ -271,7 +282,8 @@ static uint8_t control(struct net *net, const struct chain *c)
 		    iov_to_buf(c->iov, c->n_read, sizeof(head), &offloads, 8) < 8 ||
 		    (offloads & ~(net->vdev.acked_features & GUEST_OFFLOADS)))
 			return CTRL_ERR;
-		set_offloads(net, offloads);
+		net->refused_offloads = GUEST_OFFLOADS & ~offloads;
+		apply_offloads(net);
 		return CTRL_OK;
 	case CLASS_ANNOUNCE:
 		if (head.command != 0 || !virtio_has(&net->vdev, F_GUEST_ANNOUNCE))
@@ -336,7 +348,7 @@ static void net_activate(struct virtio_dev *vdev)
 	struct net *net = container_of(vdev, struct net, vdev);
 
 	update_status(net);
-	set_offloads(net, vdev->acked_features & GUEST_OFFLOADS);
+	apply_offloads(net);
 	for (unsigned i = 0; i < net->n_pairs && !vdev->paused; i++)
 		wait_for_frames(&net->pair[i], vdev->queue[2 * i].desc != NULL);
 }
@@ -355,6 +367,7 @@ static void net_reset(struct virtio_dev *vdev)
 
 	stop_receiving(vdev);
 	use_pairs(net, 1); /* until the driver asks for more */
+	net->refused_offloads = 0;
 	net->announce = false;
 	net->space.status = 0;
 }
@@ -414,6 +427,8 @@ static void net_save(struct virtio_dev *vdev, struct strbuf *out)
 		.n_queue_size = vdev->n_queues,
 		.used_queue_pairs = (uint16_t)net->used_pairs,
 		.has_used_queue_pairs = net->n_pairs > 1,
+		.guest_offloads = guest_offloads(net),
+		.has_guest_offloads = net->refused_offloads != 0,
 	};
 
 	memcpy(s.config.mac, net->space.mac, MAC_BYTES);
@@ -433,6 +448,10 @@ static int net_load(struct virtio_dev *vdev, const struct json_node *state, stru
 	if (s.config.max_virtqueue_pairs != net->n_pairs)
 		return err_set(err, ERR_INVALID, "state.json: %s: %u queue pairs, the configuration has %u", vdev->id,
 			       s.config.max_virtqueue_pairs, net->n_pairs);
+	if (s.has_guest_offloads && (s.guest_offloads & ~(s.acked_features & GUEST_OFFLOADS)))
+		return err_set(err, ERR_INVALID, "state.json: %s: guest_offloads 0x%llx has more than was negotiated",
+			       vdev->id, (unsigned long long)s.guest_offloads);
+	net->refused_offloads = s.has_guest_offloads ? GUEST_OFFLOADS & ~s.guest_offloads : 0;
 	memcpy(net->space.mac, s.config.mac, MAC_BYTES);
 	net->space.mtu = s.config.mtu;
 	use_pairs(net, s.has_used_queue_pairs && s.used_queue_pairs < net->n_pairs ? s.used_queue_pairs : net->n_pairs);
