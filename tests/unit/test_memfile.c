@@ -2,7 +2,7 @@
 /* vmm/memfile: the file has all of RAM and nothing but its data, from anonymous memory and from a copy-on-write mapping. */
 #include "vmm/state/memfile.h"
 
-#include "tests/unit/unit.h"
+#include "tests/unit/small_blocks.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -246,6 +246,44 @@ static void next_data(void **state)
 	close(pipe_fds[1]);
 }
 
+/* Holes that begin and end within pages: data is whole pages, so that nobody has to read or map a part of one. */
+static void holes_within_pages(void **state)
+{
+	int fd = small_blocks_file();
+	uint64_t start = 0, end = 0;
+	struct gmem m, copy;
+	struct err err = {};
+
+	(void)state;
+	assert_int_equal(ftruncate(fd, (off_t)PAGES * PAGE), 0);
+	assert_int_equal(pwrite(fd, "second", 6, 10 * PAGE + 1024), 6);
+	assert_int_equal(pwrite(fd, "third", 5, 11 * PAGE + 2048), 5);
+	assert_int_equal(pwrite(fd, "last", 4, (off_t)PAGES * PAGE - 4), 4);
+	assert_int_equal(lseek(fd, 0, SEEK_DATA), 10 * PAGE + 1024); /* as this test needs it */
+	assert_true(memfile_next_data(fd, 0, (uint64_t)PAGES * PAGE, &start, &end));
+	assert_int_equal(start, 10 * PAGE);
+	assert_int_equal(end, 11 * PAGE);
+	assert_true(memfile_next_data(fd, 10 * PAGE + 2048, (uint64_t)PAGES * PAGE, &start, &end));
+	assert_int_equal(start, 11 * PAGE);
+	assert_int_equal(end, 12 * PAGE);
+	assert_true(memfile_next_data(fd, end, (uint64_t)PAGES * PAGE, &start, &end));
+	assert_int_equal(start, (PAGES - 1) * PAGE);
+	assert_int_equal(end, PAGES * PAGE);
+
+	map(&m);
+	assert_int_equal(memfile_read(fd, &m, &err), 0);
+	same(fd, &m);
+	gmem_unmap(&m);
+
+	autoclose int out = unit_file();
+	layout(&copy);
+	assert_int_equal(gmem_map_cow(&copy, &fd, &err), 0);
+	assert_int_equal(memfile_write(out, &copy, &err), 0);
+	same(out, &copy);
+	assert_int_equal(data_pages(out), 3);
+	gmem_unmap(&copy);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -255,6 +293,7 @@ int main(void)
 		cmocka_unit_test(from_copy_on_write_with_holes),
 		cmocka_unit_test(errors),
 		cmocka_unit_test(next_data),
+		cmocka_unit_test(holes_within_pages),
 	};
 
 	return cmocka_run_group_tests_name("memfile", tests, NULL, NULL);

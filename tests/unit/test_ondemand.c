@@ -2,7 +2,7 @@
 /* vmm/ondemand: pages touched by this process come from the file, all come in the end, and it can be stopped early. */
 #include "vmm/state/ondemand.h"
 
-#include "tests/unit/unit.h"
+#include "tests/unit/small_blocks.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -169,6 +169,37 @@ static void stops_early(void **state)
 	assert_true(ondemand_complete(NULL));
 }
 
+/* A hole that ends within a page and is longer than the buffer of the pager. */
+static void holes_within_pages(void **state)
+{
+	static const struct {
+		off_t at;
+		const char *text;
+	} data[] = { { 300 * PAGE + 1024, "first" },
+		     { 1700 * PAGE + 3072, "low" },
+		     { (PAGES - 500) * PAGE + 1024, "high" } };
+	uint8_t want[PAGE];
+
+	(void)state;
+	close(file_fd);
+	file_fd = small_blocks_file();
+	assert_int_equal(ftruncate(file_fd, (off_t)PAGES * PAGE), 0);
+	for (size_t i = 0; i < ARRAY_LEN(data); i++)
+		assert_int_equal(pwrite(file_fd, data[i].text, 4, data[i].at), 4);
+	struct ondemand *od = start();
+	for (unsigned i = 0; i < 5000 && !ondemand_complete(od); i++)
+		usleep(1000);
+	assert_true(ondemand_complete(od));
+	ondemand_stop(od);
+	for (unsigned n = 0; n < PAGES; n++) {
+		memset(want, 0, PAGE);
+		for (size_t i = 0; i < ARRAY_LEN(data); i++)
+			if (data[i].at / PAGE == n)
+				memcpy(want + data[i].at % PAGE, data[i].text, 4);
+		assert_memory_equal(page(n), want, PAGE);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -176,6 +207,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(everything_comes_by_itself, make, done),
 		cmocka_unit_test_setup_teardown(discarded_pages_do_not_come, make, done),
 		cmocka_unit_test_setup_teardown(stops_early, make, done),
+		cmocka_unit_test_setup_teardown(holes_within_pages, make, done),
 	};
 
 	return cmocka_run_group_tests_name("ondemand", tests, NULL, NULL);

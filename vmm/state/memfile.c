@@ -115,8 +115,10 @@ bool memfile_next_data(int fd, uint64_t off, uint64_t end, uint64_t *ret_start, 
 	if ((uint64_t)start >= end)
 		return false;
 	off_t hole = lseek(fd, start, SEEK_HOLE);
-	*ret_start = (uint64_t)start;
-	*ret_end = hole > start && (uint64_t)hole < end ? (uint64_t)hole : end;
+	uint64_t first = (uint64_t)start & ~(GUEST_PAGE - 1ULL);
+	uint64_t last = ((uint64_t)hole + GUEST_PAGE - 1) & ~(GUEST_PAGE - 1ULL);
+	*ret_start = first > off ? first : off;
+	*ret_end = hole > start && last < end ? last : end;
 	return true;
 }
 

@@ -12,7 +12,10 @@
 MUST_CHECK int memfile_write(int fd, const struct gmem *mem, struct err *err);
 /* Reads all of RAM, which must be zero, from the file. */
 MUST_CHECK int memfile_read(int fd, const struct gmem *mem, struct err *err);
-/* The next data in [off, end) of the file: false when there is none. File systems without holes have one extent. */
+/*
+ * The next data in [off, end) of the file, as whole pages: false when there is none. A page that is a hole in part counts as data.
+ * File systems without holes have one extent.
+ */
 bool memfile_next_data(int fd, uint64_t off, uint64_t end, uint64_t *ret_start, uint64_t *ret_end);
 
 #endif

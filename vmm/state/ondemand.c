@@ -2,6 +2,7 @@
 /* The pager thread: answers faults first, and fetches what is left while there are none. */
 #include "vmm/state/ondemand.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -72,6 +73,7 @@ static int put(struct ondemand *od, const struct gmem_region *r, uint64_t off, u
 
 static int read_chunk(const struct ondemand *od, uint64_t off, uint64_t len)
 {
+	assert(len <= CHUNK_BYTES);
 	ssize_t n = io_read(od->mem_fd, od->buf, len, off);
 
 	return n < 0 ? (int)n : (uint64_t)n < len ? -ENODATA : 0;
@@ -144,8 +146,7 @@ static int fetch_next(struct ondemand *od)
 	uint64_t most = hole ? CHUNK_BYTES * 16 : CHUNK_BYTES;
 	if (len > most)
 		len = most;
-	int ret = hole && len % GUEST_PAGE == 0 ? put_chunk(od, r, od->off, len, true)
-						: put_chunk(od, r, od->off, len, false);
+	int ret = put_chunk(od, r, od->off, len, hole);
 	od->off += len;
 	if (od->off == r->size) {
 		od->region++;
