@@ -13,6 +13,7 @@
 #include "forkd/access/admission.h"
 #include "forkd/access/opener.h"
 #include "forkd/access/policy.h"
+#include "forkd/clone/follow.h"
 #include "forkd/clone/recover.h"
 #include "forkd/errors.h"
 #include "forkd/events.h"
@@ -191,8 +192,9 @@ static int start(struct forkd *d, struct err *err)
 	    registry_new(&d->registry, err) < 0 || idempotency_new(&d->idempotency, err) < 0 ||
 	    admission_new((uint64_t)opt->memory_reserve_mib << 20, &d->admission, err) < 0)
 		return err->num;
-	if (templates_load(d->registry, d->store, err) < 0 || watch_start(d, &d->watcher, err) < 0 ||
-	    recover_clones(d, err) < 0 || opener_start(d, &d->opener, err) < 0)
+	if (templates_load(d->registry, d->store, err) < 0 || watch_start(&d->watcher, err) < 0 ||
+	    follow_start(d, &d->followed, err) < 0 || recover_clones(d, err) < 0 ||
+	    opener_start(d, &d->opener, err) < 0)
 		return err->num;
 	metrics_set_gauges(d->metrics, gauges, d);
 	events_emit(d->events, "daemon.started", NULL, NULL, NULL);
@@ -226,6 +228,7 @@ void forkd_stop(struct forkd *d)
 	watch_stop(d->watcher);
 	drop_hosts(d);
 	watch_free(d->watcher);
+	follow_free(d->followed);
 	registry_free(d->registry);
 	idempotency_free(d->idempotency);
 	admission_free(d->admission);

@@ -25,6 +25,7 @@ struct forkd {
 	struct store *store;
 	struct registry *registry;
 	struct watcher *watcher;
+	struct followed *followed; /* the clones that it watches */
 	struct opener *opener;
 	struct idempotency *idempotency;
 	struct admission *admission;

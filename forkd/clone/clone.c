@@ -9,6 +9,7 @@
 #include "common/log.h"
 #include "forkd/access/admission.h"
 #include "forkd/access/handover.h"
+#include "forkd/clone/follow.h"
 #include "forkd/clone/launch.h"
 #include "forkd/clone/life.h"
 #include "forkd/errors.h"
@@ -135,7 +136,7 @@ static int settle(const struct batch *b, struct clone *c, struct err *err)
 
 	if (place_open(b->d, "clones", c->record.id, &dir, err) < 0 || record_commit(dir, err) < 0)
 		return err->num;
-	return watch_adopt(b->d->watcher, c, err);
+	return follow_clone(b->d, c, err);
 }
 
 /* From here on they live as any other clone. */
@@ -156,7 +157,7 @@ static int hand_out(struct batch *b, struct clone **clones, struct err *err)
 		pthread_mutex_unlock(&b->d->registry->lock);
 	}
 	if (timed)
-		watch_wake(b->d->watcher);
+		follow_ttl(b->d);
 	metrics_count(b->d->metrics, METRIC_CLONES_CREATED, b->n);
 	metrics_observe_us(b->d->metrics, HISTOGRAM_TOTAL, (monotonic_ns() - b->http->accepted_ns) / 1000);
 	return 0;

@@ -10,9 +10,9 @@
 
 #include "common/log.h"
 #include "forkd/access/handover.h"
+#include "forkd/clone/follow.h"
 #include "forkd/clone/life.h"
 #include "forkd/metrics.h"
-#include "forkd/watch/watch.h"
 #include "forkd/wire/control.h"
 
 enum { HELLO_TIMEOUT_MS = 10000, QUIT_TIMEOUT_MS = 1000 };
@@ -79,7 +79,7 @@ static void look_at(struct forkd *d, int clones_fd, const char *id)
 		return;
 	if (place_connect(d, "clones", id, &c->control.fd, &err) >= 0 && take_back(c, id, dir_fd, &err) >= 0) {
 		registry_add(d->registry, c);
-		if (watch_adopt(d->watcher, c, &err) < 0)
+		if (follow_clone(d, c, &err) < 0)
 			log_error("clone %s: %s", id, err.msg);
 		metrics_count(d->metrics, METRIC_CLONES_ADOPTED, 1);
 	} else {

@@ -76,8 +76,8 @@ struct clone *clone_new(const char *id)
 		return NULL;
 	fields_init(record_fields, &c->record);
 	c->record.id = strdup(id);
-	c->control = (struct watch){ .kind = WATCH_CLONE, .fd = -1 };
-	c->process = (struct watch){ .kind = WATCH_CLONE_PID, .fd = -1 };
+	c->control = (struct watch){ .fd = -1 };
+	c->process = (struct watch){ .fd = -1 };
 	c->refs = 1;
 	pthread_mutex_init(&c->talk, NULL);
 	if (!c->record.id) {
@@ -307,4 +307,16 @@ int registry_wait(struct registry *r, struct clone *c, enum clone_state state, u
 		return fail(err, E_BAD_STATE, "clone '%s' has exited: it will never be %s", c->record.id,
 			    clone_states[state]);
 	return fail(err, E_TIMEOUT, "clone '%s' is %s, not %s", c->record.id, clone_states[now], clone_states[state]);
+}
+
+void registry_exited(struct registry *r, uint32_t pid, int32_t status)
+{
+	pthread_mutex_lock(&r->lock);
+	for (size_t i = 0; i < ARRAY_LEN(r->buckets); i++)
+		for (struct clone *c = r->buckets[i]; c; c = c->next)
+			if (c->record.pid == pid && !c->has_status && c->state != CLONE_EXITED) {
+				c->has_status = true;
+				c->status = status;
+			}
+	pthread_mutex_unlock(&r->lock);
 }

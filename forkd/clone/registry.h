@@ -10,17 +10,11 @@
 #include <stdatomic.h>
 
 #include "forkd/clone/record.h"
+#include "forkd/watch/watch.h"
 #include "store/store.h"
 
 enum clone_state { CLONE_CREATING, CLONE_PAUSED, CLONE_RUNNING, CLONE_EXITED, CLONE_DELETING, CLONE_STATES };
 extern const char *const clone_states[]; /* as in the API, NULL-terminated */
-
-/* What the watcher waits for; the object that it is in is told by the kind. */
-struct watch {
-	enum { WATCH_CLONE, WATCH_CLONE_PID, WATCH_HOST, WATCH_HOST_PID, WATCH_WAKE } kind;
-	int fd;
-	struct watch *next_released;
-};
 
 struct clone {
 	struct record
@@ -28,8 +22,9 @@ struct clone {
 	pthread_mutex_t talk; /* one conversation on the control socket at a time; taken before the registry's lock */
 	struct watch control, process; /* the control socket (talk) and the pidfd; -1: none (yet, or any more) */
 	uint64_t end_deadline_ns;      /* watcher only: when it waits no longer for the host to tell the status */
-	struct clone *next_pending;    /* watcher only */
-	struct clone *next_adopted, **adopted_at; /* the watcher's lock */
+	struct clone *next_ended;      /* watcher only */
+	struct followed *followed;     /* who follows it */
+	struct clone *next_followed, **followed_at; /* the lock of that */
 	/* all else: under the registry's lock */
 	enum clone_state state, first_state; /* first_state: when it was made */
 	unsigned refs;
@@ -91,6 +86,8 @@ struct clone_filter {
 MUST_CHECK int registry_list(struct registry *r, const struct clone_filter *f, struct clone ***ret, unsigned *ret_n,
 			     bool *ret_more, struct err *err);
 void clones_unref(struct registry *r, struct clone **clones, unsigned n);
+/* A template host said how a process ended (`status` as of waitpid()). */
+void registry_exited(struct registry *r, uint32_t pid, int32_t status);
 /* How many clones of the template have a process (NULL: of all). */
 unsigned registry_count(struct registry *r, const char *template);
 /* The same, and the ids of the first of them. */

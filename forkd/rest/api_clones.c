@@ -7,6 +7,7 @@
 #include "common/clock.h"
 #include "forkd/access/handover.h"
 #include "forkd/clone/clone.h"
+#include "forkd/clone/follow.h"
 #include "forkd/clone/life.h"
 #include "forkd/clone/stats.h"
 #include "forkd/errors.h"
@@ -313,7 +314,7 @@ int api_clone_patch(struct forkd *d, struct request *rq, struct reply *reply, st
 	pthread_mutex_unlock(&c->talk);
 	labels_free(p.labels, p.n_labels);
 	if (r >= 0) {
-		watch_wake(d->watcher);
+		follow_ttl(d);
 		return answer(d, c, reply);
 	}
 	clone_unref(d->registry, c);

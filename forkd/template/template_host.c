@@ -14,6 +14,7 @@
 #include "forkd/events.h"
 #include "forkd/metrics.h"
 #include "forkd/options.h"
+#include "forkd/template/templates.h"
 #include "forkd/watch/watch.h"
 #include "forkd/wire/control.h"
 
@@ -49,6 +50,76 @@ void template_host_stop(struct template_host *h)
 	template_host_unref(h);
 }
 
+static bool alive(const struct template_host *h)
+{
+	return !h->failed && wait_readable(h->process.fd, 0) == 0;
+}
+
+/* The caller holds host_lock. */
+static void forget(struct forkd *d, struct tmpl *t, bool died)
+{
+	struct template_host *h = t->host;
+
+	t->host = NULL;
+	watch_forget(d->watcher, &h->control);
+	watch_forget(d->watcher, &h->process);
+	watch_release(d->watcher, &h->process);
+	if (died) {
+		log_error("template host of '%s' (process %d) failed; its clones go on", t->name, h->pid);
+		metrics_count(d->metrics, METRIC_HOSTS_FAILED, 1);
+		events_emit(d->events, "host.failed", t->name, NULL, NULL);
+	}
+	template_host_stop(h);
+	store_release(d->store, t->name);
+}
+
+/* ---- what the watcher sees of it ---- */
+
+/* First of all that is ready: it tells how those processes ended whose ends come in the same batch. */
+static void on_packet(struct watch *w)
+{
+	struct template_host *h = container_of(w, struct template_host, control);
+	autoctl struct ctl_packet p = {};
+	struct err err = {};
+
+	if (pthread_mutex_trylock(&h->talk) != 0)
+		return;
+	int got = h->control.fd >= 0 && wait_readable(h->control.fd, 0) > 0 ? ctl_recv(h->control.fd, &p, &err)
+									    : -EAGAIN;
+	if (got > 0 && json_get(&p.json.nodes[0], "event"))
+		template_host_event(h, &p);
+	if (got == 0 || (got < 0 && got != -EAGAIN))
+		h->failed = true; /* its pidfd tells the rest */
+	else
+		watch_rearm(h->d->watcher, &h->control);
+	pthread_mutex_unlock(&h->talk);
+}
+
+static void on_end(struct watch *w)
+{
+	struct template_host *h = container_of(w, struct template_host, process);
+	struct forkd *d = h->d;
+	struct tmpl *t = tmpl_find(d->registry, h->name);
+
+	h->failed = true;
+	if (!t)
+		return; /* it is being deleted, and the host with it */
+	if (pthread_mutex_trylock(&t->host_lock) ==
+	    0) { /* else: whoever holds it sees the end too, or leaves it to the next call */
+		if (t->host == h)
+			forget(d, t, true);
+		pthread_mutex_unlock(&t->host_lock);
+	}
+	tmpl_unuse(d->registry, t);
+}
+
+static void let_go(struct watch *w)
+{
+	template_host_unref(container_of(w, struct template_host, process));
+}
+
+/* ---- start and use ---- */
+
 static int load(struct template_host *h, int dir_fd, unsigned park, struct err *err)
 {
 	const struct ctl_load rq = { .park = park };
@@ -81,8 +152,8 @@ int template_host_start(struct forkd *d, const char *name, int dir_fd, unsigned 
 	h->refs = 1;
 	h->d = d;
 	h->name = strdup(name);
-	h->control = (struct watch){ .kind = WATCH_HOST, .fd = -1 };
-	h->process = (struct watch){ .kind = WATCH_HOST_PID, .fd = -1 };
+	h->control = (struct watch){ .fd = -1, .once = true, .first = true, .ready = on_packet };
+	h->process = (struct watch){ .fd = -1, .ready = on_end, .let_go = let_go };
 	pthread_mutex_init(&h->talk, NULL);
 	if (!h->name || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
 		err_sys(err, ERR_INTERNAL, "make a socket pair");
@@ -103,29 +174,6 @@ int template_host_start(struct forkd *d, const char *name, int dir_fd, unsigned 
 	log_info("template host of '%s' is process %d", name, h->pid);
 	*ret = h;
 	return 0;
-}
-
-static bool alive(const struct template_host *h)
-{
-	return !h->failed && wait_readable(h->process.fd, 0) == 0;
-}
-
-/* The caller holds host_lock. */
-static void forget(struct forkd *d, struct tmpl *t, bool died)
-{
-	struct template_host *h = t->host;
-
-	t->host = NULL;
-	watch_forget(d->watcher, &h->control);
-	watch_forget(d->watcher, &h->process);
-	watch_release(d->watcher, &h->process);
-	if (died) {
-		log_error("template host of '%s' (process %d) failed; its clones go on", t->name, h->pid);
-		metrics_count(d->metrics, METRIC_HOSTS_FAILED, 1);
-		events_emit(d->events, "host.failed", t->name, NULL, NULL);
-	}
-	template_host_stop(h);
-	store_release(d->store, t->name);
 }
 
 static int start_acquired(struct forkd *d, struct tmpl *t, int dir_fd, struct err *err)
@@ -185,15 +233,6 @@ void tmpl_drop_host(struct forkd *d, struct tmpl *t)
 	pthread_mutex_unlock(&t->host_lock);
 }
 
-void tmpl_host_died(struct forkd *d, struct tmpl *t, const struct template_host *h)
-{
-	if (pthread_mutex_trylock(&t->host_lock) != 0)
-		return;
-	if (t->host == h)
-		forget(d, t, true);
-	pthread_mutex_unlock(&t->host_lock);
-}
-
 int template_host_send_fork(struct template_host *h, const char *id, uint8_t memory_mode, int listen_fd,
 			    struct err *err)
 {
@@ -246,5 +285,5 @@ void template_host_event(void *host, const struct ctl_packet *p)
 	if (fields_load(ctl_exited_fields, &e, &p->json.nodes[0], "exited", &err) < 0)
 		log_warn("template host of '%s': %s", h->name, err.msg);
 	else
-		watch_exited(h->d, e.pid, e.status);
+		registry_exited(h->d->registry, e.pid, e.status);
 }

@@ -34,8 +34,6 @@ void template_host_unref(struct template_host *h); /* NULL is fine */
 MUST_CHECK int tmpl_host(struct forkd *d, struct tmpl *t, struct template_host **ret, struct err *err);
 /* Ends it and lets go of the store's directory. */
 void tmpl_drop_host(struct forkd *d, struct tmpl *t);
-/* The watcher saw its end. Whoever holds the lock right now sees that too, or leaves it to the next call. */
-void tmpl_host_died(struct forkd *d, struct tmpl *t, const struct template_host *h);
 
 /* Asking for a process and hearing of it, apart, so that several can be under way. The caller holds talk; replies are in order. */
 MUST_CHECK int template_host_send_fork(struct template_host *h, const char *id, uint8_t memory_mode, int listen_fd,

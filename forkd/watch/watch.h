@@ -1,31 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The one thread that waits for what nobody asked for: ends of processes, events of VM processes and template hosts, TTLs. It is
- * also the only one that lets go of what it watches, so that no event is about an object that is freed.
+ * The one thread that waits for what nobody asked for. It knows descriptors, times and callbacks; what they are about is known to
+ * whoever adds them. This thread is also the only one that lets go of what it watches, so that no callback is about an object that is
+ * freed.
  */
 #ifndef FORKD_WATCH_WATCH_H
 #define FORKD_WATCH_WATCH_H
 
-#include "forkd/clone/registry.h"
-#include "forkd/daemon.h"
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/err.h"
+
+/* A descriptor. The callbacks run in the watcher's thread. */
+struct watch {
+	int fd;     /* -1: none (yet, or any more) */
+	bool once;  /* a conversation: silent after `ready` until watch_rearm() */
+	bool first; /* told before the others that are ready at the same moment */
+	void (*ready)(struct watch *w);
+	void (*let_go)(struct watch *w); /* drops the watcher's reference to the object that it is in */
+	struct watch *next_released;
+};
+
+/* Work at a time of its own. */
+struct watch_round {
+	uint64_t (*look)(struct watch_round *round); /* in the watcher's thread; returns when next, CLOCK_MONOTONIC ns */
+	_Atomic uint64_t due_ns;                     /* 0: at once */
+	struct watch_round *next;
+};
 
 struct watcher;
 
-MUST_CHECK int watch_start(struct forkd *d, struct watcher **ret, struct err *err);
+MUST_CHECK int watch_start(struct watcher **ret, struct err *err);
 void watch_stop(struct watcher *r); /* ends the thread; the functions below still work. NULL is fine */
-void watch_free(struct watcher *r);
+void watch_free(struct watcher *r); /* lets go of what was released; NULL is fine */
 
 /* The object holds a reference for the watcher, until watch_release(). */
 MUST_CHECK int watch_add(struct watcher *r, struct watch *w, struct err *err);
-void watch_rearm(struct watcher *r, const struct watch *w);  /* control sockets: after a conversation */
+void watch_rearm(struct watcher *r, const struct watch *w);  /* after a conversation */
 void watch_forget(struct watcher *r, const struct watch *w); /* before its descriptor is closed */
-void watch_release(struct watcher *r,
-		   struct watch *process); /* of a clone or host: drops the watcher's reference, soon */
-/* A clone's watches and the reference for them; what is ended already is told at once. */
-MUST_CHECK int watch_adopt(struct watcher *r, struct clone *c, struct err *err);
-/* A template host said how a process ended. */
-void watch_exited(struct forkd *d, uint32_t pid, int32_t status);
-/* Look at the clock again: a TTL has changed. */
-void watch_wake(struct watcher *r);
+void watch_release(struct watcher *r, struct watch *w);      /* calls its let_go, soon */
+
+/* From then on until watch_stop(). */
+void watch_add_round(struct watcher *r, struct watch_round *round);
+/* Has it look at once, whenever it is due. */
+void watch_hurry(struct watcher *r, struct watch_round *round);
 
 #endif

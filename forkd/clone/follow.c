@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The watcher's callbacks for clones. */
+#include "forkd/clone/follow.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include "common/clock.h"
+#include "forkd/clone/life.h"
+#include "forkd/clone/stats.h"
+#include "forkd/clone/ttl.h"
+#include "forkd/watch/watch.h"
+#include "forkd/wire/control.h"
+
+enum {
+	STATUS_WAIT_MS = 200, /* for the template host to tell how a process ended */
+	END_TICK_MS = 10,     /* looks at it that often */
+	SAMPLE_MS = 5000,
+};
+
+struct followed {
+	struct forkd *d;
+	pthread_mutex_t lock;
+	struct clone *first; /* lock; until they are released */
+	struct clone *ended; /* the status is not known yet; watcher only */
+	struct watch_round ends, ttl, samples;
+};
+
+/* ---- what its process says ---- */
+
+static void on_packet(struct watch *w)
+{
+	struct clone *c = container_of(w, struct clone, control);
+	struct forkd *d = c->followed->d;
+	autoctl struct ctl_packet p = {};
+	struct err err = {};
+
+	if (pthread_mutex_trylock(&c->talk) != 0)
+		return; /* whoever talks with it reads this too, and arms the watch again */
+	bool open = c->control.fd >= 0 && wait_readable(c->control.fd, 0) > 0;
+	int got = open ? ctl_recv(c->control.fd, &p, &err) : 1;
+	if (open && got > 0)
+		clone_event(d, c, &p);
+	if (got == 0 || (got < 0 && got != -EAGAIN)) {
+		watch_forget(d->watcher, &c->control); /* it is ending: the pidfd tells */
+		close(steal_fd(&c->control.fd));
+	}
+	watch_rearm(d->watcher, &c->control);
+	pthread_mutex_unlock(&c->talk);
+}
+
+/* ---- its end ---- */
+
+/* What it said before it ended is still in the socket. */
+static void read_last_words(struct forkd *d, struct clone *c)
+{
+	struct err err = {};
+
+	pthread_mutex_lock(&c->talk);
+	while (c->control.fd >= 0 && wait_readable(c->control.fd, 0) > 0) {
+		autoctl struct ctl_packet p = {};
+		if (ctl_recv(c->control.fd, &p, &err) <= 0)
+			break;
+		clone_event(d, c, &p);
+	}
+	pthread_mutex_unlock(&c->talk);
+}
+
+static void on_end(struct watch *w)
+{
+	struct clone *c = container_of(w, struct clone, process);
+	struct followed *f = c->followed;
+
+	watch_forget(f->d->watcher, w);
+	read_last_words(f->d, c);
+	c->end_deadline_ns = deadline_in_ms(STATUS_WAIT_MS);
+	c->next_ended = f->ended;
+	f->ended = c;
+	atomic_store(&f->ends.due_ns, 0);
+}
+
+/* Nobody waits for more news of its end. One that is not handed out yet ends afterwards, or is taken out of the registry. */
+static bool is_settled(struct registry *reg, const struct clone *c)
+{
+	pthread_mutex_lock(&reg->lock);
+	bool known = c->has_status || c->exit_reason || monotonic_ns() >= c->end_deadline_ns;
+	bool settled = c->state == CLONE_DELETING || !c->listed || (known && c->state != CLONE_CREATING);
+	pthread_mutex_unlock(&reg->lock);
+	return settled;
+}
+
+static uint64_t look_at_ends(struct watch_round *round)
+{
+	struct followed *f = container_of(round, struct followed, ends);
+
+	for (struct clone **at = &f->ended; *at;) {
+		struct clone *c = *at;
+		if (!is_settled(f->d->registry, c)) {
+			at = &c->next_ended;
+			continue;
+		}
+		*at = c->next_ended;
+		clone_ended(f->d, c);
+		watch_release(f->d->watcher, &c->process);
+	}
+	return f->ended ? deadline_in_ms(END_TICK_MS) : UINT64_MAX;
+}
+
+/* ---- times ---- */
+
+static uint64_t look_at_ttl(struct watch_round *round)
+{
+	return ttl_look(container_of(round, struct followed, ttl)->d);
+}
+
+static uint64_t sample(struct watch_round *round)
+{
+	stats_sample(container_of(round, struct followed, samples)->d->registry);
+	return deadline_in_ms(SAMPLE_MS);
+}
+
+void follow_ttl(struct forkd *d)
+{
+	watch_hurry(d->watcher, &d->followed->ttl);
+}
+
+/* ---- which ---- */
+
+static void let_go(struct watch *process)
+{
+	struct clone *c = container_of(process, struct clone, process);
+	struct followed *f = c->followed;
+
+	pthread_mutex_lock(&f->lock);
+	*c->followed_at = c->next_followed;
+	if (c->next_followed)
+		c->next_followed->followed_at = c->followed_at;
+	pthread_mutex_unlock(&f->lock);
+	clone_unref(f->d->registry, c);
+}
+
+int follow_clone(struct forkd *d, struct clone *c, struct err *err)
+{
+	struct followed *f = d->followed;
+
+	pthread_mutex_lock(&d->registry->lock);
+	clone_ref_locked(c);
+	pthread_mutex_unlock(&d->registry->lock);
+	c->control = (struct watch){ .fd = c->control.fd, .once = true, .ready = on_packet };
+	c->process = (struct watch){ .fd = c->process.fd, .ready = on_end, .let_go = let_go };
+	c->followed = f;
+	pthread_mutex_lock(&f->lock);
+	c->next_followed = f->first;
+	c->followed_at = &f->first;
+	if (f->first)
+		f->first->followed_at = &c->next_followed;
+	f->first = c;
+	pthread_mutex_unlock(&f->lock);
+	if (watch_add(d->watcher, &c->control, err) >= 0 && watch_add(d->watcher, &c->process, err) >= 0)
+		return 0;
+	watch_forget(d->watcher, &c->control);
+	watch_release(d->watcher, &c->process);
+	return err->num;
+}
+
+int follow_start(struct forkd *d, struct followed **ret, struct err *err)
+{
+	struct followed *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "follow clones");
+	f->d = d;
+	f->ends.look = look_at_ends;
+	f->ttl.look = look_at_ttl;
+	f->samples.look = sample;
+	pthread_mutex_init(&f->lock, NULL);
+	*ret = f;
+	watch_add_round(d->watcher, &f->samples);
+	watch_add_round(d->watcher, &f->ttl);
+	watch_add_round(d->watcher, &f->ends);
+	return 0;
+}
+
+void follow_free(struct followed *f)
+{
+	if (!f)
+		return;
+	while (f->first)
+		let_go(&f->first->process);
+	pthread_mutex_destroy(&f->lock);
+	free(f);
+}

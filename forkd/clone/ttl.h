@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Clones whose time is over: those with a TTL, and the records of those that have exited. In the watcher's thread. */
+#ifndef FORKD_CLONE_TTL_H
+#define FORKD_CLONE_TTL_H
+
+#include <stdint.h>
+
+struct forkd;
+
+/* Deletes them; returns when to look again, CLOCK_MONOTONIC ns. */
+uint64_t ttl_look(struct forkd *d);
+
+#endif
