@@ -21,8 +21,8 @@
 
 #include "common/log.h"
 #include "vmm/machine/devices.h"
-#include "vmm/snapshot/snapshot_write.h"
 #include "vmm/state/saved.h"
+#include "vmm/state/snapshot_read.h"
 
 enum { RUN_BYTES = 12288, XSAVE_BYTES = 4096, TSC_KHZ = 2000000 };
 #define DISK_BYTES (8ULL << 20) /* as those of the guests were */

@@ -12,6 +12,7 @@
 #include "vmm/machine/machine.h"
 #include "vmm/snapshot/snapshot_write.h"
 #include "vmm/state/ondemand.h"
+#include "vmm/state/snapshot_read.h"
 
 #define HOTPLUG_ALIGN (128ULL << 20)
 

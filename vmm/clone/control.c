@@ -16,6 +16,7 @@
 #include "vmm/clone/config_override.h"
 #include "vmm/clone/control_fds.h"
 #include "vmm/core/host_open.h"
+#include "vmm/machine/machine.h"
 
 struct owned_vm {
 	struct vmm_owner owner;

@@ -6,8 +6,8 @@
 #include "vmm/core/arch.h"
 #include "vmm/machine/build.h"
 #include "vmm/machine/devices.h"
-#include "vmm/snapshot/snapshot_write.h"
 #include "vmm/state/ondemand.h"
+#include "vmm/state/snapshot_read.h"
 #include "vmm/state/state.h"
 
 /* In the mode that was asked for; never in another one. */

@@ -7,7 +7,7 @@
 #define VMM_STATE_SAVED_H
 
 #include "vmm/core/arch.h"
-#include "vmm/snapshot/snapshot_write.h"
+#include "vmm/state/snapshot_read.h"
 
 struct saved {
 	struct arch_state arch;
