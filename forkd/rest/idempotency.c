@@ -1,37 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The list of keys and answers. */
+/* Keys and answers in lists, one of each caller. */
 #include "forkd/rest/idempotency.h"
 
 #include <errno.h>
 #include <gnutls/crypto.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/queue.h>
 
 #include "common/clock.h"
 #include "forkd/errors.h"
 
 enum { HASH_BYTES = 32 };
-static const size_t kept_max = 64 << 20; /* bytes of answers */
 
 struct entry {
+	TAILQ_ENTRY(entry) link;
 	char *key;
-	bool local;
-	uid_t uid; /* whose key it is */
 	uint8_t hash[HASH_BYTES];
 	enum { AT_WORK, DONE, FAILED } state;
 	unsigned status, waiting; /* waiting: it stays */
 	char *body;
-	size_t len;
+	size_t len, bytes; /* bytes: what a finished entry takes in all */
 	uint64_t expires_ns;
-	struct entry *next;
+};
+TAILQ_HEAD(entries, entry);
+
+/* The keys of one caller. */
+struct owner {
+	LIST_ENTRY(owner) link;
+	bool local;
+	uid_t uid;
+	struct entries at_work; /* the failed too: a waiting request takes such an entry over */
+	struct entries done;    /* the first one finished first, and expires first */
+	unsigned n_done;
+	size_t bytes; /* of the finished entries */
 };
 
 struct idempotency {
 	pthread_mutex_t lock; /* of all below */
 	pthread_cond_t changed;
-	struct entry *list;
-	unsigned n;
-	size_t kept; /* bytes of answers */
+	LIST_HEAD(, owner) owners;
+	size_t bytes; /* of all finished entries */
 };
 
 int idempotency_new(struct idempotency **ret, struct err *err)
@@ -41,31 +50,103 @@ int idempotency_new(struct idempotency **ret, struct err *err)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "prepare idempotency keys");
 	pthread_mutex_init(&(*ret)->lock, NULL);
 	pthread_cond_init(&(*ret)->changed, NULL);
+	LIST_INIT(&(*ret)->owners);
 	return 0;
 }
 
-static void drop(struct idempotency *i, struct entry **at)
+static void entry_free(struct entry *e)
 {
-	struct entry *e = *at;
-
-	*at = e->next;
-	i->n--;
-	i->kept -= e->len;
 	free(e->key);
 	free(e->body);
 	free(e);
+}
+
+static void drop_done(struct idempotency *i, struct owner *o, struct entry *e)
+{
+	TAILQ_REMOVE(&o->done, e, link);
+	o->n_done--;
+	o->bytes -= e->bytes;
+	i->bytes -= e->bytes;
+	entry_free(e);
+}
+
+static void drop_owner(struct idempotency *i, struct owner *o)
+{
+	struct entry *e;
+
+	while ((e = TAILQ_FIRST(&o->done)))
+		drop_done(i, o, e);
+	while ((e = TAILQ_FIRST(&o->at_work))) {
+		TAILQ_REMOVE(&o->at_work, e, link);
+		entry_free(e);
+	}
+	LIST_REMOVE(o, link);
+	free(o);
 }
 
 void idempotency_free(struct idempotency *i)
 {
 	if (!i)
 		return;
-	while (i->list)
-		drop(i, &i->list);
+	while (!LIST_EMPTY(&i->owners))
+		drop_owner(i, LIST_FIRST(&i->owners));
 	pthread_mutex_destroy(&i->lock);
 	pthread_cond_destroy(&i->changed);
 	free(i);
 }
+
+/* ---- bounds ---- */
+
+/* The oldest finished entry for which nobody waits; NULL: there is none. */
+static struct entry *oldest_done(const struct owner *o)
+{
+	struct entry *e;
+
+	TAILQ_FOREACH(e, &o->done, link)
+	if (!e->waiting)
+		return e;
+	return NULL;
+}
+
+/* Drops what is older than ten minutes, and callers without keys. */
+static void expire_locked(struct idempotency *i)
+{
+	uint64_t now = monotonic_ns();
+	struct owner *o = LIST_FIRST(&i->owners);
+
+	while (o) {
+		struct owner *next = LIST_NEXT(o, link);
+		struct entry *e;
+		while ((e = oldest_done(o)) && e->expires_ns < now)
+			drop_done(i, o, e);
+		if (TAILQ_EMPTY(&o->done) && TAILQ_EMPTY(&o->at_work))
+			drop_owner(i, o);
+		o = next;
+	}
+}
+
+static struct owner *largest_owner(const struct idempotency *i)
+{
+	struct owner *o, *largest = LIST_FIRST(&i->owners);
+
+	LIST_FOREACH(o, &i->owners, link)
+	if (o->bytes > largest->bytes)
+		largest = o;
+	return largest;
+}
+
+/* `o` has one more finished entry: its own oldest ones go when it has too many, and those of the largest when all have. */
+static void make_room_locked(struct idempotency *i, struct owner *o)
+{
+	struct entry *e;
+
+	while ((o->n_done > IDEMPOTENCY_KEYS_MAX || o->bytes > IDEMPOTENCY_BYTES_MAX) && (e = oldest_done(o)))
+		drop_done(i, o, e);
+	while (i->bytes > IDEMPOTENCY_ALL_BYTES_MAX && (o = largest_owner(i)) && (e = oldest_done(o)))
+		drop_done(i, o, e);
+}
+
+/* ---- requests ---- */
 
 /* What is asked for, and with what. */
 static int hash_request(const struct request *rq, uint8_t ret[HASH_BYTES], struct err *err)
@@ -82,56 +163,77 @@ static int hash_request(const struct request *rq, uint8_t ret[HASH_BYTES], struc
 	return 0;
 }
 
-/* The caller's entry of that key, or the end of the list; drops what is over on the way. */
-static struct entry **find_locked(struct idempotency *i, const struct caller *who, const char *key)
+static struct owner *find_owner_locked(const struct idempotency *i, const struct caller *who)
 {
-	struct entry **at = &i->list;
-	uint64_t now = monotonic_ns();
+	struct owner *o;
 
-	while (*at) {
-		struct entry *e = *at;
-		bool over = e->state == FAILED || (e->state == DONE && e->expires_ns < now);
-		if (over && !e->waiting) {
-			drop(i, at);
-			continue;
-		}
-		if (strcmp(e->key, key) == 0 && e->local == who->local && e->uid == who->uid)
-			return at;
-		at = &e->next;
-	}
-	return at;
+	LIST_FOREACH(o, &i->owners, link)
+	if (o->local == who->local && o->uid == who->uid)
+		return o;
+	return NULL;
 }
 
-static int add_locked(struct idempotency *i, struct entry **at, const struct caller *who, const char *key,
-		      const uint8_t *hash, struct err *err)
+static struct entry *find_in(const struct entries *list, const char *key)
 {
 	struct entry *e;
 
-	if (i->n >= IDEMPOTENCY_ENTRIES_MAX || i->kept > kept_max)
-		return fail(err, E_BUSY, "too many idempotency keys within ten minutes: %u, with %zu bytes of answers",
-			    i->n, i->kept);
-	e = calloc(1, sizeof(*e));
+	TAILQ_FOREACH(e, list, link)
+	if (strcmp(e->key, key) == 0)
+		return e;
+	return NULL;
+}
+
+/* The caller's entry of that key. */
+static struct entry *find_locked(const struct idempotency *i, const struct caller *who, const char *key)
+{
+	const struct owner *o = find_owner_locked(i, who);
+	struct entry *e = o ? find_in(&o->at_work, key) : NULL;
+
+	return e || !o ? e : find_in(&o->done, key);
+}
+
+static struct owner *add_owner_locked(struct idempotency *i, const struct caller *who)
+{
+	struct owner *o = calloc(1, sizeof(*o));
+
+	if (!o)
+		return NULL;
+	o->local = who->local;
+	o->uid = who->uid;
+	TAILQ_INIT(&o->at_work);
+	TAILQ_INIT(&o->done);
+	LIST_INSERT_HEAD(&i->owners, o, link);
+	return o;
+}
+
+static int add_locked(struct idempotency *i, const struct caller *who, const char *key, const uint8_t *hash,
+		      struct err *err)
+{
+	struct owner *o = find_owner_locked(i, who);
+	struct entry *e = calloc(1, sizeof(*e));
+
 	if (e)
 		e->key = strdup(key);
-	if (!e || !e->key) {
-		free(e);
+	if (!o)
+		o = add_owner_locked(i, who);
+	if (!e || !e->key || !o) {
+		if (e)
+			entry_free(e);
 		return err_num(err, ERR_INTERNAL, ENOMEM, "keep the idempotency key");
 	}
-	e->local = who->local;
-	e->uid = who->uid;
 	memcpy(e->hash, hash, HASH_BYTES);
-	*at = e;
-	i->n++;
+	TAILQ_INSERT_TAIL(&o->at_work, e, link);
 	return 0;
 }
 
 static int begin_locked(struct idempotency *i, const struct request *rq, const char *key, const uint8_t *hash,
 			struct reply *reply, struct err *err)
 {
+	expire_locked(i);
 	for (;;) {
-		struct entry **at = find_locked(i, &rq->caller, key), *e = *at;
+		struct entry *e = find_locked(i, &rq->caller, key);
 		if (!e)
-			return add_locked(i, at, &rq->caller, key, hash, err);
+			return add_locked(i, &rq->caller, key, hash, err);
 		if (e->state == FAILED) { /* others wait for it: one of them tries again */
 			memcpy(e->hash, hash, HASH_BYTES);
 			e->state = AT_WORK;
@@ -168,6 +270,41 @@ int idempotency_begin(struct idempotency *i, const struct request *rq, struct re
 	return r;
 }
 
+static bool keep_answer(struct entry *e, const struct reply *reply)
+{
+	e->body = malloc(reply->body.len + 1);
+	if (!e->body)
+		return false;
+	memcpy(e->body, reply->body.text, reply->body.len);
+	e->len = reply->body.len;
+	e->bytes = sizeof(*e) + strlen(e->key) + e->len;
+	e->status = reply->status ? reply->status : 200;
+	e->expires_ns = monotonic_ns() + IDEMPOTENCY_KEPT_S * 1000000000ULL;
+	e->state = DONE;
+	return true;
+}
+
+/* The entry is at work, so it and its owner are there. */
+static void end_locked(struct idempotency *i, const struct caller *who, const char *key, const struct reply *reply)
+{
+	struct owner *o = find_owner_locked(i, who);
+	struct entry *e = find_in(&o->at_work, key);
+
+	if (reply && keep_answer(e, reply)) {
+		TAILQ_REMOVE(&o->at_work, e, link);
+		TAILQ_INSERT_TAIL(&o->done, e, link);
+		o->n_done++;
+		o->bytes += e->bytes;
+		i->bytes += e->bytes;
+		make_room_locked(i, o);
+	} else if (e->waiting) {
+		e->state = FAILED;
+	} else {
+		TAILQ_REMOVE(&o->at_work, e, link);
+		entry_free(e);
+	}
+}
+
 void idempotency_end(struct idempotency *i, const struct request *rq, const struct reply *reply)
 {
 	const char *key = request_header(rq, "Idempotency-Key");
@@ -175,16 +312,7 @@ void idempotency_end(struct idempotency *i, const struct request *rq, const stru
 	if (!key)
 		return;
 	pthread_mutex_lock(&i->lock);
-	struct entry *e = *find_locked(i, &rq->caller, key); /* at work: it is there */
-	e->state = FAILED;
-	if (reply && (e->body = malloc(reply->body.len + 1))) {
-		memcpy(e->body, reply->body.text, reply->body.len);
-		e->len = reply->body.len;
-		i->kept += e->len;
-		e->status = reply->status ? reply->status : 200;
-		e->expires_ns = monotonic_ns() + IDEMPOTENCY_KEPT_S * 1000000000ULL;
-		e->state = DONE;
-	}
+	end_locked(i, &rq->caller, key, reply);
 	pthread_cond_broadcast(&i->changed);
 	pthread_mutex_unlock(&i->lock);
 }
