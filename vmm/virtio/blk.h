@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * virtio-blk over a raw image, inside: blk.c takes the guest's requests and answers them, blk_io.c does the input and output,
+ * blk_image.c opens the image, locks it, sizes it, and has the configuration space. Guarded by the device's lock.
+ */
+#ifndef VMM_VIRTIO_BLK_H
+#define VMM_VIRTIO_BLK_H
+
+#include "common/uring.h"
+#include "vmm/core/loop.h"
+#include "vmm/virtio/kinds.h"
+
+enum { SECTOR_SHIFT = 9, SECTOR_BYTES = 512, ID_BYTES = 20, INLINE_SEGMENTS = 4, RING_MAX = 1024 };
+enum {
+	F_SEG_MAX = 2,
+	F_RO = 5,
+	F_BLK_SIZE = 6,
+	F_FLUSH = 9,
+	F_TOPOLOGY = 10,
+	F_CONFIG_WCE = 11,
+	F_MQ = 12,
+	F_DISCARD = 13,
+	F_WRITE_ZEROES = 14
+};
+enum { T_IN = 0, T_OUT = 1, T_FLUSH = 4, T_GET_ID = 8, T_DISCARD = 11, T_WRITE_ZEROES = 13 };
+enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2 };
+enum { WRITE_ZEROES_UNMAP = 1 };
+
+struct geometry {
+	uint16_t cylinders;
+	uint8_t heads, sectors;
+};
+
+/* virtio 1.2, 5.2.4; names as in state.json. */
+struct blk_space {
+	uint64_t capacity; /* sectors */
+	uint32_t size_max, seg_max;
+	struct geometry geometry;
+	uint32_t blk_size;
+	uint8_t physical_block_exp, alignment_offset;
+	uint16_t min_io_size;
+	uint32_t opt_io_size;
+	uint8_t writeback, unused;
+	uint16_t num_queues;
+	uint32_t max_discard_sectors, max_discard_seg, discard_sector_alignment;
+	uint32_t max_write_zeroes_sectors, max_write_zeroes_seg;
+	uint8_t write_zeroes_may_unmap, unused1[3];
+};
+enum { SPACE_BYTES = 60 };
+
+struct request {
+	struct request *next_free;
+	uint8_t *status;      /* in guest RAM */
+	uint64_t offset, len; /* in the image; len: bytes of data */
+	struct iovec *iov;    /* data segments: own, or `few` */
+	unsigned n_iov;
+	struct iovec few[INLINE_SEGMENTS];
+	void *bounce;            /* see make_bounce() */
+	struct iovec *guest_iov; /* with a bounce buffer: the guest's own */
+	unsigned n_guest_iov;
+	uint32_t type, flags;
+	unsigned zero_way; /* enum zero_way: of write zeroes */
+	uint64_t zeroed;   /* bytes; ZERO_WRITE only */
+	uint16_t head, queue;
+	uint64_t began_ns;
+};
+
+/* Write zeroes: tried one after the other, until the file system has one. The guest's wish decides what FIRST is. */
+enum zero_way { ZERO_FIRST, ZERO_SECOND, ZERO_WRITE };
+
+struct blk {
+	struct virtio_dev vdev;
+	struct blk_space space;
+	const struct device_env *env;
+	char *path;
+	char serial[ID_BYTES];
+	int fd;
+	int lock_fd; /* the lock's own open file: a ring lets go of its files only some time after we ended */
+	bool readonly, direct, no_uring, has_ring;
+	uint8_t lock_granularity;
+	struct io_uring ring;
+	struct source done; /* eventfd of completions that were not immediate */
+	struct loop *loop;  /* which waits for them */
+	struct request *requests, *free_list;
+	unsigned in_flight, n_requests;
+};
+
+/* ---- blk.c ---- */
+
+/* A request of the guest's was done, with `res`: answers it. */
+void blk_complete(struct blk *blk, struct request *rq, int res);
+
+/* ---- blk_io.c ---- */
+
+MUST_CHECK int blk_open_ring(struct blk *blk, struct err *err);
+/* Does a request that was checked: at once, or with the next blk_submit(). */
+void blk_run(struct blk *blk, struct request *rq);
+void blk_submit(struct blk *blk);
+/* S_…: what `res` means for the guest; the rest of a transfer that came back short is done here. */
+uint8_t blk_status(const struct blk *blk, const struct request *rq, int res);
+/* Something completed that was not immediate. */
+void blk_on_done(struct source *s, uint32_t events);
+/* Nothing is in flight on return. */
+void blk_drain(struct virtio_dev *vdev);
+
+/* ---- blk_image.c ---- */
+
+MUST_CHECK int blk_open_image(struct blk *blk, struct disk_config *cfg, struct err *err);
+/* The device's node in state.json, and back. */
+void blk_save(struct virtio_dev *vdev, struct strbuf *out);
+int blk_load(struct virtio_dev *vdev, const struct json_node *state, struct err *err);
+
+#endif

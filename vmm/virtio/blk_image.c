@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+/* virtio-blk: the image, its lock and its size, and the configuration space, which is saved. */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+#include "vmm/core/host_open.h"
+#include "vmm/virtio/blk.h"
+
+#define QCOW2_MAGIC "QFI\xfb"
+
+struct blk_state {
+	char *disk_path;
+	uint64_t disk_nsectors, avail_features, acked_features;
+	struct blk_space config;
+};
+
+static const struct field geometry_fields[] = {
+	F(struct geometry, cylinders),
+	F(struct geometry, heads),
+	F(struct geometry, sectors),
+	F_END,
+};
+
+static const struct field space_fields[] = {
+	F(struct blk_space, capacity, .flags = F_REQUIRED, .max = INT64_MAX >> SECTOR_SHIFT),
+	F(struct blk_space, size_max, .flags = F_REQUIRED),
+	F(struct blk_space, seg_max, .flags = F_REQUIRED),
+	F_OBJ(struct blk_space, geometry, geometry_fields, .flags = F_REQUIRED),
+	F(struct blk_space, blk_size, .flags = F_REQUIRED),
+	F(struct blk_space, physical_block_exp, .flags = F_REQUIRED),
+	F(struct blk_space, alignment_offset, .flags = F_REQUIRED),
+	F(struct blk_space, min_io_size, .flags = F_REQUIRED),
+	F(struct blk_space, opt_io_size, .flags = F_REQUIRED),
+	F(struct blk_space, writeback, .flags = F_REQUIRED),
+	F(struct blk_space, unused, .flags = F_REQUIRED),
+	F(struct blk_space, num_queues, .flags = F_REQUIRED),
+	F(struct blk_space, max_discard_sectors, .flags = F_REQUIRED),
+	F(struct blk_space, max_discard_seg, .flags = F_REQUIRED),
+	F(struct blk_space, discard_sector_alignment, .flags = F_REQUIRED),
+	F(struct blk_space, max_write_zeroes_sectors, .flags = F_REQUIRED),
+	F(struct blk_space, max_write_zeroes_seg, .flags = F_REQUIRED),
+	F(struct blk_space, write_zeroes_may_unmap, .flags = F_REQUIRED),
+	F_ARRAY(struct blk_space, unused1, .flags = F_REQUIRED),
+	F_END,
+};
+
+static const struct field blk_state_fields[] = {
+	F(struct blk_state, disk_path, .flags = F_REQUIRED),
+	F(struct blk_state, disk_nsectors, .flags = F_REQUIRED),
+	F(struct blk_state, avail_features, .flags = F_REQUIRED),
+	F(struct blk_state, acked_features, .flags = F_REQUIRED),
+	F_OBJ(struct blk_state, config, space_fields, .flags = F_REQUIRED),
+	F_END,
+};
+
+void blk_save(struct virtio_dev *vdev, struct strbuf *out)
+{
+	struct blk *blk = container_of(vdev, struct blk, vdev);
+	struct blk_state s = {
+		.disk_path = blk->path,
+		.disk_nsectors = blk->space.capacity,
+		.avail_features = vdev->avail_features,
+		.acked_features = vdev->acked_features,
+		.config = blk->space,
+	};
+
+	fields_save(blk_state_fields, &s, out);
+}
+
+int blk_load(struct virtio_dev *vdev, const struct json_node *state, struct err *err)
+{
+	struct blk *blk = container_of(vdev, struct blk, vdev);
+	struct blk_state s = {};
+
+	if (fields_load(blk_state_fields, &s, state, vdev->id, err) < 0)
+		return err_wrap(err, "state.json");
+	free(s.disk_path);
+	if (s.config.capacity > blk->space.capacity)
+		return err_set(err, ERR_INVALID, "disk image '%s' has %llu sectors, the guest was told %llu", blk->path,
+			       (unsigned long long)blk->space.capacity, (unsigned long long)s.config.capacity);
+	if (blk->readonly && !(s.avail_features >> F_RO & 1))
+		return err_set(err, ERR_INVALID, "disk '%s' is read-only now, the guest was told that it is not",
+			       vdev->id);
+	blk->space = s.config;
+	return virtio_load_features(vdev, s.avail_features, s.acked_features, err);
+}
+
+static int lock_image(const struct blk *blk, uint64_t bytes, struct err *err)
+{
+	struct flock lock = {
+		.l_type = blk->readonly ? F_RDLCK : F_WRLCK,
+		.l_whence = SEEK_SET,
+		.l_len = blk->lock_granularity == LOCK_FULL ? 0 : (off_t)bytes,
+	};
+
+	if (fcntl(blk->lock_fd, F_OFD_SETLK, &lock) == 0)
+		return 0;
+	if (errno != EAGAIN && errno != EACCES)
+		return err_sys(err, ERR_INTERNAL, "lock disk image '%s'", blk->path);
+	err_set(err, ERR_INTERNAL, "The file is already locked");
+	err_wrap(err, "Failed to get %s lock for disk image: %s", blk->readonly ? "Read" : "Write", blk->path);
+	err_wrap(err, "Cannot lock images of all block devices");
+	bool hot = blk->env->hot;
+	return err_wrap(err, hot ? "Error from device manager"
+				 : "Error locking disk images: Another instance likely holds a lock");
+}
+
+static int image_bytes(const struct blk *blk, const struct stat *st, uint64_t *ret_bytes, struct err *err)
+{
+	uint64_t bytes = (uint64_t)st->st_size;
+
+	if (S_ISBLK(st->st_mode) && ioctl(blk->fd, BLKGETSIZE64, &bytes) < 0)
+		return err_sys(err, ERR_INTERNAL, "size of block device '%s'", blk->path);
+	if (!S_ISBLK(st->st_mode) && !S_ISREG(st->st_mode))
+		return err_set(err, ERR_INVALID, "disk image '%s' is neither a file nor a block device", blk->path);
+	if (bytes == 0 || bytes % SECTOR_BYTES)
+		return err_set(err, ERR_INVALID, "disk image '%s' has %llu bytes: not a positive multiple of %d",
+			       blk->path, (unsigned long long)bytes, SECTOR_BYTES);
+	*ret_bytes = bytes;
+	return 0;
+}
+
+/* We never guess formats; but an image of another one, used raw by mistake, would be destroyed. */
+static int check_format(const struct blk *blk, struct disk_config *cfg, struct err *err)
+{
+	char magic[4];
+
+	if (cfg->image_type == IMAGE_UNKNOWN && pread(blk->fd, magic, sizeof(magic), 0) == sizeof(magic) &&
+	    memcmp(magic, QCOW2_MAGIC, sizeof(magic)) == 0)
+		return err_set(
+			err, ERR_INVALID,
+			"disk image '%s' looks like qcow2, which is not supported (image_type=raw to use it as it is)",
+			blk->path);
+	cfg->image_type = IMAGE_RAW;
+	return 0;
+}
+
+static void set_serial(struct blk *blk, const struct disk_config *cfg, const struct stat *st)
+{
+	char text[80];
+
+	if (cfg->serial)
+		snprintf(text, sizeof(text), "%s", cfg->serial);
+	else
+		snprintf(text, sizeof(text), "%llu%llu%llu", (unsigned long long)st->st_dev,
+			 (unsigned long long)st->st_rdev, (unsigned long long)st->st_ino);
+	memcpy(blk->serial, text, strnlen(text, sizeof(blk->serial)));
+}
+
+/* What Cloud Hypervisor shows of a disk that did nothing; it counts averages in ten thousandths. */
+static const struct virtio_op_counters no_ops = {
+	.latency_min = UINT64_MAX,
+	.latency_max = UINT64_MAX,
+	.latency_avg = UINT64_MAX / 10000,
+};
+
+static void set_space(struct blk *blk, const struct disk_config *cfg, uint64_t bytes)
+{
+	bool writes = !cfg->readonly, discards = writes && cfg->sparse;
+
+	blk->space = (struct blk_space){
+		.capacity = bytes >> SECTOR_SHIFT,
+		.seg_max = cfg->queue_size - 2U,
+		.blk_size = SECTOR_BYTES,
+		.min_io_size = 1,
+		.writeback = 1,
+		.num_queues = cfg->num_queues > 1 ? (uint16_t)cfg->num_queues : 0,
+		.max_discard_sectors = discards ? UINT32_MAX : 0,
+		.max_discard_seg = discards,
+		.discard_sector_alignment = discards,
+		.max_write_zeroes_sectors = writes ? UINT32_MAX : 0,
+		.max_write_zeroes_seg = writes,
+		.write_zeroes_may_unmap = discards,
+	};
+	blk->vdev.counters.disk_read = blk->vdev.counters.disk_write = no_ops;
+	blk->vdev.config = &blk->space;
+	blk->vdev.avail_features = 1ULL << F_SEG_MAX | 1ULL << F_BLK_SIZE | 1ULL << F_FLUSH | 1ULL << F_TOPOLOGY |
+				   1ULL << F_CONFIG_WCE | 1ULL << VIRTIO_F_INDIRECT_DESC | 1ULL << VIRTIO_F_EVENT_IDX |
+				   (discards ? 1ULL << F_DISCARD : 0) | (writes ? 1ULL << F_WRITE_ZEROES : 0) |
+				   (cfg->readonly ? 1ULL << F_RO : 0) | (cfg->num_queues > 1 ? 1ULL << F_MQ : 0);
+}
+
+/* `given`: this descriptor instead of the path. */
+static int open_once(const struct disk_config *cfg, int given)
+{
+	if (given > 0)
+		return fcntl(given, F_DUPFD_CLOEXEC, 3);
+	return host_open(cfg->path, (cfg->readonly ? O_RDONLY : O_RDWR) | O_NONBLOCK, 0);
+}
+
+static int no_image(const struct disk_config *cfg, struct err *err)
+{
+	err_sys(err, ERR_INTERNAL, "I/O error (path=%s op=open)", cfg->path);
+	err_wrap(err, "Cannot open disk path");
+	return err_wrap(err, "Error from device manager");
+}
+
+int blk_open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
+{
+	struct stat st;
+	uint64_t bytes = 0;
+
+	blk->path = strdup(cfg->path);
+	blk->readonly = cfg->readonly;
+	blk->direct = cfg->direct;
+	blk->lock_granularity = cfg->lock_granularity;
+	blk->no_uring = cfg->disable_io_uring;
+	if (!blk->path)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "open disk '%s'", cfg->path);
+	blk->fd = open_once(cfg, cfg->fd);
+	blk->lock_fd = open_once(cfg, cfg->lock_fd);
+	if (blk->fd < 0 || blk->lock_fd < 0)
+		return no_image(cfg, err);
+	if (fstat(blk->fd, &st) < 0)
+		return err_sys(err, ERR_INTERNAL, "stat disk image '%s'", cfg->path);
+	if (image_bytes(blk, &st, &bytes, err) < 0 || check_format(blk, cfg, err) < 0 ||
+	    lock_image(blk, bytes, err) < 0)
+		return err->num;
+	if (fcntl(blk->fd, F_SETFL, cfg->direct ? O_DIRECT : 0) < 0)
+		return err_sys(err, ERR_INTERNAL, "disk image '%s' with direct=on", cfg->path);
+	set_serial(blk, cfg, &st);
+	set_space(blk, cfg, bytes);
+	blk->done = (struct source){ .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .ready = blk_on_done };
+	return blk->done.fd < 0 ? err_sys(err, ERR_INTERNAL, "make an eventfd") : 0;
+}
+
+static int resize(struct blk *blk, uint64_t bytes, struct err *err)
+{
+	if (bytes % SECTOR_BYTES)
+		return err_set(err, ERR_INTERNAL, "Disk image size is not a multiple of %d", SECTOR_BYTES);
+	if (bytes > INT64_MAX) {
+		err_set(err, ERR_INTERNAL, "out of range integral type conversion attempted");
+		err_wrap(err, "Resize failed");
+	} else if (lock_image(blk, bytes, err) < 0) {
+		return err->num;
+	} else if (ftruncate(blk->fd, (off_t)bytes) < 0) {
+		err_sys(err, ERR_INTERNAL, "Resize failed");
+	} else {
+		return 0;
+	}
+	err_wrap(err, "I/O error");
+	return err_wrap(err, "Disk resize failed");
+}
+
+int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct err *err)
+{
+	struct blk *blk = container_of(vdev, struct blk, vdev);
+
+	pthread_mutex_lock(&vdev->lock);
+	int r = resize(blk, bytes, err);
+	if (r == 0) {
+		blk->space.capacity = bytes >> SECTOR_SHIFT;
+		if (vdev->active)
+			virtio_pci_interrupt(vdev->transport, VIRTIO_CONFIG_CHANGE);
+	}
+	pthread_mutex_unlock(&vdev->lock);
+	return r;
+}
