@@ -17,6 +17,7 @@
 #include "forkd/clone/recover.h"
 #include "forkd/errors.h"
 #include "forkd/events.h"
+#include "forkd/jobs.h"
 #include "forkd/metrics.h"
 #include "forkd/options.h"
 #include "forkd/rest/idempotency.h"
@@ -26,7 +27,6 @@
 
 enum {
 	FILES_WANTED = 1 << 20,
-	JOBS_MAX = 64,
 	RUNTIME_PATH_MAX = 72 /* what is left of a socket's path is for clones/ID/control.sock */
 };
 
@@ -126,58 +126,6 @@ static void gauges(void *arg, struct strbuf *out)
 	metrics_gauge(out, "forkd_templates", "Templates that are ready.", templates);
 }
 
-/* ---- jobs ---- */
-
-struct job {
-	struct forkd *d;
-	void (*run)(struct forkd *d, void *arg);
-	void *arg;
-};
-
-static void *job_main(void *arg)
-{
-	struct job *j = arg;
-	struct forkd *d = j->d;
-
-	log_thread_name("job");
-	j->run(d, j->arg);
-	free(j);
-	pthread_mutex_lock(&d->jobs_lock);
-	d->jobs--;
-	pthread_cond_broadcast(&d->jobs_done);
-	pthread_mutex_unlock(&d->jobs_lock);
-	return NULL;
-}
-
-int forkd_run_job(struct forkd *d, void (*run)(struct forkd *d, void *arg), void *arg, struct err *err)
-{
-	struct job *j = malloc(sizeof(*j));
-	pthread_t thread;
-
-	if (!j)
-		return err_num(err, ERR_INTERNAL, ENOMEM, "start a thread");
-	*j = (struct job){ d, run, arg };
-	pthread_mutex_lock(&d->jobs_lock);
-	int num = d->jobs < JOBS_MAX ? pthread_create(&thread, NULL, job_main, j) : EBUSY;
-	d->jobs += num == 0;
-	pthread_mutex_unlock(&d->jobs_lock);
-	if (num != 0) {
-		free(j);
-		return num == EBUSY ? fail(err, E_BUSY, "%d templates are being built in the background", JOBS_MAX)
-				    : err_num(err, ERR_INTERNAL, num, "start a thread");
-	}
-	pthread_detach(thread);
-	return 0;
-}
-
-static void wait_for_jobs(struct forkd *d)
-{
-	pthread_mutex_lock(&d->jobs_lock);
-	while (d->jobs > 0)
-		pthread_cond_wait(&d->jobs_done, &d->jobs_lock);
-	pthread_mutex_unlock(&d->jobs_lock);
-}
-
 /* ---- start and stop ---- */
 
 static int start(struct forkd *d, struct err *err)
@@ -187,7 +135,7 @@ static int start(struct forkd *d, struct err *err)
 	raise_limits();
 	if (open_runtime(d, err) < 0 || store_open(opt->store, &d->store, err) < 0)
 		return err->num;
-	if (events_new(&d->events, err) < 0 || metrics_new(&d->metrics, err) < 0 ||
+	if (events_new(&d->events, err) < 0 || metrics_new(&d->metrics, err) < 0 || jobs_new(&d->jobs, err) < 0 ||
 	    policy_new(opt->allow_paths, opt->n_allow_paths, &d->policy, err) < 0 ||
 	    registry_new(&d->registry, err) < 0 || idempotency_new(&d->idempotency, err) < 0 ||
 	    admission_new((uint64_t)opt->memory_reserve_mib << 20, &d->admission, err) < 0)
@@ -204,8 +152,6 @@ static int start(struct forkd *d, struct err *err)
 int forkd_start(struct forkd *d, const struct forkd_options *opt, struct err *err)
 {
 	*d = (struct forkd){ .options = opt, .lock_fd = -1 };
-	pthread_mutex_init(&d->jobs_lock, NULL);
-	pthread_cond_init(&d->jobs_done, NULL);
 	if (start(d, err) >= 0)
 		return 0;
 	forkd_stop(d);
@@ -223,7 +169,7 @@ void forkd_stop(struct forkd *d)
 	if (!d->options)
 		return;
 	d->stopping = true;
-	wait_for_jobs(d);
+	jobs_free(d->jobs);
 	opener_stop(d->opener);
 	watch_stop(d->watcher);
 	drop_hosts(d);
@@ -241,7 +187,5 @@ void forkd_stop(struct forkd *d)
 		close(d->lock_fd);
 	free(d->open_socket);
 	free(d->runtime_path);
-	pthread_cond_destroy(&d->jobs_done);
-	pthread_mutex_destroy(&d->jobs_lock);
 	*d = (struct forkd){ .lock_fd = -1 };
 }

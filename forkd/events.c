@@ -8,7 +8,7 @@
 #include <time.h>
 
 #include "common/clock.h"
-#include "forkd/clone/record.h"
+#include "forkd/registry/record.h"
 
 struct events {
 	pthread_mutex_t lock; /* of all below */

@@ -8,8 +8,8 @@
 
 #include "common/ctl.h"
 #include "forkd/access/policy.h"
-#include "forkd/clone/record.h"
-#include "forkd/daemon.h"
+#include "forkd/forkd.h"
+#include "forkd/registry/record.h"
 
 struct handover {
 	struct ctl_fd kinds[SOCK_FDS_MAX]; /* ids are borrowed */

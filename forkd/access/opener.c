@@ -15,8 +15,8 @@
 #include "common/log.h"
 #include "forkd/access/as_caller.h"
 #include "forkd/access/policy.h"
-#include "forkd/clone/registry.h"
 #include "forkd/errors.h"
+#include "forkd/registry/registry.h"
 
 enum { CONNECTIONS_MAX = 64, FIRST = 2, SEND_TIMEOUT_S = 1 };
 

@@ -6,7 +6,8 @@
 #ifndef FORKD_ACCESS_OPENER_H
 #define FORKD_ACCESS_OPENER_H
 
-#include "forkd/daemon.h"
+#include "common/err.h"
+#include "forkd/forkd.h"
 
 struct opener;
 /* Listens at d->open_socket. */

@@ -9,8 +9,8 @@
 #include <sys/syscall.h>
 
 #include "forkd/access/as_caller.h"
-#include "forkd/clone/record.h"
 #include "forkd/errors.h"
+#include "forkd/registry/record.h"
 
 struct root {
 	char *path; /* without '/' at its end; "" is the root directory */
@@ -182,14 +182,4 @@ int policy_open(const struct policy *p, const struct caller *c, const char *path
 int policy_open_dir(const struct policy *p, const struct caller *c, const char *path, int *ret_fd, struct err *err)
 {
 	return open_named(p, c, path, O_RDONLY | O_DIRECTORY, true, ret_fd, err);
-}
-
-struct caller caller_from_owner(uid_t uid, gid_t gid)
-{
-	return (struct caller){
-		.local = uid != OWNER_REMOTE,
-		.trusted = uid == 0 || uid == geteuid(),
-		.uid = uid,
-		.gid = gid,
-	};
 }

@@ -6,7 +6,8 @@
 #ifndef FORKD_ACCESS_POLICY_H
 #define FORKD_ACCESS_POLICY_H
 
-#include "forkd/rest/server.h"
+#include "common/err.h"
+#include "forkd/access/caller.h"
 
 struct policy;
 
@@ -24,7 +25,5 @@ MUST_CHECK int policy_open(const struct policy *p, const struct caller *c, const
 /* A directory in which the caller may make files. */
 MUST_CHECK int policy_open_dir(const struct policy *p, const struct caller *c, const char *path, int *ret_fd,
 			       struct err *err);
-/* The caller that a clone's owner is, when its own VM process asks for something. */
-struct caller caller_from_owner(uid_t uid, gid_t gid);
 
 #endif

@@ -9,8 +9,8 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#include "forkd/clone/record.h"
 #include "forkd/errors.h"
+#include "forkd/registry/record.h"
 
 enum { VNET_HEADER_BYTES = 12 };
 

@@ -121,7 +121,7 @@ static void undo(struct batch *b)
 
 static void observe(const struct batch *b, const struct clone *c)
 {
-	uint64_t begun = b->http->accepted_ns;
+	uint64_t begun = b->from->accepted_ns;
 
 	if (c->restored_ns > begun)
 		metrics_observe_us(b->d->metrics, HISTOGRAM_RESTORED, (c->restored_ns - begun) / 1000);
@@ -159,7 +159,7 @@ static int hand_out(struct batch *b, struct clone **clones, struct err *err)
 	if (timed)
 		follow_ttl(b->d);
 	metrics_count(b->d->metrics, METRIC_CLONES_CREATED, b->n);
-	metrics_observe_us(b->d->metrics, HISTOGRAM_TOTAL, (monotonic_ns() - b->http->accepted_ns) / 1000);
+	metrics_observe_us(b->d->metrics, HISTOGRAM_TOTAL, (monotonic_ns() - b->from->accepted_ns) / 1000);
 	return 0;
 }
 
@@ -187,7 +187,7 @@ static int run(struct batch *b, const struct clone_request *rq, struct clone **c
 {
 	struct clone_plan *plans = NULL;
 
-	if (clone_plans(rq, &b->host->info, b->http->n_fds, &plans, err) < 0)
+	if (clone_plans(rq, &b->host->info, b->from->n_fds, &plans, err) < 0)
 		return err->num;
 	for (unsigned i = 0; i < b->n; i++)
 		b->jobs[i] = (struct job){ .spec = clone_request_spec(rq, i), .plan = &plans[i] };
@@ -204,10 +204,10 @@ static int run(struct batch *b, const struct clone_request *rq, struct clone **c
 	return r;
 }
 
-int clones_create(struct forkd *d, struct tmpl *t, const struct clone_request *rq, const struct request *http,
+int clones_create(struct forkd *d, struct tmpl *t, const struct clone_request *rq, const struct origin *from,
 		  struct clone ***ret, struct err *err)
 {
-	struct batch b = { .d = d, .t = t, .http = http, .n = rq->count };
+	struct batch b = { .d = d, .t = t, .from = from, .n = rq->count };
 	autofree struct job *jobs = calloc(rq->count, sizeof(*jobs));
 	autofree struct clone **clones = calloc(rq->count, sizeof(struct clone *));
 

@@ -6,15 +6,13 @@
 #ifndef FORKD_CLONE_CLONE_H
 #define FORKD_CLONE_CLONE_H
 
+#include "forkd/access/caller.h"
 #include "forkd/clone/clone_request.h"
-#include "forkd/clone/registry.h"
-#include "forkd/daemon.h"
-#include "forkd/rest/server.h"
+#include "forkd/forkd.h"
+#include "forkd/registry/registry.h"
 
 /* A template in use by the caller; an array of rq->count references for clones_unref(). */
-MUST_CHECK int clones_create(struct forkd *d, struct tmpl *t, const struct clone_request *rq,
-			     const struct request *http, struct clone ***ret, struct err *err);
-/* The clone as the API shows it; `stats`: members of its "stats", or NULL. */
-void clone_json(struct forkd *d, struct clone *c, const struct strbuf *stats, struct strbuf *out);
+MUST_CHECK int clones_create(struct forkd *d, struct tmpl *t, const struct clone_request *rq, const struct origin *from,
+			     struct clone ***ret, struct err *err);
 
 #endif

@@ -5,8 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "forkd/body.h"
 #include "forkd/errors.h"
-#include "forkd/rest/body.h"
 
 /* ---- loading ---- */
 

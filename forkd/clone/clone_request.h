@@ -8,7 +8,7 @@
 #define FORKD_CLONE_CLONE_REQUEST_H
 
 #include "common/ctl.h"
-#include "forkd/clone/record.h"
+#include "forkd/registry/record.h"
 
 enum { CLONES_MAX = 1000 };
 

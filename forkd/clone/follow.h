@@ -6,8 +6,8 @@
 #ifndef FORKD_CLONE_FOLLOW_H
 #define FORKD_CLONE_FOLLOW_H
 
-#include "forkd/clone/registry.h"
-#include "forkd/daemon.h"
+#include "forkd/forkd.h"
+#include "forkd/registry/registry.h"
 
 /* Begins with no clone; d->watcher runs. */
 MUST_CHECK int follow_start(struct forkd *d, struct followed **ret, struct err *err);

@@ -18,7 +18,7 @@
 static int fill_record(const struct batch *b, struct job *j, struct err *err)
 {
 	struct record *r = &j->c->record;
-	const struct caller *caller = &b->http->caller;
+	const struct caller *caller = b->from->caller;
 	const struct ctl_template *info = &b->host->info;
 
 	r->template = strdup(b->t->name);
@@ -28,7 +28,7 @@ static int fill_record(const struct batch *b, struct job *j, struct err *err)
 	r->memory_restore_mode = j->spec->memory_restore_mode;
 	r->ttl_s = j->spec->ttl_s;
 	r->expires_ns = r->ttl_s ? monotonic_ns() + r->ttl_s * 1000000000 : 0;
-	r->begun_ns = b->http->accepted_ns;
+	r->begun_ns = b->from->accepted_ns;
 	r->accepted_ns = b->accepted_ns;
 	r->net = calloc(info->n_nets + 1UL, sizeof(*r->net));
 	if (!r->template || !r->created_at || !r->net)
@@ -55,7 +55,7 @@ static int begin(struct batch *b, struct job *j, struct place *place, struct err
 	j->c = clone_new(id);
 	if (!j->c)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make a clone");
-	if (fill_record(b, j, err) < 0 || place_make(b->d, &b->http->caller, "clones", id, place, err) < 0)
+	if (fill_record(b, j, err) < 0 || place_make(b->d, b->from->caller, "clones", id, place, err) < 0)
 		return err->num;
 	j->dir = true;
 	if (place_listen(place, "control.sock", SOCK_SEQPACKET, &control, err) < 0 ||
@@ -72,7 +72,7 @@ static int add_taps(const struct batch *b, const struct job *j, struct handover 
 {
 	struct ctl_net *net = &b->host->info.nets[i];
 	const struct net_plan *plan = &j->plan->nets[i];
-	const struct caller *caller = &b->http->caller;
+	const struct caller *caller = b->from->caller;
 	bool given = plan->from == NET_FDS;
 	char name[IFNAMSIZ] = "", other[CLONE_ID_CHARS + 1] = "";
 	int fds[TAP_QUEUES_MAX];
@@ -87,7 +87,7 @@ static int add_taps(const struct batch *b, const struct job *j, struct handover 
 	else if (plan->from == NET_AUTO)
 		taps_auto_name(j->c->record.id, i, name);
 	if (given) {
-		memcpy(fds, b->http->fds + plan->first_fd, net->num_fds * sizeof(int));
+		memcpy(fds, b->from->fds + plan->first_fd, net->num_fds * sizeof(int));
 		if (taps_check(fds, net->num_fds, net->id, plan->first_fd, name, err) < 0)
 			return err->num;
 	}
@@ -168,7 +168,7 @@ static int add_vsock(const struct batch *b, const struct job *j, const struct pl
 
 	if (!path)
 		return handover_socket(h, CTL_FD_VSOCK, place, "vsock.sock", ret, err);
-	if (!b->http->caller.trusted)
+	if (!b->from->caller->trusted)
 		return fail(err, E_FORBIDDEN, "overrides.vsock.socket: only root may name a socket ('%s')", path);
 	if (path[0] != '/')
 		return fail(err, E_BAD_OVERRIDE, "overrides.vsock.socket: '%s' is not an absolute path", path);
@@ -193,7 +193,7 @@ static int gather(const struct batch *b, const struct job *j, const struct place
 		const char *own = j->plan->disks[i].path, *path = own ? own : info->disks[i].path;
 		if (!path)
 			return fail(err, E_DISK_SHARED, "disk '%s' has no path: override it", info->disks[i].id);
-		const struct caller *who = own ? &b->http->caller : &b->host->owner;
+		const struct caller *who = own ? b->from->caller : &b->host->owner;
 		if (handover_disk(h, b->d->policy, who, &info->disks[i], path, err) < 0)
 			return err->num;
 	}

@@ -22,7 +22,7 @@ struct batch {
 	struct forkd *d;
 	struct tmpl *t;
 	struct template_host *host;
-	const struct request *http;
+	const struct origin *from;
 	struct job *jobs;
 	unsigned n, begun, forked; /* forked: replies of the host that have come */
 	uint64_t accepted_ns;

@@ -7,8 +7,8 @@
 #define FORKD_CLONE_LIFE_H
 
 #include "common/ctl.h"
-#include "forkd/clone/registry.h"
-#include "forkd/daemon.h"
+#include "forkd/forkd.h"
+#include "forkd/registry/registry.h"
 #include "forkd/wire/control.h"
 
 /* One exchange with the clone's process. E_BAD_STATE when it is creating, exited or deleting; E_CLONE_DIED. wait false: E_BUSY, not after another one. */

@@ -3,7 +3,8 @@
 #ifndef FORKD_CLONE_RECOVER_H
 #define FORKD_CLONE_RECOVER_H
 
-#include "forkd/daemon.h"
+#include "common/err.h"
+#include "forkd/forkd.h"
 
 MUST_CHECK int recover_clones(struct forkd *d, struct err *err);
 

@@ -3,7 +3,7 @@
 #ifndef FORKD_CLONE_STATS_H
 #define FORKD_CLONE_STATS_H
 
-#include "forkd/clone/registry.h"
+#include "forkd/registry/registry.h"
 
 struct proc_stats {
 	uint64_t private_dirty_bytes, private_clean_bytes, shared_bytes, swap_bytes, cpu_us;

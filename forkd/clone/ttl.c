@@ -5,8 +5,8 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "forkd/clone/life.h"
-#include "forkd/clone/registry.h"
-#include "forkd/daemon.h"
+#include "forkd/forkd.h"
+#include "forkd/registry/registry.h"
 #include "forkd/wire/control.h"
 
 enum {

@@ -16,4 +16,13 @@ handler_fn api_clone_patch, api_clone_wait, api_clone_snapshot;
 /* api_misc.c */
 handler_fn api_health, api_version, api_metrics, api_events;
 
+struct clone;
+/* clone_json.c: the clone as the API shows it; `stats`: members of its "stats", or NULL. */
+void clone_json(struct forkd *d, struct clone *c, const struct strbuf *stats, struct strbuf *out);
+/* template_json.c: the template as the API shows it. */
+MUST_CHECK int template_json(struct forkd *d, const char *name, struct strbuf *out, struct err *err);
+/* The same in what a clone's snapshot is answered with. */
+MUST_CHECK int snapshotted_json(struct forkd *d, const char *name, uint64_t paused_us, struct strbuf *out,
+				struct err *err);
+
 #endif

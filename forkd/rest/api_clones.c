@@ -6,15 +6,16 @@
 
 #include "common/clock.h"
 #include "forkd/access/handover.h"
+#include "forkd/body.h"
 #include "forkd/clone/clone.h"
+#include "forkd/clone/clone_snapshot.h"
 #include "forkd/clone/follow.h"
 #include "forkd/clone/life.h"
 #include "forkd/clone/stats.h"
 #include "forkd/errors.h"
 #include "forkd/rest/api.h"
-#include "forkd/rest/body.h"
 #include "forkd/rest/idempotency.h"
-#include "forkd/template/import.h"
+#include "forkd/rest/url.h"
 #include "forkd/template/templates.h"
 #include "forkd/watch/watch.h"
 
@@ -50,7 +51,8 @@ static int create(struct forkd *d, struct request *rq, struct reply *reply, stru
 
 	if (clone_request_load(rq->body, &wanted, err) < 0 || tmpl_use(d->registry, rq->param[0], &t, err) < 0)
 		return err->num;
-	int r = clones_create(d, t, &wanted, rq, &clones, err);
+	const struct origin from = request_origin(rq);
+	int r = clones_create(d, t, &wanted, &from, &clones, err);
 	tmpl_unuse(d->registry, t);
 	if (r < 0)
 		return err_wrap(err, "template '%s'", rq->param[0]);
@@ -355,6 +357,17 @@ struct wanted {
 
 static const struct field snapshot_fields[] = { F(struct wanted, name, .flags = F_REQUIRED), F_END };
 
+static int snapshot(struct forkd *d, struct clone *c, const char *name, const struct request *rq, struct strbuf *body,
+		    struct err *err)
+{
+	const struct origin from = request_origin(rq);
+	uint64_t paused_us = 0;
+
+	if (clone_snapshot(d, c, name, &from, &paused_us, err) < 0)
+		return err->num;
+	return snapshotted_json(d, name, paused_us, body, err);
+}
+
 int api_clone_snapshot(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
 {
 	struct wanted wanted = {};
@@ -366,7 +379,7 @@ int api_clone_snapshot(struct forkd *d, struct request *rq, struct reply *reply,
 		return err->num;
 	int r = find(d, rq, &c, err);
 	if (r >= 0) {
-		r = import_clone(d, c, wanted.name, rq, &reply->body, err);
+		r = snapshot(d, c, wanted.name, rq, &reply->body, err);
 		clone_unref(d->registry, c);
 	}
 	reply->status = 201;

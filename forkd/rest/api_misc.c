@@ -5,9 +5,9 @@
 
 #include "common/clock.h"
 #include "common/version.h"
-#include "forkd/daemon.h"
 #include "forkd/errors.h"
 #include "forkd/events.h"
+#include "forkd/forkd.h"
 #include "forkd/metrics.h"
 #include "forkd/rest/api.h"
 

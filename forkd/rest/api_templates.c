@@ -5,11 +5,12 @@
 #include <string.h>
 
 #include "forkd/access/policy.h"
+#include "forkd/body.h"
 #include "forkd/errors.h"
 #include "forkd/events.h"
+#include "forkd/jobs.h"
 #include "forkd/metrics.h"
 #include "forkd/rest/api.h"
-#include "forkd/rest/body.h"
 #include "forkd/template/builder.h"
 #include "forkd/template/template_host.h"
 #include "forkd/template/templates.h"
@@ -53,18 +54,19 @@ static void work_free(struct work *w)
 /* rq NULL: in the background. The result, which the event stream has too. */
 static int work_run(struct work *w, const struct request *rq, struct err *err)
 {
-	int r = w->vm ? vm_build_run(w->vm, &w->b, rq, err) : build_from_dir(&w->b, w->dir_fd, w->source, err);
+	const struct origin from = rq ? request_origin(rq) : (struct origin){};
+	int r = w->vm ? vm_build_run(w->vm, &w->b, rq ? &from : NULL, err)
+		      : build_from_dir(&w->b, w->dir_fd, w->source, err);
 
 	vm_build_free(steal_ptr(&w->vm)); /* its taps and disks are free before anybody hears of the template */
 	return build_end(&w->b, r, err);
 }
 
-static void work_job(struct forkd *d, void *arg)
+static void work_job(void *arg)
 {
 	struct work *w = arg;
 	struct err err = {};
 
-	(void)d;
 	if (work_run(w, NULL, &err) < 0)
 		err.code = ERR_NONE; /* told by template.failed */
 	work_free(w);
@@ -96,7 +98,8 @@ static int prepare(struct forkd *d, const struct request *rq, const struct wante
 		return fail_as(err, E_BAD_NAME, NULL);
 	if (wanted->snapshot)
 		return open_snapshot(d, rq, wanted->snapshot, w, err);
-	return vm_build_new(d, rq, vm, ready, wanted->timeout_s, &w->vm, err);
+	const struct origin from = request_origin(rq);
+	return vm_build_new(d, &from, vm, ready, wanted->timeout_s, &w->vm, err);
 }
 
 static int run_now(struct forkd *d, struct work *w, const struct request *rq, const char *name, struct reply *reply,
@@ -111,7 +114,7 @@ static int run_now(struct forkd *d, struct work *w, const struct request *rq, co
 
 static int run_later(struct forkd *d, struct work *w, const char *name, struct reply *reply, struct err *err)
 {
-	if (forkd_run_job(d, work_job, w, err) < 0) {
+	if (jobs_run(d->jobs, work_job, w, err) < 0) {
 		build_end(&w->b, err->num, err);
 		work_free(w);
 		return err->num;
@@ -129,7 +132,8 @@ static int create(struct forkd *d, struct request *rq, const struct wanted *want
 	if (!w)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make a template");
 	w->dir_fd = -1;
-	if (prepare(d, rq, wanted, w, err) < 0 || build_begin(d, wanted->name, rq, &w->b, err) < 0) {
+	const struct origin from = request_origin(rq);
+	if (prepare(d, rq, wanted, w, err) < 0 || build_begin(d, wanted->name, &from, &w->b, err) < 0) {
 		work_free(w);
 		return err->num;
 	}

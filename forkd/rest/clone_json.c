@@ -4,8 +4,9 @@
 
 #include "common/ctl.h"
 #include "forkd/access/handover.h"
-#include "forkd/clone/clone.h"
-#include "forkd/rest/body.h"
+#include "forkd/body.h"
+#include "forkd/registry/registry.h"
+#include "forkd/rest/api.h"
 
 static void add_phase(struct strbuf *out, const char *key, uint64_t at_ns, uint64_t begun_ns)
 {

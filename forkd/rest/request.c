@@ -47,6 +47,23 @@ bool request_gone(const struct request *rq)
 	return atomic_load(&ex->server->stopping) || http_hung_up(ex->peer->fd);
 }
 
+static bool gone(const void *rq)
+{
+	return request_gone(rq);
+}
+
+struct origin request_origin(const struct request *rq)
+{
+	return (struct origin){
+		.caller = &rq->caller,
+		.accepted_ns = rq->accepted_ns,
+		.fds = rq->fds,
+		.n_fds = rq->n_fds,
+		.gone = gone,
+		.request = rq,
+	};
+}
+
 /* ---- the checks that need no look into the body ---- */
 
 static void show_target(struct exchange *ex)

@@ -11,20 +11,12 @@
 #include <sys/types.h>
 
 #include "common/json64.h"
+#include "forkd/access/caller.h"
 
 struct forkd;
 struct metrics;
 
 enum { HTTP_BODY_MAX = 8 << 20, HTTP_PARAM_MAX = 2 };
-
-/* Who asks. */
-struct caller {
-	bool local;   /* unix socket: uid, gid and pid are its peer credentials */
-	bool trusted; /* local, and root or the daemon's own user: may name any path */
-	uid_t uid;
-	gid_t gid;
-	pid_t pid;
-};
 
 struct request {
 	const char *method, *path; /* path percent-decoded, without the query */
@@ -46,6 +38,8 @@ const char *request_query(const struct request *rq, const char *key, unsigned i)
 const char *request_header(const struct request *rq, const char *name);
 /* Nobody waits for the answer any more: the client closed its connection, or the daemon stops. For handlers that wait. */
 bool request_gone(const struct request *rq);
+/* What the rooms below see of it. */
+struct origin request_origin(const struct request *rq);
 
 struct reply {
 	unsigned status;          /* 200 unless set */

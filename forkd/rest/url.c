@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "forkd/errors.h"
+
 static int hex(char c)
 {
 	if (c >= '0' && c <= '9')
@@ -118,4 +120,18 @@ const struct route *url_route(const struct route *routes, unsigned n, const char
 			      strcmp(r->method, "GET") == 0 ? ", HEAD" : "");
 	}
 	return NULL;
+}
+
+int query_number(const char *text, const char *what, uint64_t max, uint64_t *ret, struct err *err)
+{
+	uint64_t v = 0;
+
+	if (!text[0] || strspn(text, "0123456789") != strlen(text) || strlen(text) > 18)
+		return fail(err, E_INVALID, "%s: '%.40s' is not a number", what, text);
+	for (const char *p = text; *p; p++)
+		v = v * 10 + (uint64_t)(*p - '0');
+	if (v > max)
+		return fail(err, E_INVALID, "%s: %s is above %llu", what, text, (unsigned long long)max);
+	*ret = v;
+	return 0;
 }

@@ -26,4 +26,7 @@ MUST_CHECK int url_query(char *query, struct url_pair pairs[URL_PAIRS_MAX]);
 const struct route *url_route(const struct route *routes, unsigned n, const char *method, const char *path,
 			      char param[HTTP_PARAM_MAX][256], struct strbuf *allow, int *ret_bad);
 
+/* A decimal number of a query; `what` names it. */
+MUST_CHECK int query_number(const char *text, const char *what, uint64_t max, uint64_t *ret, struct err *err);
+
 #endif

@@ -12,10 +12,10 @@
 
 #include "common/clock.h"
 #include "forkd/access/admission.h"
+#include "forkd/body.h"
 #include "forkd/errors.h"
 #include "forkd/metrics.h"
 #include "forkd/options.h"
-#include "forkd/rest/body.h"
 #include "forkd/template/vm_config.h"
 #include "forkd/wire/control.h"
 
@@ -108,7 +108,7 @@ static int admit(const struct vm_build *v, struct err *err)
 	return err->num;
 }
 
-int vm_build_new(struct forkd *d, const struct request *rq, const struct json_node *vm, const struct json_node *ready,
+int vm_build_new(struct forkd *d, const struct origin *from, const struct json_node *vm, const struct json_node *ready,
 		 uint64_t timeout_s, struct vm_build **ret, struct err *err)
 {
 	struct vm_build *v = calloc(1, sizeof(*v));
@@ -122,7 +122,7 @@ int vm_build_new(struct forkd *d, const struct request *rq, const struct json_no
 	record_new_id(v->id);
 	if (load_ready(v, ready, err) < 0)
 		return err->num;
-	if (place_make(d, &rq->caller, "builds", v->id, &v->place, err) < 0)
+	if (place_make(d, from->caller, "builds", v->id, &v->place, err) < 0)
 		return err->num;
 	if (vm_needs_load(vm, &v->place, v->id, &v->needs, err) < 0 || add_sinks(v, err) < 0 || admit(v, err) < 0)
 		return err->num;
@@ -261,7 +261,7 @@ static int too_late(const struct vm_build *v, struct err *err)
 		    (unsigned long long)v->timeout_s, end[0] ? end : "(nothing)");
 }
 
-static int wait_ready(struct vm_build *v, const struct request *rq, struct err *err)
+static int wait_ready(struct vm_build *v, const struct origin *from, struct err *err)
 {
 	uint64_t ready = deadline_in_ms(v->delay_ms), late = deadline_in_ms(v->timeout_s * 1000);
 
@@ -272,7 +272,7 @@ static int wait_ready(struct vm_build *v, const struct request *rq, struct err *
 		if (monotonic_ns() >= late)
 			return v->wanted ? too_late(v, err)
 					 : fail(err, E_TIMEOUT, "timeout_s is shorter than ready.delay_ms");
-		if (v->d->stopping || (rq && request_gone(rq)))
+		if (v->d->stopping || origin_gone(from))
 			return fail(err, E_TIMEOUT, "nobody waits for the template any more");
 		int r = wait_readable(v->control, deadline_in_ms(LOOK_MS));
 		if (r > 0 && (r = ctl_recv(v->control, &p, err)) > 0)
@@ -286,7 +286,7 @@ static int wait_ready(struct vm_build *v, const struct request *rq, struct err *
 	}
 }
 
-int vm_build_run(struct vm_build *v, const struct build *b, const struct request *rq, struct err *err)
+int vm_build_run(struct vm_build *v, const struct build *b, const struct origin *from, struct err *err)
 {
 	struct staged *s = NULL;
 	struct ctl_snapshotted done;
@@ -295,7 +295,7 @@ int vm_build_run(struct vm_build *v, const struct build *b, const struct request
 	if (start_process(v, err) < 0 || boot(v, err) < 0)
 		return err->num;
 	build_step(b, "waiting");
-	if (wait_ready(v, rq, err) < 0 || store_stage(v->d->store, &s, err) < 0)
+	if (wait_ready(v, from, err) < 0 || store_stage(v->d->store, &s, err) < 0)
 		return err->num;
 	build_step(b, "snapshotting");
 	int dir = staged_dir(s);

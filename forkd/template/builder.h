@@ -11,10 +11,10 @@
 struct vm_build;
 
 /* Checks `vm` and `ready` of the request and opens what they name. vm_build_free() in any case. */
-MUST_CHECK int vm_build_new(struct forkd *d, const struct request *rq, const struct json_node *vm,
+MUST_CHECK int vm_build_new(struct forkd *d, const struct origin *from, const struct json_node *vm,
 			    const struct json_node *ready, uint64_t timeout_s, struct vm_build **ret, struct err *err);
 void vm_build_free(struct vm_build *v); /* ends the VM; NULL is fine */
-/* Boots, waits, takes the snapshot, publishes. rq NULL: nobody is waiting for it. */
-MUST_CHECK int vm_build_run(struct vm_build *v, const struct build *b, const struct request *rq, struct err *err);
+/* Boots, waits, takes the snapshot, publishes. `from` NULL: nobody is waiting for it. */
+MUST_CHECK int vm_build_run(struct vm_build *v, const struct build *b, const struct origin *from, struct err *err);
 
 #endif

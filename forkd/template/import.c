@@ -9,20 +9,16 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "forkd/access/policy.h"
-#include "forkd/clone/life.h"
 #include "forkd/errors.h"
 #include "forkd/events.h"
 #include "forkd/metrics.h"
-#include "forkd/rest/body.h"
 #include "forkd/template/template_host.h"
 #include "forkd/template/templates.h"
 #include "store/store.h"
 
-enum { SNAPSHOT_TIMEOUT_MS = 600000 };
-
-int build_begin(struct forkd *d, const char *name, const struct request *rq, struct build *ret, struct err *err)
+int build_begin(struct forkd *d, const char *name, const struct origin *from, struct build *ret, struct err *err)
 {
-	struct build b = { .d = d, .owner = rq->caller, .begun_ns = rq->accepted_ns };
+	struct build b = { .d = d, .owner = *from->caller, .begun_ns = from->accepted_ns };
 
 	if (tmpl_reserve(d->registry, name, &b.t, err) < 0)
 		return err->num;
@@ -117,103 +113,4 @@ int build_from_dir(const struct build *b, int dir_fd, const char *source, struct
 		r = build_publish(b, &s, source, NULL, err);
 	staged_discard(s);
 	return r;
-}
-
-/*
- * What its process writes into config.json came from all of them: the requester, the clone's owner, its template's. The first
- * one that may not go everywhere is the one whose rights count.
- */
-static struct caller least_trusted(struct forkd *d, const struct caller *requester, const struct clone *c)
-{
-	struct caller owner = caller_from_owner(c->record.uid, c->record.gid);
-	struct manifest m;
-	struct err err = {};
-
-	if (!requester->trusted)
-		return *requester;
-	if (!owner.trusted)
-		return owner;
-	if (store_manifest(d->store, c->record.template, &m, &err) < 0)
-		return caller_from_owner(OWNER_REMOTE, OWNER_REMOTE);
-	owner = caller_from_owner(m.owner_uid, OWNER_REMOTE);
-	fields_free(manifest_fields, &m);
-	return owner.trusted ? *requester : owner;
-}
-
-static int snapshot_clone(const struct build *b, struct clone *c, struct ctl_snapshotted *ret, struct err *err)
-{
-	struct staged *s = NULL;
-	char source[32];
-
-	build_step(b, "snapshotting");
-	if (store_stage(b->d->store, &s, err) < 0)
-		return err->num;
-	int dir = staged_dir(s);
-	struct control_call call = {
-		.op = "snapshot",
-		.ret_rows = ctl_snapshotted_fields,
-		.ret = ret,
-		.fds = &dir,
-		.n_fds = 1,
-		.timeout_ms = SNAPSHOT_TIMEOUT_MS,
-	};
-	int r = clone_talk(b->d, c, &call, true, err);
-	snprintf(source, sizeof(source), "clone:%s", c->record.id);
-	if (r >= 0)
-		r = build_publish(b, &s, source, c->record.template, err);
-	staged_discard(s);
-	return r;
-}
-
-int import_clone(struct forkd *d, struct clone *c, const char *name, const struct request *rq, struct strbuf *body,
-		 struct err *err)
-{
-	struct ctl_snapshotted done = {};
-	struct build b;
-
-	if (build_begin(d, name, rq, &b, err) < 0)
-		return err->num;
-	b.owner = least_trusted(d, &rq->caller, c);
-	if (build_end(&b, snapshot_clone(&b, c, &done, err), err) < 0)
-		return err->num;
-	metrics_observe_us(d->metrics, HISTOGRAM_PAUSE, done.paused_us);
-	strbuf_puts(body, "{\"template\":");
-	if (template_json(d, name, body, err) < 0)
-		return err->num;
-	strbuf_printf(body, ",\"paused_us\":%llu}", (unsigned long long)done.paused_us);
-	return 0;
-}
-
-/* Sizes, not digests: there is one for every 2 MiB. */
-static void add_files(const struct manifest *m, struct strbuf *out)
-{
-	strbuf_puts(out, ",\"files\":[");
-	for (uint32_t i = 0; i < m->n_files; i++)
-		strbuf_printf(out, "%s{\"name\":\"%s\",\"bytes\":%llu,\"allocated_bytes\":%llu}", i ? "," : "",
-			      m->files[i].name, (unsigned long long)m->files[i].bytes,
-			      (unsigned long long)m->files[i].allocated_bytes);
-	strbuf_putc(out, ']');
-}
-
-int template_json(struct forkd *d, const char *name, struct strbuf *out, struct err *err)
-{
-	struct manifest m = {};
-
-	fields_init(manifest_fields, &m);
-	if (store_manifest(d->store, name, &m, err) < 0)
-		return err->code == ERR_NOT_FOUND ? fail_as(err, E_NO_TEMPLATE, NULL) : err->num;
-	strbuf_puts(out, "{\"name\":");
-	strbuf_json(out, name, strlen(name));
-	strbuf_puts(out, ",\"state\":\"ready\"");
-	json_member(out, "source", m.source);
-	json_member(out, "parent", m.parent);
-	json_member(out, "created_at", m.created_at);
-	strbuf_printf(out, ",\"ram_bytes\":%llu,\"vcpus\":%u", (unsigned long long)m.ram_bytes, m.vcpus);
-	json_member(out, "host_cpu", m.host_cpu);
-	json_member(out, "program_version", m.program_version);
-	strbuf_printf(out, ",\"format\":%u,\"clones\":%u", m.format, registry_count(d->registry, name));
-	add_files(&m, out);
-	strbuf_putc(out, '}');
-	fields_free(manifest_fields, &m);
-	return 0;
 }

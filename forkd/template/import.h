@@ -6,9 +6,9 @@
 #ifndef FORKD_TEMPLATE_IMPORT_H
 #define FORKD_TEMPLATE_IMPORT_H
 
-#include "forkd/clone/registry.h"
-#include "forkd/daemon.h"
-#include "forkd/rest/server.h"
+#include "forkd/access/caller.h"
+#include "forkd/forkd.h"
+#include "forkd/registry/registry.h"
 
 /* A template on its way. */
 struct build {
@@ -19,7 +19,7 @@ struct build {
 };
 
 /* Reserves the name. Ends with build_end(). */
-MUST_CHECK int build_begin(struct forkd *d, const char *name, const struct request *rq, struct build *ret,
+MUST_CHECK int build_begin(struct forkd *d, const char *name, const struct origin *from, struct build *ret,
 			   struct err *err);
 /* Says where it stands, on the event stream and in GET. */
 void build_step(const struct build *b, const char *step);
@@ -32,10 +32,5 @@ MUST_CHECK int build_publish(const struct build *b, struct staged **s, const cha
 			     struct err *err);
 /* The whole of it from a directory. */
 MUST_CHECK int build_from_dir(const struct build *b, int dir_fd, const char *source, struct err *err);
-/* The whole of it from a running clone, whose template it becomes a child of: body {"template", "paused_us"}. */
-MUST_CHECK int import_clone(struct forkd *d, struct clone *c, const char *name, const struct request *rq,
-			    struct strbuf *body, struct err *err);
-/* The template as the API shows it. */
-MUST_CHECK int template_json(struct forkd *d, const char *name, struct strbuf *out, struct err *err);
 
 #endif

@@ -7,9 +7,9 @@
 #define FORKD_TEMPLATE_TEMPLATE_HOST_H
 
 #include "common/ctl.h"
-#include "forkd/clone/registry.h"
-#include "forkd/daemon.h"
-#include "forkd/rest/server.h"
+#include "forkd/access/caller.h"
+#include "forkd/forkd.h"
+#include "forkd/registry/registry.h"
 
 struct template_host {
 	char *name; /* of the template, for messages */

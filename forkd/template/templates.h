@@ -6,7 +6,7 @@
 #ifndef FORKD_TEMPLATE_TEMPLATES_H
 #define FORKD_TEMPLATE_TEMPLATES_H
 
-#include "forkd/clone/registry.h"
+#include "forkd/registry/registry.h"
 
 struct forkd;
 

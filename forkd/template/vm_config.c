@@ -8,8 +8,8 @@
 
 #include "forkd/access/policy.h"
 #include "forkd/access/taps.h"
+#include "forkd/body.h"
 #include "forkd/errors.h"
-#include "forkd/rest/body.h"
 
 enum { RAM_DEFAULT_BYTES = 512 << 20 };
 

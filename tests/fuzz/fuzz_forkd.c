@@ -10,8 +10,8 @@
 
 #include "common/ctl.h"
 #include "forkd/access/policy.h"
+#include "forkd/body.h"
 #include "forkd/clone/clone_request.h"
-#include "forkd/rest/body.h"
 #include "forkd/template/vm_config.h"
 #include "store/store_internal.h"
 #include "vmm/clone/config_override.h"

@@ -33,7 +33,7 @@ INTERNAL = {("record.c", "record"), ("record.c", "record_net"), ("record.c", "la
 # Files that write answers key by key, the schemas of what they write, and their other keys: members of events.
 WRITERS = [
     (["clone_json.c"], ["Clone", "CloneNet", "Phases", "Exit"], set()),
-    (["import.c", "api_templates.c"], ["Template", "TemplateFile", "TemplateList", "Snapshotted", "Verified"], {"error"}),
+    (["template_json.c", "api_templates.c"], ["Template", "TemplateFile", "TemplateList", "Snapshotted", "Verified"], {"error"}),
     (["api_misc.c"], ["Health", "Version"], set()),
 ]
 

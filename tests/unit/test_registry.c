@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Clones by id, by filter and by state; names of templates; records on disk. */
-#include "forkd/clone/registry.h"
+#include "forkd/registry/registry.h"
 
 #include <fcntl.h>
 #include <string.h>

@@ -11,9 +11,9 @@
 
 #include "common/clock.h"
 #include "common/log.h"
-#include "forkd/daemon.h"
 #include "forkd/errors.h"
 #include "forkd/events.h"
+#include "forkd/forkd.h"
 #include "forkd/metrics.h"
 #include "forkd/rest/api.h"
 #include "tests/unit/http_client.h"

@@ -3,8 +3,8 @@
  * What is known of a clone that outlives a daemon: clone.json in its directory. Plain data; strings and lists are heap, released by
  * record_free().
  */
-#ifndef FORKD_CLONE_RECORD_H
-#define FORKD_CLONE_RECORD_H
+#ifndef FORKD_REGISTRY_RECORD_H
+#define FORKD_REGISTRY_RECORD_H
 
 #include <sys/types.h>
 

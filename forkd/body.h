@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Bodies of requests, loaded by a field table with nothing in them overlooked; and of answers. Used by the handlers, in their threads. */
-#ifndef FORKD_REST_BODY_H
-#define FORKD_REST_BODY_H
+#ifndef FORKD_BODY_H
+#define FORKD_BODY_H
 
 #include "common/field.h"
 
@@ -12,7 +12,5 @@ MUST_CHECK int body_load(const struct field *rows, const char *const *others, vo
 void json_member(struct strbuf *out, const char *key, const char *value);
 /* The value as JSON text again. */
 void json_text(const struct json_node *node, struct strbuf *out);
-/* A decimal number of a query; `what` names it. */
-MUST_CHECK int query_number(const char *text, const char *what, uint64_t max, uint64_t *ret, struct err *err);
 
 #endif

@@ -3,13 +3,13 @@
  * All clones and all template names that this daemon knows, in memory. One mutex, held for moments and never over I/O. A clone is
  * counted by references: the registry's, the watcher's while it watches its process, and one for each caller that looks at it.
  */
-#ifndef FORKD_CLONE_REGISTRY_H
-#define FORKD_CLONE_REGISTRY_H
+#ifndef FORKD_REGISTRY_REGISTRY_H
+#define FORKD_REGISTRY_REGISTRY_H
 
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "forkd/clone/record.h"
+#include "forkd/registry/record.h"
 #include "forkd/watch/watch.h"
 #include "store/store.h"
 

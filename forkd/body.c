@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Strict loading of JSON bodies, and writing pieces of them. */
-#include "forkd/rest/body.h"
+#include "forkd/body.h"
 
 #include <string.h>
 
@@ -89,18 +89,4 @@ void json_text(const struct json_node *node, struct strbuf *out)
 		}
 	}
 	strbuf_putc(out, object ? '}' : ']');
-}
-
-int query_number(const char *text, const char *what, uint64_t max, uint64_t *ret, struct err *err)
-{
-	uint64_t v = 0;
-
-	if (!text[0] || strspn(text, "0123456789") != strlen(text) || strlen(text) > 18)
-		return fail(err, E_INVALID, "%s: '%.40s' is not a number", what, text);
-	for (const char *p = text; *p; p++)
-		v = v * 10 + (uint64_t)(*p - '0');
-	if (v > max)
-		return fail(err, E_INVALID, "%s: %s is above %llu", what, text, (unsigned long long)max);
-	*ret = v;
-	return 0;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* clone.json, and the small values in it: ids, times, labels. */
-#include "forkd/clone/record.h"
+#include "forkd/registry/record.h"
 
 #include <errno.h>
 #include <fcntl.h>

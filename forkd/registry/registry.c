@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The table of clones: find, list, count, wait. */
-#include "forkd/clone/registry.h"
+#include "forkd/registry/registry.h"
 
 #include <errno.h>
 #include <string.h>

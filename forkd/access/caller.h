@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Who asks for something, and what came with the request beside its body: all that the rooms below REST see of one. Plain data. */
+#ifndef FORKD_ACCESS_CALLER_H
+#define FORKD_ACCESS_CALLER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct caller {
+	bool local;   /* unix socket: uid, gid and pid are its peer credentials */
+	bool trusted; /* local, and root or the daemon's own user: may name any path */
+	uid_t uid;
+	gid_t gid;
+	pid_t pid;
+};
+
+/* The caller that a clone's owner is, when its own VM process asks for something; OWNER_REMOTE (registry/record.h) is nobody here. */
+struct caller caller_from_owner(uid_t uid, gid_t gid);
+
+/* Valid during the request. */
+struct origin {
+	const struct caller *caller;
+	uint64_t accepted_ns; /* CLOCK_MONOTONIC at the request's first byte */
+	int *fds;             /* descriptors that came with it; whoever keeps one sets it to -1 here */
+	uint32_t n_fds;
+	bool (*gone)(const void *request); /* nobody waits for the answer any more */
+	const void *request;
+};
+bool origin_gone(const struct origin *o); /* NULL: nobody waits anyway, but nobody went: false */
+
+#endif

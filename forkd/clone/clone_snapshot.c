@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+/* From a running clone to a template. */
+#include "forkd/clone/clone_snapshot.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "forkd/clone/life.h"
+#include "forkd/metrics.h"
+#include "forkd/template/import.h"
+
+enum { SNAPSHOT_TIMEOUT_MS = 600000 };
+
+/*
+ * What its process writes into config.json came from all of them: the requester, the clone's owner, its template's. The first
+ * one that may not go everywhere is the one whose rights count.
+ */
+static struct caller least_trusted(struct forkd *d, const struct caller *requester, const struct clone *c)
+{
+	struct caller owner = caller_from_owner(c->record.uid, c->record.gid);
+	struct manifest m;
+	struct err err = {};
+
+	if (!requester->trusted)
+		return *requester;
+	if (!owner.trusted)
+		return owner;
+	if (store_manifest(d->store, c->record.template, &m, &err) < 0)
+		return caller_from_owner(OWNER_REMOTE, OWNER_REMOTE);
+	owner = caller_from_owner(m.owner_uid, OWNER_REMOTE);
+	fields_free(manifest_fields, &m);
+	return owner.trusted ? *requester : owner;
+}
+
+static int take_snapshot(const struct build *b, struct clone *c, struct ctl_snapshotted *ret, struct err *err)
+{
+	struct staged *s = NULL;
+	char source[32];
+
+	build_step(b, "snapshotting");
+	if (store_stage(b->d->store, &s, err) < 0)
+		return err->num;
+	int dir = staged_dir(s);
+	struct control_call call = {
+		.op = "snapshot",
+		.ret_rows = ctl_snapshotted_fields,
+		.ret = ret,
+		.fds = &dir,
+		.n_fds = 1,
+		.timeout_ms = SNAPSHOT_TIMEOUT_MS,
+	};
+	int r = clone_talk(b->d, c, &call, true, err);
+	snprintf(source, sizeof(source), "clone:%s", c->record.id);
+	if (r >= 0)
+		r = build_publish(b, &s, source, c->record.template, err);
+	staged_discard(s);
+	return r;
+}
+
+int clone_snapshot(struct forkd *d, struct clone *c, const char *name, const struct origin *from,
+		   uint64_t *ret_paused_us, struct err *err)
+{
+	struct ctl_snapshotted done = {};
+	struct build b;
+
+	if (build_begin(d, name, from, &b, err) < 0)
+		return err->num;
+	b.owner = least_trusted(d, from->caller, c);
+	if (build_end(&b, take_snapshot(&b, c, &done, err), err) < 0)
+		return err->num;
+	metrics_observe_us(d->metrics, HISTOGRAM_PAUSE, done.paused_us);
+	*ret_paused_us = done.paused_us;
+	return 0;
+}
