@@ -9,6 +9,8 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "common/fs.h"
+
 /* Aligned room for one control message with the most descriptors. */
 union rights {
 	struct cmsghdr align;
@@ -18,6 +20,7 @@ union rights {
 static int lock_path(const char *path, int *ret_fd, struct err *err)
 {
 	autofree char *name = NULL;
+	char fs[FS_NAME];
 
 	if (asprintf(&name, "%s.lock", path) < 0) {
 		name = NULL;
@@ -26,13 +29,11 @@ static int lock_path(const char *path, int *ret_fd, struct err *err)
 	autoclose int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return err_sys(err, ERR_INTERNAL, "open lock file '%s'", name);
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
-		if (errno == EAGAIN || errno == EACCES)
-			return err_set(err, ERR_BUSY, "socket '%s' is already in use by another running instance",
-				       path);
-		return err_sys(err, ERR_INTERNAL, "lock '%s'", name);
-	}
+	int r = fs_lock(fd, FS_LOCK_OFD);
+	if (r == -EAGAIN)
+		return err_set(err, ERR_BUSY, "socket '%s' is already in use by another running instance", path);
+	if (r < 0)
+		return err_num(err, ERR_INTERNAL, -r, "'%s' cannot be locked on %s", name, fs_name(fd, fs));
 	*ret_fd = steal_fd(&fd);
 	return 0;
 }

@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "common/fs.h"
 #include "common/log.h"
 #include "forkd/access/admission.h"
 #include "forkd/access/opener.h"
@@ -63,19 +64,17 @@ static int make_dir(const char *parent, const char *name, mode_t mode, struct er
 static int lock_runtime(struct forkd *d, struct err *err)
 {
 	autofree char *path = NULL;
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	char fs[FS_NAME];
 
 	if (asprintf(&path, "%s/lock", d->runtime_dir) < 0)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "lock the runtime directory");
 	d->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (d->lock_fd < 0)
 		return err_sys(err, ERR_INTERNAL, "open '%s'", path);
-	if (fcntl(d->lock_fd, F_OFD_SETLK, &lock) < 0)
-		return errno == EAGAIN || errno == EACCES
-			       ? err_set(err, ERR_BUSY, "the runtime directory '%s' is used by another daemon",
-					 d->runtime_dir)
-			       : err_sys(err, ERR_INTERNAL, "lock '%s'", path);
-	return 0;
+	int r = fs_lock(d->lock_fd, FS_LOCK_OFD);
+	if (r == -EAGAIN)
+		return err_set(err, ERR_BUSY, "the runtime directory '%s' is used by another daemon", d->runtime_dir);
+	return r < 0 ? err_num(err, ERR_INTERNAL, -r, "'%s' cannot be locked on %s", path, fs_name(d->lock_fd, fs)) : 0;
 }
 
 static int open_runtime(struct forkd *d, struct err *err)

@@ -6,8 +6,8 @@ set -eu
 export PATH=$PATH:/usr/sbin:/sbin	# after `su` dpkg misses its tools
 
 build="gcc clang make pkg-config libc6-dev liburing-dev libhttp-parser-dev libmicrohttpd-dev libgnutls28-dev libsystemd-dev libcurl4-gnutls-dev"
-unit="libcmocka-dev xfsprogs"
-kvm="python3 python3-venv python3-yaml python3-jsonschema openapi-specification curl coreutils"
+unit="libcmocka-dev xfsprogs e2fsprogs"
+kvm="python3 python3-venv python3-yaml python3-jsonschema openapi-specification curl coreutils strace"
 lab="qemu-system-x86 busybox-static cpio kmod e2fsprogs xz-utils zstd lz4 iproute2"
 fuzz="libclang-rt-dev llvm patch"
 lint="clang-format clang-tidy cppcheck git"

@@ -4,9 +4,9 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/random.h>
 
+#include "common/fs.h"
 #include "common/io.h"
 #include "common/log.h"
 #include "store/store_internal.h"
@@ -145,14 +145,17 @@ static int write_format(const struct store *s, struct err *err)
 
 static int lock(struct store *s, struct err *err)
 {
+	char fs[FS_NAME];
+
 	s->lock_fd = openat(s->root_fd, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
 	if (s->lock_fd < 0)
 		return err_sys(err, ERR_INTERNAL, "open '%s/lock'", s->root);
-	if (flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0)
-		return 0;
-	if (errno == EWOULDBLOCK)
+	int r = fs_lock(s->lock_fd, FS_LOCK_FLOCK);
+	if (r == -EAGAIN)
 		return err_set(err, ERR_BUSY, "store '%s' is in use by another daemon", s->root);
-	return err_sys(err, ERR_INTERNAL, "lock '%s/lock'", s->root);
+	return r < 0 ? err_num(err, ERR_INTERNAL, -r, "'%s/lock' cannot be locked on %s", s->root,
+			       fs_name(s->lock_fd, fs))
+		     : 0;
 }
 
 static int open_part(const struct store *s, const char *name, int *ret_fd, struct err *err)

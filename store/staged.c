@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
+#include "common/fs.h"
 #include "common/log.h"
 #include "common/version.h"
 #include "store/store_internal.h"
@@ -301,14 +302,17 @@ int staged_publish(struct staged **staged, const char *name, struct err *err)
 {
 	struct staged *s = *staged;
 	struct store *store = s->store;
+	char fs[FS_NAME];
 
 	if (store_check_name(name, err) < 0)
 		return err->num;
 	if (strcmp(s->sealed_name, name) != 0)
 		return err_set(err, ERR_INTERNAL, "template '%s' is not sealed under this name", name);
-	if (renameat2(store->staging_fd, s->dir_name, store->templates_fd, name, RENAME_NOREPLACE) < 0)
-		return errno == EEXIST ? err_set(err, ERR_CONFLICT, "template '%s' exists already", name)
-				       : err_sys(err, ERR_INTERNAL, "publish template '%s'", name);
+	int r = fs_rename_new(store->staging_fd, s->dir_name, store->templates_fd, name);
+	if (r < 0)
+		return r == -EEXIST ? err_set(err, ERR_CONFLICT, "template '%s' exists already", name)
+				    : err_num(err, ERR_INTERNAL, -r, "publish template '%s' on %s", name,
+					      fs_name(store->templates_fd, fs));
 	if (settle(s, err) < 0) { /* back, for staged_discard() */
 		if (fchmod(s->dir_fd, 0700) == 0)
 			(void)renameat(store->templates_fd, name, store->staging_fd, s->dir_name);

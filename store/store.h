@@ -6,7 +6,7 @@
  * remove. A full disk is ERR_INTERNAL with err->num -ENOSPC or -EDQUOT.
  *
  *   ROOT/FORMAT              the store's format version, one number
- *   ROOT/lock                held (flock) by the daemon that uses the store
+ *   ROOT/lock                locked by the daemon that uses the store
  *   ROOT/templates/NAME/     config.json memory-ranges state.json manifest.json, files 0400, directory 0500
  *   ROOT/staging/RANDOM/     being written; removed at the next start
  *   ROOT/trash/RANDOM/       being removed; likewise

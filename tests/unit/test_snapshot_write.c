@@ -3,6 +3,7 @@
 #include "vmm/snapshot/snapshot_write.h"
 
 #include "tests/unit/fake_kvm.h"
+#include "tests/unit/odd_fs.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -71,6 +72,7 @@ static int done(void **state)
 	static const char *const names[] = { "config.json", "state.json", "memory-ranges", ".config.json.tmp" };
 
 	(void)state;
+	memset(&odd_fs, 0, sizeof(odd_fs));
 	gmem_unmap(&vm.mem);
 	free(vm.arch.cpuid.entry);
 	vm_config_free(&config);
@@ -195,6 +197,54 @@ static void never_overwrites(void **state)
 	assert_int_equal(n_files(), 3);
 }
 
+/* Whole or not at all also where renameat2() knows no flags and a directory cannot be locked. */
+static void on_odd_file_systems(void **state)
+{
+	static const int cannot_lock[] = { 0, EBADF, ENOLCK, EOPNOTSUPP };
+	struct err err = {};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cannot_lock); i++) {
+		autosnapshot struct snapshot snap = { .mem_fd = -1 };
+		odd_fs.renameat2 = EINVAL;
+		odd_fs.flock = cannot_lock[i];
+		assert_int_equal(snapshot_save(&vm, url, &err), 0);
+		assert_int_equal(n_files(), 3);
+		assert_int_equal(snapshot_open(&snap, url, &err), 0);
+		assert_int_equal(snapshot_save(&vm, url, &err), -EEXIST);
+		assert_int_equal(n_files(), 3);
+		unlink(in_dir("config.json"));
+		unlink(in_dir("state.json"));
+		assert_int_equal(snapshot_save(&vm, url, &err), -EEXIST); /* memory-ranges is in the way */
+		assert_int_equal(n_files(), 1);
+		unlink(in_dir("memory-ranges"));
+	}
+	odd_fs.linkat = EPERM;
+	assert_true(snapshot_save(&vm, url, &err) < 0);
+	assert_non_null(strstr(err.msg, "rename .config.json.tmp to config.json on "));
+	assert_int_equal(n_files(), 0);
+}
+
+/* One at a time: a second writer is told by the lock, and where there is none by the temporary file, which it leaves alone. */
+static void one_writer_at_a_time(void **state)
+{
+	autoclose int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct err err = {};
+
+	(void)state;
+	assert_int_equal(flock(dir_fd, LOCK_EX), 0);
+	assert_true(snapshot_save(&vm, url, &err) < 0);
+	assert_non_null(strstr(err.msg, "another snapshot is being written to \"/tmp/"));
+	assert_int_equal(flock(dir_fd, LOCK_UN), 0);
+	odd_fs.flock = ENOLCK;
+	close(open(in_dir(".config.json.tmp"), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
+	assert_true(snapshot_save(&vm, url, &err) < 0);
+	assert_non_null(strstr(err.msg, "if none is, remove \".config.json.tmp\""));
+	assert_int_equal(n_files(), 1);
+	unlink(in_dir(".config.json.tmp"));
+	assert_int_equal(snapshot_save(&vm, url, &err), 0);
+}
+
 static void bad_urls(void **state)
 {
 	static const struct {
@@ -220,10 +270,8 @@ static void bad_urls(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(round_trip),
-		T(state_tree),
-		T(never_overwrites),
-		T(bad_urls),
+		T(round_trip),          T(state_tree),           T(never_overwrites),
+		T(on_odd_file_systems), T(one_writer_at_a_time), T(bad_urls),
 	};
 
 	return cmocka_run_group_tests_name("snapshot_write", tests, make_name, NULL);

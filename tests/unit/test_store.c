@@ -7,11 +7,13 @@
 #include <stdatomic.h>
 #include <sys/wait.h>
 
+#include "tests/unit/odd_fs.h"
 #include "tests/unit/test_store_util.h"
 
 static int drop_root(void **state)
 {
 	(void)state;
+	memset(&odd_fs, 0, sizeof(odd_fs));
 	remove_path(root);
 	return 0;
 }
@@ -135,6 +137,31 @@ static void has_one_user(void **state)
 	store_close(s);
 	store_close(open_store());
 	assert_int_equal(count_entries(path_of(root, "staging")), 0);
+}
+
+/* Where renameat2() knows no flags and flock() does not work. */
+static void works_on_odd_file_systems(void **state)
+{
+	static const int cannot_lock[] = { EBADF, ENOLCK, EOPNOTSUPP };
+	struct store *second = NULL;
+	struct err err = {};
+
+	(void)state;
+	odd_fs.renameat2 = EINVAL;
+	for (size_t i = 0; i < ARRAY_LEN(cannot_lock); i++) {
+		odd_fs.flock = cannot_lock[i];
+		struct store *s = open_store();
+		assert_err(store_open(root, &second, &err), err, ERR_BUSY, "in use by another daemon");
+		assert_ok(publish(s, "one", &err), err);
+		assert_ok(store_verify(s, "one", &err), err);
+		assert_err(publish(s, "one", &err), err, ERR_CONFLICT, "template 'one' exists already");
+		assert_ok(store_verify(s, "one", &err), err);
+		assert_int_equal(count_entries(path_of(root, "staging")), 0);
+		assert_ok(store_delete(s, "one", &err), err);
+		store_close(s);
+	}
+	odd_fs.ofd = EOPNOTSUPP;
+	assert_err(store_open(root, &second, &err), err, ERR_INTERNAL, "/lock' cannot be locked on ");
 }
 
 static void publishes(void **state)
@@ -529,6 +556,7 @@ int main(void)
 		cmocka_unit_test_teardown(refuses_what_is_no_store, drop_root),
 		cmocka_unit_test_teardown(refuses_other_formats, drop_root),
 		cmocka_unit_test_teardown(has_one_user, drop_root),
+		cmocka_unit_test_teardown(works_on_odd_file_systems, drop_root),
 		cmocka_unit_test_teardown(publishes, drop_root),
 		cmocka_unit_test_teardown(publishes_only_what_is_sealed, drop_root),
 		cmocka_unit_test_teardown(counts_references, drop_root),

@@ -5,8 +5,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/file.h>
 
+#include "common/fs.h"
 #include "common/io.h"
 #include "vmm/machine/devices.h"
 #include "vmm/machine/hotplug.h"
@@ -109,20 +109,34 @@ static int exists(const char *what, struct err *err)
 	return err_num(err, ERR_INTERNAL, EEXIST, "Error creating VM %s snapshot file", what);
 }
 
-static int create(int dir_fd, int i, int *ret_fd, struct err *err)
+/* A temporary file that is there is a dead process's where the directory is locked; where it cannot be, it is the lock. */
+static int create(int dir_fd, bool locked, int i, int *ret_fd, struct err *err)
 {
+	char fs[FS_NAME];
+
 	if (faccessat(dir_fd, files[i].name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
 		return exists(files[i].what, err);
-	*ret_fd = openat(dir_fd, files[i].temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (locked)
+		unlinkat(dir_fd, files[i].temporary, 0);
+	*ret_fd = openat(dir_fd, files[i].temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (*ret_fd < 0 && errno == EEXIST && !locked)
+		return err_num(err, ERR_INTERNAL, EEXIST,
+			       "another snapshot is being written there; if none is, remove \"%s\", which one left on "
+			       "%s, where nothing can be locked",
+			       files[i].temporary, fs_name(dir_fd, fs));
 	return *ret_fd < 0 ? err_sys(err, ERR_INTERNAL, "Error creating VM %s snapshot file", files[i].what) : 0;
 }
 
 static int publish(int dir_fd, int i, struct err *err)
 {
-	if (renameat2(dir_fd, files[i].temporary, dir_fd, files[i].name, RENAME_NOREPLACE) == 0)
-		return 0;
-	return errno == EEXIST ? exists(files[i].what, err)
-			       : err_sys(err, ERR_INTERNAL, "rename %s to %s", files[i].temporary, files[i].name);
+	char fs[FS_NAME];
+	int r = fs_rename_new(dir_fd, files[i].temporary, dir_fd, files[i].name);
+
+	if (r == -EEXIST)
+		return exists(files[i].what, err);
+	return r < 0 ? err_num(err, ERR_INTERNAL, -r, "rename %s to %s on %s", files[i].temporary, files[i].name,
+			       fs_name(dir_fd, fs))
+		     : 0;
 }
 
 static int write_text(int fd, const char *name, const struct strbuf *text, struct err *err)
@@ -132,12 +146,11 @@ static int write_text(int fd, const char *name, const struct strbuf *text, struc
 	return n < 0 ? err_num(err, ERR_INTERNAL, (int)-n, "write %s", name) : 0;
 }
 
-static int write_files(struct vm *vm, const int fd[N_FILES], const struct strbuf *config, const struct strbuf *state,
-		       struct err *err)
+static int write_files(struct vm *vm, const int fd[N_FILES], const struct strbuf *const text[MEMORY], struct err *err)
 {
-	if (write_text(fd[CONFIG], "config.json", config, err) < 0 ||
-	    write_text(fd[STATE], "state.json", state, err) < 0)
-		return err->num;
+	for (int i = 0; i < MEMORY; i++)
+		if (write_text(fd[i], files[i].name, text[i], err) < 0)
+			return err->num;
 	if (memfile_write(fd[MEMORY], &vm->mem, err) < 0)
 		return err_wrap(err, "write memory-ranges");
 	for (int i = 0; i < N_FILES; i++)
@@ -146,14 +159,14 @@ static int write_files(struct vm *vm, const int fd[N_FILES], const struct strbuf
 	return 0;
 }
 
-static int save_to(struct vm *vm, int dir_fd, const struct strbuf *config, const struct strbuf *state, struct err *err)
+static int save_to(struct vm *vm, int dir_fd, bool locked, const struct strbuf *const text[MEMORY], struct err *err)
 {
 	int fd[N_FILES] = { -1, -1, -1 }, r = 0, published = 0;
 
 	for (int i = 0; i < N_FILES && r == 0; i++)
-		r = create(dir_fd, i, &fd[i], err);
+		r = create(dir_fd, locked, i, &fd[i], err);
 	if (r == 0)
-		r = write_files(vm, fd, config, state, err);
+		r = write_files(vm, fd, text, err);
 	while (r == 0 && published < N_FILES) {
 		r = publish(dir_fd, published, err);
 		published += r == 0;
@@ -171,16 +184,18 @@ static int save_to(struct vm *vm, int dir_fd, const struct strbuf *config, const
 
 int snapshot_save_at(struct vm *vm, int dir_fd, const char *dir, struct err *err)
 {
-	autostrbuf struct strbuf config = {}, state = {};
+	int lock = fs_lock(dir_fd, FS_LOCK_FLOCK);
 
-	if (flock(dir_fd, LOCK_EX | LOCK_NB) < 0)
-		return err_sys(err, ERR_INTERNAL, "another snapshot is being written to \"%s\"", dir);
+	if (lock == -EAGAIN)
+		return err_num(err, ERR_INTERNAL, EAGAIN, "another snapshot is being written to \"%s\"", dir);
+	autostrbuf struct strbuf config = {}, state = {};
 	hotplug_save_config(vm, &config);
 	if (config.failed)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "write config.json");
 	if (make_state(vm, &state, err) < 0)
 		return err->num;
-	return save_to(vm, dir_fd, &config, &state, err);
+	const struct strbuf *const text[MEMORY] = { [CONFIG] = &config, [STATE] = &state };
+	return save_to(vm, dir_fd, lock == 0, text, err);
 }
 
 int snapshot_save(struct vm *vm, const char *destination_url, struct err *err)

@@ -153,16 +153,14 @@ static int copy_range(int from, int to, uint64_t off, uint64_t last, struct err 
 			ssize_t n = copy_file_range(from, &in, to, &out, (size_t)((off_t)end - in), 0);
 			if (n < 0 && errno == EINTR)
 				continue;
-			if (n < 0 && (errno == EXDEV || errno == EOPNOTSUPP || errno == ENOSYS)) {
-				if (copy_plain(from, to, in, (off_t)end, err) < 0)
-					return err_wrap(err, "copy memory from the template");
-				break;
-			}
 			if (n == 0)
 				return err_set(err, ERR_INVALID, "the template's memory ends at %lld", (long long)in);
-			if (n < 0)
-				return err_sys(err, ERR_INTERNAL, "copy memory from the template at %lld",
-					       (long long)in);
+			if (n > 0)
+				continue;
+			/* File systems say in many ways that they cannot; a real error comes again. */
+			if (copy_plain(from, to, in, (off_t)end, err) < 0)
+				return err_wrap(err, "copy memory from the template");
+			break;
 		}
 	}
 	return 0;

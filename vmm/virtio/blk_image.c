@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
+#include "common/fs.h"
 #include "vmm/core/host_open.h"
 #include "vmm/virtio/blk.h"
 
@@ -92,6 +93,7 @@ int blk_load(struct virtio_dev *vdev, const struct json_node *state, struct err 
 
 static int lock_image(const struct blk *blk, uint64_t bytes, struct err *err)
 {
+	char fs[FS_NAME];
 	struct flock lock = {
 		.l_type = blk->readonly ? F_RDLCK : F_WRLCK,
 		.l_whence = SEEK_SET,
@@ -101,7 +103,8 @@ static int lock_image(const struct blk *blk, uint64_t bytes, struct err *err)
 	if (fcntl(blk->lock_fd, F_OFD_SETLK, &lock) == 0)
 		return 0;
 	if (errno != EAGAIN && errno != EACCES)
-		return err_sys(err, ERR_INTERNAL, "lock disk image '%s'", blk->path);
+		return err_sys(err, ERR_INTERNAL, "disk image '%s' cannot be locked on %s", blk->path,
+			       fs_name(blk->lock_fd, fs));
 	err_set(err, ERR_INTERNAL, "The file is already locked");
 	err_wrap(err, "Failed to get %s lock for disk image: %s", blk->readonly ? "Read" : "Write", blk->path);
 	err_wrap(err, "Cannot lock images of all block devices");
