@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "common/fs.h"
+#include "common/log.h"
 #include "vmm/core/host_open.h"
 #include "vmm/virtio/blk.h"
 
@@ -121,9 +122,11 @@ static int image_bytes(const struct blk *blk, const struct stat *st, uint64_t *r
 		return err_sys(err, ERR_INTERNAL, "size of block device '%s'", blk->path);
 	if (!S_ISBLK(st->st_mode) && !S_ISREG(st->st_mode))
 		return err_set(err, ERR_INVALID, "disk image '%s' is neither a file nor a block device", blk->path);
-	if (bytes == 0 || bytes % SECTOR_BYTES)
-		return err_set(err, ERR_INVALID, "disk image '%s' has %llu bytes: not a positive multiple of %d",
-			       blk->path, (unsigned long long)bytes, SECTOR_BYTES);
+	if (bytes == 0)
+		return err_set(err, ERR_INVALID, "disk image '%s' is empty", blk->path);
+	if (bytes % SECTOR_BYTES)
+		log_warn("disk image '%s' has %llu bytes, no multiple of %d: the guest does not see the last %llu",
+			 blk->path, (unsigned long long)bytes, SECTOR_BYTES, (unsigned long long)bytes % SECTOR_BYTES);
 	*ret_bytes = bytes;
 	return 0;
 }
