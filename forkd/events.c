@@ -8,7 +8,6 @@
 #include <time.h>
 
 #include "common/clock.h"
-#include "forkd/registry/record.h"
 
 struct events {
 	pthread_mutex_t lock; /* of all below */
@@ -58,7 +57,7 @@ static void add_member(struct strbuf *out, const char *key, const char *value)
 void events_emit(struct events *ev, const char *type, const char *template_name, const char *clone_id,
 		 const char *extra)
 {
-	autofree char *now = time_text();
+	autofree char *now = time_text(true);
 	struct strbuf text = {};
 
 	pthread_mutex_lock(&ev->lock);

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "common/version.h"
-#include "forkd/rest/server.h"
+#include "forkd/route.h"
 
 /* Upper bounds of the buckets in microseconds, and as Prometheus wants them. */
 static const struct {

@@ -9,8 +9,8 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
+#include "common/clock.h"
 #include "common/fs.h"
 #include "common/log.h"
 #include "common/version.h"
@@ -239,22 +239,12 @@ static int seal_file(struct staged *s, unsigned i, struct store_file *f, struct 
 	return 0;
 }
 
-static char *now_text(void)
-{
-	time_t now = time(NULL);
-	struct tm tm;
-	char text[32];
-
-	gmtime_r(&now, &tm);
-	return strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm) ? strdup(text) : NULL;
-}
-
 static int fill_manifest(struct staged *s, struct manifest *m, struct err *err)
 {
 	m->format = STORE_FORMAT;
 	free(m->created_at);
 	free(m->program_version);
-	m->created_at = now_text();
+	m->created_at = time_text(false);
 	m->program_version = strdup(FORKD_VERSION);
 	m->files = calloc(STORE_FILES, sizeof(m->files[0]));
 	if (!m->created_at || !m->program_version || !m->files)

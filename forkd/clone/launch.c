@@ -22,7 +22,7 @@ static int fill_record(const struct batch *b, struct job *j, struct err *err)
 	const struct ctl_template *info = &b->host->info;
 
 	r->template = strdup(b->t->name);
-	r->created_at = time_text();
+	r->created_at = time_text(true);
 	r->uid = caller->local ? caller->uid : OWNER_REMOTE;
 	r->gid = caller->local ? caller->gid : OWNER_REMOTE;
 	r->memory_restore_mode = j->spec->memory_restore_mode;

@@ -66,19 +66,6 @@ void record_new_id(char ret_id[CLONE_ID_CHARS + 1])
 	ret_id[CLONE_ID_CHARS] = '\0';
 }
 
-char *time_text(void)
-{
-	struct timespec now;
-	struct tm tm;
-	char seconds[32];
-	char *text = NULL;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	if (!gmtime_r(&now.tv_sec, &tm) || strftime(seconds, sizeof(seconds), "%Y-%m-%dT%H:%M:%S", &tm) == 0)
-		return NULL;
-	return asprintf(&text, "%s.%03ldZ", seconds, now.tv_nsec / 1000000) < 0 ? NULL : text;
-}
-
 int record_save(const struct record *r, int dir_fd, struct err *err)
 {
 	autostrbuf struct strbuf text = {};

@@ -43,8 +43,6 @@ extern const struct field record_fields[], label_fields[];
 void record_free(struct record *r);
 /* "c-" and 12 random characters of a-z2-7. */
 void record_new_id(char ret_id[CLONE_ID_CHARS + 1]);
-/* Now, as "2026-11-22T10:00:00.123Z"; heap, NULL without memory. */
-char *time_text(void);
 /* Writes it into the directory; it counts from record_commit() on. */
 MUST_CHECK int record_save(const struct record *r, int dir_fd, struct err *err);
 MUST_CHECK int record_commit(int dir_fd, struct err *err);

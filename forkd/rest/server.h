@@ -12,6 +12,7 @@
 
 #include "common/json64.h"
 #include "forkd/access/caller.h"
+#include "forkd/route.h"
 
 struct forkd;
 struct metrics;
@@ -52,16 +53,6 @@ struct reply {
 	bool (*stream)(void *arg, struct strbuf *out);
 	void (*stream_done)(void *arg);
 	void *stream_arg;
-};
-
-typedef int handler_fn(struct forkd *d, struct request *rq, struct reply *reply, struct err *err);
-
-/* One row each, the same as in api-spec/openapi.yaml. Path parts in braces are parameters. */
-struct route {
-	const char *method, *path;
-	handler_fn *run;
-	bool takes_fds;
-	bool open; /* answered without a token: /healthz */
 };
 
 struct http_options {

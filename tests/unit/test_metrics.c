@@ -2,7 +2,7 @@
 /* forkd/metrics: the numbers, and a text that Prometheus takes. */
 #include "forkd/metrics.h"
 
-#include "forkd/rest/server.h"
+#include "forkd/route.h"
 #include "tests/unit/unit.h"
 
 static const struct route routes[] = {

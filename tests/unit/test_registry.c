@@ -18,7 +18,7 @@ static struct clone *add(struct registry *r, const char *id, const char *templat
 
 	assert_non_null(c);
 	c->record.template = strdup(template);
-	c->record.created_at = time_text();
+	c->record.created_at = time_text(true);
 	c->record.labels = calloc(1, sizeof(*c->record.labels));
 	c->record.labels[0] = (struct label){ strdup("k"), strdup(label) };
 	c->record.n_labels = 1;
