@@ -2,9 +2,10 @@
 /* The accept thread. */
 #include "forkd/rest/accept.h"
 
+#include <endian.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -15,14 +16,22 @@
 #include "common/sock.h"
 #include "forkd/errors.h"
 
-enum { EVENTS_MAX = 64 };
+enum {
+	EVENTS_MAX = 64,
+	PEER_FDS_MAX = 1024, /* descriptors that came over all connections of a local caller who is not trusted */
+};
+
+TAILQ_HEAD(peers, peer);
 
 struct acceptor {
 	struct accept_options opt;
 	int epoll_fd, stop_fd;
 	pthread_t thread;
-	atomic_uint n_peers;
-	struct peer waiting; /* head of the ring of those that have not spoken */
+	pthread_mutex_t lock; /* of the shares */
+	struct {
+		struct peers unproven, others;
+		unsigned n; /* those that are given up do not count */
+	} shares[N_SHARES];
 };
 
 static void close_fds(struct peer *p)
@@ -35,24 +44,112 @@ static void close_fds(struct peer *p)
 	p->n_fds = 0;
 }
 
+/* ---- shares ---- */
+
+static struct peers *list_of(struct peer *p)
+{
+	return p->unproven ? &p->acceptor->shares[p->share].unproven : &p->acceptor->shares[p->share].others;
+}
+
+static void move_locked(struct peer *p, bool unproven)
+{
+	TAILQ_REMOVE(list_of(p), p, link);
+	p->unproven = unproven;
+	TAILQ_INSERT_TAIL(list_of(p), p, link);
+}
+
+static void free_locked(struct peer *p)
+{
+	TAILQ_REMOVE(list_of(p), p, link);
+	if (!p->given_up)
+		p->acceptor->shares[p->share].n--;
+	close_fds(p);
+	free(p);
+}
+
 void peer_free(struct peer *p)
 {
 	if (!p)
 		return;
-	close_fds(p);
-	atomic_fetch_sub(&p->acceptor->n_peers, 1);
-	free(p);
+	struct acceptor *a = p->acceptor;
+	pthread_mutex_lock(&a->lock);
+	free_locked(p);
+	pthread_mutex_unlock(&a->lock);
 }
 
-static void unlink_peer(struct peer *p)
+void peer_proven(struct peer *p)
 {
-	p->prev->next = p->next;
-	p->next->prev = p->prev;
+	pthread_mutex_lock(&p->acceptor->lock);
+	if (p->unproven)
+		move_locked(p, false);
+	pthread_mutex_unlock(&p->acceptor->lock);
+}
+
+/* Whoever has the connection sees its end, and closes it. */
+static void give_up_locked(struct peer *p)
+{
+	shutdown(p->fd, SHUT_RDWR);
+	move_locked(p, false);
+	p->given_up = true;
+	p->acceptor->shares[p->share].n--;
+}
+
+/* What all connections of that peer have together. */
+struct holding {
+	unsigned n, n_fds;
+	struct peer *oldest_unproven;
+};
+
+static void add_holding(const struct peers *list, uint64_t who, struct holding *h)
+{
+	struct peer *p;
+
+	TAILQ_FOREACH(p, list, link)
+	{
+		if (p->given_up || p->who != who)
+			continue;
+		h->n++;
+		h->n_fds += p->had_fds;
+		if (p->unproven && !h->oldest_unproven)
+			h->oldest_unproven = p;
+	}
+}
+
+static struct holding holding_locked(const struct acceptor *a, const struct peer *p)
+{
+	struct holding h = {};
+
+	add_holding(&a->shares[p->share].unproven, p->who, &h);
+	add_holding(&a->shares[p->share].others, p->who, &h);
+	return h;
+}
+
+/* Puts a new connection into its share, perhaps in the place of an unproven one. */
+static int enter_locked(struct acceptor *a, struct peer *p, struct err *err)
+{
+	const unsigned max = a->opt.max_connections, peer_max = max / 2;
+	struct peer *victim = NULL;
+
+	if (p->share != SHARE_TRUSTED) {
+		const struct holding own = holding_locked(a, p);
+		victim = own.n >= peer_max ? own.oldest_unproven : NULL;
+		if (own.n >= peer_max && !victim)
+			return fail(err, E_BUSY, "you have %u connections already", own.n);
+	}
+	if (!victim && a->shares[p->share].n >= max) {
+		victim = TAILQ_FIRST(&a->shares[p->share].unproven);
+		if (!victim)
+			return fail(err, E_BUSY, "there are %u connections already", max);
+	}
+	if (victim)
+		give_up_locked(victim);
+	a->shares[p->share].n++;
+	TAILQ_INSERT_TAIL(list_of(p), p, link);
+	return 0;
 }
 
 static void drop(struct peer *p)
 {
-	unlink_peer(p);
 	close(p->fd);
 	peer_free(p);
 }
@@ -60,18 +157,16 @@ static void drop(struct peer *p)
 /* ---- a new connection ---- */
 
 /* Too many connections: says so and closes. What the client sent is left unread. */
-static void turn_away(const struct acceptor *a, int fd)
+static void turn_away(int fd, const struct err *err)
 {
 	autostrbuf struct strbuf body = {};
 	autostrbuf struct strbuf text = {};
-	struct err err = {};
 
-	fail(&err, E_BUSY, "there are %u connections already", a->opt.max_connections);
-	error_json(&err, &body);
+	error_json(err, &body);
 	strbuf_printf(&text,
 		      "HTTP/1.1 %u Too Many Requests\r\nConnection: close\r\nRetry-After: 1\r\n"
 		      "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
-		      error_info(&err)->status, body.len);
+		      error_info(err)->status, body.len);
 	strbuf_add(&text, body.text, body.len);
 	if (!text.failed && send(fd, text.text, text.len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		log_debug("http: a connection was turned away: %s", body.text);
@@ -79,16 +174,39 @@ static void turn_away(const struct acceptor *a, int fd)
 	close(fd);
 }
 
-static void identify(struct peer *p, bool local)
+/* An IPv4 address, also one that an IPv6 socket shows; of an IPv6 address the network, in which a host may have any number. */
+static uint64_t address_number(const struct sockaddr_storage *addr)
+{
+	const struct sockaddr_in6 *in6 = (const void *)addr;
+	const struct sockaddr_in *in = (const void *)addr;
+	uint64_t network;
+	uint32_t v4;
+
+	if (addr->ss_family == AF_INET6 && !IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
+		memcpy(&network, &in6->sin6_addr, sizeof(network));
+		return be64toh(network);
+	}
+	if (addr->ss_family == AF_INET6)
+		memcpy(&v4, &in6->sin6_addr.s6_addr[12], sizeof(v4));
+	else
+		v4 = in->sin_addr.s_addr;
+	return 0xffffULL << 32 | ntohl(v4);
+}
+
+static void identify_remote(struct peer *p, const struct sockaddr_storage *addr)
+{
+	int on = 1;
+
+	setsockopt(p->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	p->share = SHARE_REMOTE;
+	p->who = address_number(addr);
+}
+
+static void identify_local(struct peer *p)
 {
 	struct ucred cred;
 	socklen_t len = sizeof(cred);
-	int on = 1;
 
-	if (!local) {
-		setsockopt(p->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-		return;
-	}
 	if (getsockopt(p->fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
 		cred = (struct ucred){ .uid = (uid_t)-1, .gid = (gid_t)-1 };
 	p->caller = (struct caller){
@@ -98,22 +216,34 @@ static void identify(struct peer *p, bool local)
 		.gid = cred.gid,
 		.pid = cred.pid,
 	};
+	p->share = p->caller.trusted ? SHARE_TRUSTED : SHARE_LOCAL;
+	p->who = cred.uid;
 }
 
-static void add_peer(struct acceptor *a, const struct accept_listener *from, int fd)
+static void add_peer(struct acceptor *a, const struct accept_listener *from, int fd,
+		     const struct sockaddr_storage *addr)
 {
 	struct peer *p = calloc(1, sizeof(*p));
+	struct err err = {};
 
 	if (!p) {
 		close(fd);
 		return;
 	}
-	*p = (struct peer){ .fd = fd, .tls = from->tls, .first_ns = monotonic_ns(), .acceptor = a };
-	identify(p, from->local);
-	p->prev = a->waiting.prev;
-	p->next = &a->waiting;
-	p->prev->next = p->next->prev = p;
-	atomic_fetch_add(&a->n_peers, 1);
+	*p = (struct peer){ .fd = fd, .tls = from->tls, .acceptor = a, .unproven = true };
+	p->first_ns = p->at_ns = monotonic_ns();
+	if (from->local)
+		identify_local(p);
+	else
+		identify_remote(p, addr);
+	pthread_mutex_lock(&a->lock);
+	int r = enter_locked(a, p, &err);
+	pthread_mutex_unlock(&a->lock);
+	if (r < 0) {
+		turn_away(fd, &err);
+		free(p);
+		return;
+	}
 	struct epoll_event ev = { .events = EPOLLIN | EPOLLRDHUP, .data.ptr = p };
 	if (epoll_ctl(a->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
 		drop(p);
@@ -122,7 +252,9 @@ static void add_peer(struct acceptor *a, const struct accept_listener *from, int
 static void accept_all(struct acceptor *a, const struct accept_listener *from)
 {
 	for (;;) {
-		int fd = accept4(from->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		struct sockaddr_storage addr = {};
+		socklen_t len = sizeof(addr);
+		int fd = accept4(from->fd, (struct sockaddr *)(void *)&addr, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)) {
 			log_warn("http: cannot accept a connection: %s", strerror(errno));
 			usleep(50000); /* it stays readable: not in a busy loop */
@@ -130,12 +262,8 @@ static void accept_all(struct acceptor *a, const struct accept_listener *from)
 		}
 		if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINVAL || errno == EBADF))
 			return;
-		if (fd < 0)
-			continue; /* that connection is gone already */
-		if (atomic_load(&a->n_peers) >= a->opt.max_connections)
-			turn_away(a, fd);
-		else
-			add_peer(a, from, fd);
+		if (fd >= 0) /* otherwise that connection is gone already */
+			add_peer(a, from, fd, &addr);
 	}
 }
 
@@ -159,6 +287,17 @@ static bool keep_fds(struct peer *p, const struct msghdr *msg)
 		p->n_fds += n;
 	}
 	return true;
+}
+
+/* Those that a caller sends stay open until his requests end. */
+static bool too_many_fds(struct peer *p)
+{
+	if (p->share == SHARE_TRUSTED)
+		return false;
+	pthread_mutex_lock(&p->acceptor->lock);
+	const struct holding own = holding_locked(p->acceptor, p);
+	pthread_mutex_unlock(&p->acceptor->lock);
+	return own.n_fds + p->n_fds > PEER_FDS_MAX;
 }
 
 /*
@@ -187,8 +326,8 @@ static bool peek(struct peer *p)
 	if (n <= 0)
 		return false;
 	if (p->caller.local) {
-		p->lost_fds = !keep_fds(p, &msg) || (msg.msg_flags & MSG_CTRUNC);
-		p->had_fds = p->n_fds > 0 || p->lost_fds;
+		p->lost_fds = !keep_fds(p, &msg) || (msg.msg_flags & MSG_CTRUNC) || too_many_fds(p);
+		p->had_fds = p->n_fds;
 		if (p->lost_fds)
 			close_fds(p);
 	}
@@ -199,28 +338,44 @@ static bool peek(struct peer *p)
 static void on_peer(struct acceptor *a, struct peer *p)
 {
 	epoll_ctl(a->epoll_fd, EPOLL_CTL_DEL, p->fd, NULL);
-	if (!peek(p)) {
+	if (p->given_up || !peek(p)) {
 		drop(p);
 		return;
 	}
-	unlink_peer(p);
+	if (p->caller.local)
+		peer_proven(p);
+	p->spoken = true;
 	a->opt.spoken(a->opt.arg, p);
 }
 
 /* ---- the thread ---- */
 
-/* Closes those that were silent for too long; how long until the next, in ms. */
+/* Closes those of a share that were unproven for too long; how long until the next, in ns. */
+static uint64_t expire_locked(struct acceptor *a, enum share share, uint64_t now)
+{
+	const uint64_t allowed_ns = (share == SHARE_REMOTE ? a->opt.token_s : a->opt.idle_s) * 1000000000ULL;
+	struct peer *p;
+
+	while ((p = TAILQ_FIRST(&a->shares[share].unproven))) {
+		if (now - p->at_ns < allowed_ns)
+			return p->at_ns + allowed_ns - now;
+		give_up_locked(p);
+	}
+	return UINT64_MAX;
+}
+
+/* How long until one expires, in ms; -1: none does. */
 static int expire(struct acceptor *a)
 {
-	const uint64_t idle_ns = (uint64_t)a->opt.idle_s * 1000000000;
+	uint64_t now = monotonic_ns(), soonest = UINT64_MAX;
 
-	while (a->waiting.next != &a->waiting) {
-		uint64_t age = monotonic_ns() - a->waiting.next->first_ns;
-		if (age < idle_ns)
-			return (int)((idle_ns - age) / 1000000) + 1;
-		drop(a->waiting.next);
+	pthread_mutex_lock(&a->lock);
+	for (enum share i = 0; i < N_SHARES; i++) {
+		uint64_t next = expire_locked(a, i, now);
+		soonest = next < soonest ? next : soonest;
 	}
-	return -1;
+	pthread_mutex_unlock(&a->lock);
+	return soonest == UINT64_MAX ? -1 : (int)(soonest / 1000000) + 1;
 }
 
 static const struct accept_listener *find_listener(const struct acceptor *a, const void *ptr)
@@ -283,7 +438,11 @@ int acceptor_start(const struct accept_options *opt, struct acceptor **ret, stru
 	if (!a)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "start to accept connections");
 	a->opt = *opt;
-	a->waiting.next = a->waiting.prev = &a->waiting;
+	pthread_mutex_init(&a->lock, NULL);
+	for (enum share i = 0; i < N_SHARES; i++) {
+		TAILQ_INIT(&a->shares[i].unproven);
+		TAILQ_INIT(&a->shares[i].others);
+	}
 	a->epoll_fd = a->stop_fd = -1;
 	if (begin(a, err) < 0) {
 		acceptor_free(a);
@@ -293,13 +452,31 @@ int acceptor_start(const struct accept_options *opt, struct acceptor **ret, stru
 	return 0;
 }
 
+static void drop_unspoken_locked(struct peers *list)
+{
+	struct peer *p = TAILQ_FIRST(list);
+
+	while (p) {
+		struct peer *next = TAILQ_NEXT(p, link);
+		if (!p->spoken) {
+			close(p->fd);
+			free_locked(p);
+		}
+		p = next;
+	}
+}
+
 void acceptor_stop(struct acceptor *a)
 {
 	if (eventfd_write(a->stop_fd, 1) < 0)
 		return;
 	pthread_join(a->thread, NULL);
-	while (a->waiting.next != &a->waiting)
-		drop(a->waiting.next);
+	pthread_mutex_lock(&a->lock);
+	for (enum share i = 0; i < N_SHARES; i++) {
+		drop_unspoken_locked(&a->shares[i].unproven);
+		drop_unspoken_locked(&a->shares[i].others);
+	}
+	pthread_mutex_unlock(&a->lock);
 }
 
 void acceptor_free(struct acceptor *a)
@@ -310,5 +487,6 @@ void acceptor_free(struct acceptor *a)
 		close(a->epoll_fd);
 	if (a->stop_fd >= 0)
 		close(a->stop_fd);
+	pthread_mutex_destroy(&a->lock);
 	free(a);
 }

@@ -73,14 +73,26 @@ static void show_target(struct exchange *ex)
 		*p = *p > ' ' && *p < 0x7f ? *p : '?';
 }
 
+/* A connection without the token carries one request. */
+static bool check_token(struct exchange *ex)
+{
+	if (ex->rq.caller.local)
+		return true;
+	if (!http_token_right(&ex->server->listen, request_header(&ex->rq, "Authorization"))) {
+		ex->close = true;
+		return false;
+	}
+	peer_proven(ex->peer);
+	return true;
+}
+
 static int check_target(struct exchange *ex, char *query, struct err *err)
 {
 	struct http_server *s = ex->server;
 	int bad = 0;
 
 	ex->rq.route = url_route(s->routes, s->n_routes, ex->rq.method, ex->target, ex->rq.param, &ex->allow, &bad);
-	bool open = ex->rq.route && ex->rq.route->open;
-	if (!ex->rq.caller.local && !open && !http_token_right(&s->listen, request_header(&ex->rq, "Authorization")))
+	if (!check_token(ex) && !(ex->rq.route && ex->rq.route->open))
 		return fail(err, E_UNAUTHORIZED, "%s %s needs the daemon's token", ex->rq.method, ex->shown);
 	if (!ex->rq.route && ex->allow.len > 0)
 		return fail(err, E_METHOD, "%s is not allowed for %s", ex->rq.method, ex->shown);
@@ -153,7 +165,7 @@ void exchange_begin(struct exchange *ex, struct MHD_Connection *connection, cons
 	rq->fds = steal_ptr(&peer->fds);
 	rq->n_fds = peer->n_fds;
 	peer->n_fds = 0;
-	ex->close = peer->had_fds;
+	ex->close = peer->had_fds || peer->lost_fds;
 	char *query = strchr(ex->target, '?');
 	if (query)
 		*query++ = '\0';

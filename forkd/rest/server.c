@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "common/clock.h"
@@ -19,6 +20,7 @@ enum {
 	STOP_WAIT_S = 10,
 	MAX_CONNECTIONS = 1024,
 	IDLE_S = 60,
+	TOKEN_S = 10,
 };
 
 /* ---- what libmicrohttpd calls ---- */
@@ -185,7 +187,7 @@ static int start_daemon(struct http_server *s, bool tls, unsigned max_connection
 		flags, 0, NULL, NULL, on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, s, MHD_OPTION_ARRAY,
 		tls ? tls_options : none, MHD_OPTION_URI_LOG_CALLBACK, on_target, s, MHD_OPTION_NOTIFY_COMPLETED,
 		on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_CONNECTION_LIMIT,
-		max_connections + 16, MHD_OPTION_CONNECTION_TIMEOUT, s->idle_s, MHD_OPTION_THREAD_STACK_SIZE,
+		N_SHARES * max_connections + 16, MHD_OPTION_CONNECTION_TIMEOUT, s->idle_s, MHD_OPTION_THREAD_STACK_SIZE,
 		(size_t)STACK_BYTES, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_BYTES, MHD_OPTION_END);
 	if (!*ret)
 		return err_set(err, tls ? ERR_INVALID : ERR_INTERNAL, "start the %s server: %s", tls ? "HTTPS" : "HTTP",
@@ -193,11 +195,21 @@ static int start_daemon(struct http_server *s, bool tls, unsigned max_connection
 	return 0;
 }
 
+/* All shares together leave more than half of the files that may be open to the rest of the daemon. */
+static unsigned default_connections(void)
+{
+	struct rlimit files = { .rlim_cur = RLIM_INFINITY };
+
+	getrlimit(RLIMIT_NOFILE, &files);
+	return files.rlim_cur / 8 < MAX_CONNECTIONS ? (unsigned)files.rlim_cur / 8 : MAX_CONNECTIONS;
+}
+
 static int start_all(struct http_server *s, const struct http_options *opt, struct err *err)
 {
 	struct accept_options ao = {
-		.max_connections = opt->max_connections ? opt->max_connections : MAX_CONNECTIONS,
+		.max_connections = opt->max_connections ? opt->max_connections : default_connections(),
 		.idle_s = s->idle_s,
+		.token_s = opt->token_s ? opt->token_s : TOKEN_S,
 		.spoken = on_spoken,
 		.arg = s,
 	};

@@ -65,8 +65,9 @@ struct http_options {
 	const char *token_file, *tls_cert, *tls_key;
 	const char *socket_group; /* NULL: the daemon's */
 	bool insecure_plain_http; /* listen_addr may be a foreign address without TLS */
-	unsigned max_connections; /* 0: 1024 */
+	unsigned max_connections; /* of each share (accept.h); 0: 1024, fewer where few files may be open */
 	unsigned idle_s;          /* a silent connection is closed after that; 0: 60 */
+	unsigned token_s;         /* a TCP connection that has not shown the token is closed after that; 0: 10 */
 };
 
 struct http_server;

@@ -713,37 +713,6 @@ static void many_silent(void **state)
 
 /* ---- a server with other options ---- */
 
-static void connection_limit(void **state)
-{
-	struct http_options opt = options();
-	int fds[4];
-	autoanswer struct answer a = {};
-
-	(void)state;
-	opt.max_connections = ARRAY_LEN(fds);
-	start(&opt);
-	for (unsigned i = 0; i < ARRAY_LEN(fds); i++)
-		fds[i] = client_unix(path);
-	ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", &a);
-	assert_int_equal(a.status, 429);
-	assert_string_equal(answer_text(&a, "code"), "busy");
-	assert_string_equal(answer_text(&a, "message"), "there are 4 connections already");
-	client_puts(fds[0], "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
-	answer_done(&a);
-	client_read(fds[0], false, &a);
-	assert_int_equal(a.status, 200);
-	for (unsigned i = 0; i < ARRAY_LEN(fds); i++)
-		close(fds[i]);
-	for (unsigned i = 0; i < 200 && a.status; i++) {
-		answer_done(&a);
-		ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", &a);
-		if (a.status == 200)
-			break;
-		usleep(10000);
-	}
-	assert_int_equal(a.status, 200);
-}
-
 static void idle_connections(void **state)
 {
 	struct http_options opt = options();
@@ -963,7 +932,6 @@ int main(void)
 		TEST(peer_credentials),
 		TEST(many_at_once),
 		TEST(many_silent),
-		TEST_OWN(connection_limit),
 		TEST_OWN(idle_connections),
 		TEST_OWN(stop_lets_handlers_end),
 		TEST_OWN(gone_clients_end_handlers),
