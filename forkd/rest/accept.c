@@ -102,10 +102,7 @@ struct holding {
 
 static void add_holding(const struct peers *list, uint64_t who, struct holding *h)
 {
-	struct peer *p;
-
-	TAILQ_FOREACH(p, list, link)
-	{
+	for (struct peer *p = TAILQ_FIRST(list); p; p = TAILQ_NEXT(p, link)) {
 		if (p->given_up || p->who != who)
 			continue;
 		h->n++;

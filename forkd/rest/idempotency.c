@@ -36,10 +36,12 @@ struct owner {
 	size_t bytes; /* of the finished entries */
 };
 
+LIST_HEAD(owners, owner);
+
 struct idempotency {
 	pthread_mutex_t lock; /* of all below */
 	pthread_cond_t changed;
-	LIST_HEAD(, owner) owners;
+	struct owners owners;
 	size_t bytes; /* of all finished entries */
 };
 
@@ -100,12 +102,11 @@ void idempotency_free(struct idempotency *i)
 /* The oldest finished entry for which nobody waits; NULL: there is none. */
 static struct entry *oldest_done(const struct owner *o)
 {
-	struct entry *e;
+	struct entry *e = TAILQ_FIRST(&o->done);
 
-	TAILQ_FOREACH(e, &o->done, link)
-	if (!e->waiting)
-		return e;
-	return NULL;
+	while (e && e->waiting)
+		e = TAILQ_NEXT(e, link);
+	return e;
 }
 
 /* Drops what is older than ten minutes, and callers without keys. */
@@ -127,11 +128,11 @@ static void expire_locked(struct idempotency *i)
 
 static struct owner *largest_owner(const struct idempotency *i)
 {
-	struct owner *o, *largest = LIST_FIRST(&i->owners);
+	struct owner *largest = LIST_FIRST(&i->owners);
 
-	LIST_FOREACH(o, &i->owners, link)
-	if (o->bytes > largest->bytes)
-		largest = o;
+	for (struct owner *o = largest; o; o = LIST_NEXT(o, link))
+		if (o->bytes > largest->bytes)
+			largest = o;
 	return largest;
 }
 
@@ -165,21 +166,17 @@ static int hash_request(const struct request *rq, uint8_t ret[HASH_BYTES], struc
 
 static struct owner *find_owner_locked(const struct idempotency *i, const struct caller *who)
 {
-	struct owner *o;
-
-	LIST_FOREACH(o, &i->owners, link)
-	if (o->local == who->local && o->uid == who->uid)
-		return o;
+	for (struct owner *o = LIST_FIRST(&i->owners); o; o = LIST_NEXT(o, link))
+		if (o->local == who->local && o->uid == who->uid)
+			return o;
 	return NULL;
 }
 
 static struct entry *find_in(const struct entries *list, const char *key)
 {
-	struct entry *e;
-
-	TAILQ_FOREACH(e, list, link)
-	if (strcmp(e->key, key) == 0)
-		return e;
+	for (struct entry *e = TAILQ_FIRST(list); e; e = TAILQ_NEXT(e, link))
+		if (strcmp(e->key, key) == 0)
+			return e;
 	return NULL;
 }
 
