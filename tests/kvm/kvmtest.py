@@ -361,6 +361,14 @@ class Tap:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             fcntl.ioctl(s, 0x8914, struct.pack("16sH22x", self.name.encode(), 1))               # SIOCSIFFLAGS, IFF_UP
 
+    def delete(self):
+        """The interface goes, whoever has it open: `ip link delete`."""
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as s:
+            s.send(struct.pack("=IHHII4xi8x", 32, 17, 5, 0, 0, socket.if_nametoindex(self.name)))   # RTM_DELLINK, with an answer
+            error = struct.unpack_from("=i", s.recv(4096), 16)[0]
+        if error:
+            raise OSError(-error, f"delete {self.name}")
+
     def close_fds(self):
         while self.fds:
             os.close(self.fds.pop())

@@ -207,6 +207,66 @@ class GuestOffloads(KvmTest):
         self.assertIn("net: guest_offloads 0x400 has more than was negotiated", answer.json[-1])
 
 
+class LostTap(KvmTest):
+    """A tap that is deleted under a VM is told once, and nobody waits for it any more."""
+
+    def lost(self, how, pairs, tap):
+        events = self.path(f"events-{tap.name}")
+        vmm = self.boot("devices", f"rounds=0 cpus={pairs} mode=irq dev=net batches=4", cpus=pairs, pass_fds=tap.fds,
+                        extra=["--net", f"id=card,num_queues={2 * pairs},{how}", "--event-monitor", f"path={events}"])
+        tap.close_fds()
+        vmm.wait_rounds(2)
+        return vmm, events
+
+    def check(self, vmm, events):
+        wait_for("the event", lambda: b"tap-lost" in read(events), context=vmm.context)
+        said = "net 'card': its tap is gone; what the guest sends is lost"
+        wait_for("the log line", lambda: said in vmm.stderr, context=vmm.context)
+        # the guest sends on, is heard by nobody, and adds buffers; the device is looked at again by a pause and a resume
+        for _ in range(2):
+            vmm.put("vm.pause")
+            vmm.put("vm.resume")
+        self.assertEqual(self.watched(vmm, "/dev/net/tun"), [])
+        self.assertEqual(vmm.stderr.count(said), 1)
+        self.assertEqual(read(events).count(b"tap-lost"), 1)
+        self.assertIn(b'"event": "tap-lost",\n  "properties": {\n    "id": "card"\n  }', read(events))
+
+    def watched(self, vmm, path):
+        """The descriptors with that path that an epoll instance of the process waits for."""
+        directory, found = f"/proc/{vmm.pid}", []
+        for fd in os.listdir(f"{directory}/fd"):
+            if os.readlink(f"{directory}/fd/{fd}") == "anon_inode:[eventpoll]":
+                targets = [line.split()[1] for line in read(f"{directory}/fdinfo/{fd}").decode().splitlines() if line.startswith("tfd")]
+                found += [t for t in targets if os.readlink(f"{directory}/fd/{t}") == path]
+        return found
+
+    def test_descriptors(self):
+        for pairs in (1, 2):
+            with self.subTest(pairs=pairs):
+                tap = Tap(self, queues=pairs)
+                vmm, events = self.lost(f"fd=[{','.join(map(str, tap.fds))}]", pairs, tap)
+                self.assertEqual(len(self.watched(vmm, "/dev/net/tun")), pairs)
+                tap.delete()
+                self.check(vmm, events)
+                vmm.stop()
+
+    def test_by_name(self):
+        tap = Tap(self, persistent=True)
+        vmm, events = self.lost(f"tap={tap.name}", 1, tap)
+        tap.delete()
+        self.check(vmm, events)
+        vmm.stop()
+
+    def test_while_paused(self):
+        tap = Tap(self)
+        vmm, events = self.lost(f"fd={tap.fds[0]}", 1, tap)
+        vmm.put("vm.pause")
+        tap.delete()
+        vmm.put("vm.resume")
+        self.check(vmm, events)
+        vmm.stop()
+
+
 ETHTOOL_GTXCSUM, ETHTOOL_GTSO = 0x16, 0x1e
 
 

@@ -12,6 +12,7 @@
 #include <sys/random.h>
 
 #include "common/log.h"
+#include "vmm/core/event_monitor.h"
 #include "vmm/core/loop.h"
 #include "vmm/virtio/kinds.h"
 #include "vmm/virtio/tap.h"
@@ -84,6 +85,7 @@ struct net {
 	unsigned n_pairs, used_pairs; /* used: as the driver set them (VIRTIO_NET_CTRL_MQ) */
 	uint64_t refused_offloads;    /* negotiated, then switched off by the driver (VIRTIO_NET_CTRL_GUEST_OFFLOADS) */
 	bool announce;                /* the guest is asked to announce itself */
+	bool lost;                    /* the taps' interface is gone: said once, and no loop has them */
 };
 
 static const struct field space_fields[] = {
@@ -120,9 +122,21 @@ static void update_status(struct net *net)
 
 /* ---- receive ---- */
 
+/* The interface was deleted: reading and writing fail for good (EBADFD), while epoll may say again and again that there is input. */
+static void lose_taps(struct net *net)
+{
+	if (net->lost)
+		return;
+	net->lost = true;
+	for (unsigned i = 0; i < net->n_pairs; i++)
+		loop_mute(net->pair[i].loop, &net->pair[i].tap);
+	log_warn("net '%s': its tap is gone; what the guest sends is lost", net->vdev.id);
+	event_emit("virtio-device", "tap-lost", "id", net->vdev.id);
+}
+
 static void wait_for_frames(struct pair *p, bool wait)
 {
-	if (p->waiting == wait)
+	if (p->waiting == wait || p->net->lost)
 		return;
 	p->waiting = wait;
 	loop_mod(p->loop, &p->tap, wait ? EPOLLIN : 0);
@@ -175,6 +189,8 @@ static void receive_frames(struct pair *p)
 			virtio_push(vdev, queue, c.head, (uint32_t)n);
 		}
 		empty = n < 0 && n != -EMSGSIZE;
+		if (n == -EBADFD)
+			lose_taps(p->net);
 	}
 	wait_for_frames(p, true);
 	virtio_interrupt(vdev, queue);
@@ -188,8 +204,8 @@ static void on_frames(struct source *s, uint32_t events)
 	pthread_mutex_lock(&vdev->lock);
 	if ((events & EPOLLIN) && p->waiting) /* may have been told to stop since epoll_wait() */
 		receive_frames(p);
-	else if (events & (EPOLLERR | EPOLLHUP)) /* the interface is gone */
-		loop_mute(p->loop, s);
+	else if (events & (EPOLLERR | EPOLLHUP))
+		lose_taps(p->net);
 	pthread_mutex_unlock(&vdev->lock);
 }
 
@@ -208,6 +224,8 @@ static uint64_t send_frame(const struct pair *p, const struct chain *c)
 		n = writev(p->tap.fd, c->iov, c->n_read);
 	else
 		n = write(p->tap.fd, flat, iov_to_buf(c->iov, c->n_read, 0, flat, bytes));
+	if (n < 0 && errno == EBADFD)
+		lose_taps(p->net);
 	return n > VNET_HEADER_BYTES ? (uint64_t)n - VNET_HEADER_BYTES : 0;
 }
 
@@ -317,7 +335,7 @@ static void net_use_loop(struct virtio_dev *vdev, struct loop *loop)
 	struct net *net = container_of(vdev, struct net, vdev);
 	struct err err = {};
 
-	for (unsigned i = 0; i < net->n_pairs; i++) {
+	for (unsigned i = 0; i < net->n_pairs && !net->lost; i++) {
 		struct pair *p = &net->pair[i];
 		if (loop_move(p->loop, loop, &p->tap, p->waiting ? EPOLLIN : 0, &err) == 0)
 			p->loop = loop;
