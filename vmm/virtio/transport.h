@@ -43,6 +43,8 @@ void virtio_pci_remove(struct virtio_pci *t);
 /* Frees the transport and its device. */
 void virtio_pci_free(struct virtio_pci *t);
 
+/* ---- saved state: transport_state.c ---- */
+
 /* The transport's node in state.json with its three children; vCPUs parked. */
 void virtio_pci_save(struct virtio_pci *t, struct strbuf *out);
 /* From that node; the device's own state was loaded before. Activates the queues of an active device. */
