@@ -7,6 +7,7 @@
 #define COMMON_LOG_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "common/auto.h"
 
@@ -18,6 +19,13 @@ bool log_enabled(enum log_level level);
 void log_write(enum log_level level, const char *file, int line, const char *fmt, ...) PRINTF_LIKE(4, 5);
 /* Names the calling thread, in the log and in the kernel (15 characters). */
 void log_thread_name(const char *name);
+
+/* Counts a fault that a guest can repeat at will. true: it is the 1st, 2nd, 4th, 8th …, and deserves a line: 64 lines at most. */
+static inline bool log_deserves(uint64_t *count)
+{
+	++*count;
+	return (*count & (*count - 1)) == 0;
+}
 
 #define log_at(level, ...)                                                 \
 	do {                                                               \

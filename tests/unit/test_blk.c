@@ -8,9 +8,11 @@
 #include <errno.h>
 #include <linux/falloc.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 
+#include "common/log.h"
 #include "vmm/machine/devices.h"
 #include "vmm/virtio/kinds.h"
 
@@ -208,6 +210,37 @@ static void ways_in_turn(void **state)
 	close_disk();
 }
 
+static unsigned lines_of(int fd)
+{
+	char buf[65536];
+	ssize_t n = pread(fd, buf, sizeof(buf), 0);
+	unsigned lines = 0;
+
+	for (ssize_t i = 0; i < n; i++)
+		lines += buf[i] == '\n';
+	return lines;
+}
+
+/* Their number is counted; the log has the 1st, 2nd, 4th … 256th. */
+static void failures_in_the_log(void **state)
+{
+	autoclose int fd = memfd_create("log", MFD_CLOEXEC);
+
+	(void)state;
+	log_init("forkd", LOG_INFO, fd);
+	open_disk(dir, false);
+	knows = FALLOC_FL_ZERO_RANGE;
+	other_errno = ENOSPC;
+	for (unsigned i = 0; i < 300; i++)
+		assert_int_equal(request(T_WRITE_ZEROES, 0, MIB, 0, false), S_IOERR);
+	assert_int_equal(lines_of(fd), 9);
+	assert_int_equal(vdev->counters.disk_failed_ops, 300);
+	assert_int_equal(request(T_WRITE_ZEROES, IMAGE_BYTES, MIB, 0, false), S_IOERR); /* not the image's fault */
+	assert_int_equal(vdev->counters.disk_failed_ops, 300);
+	close_disk();
+	log_init("forkd", LOG_INFO, STDERR_FILENO);
+}
+
 static const struct {
 	uint64_t from, len;
 	uint8_t status;
@@ -292,9 +325,8 @@ static int remove_dir(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(ways_in_turn),
-		cmocka_unit_test(written_in_pieces),
-		cmocka_unit_test(ring_on_tmpfs),
+		cmocka_unit_test(ways_in_turn),      cmocka_unit_test(failures_in_the_log),
+		cmocka_unit_test(written_in_pieces), cmocka_unit_test(ring_on_tmpfs),
 		cmocka_unit_test(ring_on_ramfs),
 	};
 

@@ -308,6 +308,7 @@ static const struct field blk_counters[] = {
 	VIRTIO_COUNTER("write_latency_min", disk_write.latency_min),
 	VIRTIO_COUNTER("write_latency_max", disk_write.latency_max),
 	VIRTIO_COUNTER("write_latency_avg", disk_write.latency_avg),
+	VIRTIO_COUNTER("failed_ops", disk_failed_ops, .flags = F_OMIT),
 	F_END,
 };
 

@@ -83,6 +83,7 @@ struct blk {
 	struct loop *loop;  /* which waits for them */
 	struct request *requests, *free_list;
 	unsigned in_flight, n_requests;
+	uint64_t ring_faults;
 };
 
 /* ---- blk.c ---- */
@@ -97,7 +98,7 @@ MUST_CHECK int blk_open_ring(struct blk *blk, struct err *err);
 void blk_run(struct blk *blk, struct request *rq);
 void blk_submit(struct blk *blk);
 /* S_…: what `res` means for the guest; the rest of a transfer that came back short is done here. */
-uint8_t blk_status(const struct blk *blk, const struct request *rq, int res);
+uint8_t blk_status(struct blk *blk, const struct request *rq, int res);
 /* Something completed that was not immediate. */
 void blk_on_done(struct source *s, uint32_t events);
 /* Nothing is in flight on return. */

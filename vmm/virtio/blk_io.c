@@ -124,7 +124,7 @@ static bool finish_short(const struct blk *blk, const struct request *rq, uint64
 	return rq->type == T_IN || !write_through(blk) || fdatasync(blk->fd) == 0;
 }
 
-uint8_t blk_status(const struct blk *blk, const struct request *rq, int res)
+uint8_t blk_status(struct blk *blk, const struct request *rq, int res)
 {
 	bool ok = res >= 0, unsupported = res == -EOPNOTSUPP || res == -ENOSYS;
 
@@ -138,9 +138,10 @@ uint8_t blk_status(const struct blk *blk, const struct request *rq, int res)
 	} else if (rq->zero_way == ZERO_WRITE) {
 		ok = ok && rq->zeroed == rq->len;
 	}
-	if (!ok)
-		log_warn("disk '%s': request type %u at %llu failed: errno %d", blk->vdev.id, rq->type,
-			 (unsigned long long)rq->offset, res < 0 ? -res : EIO);
+	uint64_t *failed = &blk->vdev.counters.disk_failed_ops;
+	if (!ok && log_deserves(failed))
+		log_warn("disk '%s': request type %u at %llu failed: errno %d; %llu failed by now", blk->vdev.id,
+			 rq->type, (unsigned long long)rq->offset, res < 0 ? -res : EIO, (unsigned long long)*failed);
 	return ok ? S_OK : S_IOERR;
 }
 
@@ -209,7 +210,7 @@ static bool submit_once(struct blk *blk)
 		int r = io_uring_submit(&blk->ring);
 		reap(blk);
 		ok = r >= 0 || r == -EINTR || r == -EAGAIN || r == -EBUSY;
-		if (!ok)
+		if (!ok && log_deserves(&blk->ring_faults))
 			log_error("disk '%s': io_uring_submit: errno %d", blk->vdev.id, -r);
 	}
 	(void)io_uring_cq_eventfd_toggle(&blk->ring, true);
@@ -250,7 +251,8 @@ void blk_drain(struct virtio_dev *vdev)
 	while (blk->in_flight > 0) {
 		int r = io_uring_submit_and_wait(&blk->ring, 1);
 		if (r < 0 && r != -EINTR && r != -EAGAIN && r != -EBUSY) {
-			log_error("disk '%s': drain: errno %d", vdev->id, -r);
+			if (log_deserves(&blk->ring_faults))
+				log_error("disk '%s': drain: errno %d", vdev->id, -r);
 			return;
 		}
 		if (io_uring_peek_cqe(&blk->ring, &cqe) == 0)

@@ -82,16 +82,16 @@ struct virtio_op_counters {
 
 /* What went through a device since this process has it. Guarded by its lock. */
 struct virtio_counters {
-	uint64_t disk_read_bytes, disk_written_bytes, disk_ops;
+	uint64_t disk_read_bytes, disk_written_bytes, disk_ops, disk_failed_ops; /* failed: by the image */
 	struct virtio_op_counters disk_read, disk_write;
 	uint64_t net_rx_bytes, net_tx_bytes, net_rx_frames, net_tx_frames; /* as the guest sees them */
 };
 
 /* A row of ops->counters. */
-#define VIRTIO_COUNTER(name_, member)                                                                          \
+#define VIRTIO_COUNTER(name_, member, ...)                                                                     \
 	{                                                                                                      \
 		.name = (name_), .offset = offsetof(struct virtio_counters, member), .size = sizeof(uint64_t), \
-		.type = FT_U64, .kind = FK_ONE                                                                 \
+		.type = FT_U64, .kind = FK_ONE, ##__VA_ARGS__                                                  \
 	}
 
 struct virtio_dev {
