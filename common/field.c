@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The interpreter of field tables: load, save, defaults, release. Option strings are in options.c. */
+/* The interpreter of field tables: load, save, defaults, release. Option strings are in field_options.c. */
 #include "common/field.h"
 
 #include <ctype.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What the two readers of field tables, field.c (JSON) and options.c (option strings), share: storing one value of a
+ * What the two readers of field tables, field.c (JSON) and field_options.c (option strings), share: storing one value of a
  * row after its check, and the messages that name it. Private to them.
  */
 #ifndef COMMON_FIELD_VALUE_H

@@ -3,8 +3,8 @@
  * The words of Cloud Hypervisor's option strings: parts between commas, quotes, toggles, sizes, integer lists. The
  * reader of whole strings is fields_parse_options() in field.h. Texts are changed in place; nothing is kept.
  */
-#ifndef COMMON_OPTIONS_H
-#define COMMON_OPTIONS_H
+#ifndef COMMON_OPTION_WORDS_H
+#define COMMON_OPTION_WORDS_H
 
 #include <stdbool.h>
 #include <stdint.h>
