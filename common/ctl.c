@@ -107,6 +107,18 @@ const struct field ctl_template_fields[] = {
 	F_END,
 };
 
+const struct field ctl_open_dir_fields[] = {
+	F(struct ctl_open_dir, id, .flags = F_REQUIRED),
+	F(struct ctl_open_dir, path, .flags = F_REQUIRED),
+	F_END,
+};
+
+const struct field ctl_connect_fields[] = {
+	F(struct ctl_connect, id, .flags = F_REQUIRED),
+	F(struct ctl_connect, port, .flags = F_REQUIRED),
+	F_END,
+};
+
 /* ---- packets ---- */
 
 bool ctl_is_random_source(const char *path)

@@ -25,8 +25,8 @@
  *
  * Open service (forkd listens on `open.sock` in its runtime directory; a VM process connects when its API names a host path, or its
  * guest connects to a vsock port of the host):
- *   open_dir {"id":"clone","path":"/dir"}             -> {"ok":true}, fds: the directory, if the clone's owner may write there
- *   connect {"id":"clone","port":n}                   -> {"ok":true}, fds: a non-blocking stream socket, connected with the owner's
+ *   open_dir struct ctl_open_dir                      -> {"ok":true}, fds: the directory, if the clone's owner may write there
+ *   connect  struct ctl_connect                       -> {"ok":true}, fds: a non-blocking stream socket, connected with the owner's
  *                                                      rights to "<its vsock socket>_<n>"
  */
 #ifndef COMMON_CTL_H
@@ -135,12 +135,21 @@ struct ctl_template {
 	char *host_cpu;                          /* what a host must have, in words */
 };
 
+/* Of the open service; `id` is the clone's. */
+struct ctl_open_dir {
+	char *id, *path;
+};
+struct ctl_connect {
+	char *id;
+	uint32_t port;
+};
+
 /* The sources of random numbers: the only files that a VM process of forkd opens by a name of its configuration. */
 bool ctl_is_random_source(const char *path);
 
 extern const struct field ctl_load_fields[], ctl_fork_fields[], ctl_exited_fields[], ctl_restore_fields[],
 	ctl_boot_fields[], ctl_status_fields[], ctl_exiting_fields[], ctl_snapshotted_fields[], ctl_stats_fields[],
-	ctl_template_fields[];
+	ctl_template_fields[], ctl_open_dir_fields[], ctl_connect_fields[];
 
 /* A packet that came in: its JSON and its descriptors. Zeroed before first use (fds: n_fds 0); ctl_packet_done() closes what is left. */
 struct ctl_packet {

@@ -4,12 +4,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
 #include "common/fs.h"
+
+_Static_assert(SOCK_PATH_MAX == sizeof(((struct sockaddr_un *)0)->sun_path) - 1, "SOCK_PATH_MAX");
 
 /* Aligned room for one control message with the most descriptors. */
 union rights {
@@ -38,45 +41,52 @@ static int lock_path(const char *path, int *ret_fd, struct err *err)
 	return 0;
 }
 
-/* The lock is ours, so a socket at `path` belongs to nobody alive. */
-static int bind_path(int fd, const char *path, struct err *err)
+static bool to_address(const char *path, struct sockaddr_un *ret_addr)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	struct stat st;
+	size_t len = strlen(path);
 
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
-		unlink(path);
+	*ret_addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	if (len > SOCK_PATH_MAX)
+		return false;
+	memcpy(ret_addr->sun_path, path, len);
+	return true;
+}
+
+int sock_bind(const char *path, int type, mode_t mode)
+{
+	struct sockaddr_un addr;
+
+	if (!to_address(path, &addr))
+		return -ENAMETOOLONG;
+	autoclose int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	/* bind() gives the file the socket's own mode, so there is no moment at which it is open to others. */
-	if (fchmod(fd, 0700) < 0)
-		return err_sys(err, ERR_INTERNAL, "set the mode of socket '%s'", path);
-	if (bind(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
-		return err_sys(err, ERR_INTERNAL, "bind socket '%s'", path);
-	if (listen(fd, SOMAXCONN) < 0) {
-		int num = errno;
-		unlink(path);
-		return err_num(err, ERR_INTERNAL, num, "listen at '%s'", path);
-	}
-	return 0;
+	if (fd < 0 || fchmod(fd, mode) < 0 || bind(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
+		return -errno;
+	return steal_fd(&fd);
 }
 
 int sock_listen(const char *path, struct sock_listener *ret_listener, struct err *err)
 {
-	const size_t max = sizeof(((struct sockaddr_un *)0)->sun_path) - 1;
 	autoclose int lock_fd = -1;
+	struct stat st;
 
-	if (path[0] == '\0' || strlen(path) > max)
-		return err_set(err, ERR_INVALID, "socket path '%s' must have 1 to %zu bytes", path, max);
+	if (path[0] == '\0' || strlen(path) > SOCK_PATH_MAX)
+		return err_set(err, ERR_INVALID, "socket path '%s' must have 1 to %d bytes", path, SOCK_PATH_MAX);
 	if (lock_path(path, &lock_fd, err) < 0)
 		return err->num;
 	autofree char *copy = strdup(path);
 	if (!copy)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "listen at '%s'", path);
-	autoclose int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
+		unlink(path); /* the lock is ours, so it belongs to nobody alive */
+	autoclose int fd = sock_bind(path, SOCK_STREAM, 0700);
 	if (fd < 0)
-		return err_sys(err, ERR_INTERNAL, "create socket '%s'", path);
-	if (bind_path(fd, path, err) < 0)
-		return err->num;
+		return err_num(err, ERR_INTERNAL, -fd, "bind socket '%s'", path);
+	if (listen(fd, SOMAXCONN) < 0) {
+		int num = errno;
+		unlink(path);
+		return err_num(err, ERR_INTERNAL, num, "listen at '%s'", path);
+	}
 	*ret_listener = (struct sock_listener){
 		.fd = steal_fd(&fd),
 		.lock_fd = steal_fd(&lock_fd),
@@ -197,12 +207,10 @@ ssize_t sock_send(int fd, const void *buf, size_t len, const int *fds, uint32_t 
 
 int sock_connect(int fd, const char *path, struct err *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct sockaddr_un addr;
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return err_set(err, ERR_INVALID, "the socket path '%s' is longer than %zu bytes", path,
-			       sizeof(addr.sun_path) - 1);
-	memcpy(addr.sun_path, path, strlen(path) + 1);
+	if (!to_address(path, &addr))
+		return err_set(err, ERR_INVALID, "the socket path '%s' is longer than %d bytes", path, SOCK_PATH_MAX);
 	if (fd < 0 || connect(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
 		return err_sys(err, ERR_INTERNAL, "connect to '%s'", path);
 	return 0;

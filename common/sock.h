@@ -13,7 +13,14 @@
 
 #include "common/err.h"
 
-enum { SOCK_FDS_MAX = 253 }; /* the kernel's limit for one message (SCM_MAX_FD) */
+enum { SOCK_FDS_MAX = 253 };  /* the kernel's limit for one message (SCM_MAX_FD) */
+enum { SOCK_PATH_MAX = 107 }; /* bytes of a unix socket's path (sun_path without its NUL) */
+
+/*
+ * A socket of that type (SOCK_STREAM, SOCK_SEQPACKET), non-blocking, close-on-exec, bound to `path` with mode & ~umask; it does not
+ * listen yet. A descriptor or -errno: -ENAMETOOLONG for a path that is longer than SOCK_PATH_MAX.
+ */
+MUST_CHECK int sock_bind(const char *path, int type, mode_t mode);
 
 struct sock_listener {
 	int fd;      /* non-blocking, listening */

@@ -9,7 +9,6 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
 #include "common/ctl.h"
 #include "common/log.h"
@@ -25,16 +24,6 @@ struct opener {
 	pthread_t thread;
 	struct pollfd fds[FIRST + CONNECTIONS_MAX]; /* wake-up, listener, connections */
 	unsigned n;
-};
-
-struct open_request {
-	char *id, *path;
-};
-
-static const struct field request_fields[] = {
-	F(struct open_request, id, .flags = F_REQUIRED),
-	F(struct open_request, path, .flags = F_REQUIRED),
-	F_END,
 };
 
 /* Is the process at the other end that clone's? Then who owns it, and (ret_vsock not NULL) a copy of the path of its vsock socket. */
@@ -57,16 +46,6 @@ static int find_owner(struct forkd *d, int fd, const char *id, struct caller *re
 
 /* ---- a guest's connection to a vsock port of the host ---- */
 
-struct connect_request {
-	char *id;
-	uint32_t port;
-};
-static const struct field connect_fields[] = {
-	F(struct connect_request, id, .flags = F_REQUIRED),
-	F(struct connect_request, port, .flags = F_REQUIRED),
-	F_END,
-};
-
 struct socket_beside {
 	const char *dir, *name;
 };
@@ -75,27 +54,23 @@ struct socket_beside {
 static int connect_beside(const void *arg)
 {
 	const struct socket_beside *s = arg;
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct err err = {};
 	struct stat st;
 
-	if (strlen(s->name) >= sizeof(addr.sun_path))
+	if (strlen(s->name) > SOCK_PATH_MAX)
 		return -ENAMETOOLONG;
 	if (chdir(s->dir) < 0 || lstat(s->name, &st) < 0)
 		return -errno;
 	if (!S_ISSOCK(st.st_mode))
 		return -ENOTSOCK;
-	memcpy(addr.sun_path, s->name, strlen(s->name));
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0 || connect(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
-		return -errno;
-	return fd;
+	return sock_connect(fd, s->name, &err) < 0 ? err.num : fd;
 }
 
 static int connect_to(const struct caller *owner, const char *vsock, uint32_t port, int *ret_fd, struct err *err)
 {
 	const char *slash = vsock ? strrchr(vsock, '/') : NULL;
-	struct sockaddr_un longest; /* what is bound is no longer than this */
-	char dir[sizeof(longest.sun_path) + 1], name[sizeof(dir) + 16];
+	char dir[SOCK_PATH_MAX + 2], name[sizeof(dir) + 16]; /* what is bound is no longer */
 
 	if (!slash)
 		return fail(err, E_INVALID, "this clone has no vsock socket");
@@ -116,23 +91,23 @@ static int connect_to(const struct caller *owner, const char *vsock, uint32_t po
 static int connect_port(struct forkd *d, int fd, const struct json_node *root, int *ret_fd, struct err *err)
 {
 	autofree char *vsock = NULL;
-	struct connect_request rq;
+	struct ctl_connect rq;
 	struct caller owner;
 
-	fields_init(connect_fields, &rq);
-	if (fields_load(connect_fields, &rq, root, "connect", err) < 0)
+	fields_init(ctl_connect_fields, &rq);
+	if (fields_load(ctl_connect_fields, &rq, root, "connect", err) < 0)
 		return err->num;
 	int r = find_owner(d, fd, rq.id, &owner, &vsock, err);
 	if (r >= 0)
 		r = connect_to(&owner, vsock, rq.port, ret_fd, err);
-	fields_free(connect_fields, &rq);
+	fields_free(ctl_connect_fields, &rq);
 	return r;
 }
 
 static int run_request(struct forkd *d, int fd, const struct ctl_packet *p, int *ret_fd, struct err *err)
 {
 	const struct json_node *root = &p->json.nodes[0], *op = json_get(root, "op");
-	struct open_request rq;
+	struct ctl_open_dir rq;
 	struct caller owner;
 
 	if (!op || op->type != JSON_STRING)
@@ -141,13 +116,13 @@ static int run_request(struct forkd *d, int fd, const struct ctl_packet *p, int 
 		return connect_port(d, fd, root, ret_fd, err);
 	if (strcmp(op->str, "open_dir") != 0)
 		return fail(err, E_INVALID, "this socket knows 'open_dir' and 'connect', not '%.32s'", op->str);
-	fields_init(request_fields, &rq);
-	if (fields_load(request_fields, &rq, root, "open_dir", err) < 0)
+	fields_init(ctl_open_dir_fields, &rq);
+	if (fields_load(ctl_open_dir_fields, &rq, root, "open_dir", err) < 0)
 		return err->num;
 	int r = find_owner(d, fd, rq.id, &owner, NULL, err);
 	if (r >= 0)
 		r = policy_open_dir(d->policy, &owner, rq.path, ret_fd, err);
-	fields_free(request_fields, &rq);
+	fields_free(ctl_open_dir_fields, &rq);
 	return r;
 }
 
@@ -213,15 +188,13 @@ static void *opener_main(void *arg)
 
 static int listen_at(const char *path, int *ret_fd, struct err *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return err_set(err, ERR_INVALID, "the socket path '%s' is too long", path);
-	memcpy(addr.sun_path, path, strlen(path) + 1);
 	unlink(path); /* the runtime directory's lock is ours: nobody alive listens there */
-	autoclose int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0 || fchmod(fd, 0600) < 0 ||
-	    bind(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0 || listen(fd, SOMAXCONN) < 0)
+	autoclose int fd = sock_bind(path, SOCK_SEQPACKET, 0600);
+	if (fd == -ENAMETOOLONG)
+		return err_set(err, ERR_INVALID, "the socket path '%s' is too long", path);
+	if (fd < 0)
+		return err_num(err, ERR_INTERNAL, -fd, "listen at '%s'", path);
+	if (listen(fd, SOMAXCONN) < 0)
 		return err_sys(err, ERR_INTERNAL, "listen at '%s'", path);
 	*ret_fd = steal_fd(&fd);
 	return 0;

@@ -126,6 +126,31 @@ static void names_bad_paths(void **state)
 	assert_non_null(strstr(err.msg, "/nonexistent/dir/sock.lock"));
 }
 
+/* The mode is the file's from its first moment on; what stands at the path stays. */
+static void binds(void **state)
+{
+	char longest[SOCK_PATH_MAX + 2];
+	struct stat st;
+
+	(void)state;
+	memset(longest, 'x', sizeof(longest));
+	memcpy(longest, dir, strlen(dir));
+	longest[strlen(dir)] = '/';
+	longest[SOCK_PATH_MAX + 1] = '\0';
+	assert_int_equal(sock_bind(longest, SOCK_STREAM, 0600), -ENAMETOOLONG);
+	longest[SOCK_PATH_MAX] = '\0';
+	mode_t mask = umask(0);
+	autoclose int fd = sock_bind(longest, SOCK_SEQPACKET, 0640);
+	umask(mask);
+	assert_true(fd >= 0);
+	assert_int_equal(stat(longest, &st), 0);
+	assert_int_equal(st.st_mode, S_IFSOCK | 0640);
+	assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
+	assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+	assert_int_equal(sock_bind(longest, SOCK_SEQPACKET, 0600), -EADDRINUSE);
+	assert_int_equal(unlink(longest), 0);
+}
+
 static void connects(void **state)
 {
 	struct sock_listener l = {};
@@ -247,6 +272,7 @@ int main(void)
 		cmocka_unit_test(refuses_a_second_instance),
 		cmocka_unit_test(replaces_a_stale_socket_only),
 		cmocka_unit_test(names_bad_paths),
+		cmocka_unit_test(binds),
 		cmocka_unit_test(connects),
 		cmocka_unit_test(takes_only_listening_descriptors),
 		cmocka_unit_test(carries_descriptors),

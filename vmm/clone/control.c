@@ -379,25 +379,8 @@ static void on_connect(struct source *source, uint32_t events)
 
 /* ---- the open service of forkd ---- */
 
-struct open_request {
-	char *id, *path;
-};
-struct connect_request {
-	char *id;
-	uint32_t port;
-};
-static const struct field connect_fields[] = {
-	F(struct connect_request, id),
-	F(struct connect_request, port),
-	F_END,
-};
 /* A guest that waits for its connection holds the vsock device, and with it a pause. */
 enum { OPEN_PATIENCE_S = 5, CONNECT_PATIENCE_S = 1 };
-static const struct field open_fields[] = {
-	F(struct open_request, id),
-	F(struct open_request, path),
-	F_END,
-};
 
 static int connect_service(const char *path, unsigned patience_s, struct err *err)
 {
@@ -436,10 +419,10 @@ static int ask_service(const struct owned_vm *c, const struct strbuf *request, u
 static int on_open_dir(struct vmm_owner *owner, const char *path, int *ret_fd, struct err *err)
 {
 	struct owned_vm *c = container_of(owner, struct owned_vm, owner);
-	const struct open_request rq = { .id = c->id, .path = (char *)(uintptr_t)path };
+	const struct ctl_open_dir rq = { .id = c->id, .path = (char *)(uintptr_t)path };
 	autostrbuf struct strbuf out = {};
 
-	ctl_request(&out, "open_dir", open_fields, &rq, NULL);
+	ctl_request(&out, "open_dir", ctl_open_dir_fields, &rq, NULL);
 	int fd = ask_service(c, &out, OPEN_PATIENCE_S, path, err);
 	if (fd < 0)
 		return err->num;
@@ -451,13 +434,13 @@ static int on_open_dir(struct vmm_owner *owner, const char *path, int *ret_fd, s
 static int on_connect_port(void *opaque, uint32_t port)
 {
 	const struct owned_vm *c = opaque;
-	const struct connect_request rq = { .id = c->id, .port = port };
+	const struct ctl_connect rq = { .id = c->id, .port = port };
 	autostrbuf struct strbuf out = {};
 	struct err err = {};
 	char what[32];
 
 	snprintf(what, sizeof(what), "vsock port %u", port);
-	ctl_request(&out, "connect", connect_fields, &rq, NULL);
+	ctl_request(&out, "connect", ctl_connect_fields, &rq, NULL);
 	int fd = ask_service(c, &out, CONNECT_PATIENCE_S, what, &err);
 	return fd < 0 ? -1 : fd;
 }

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "common/auto.h"
@@ -53,20 +52,11 @@ int host_open(const char *path, int flags, mode_t mode)
 
 int host_bind(const char *path, const char *what, struct err *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd = may(path) ? sock_bind(path, SOCK_STREAM, 0777) : -EPERM;
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return err_set(err, ERR_INVALID, "socket path '%s' is longer than %zu bytes", path,
-			       sizeof(addr.sun_path) - 1);
-	if (!may(path))
-		return err_num(err, ERR_INTERNAL, EPERM, "%s '%s'", what, path);
-	memcpy(addr.sun_path, path, strlen(path));
-	autoclose int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return err_sys(err, ERR_INTERNAL, "make a socket");
-	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-		return err_sys(err, ERR_INTERNAL, "%s '%s'", what, path);
-	return steal_fd(&fd);
+	if (fd == -ENAMETOOLONG)
+		return err_set(err, ERR_INVALID, "socket path '%s' is longer than %d bytes", path, SOCK_PATH_MAX);
+	return fd < 0 ? err_num(err, ERR_INTERNAL, -fd, "%s '%s'", what, path) : fd;
 }
 
 void host_unbind(const char *path)
