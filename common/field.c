@@ -577,3 +577,13 @@ void fields_save(const struct field *rows, const void *obj, struct strbuf *out)
 	}
 	strbuf_putc(out, '}');
 }
+
+int list_find_id(const void *items, uint32_t n, size_t bytes, const char *id)
+{
+	for (uint32_t i = 0; id && i < n; i++) {
+		const char *own = *(char *const *)(const void *)((const char *)items + i * bytes);
+		if (own && strcmp(own, id) == 0)
+			return (int)i;
+	}
+	return -1;
+}

@@ -164,4 +164,15 @@ void fields_save(const struct field *rows, const void *obj, struct strbuf *out);
 /* Releases strings, lists and optional structs, and zeroes the object. */
 void fields_free(const struct field *rows, void *obj);
 
+/*
+ * The index of the element called `id` in a list of structs of `bytes` bytes that begin with `char *id`; -1: there is none.
+ * NULL, here or there, is nobody's.
+ */
+int list_find_id(const void *items, uint32_t n, size_t bytes, const char *id);
+#define LIST_FIND_ID(items, n, id_)                                                         \
+	({                                                                                  \
+		_Static_assert(offsetof(__typeof__(*(items)), id) == 0, "the id is first"); \
+		list_find_id((items), (n), sizeof(*(items)), (id_));                        \
+	})
+
 #endif

@@ -24,28 +24,12 @@ static void known_disks(const struct ctl_template *t, struct strbuf *out)
 		strbuf_puts(out, "none");
 }
 
-static int find_net(const struct ctl_template *t, const char *id)
-{
-	for (uint32_t i = 0; i < t->n_nets; i++)
-		if (strcmp(t->nets[i].id, id) == 0)
-			return (int)i;
-	return -1;
-}
-
-static int find_disk(const struct ctl_template *t, const char *id)
-{
-	for (uint32_t i = 0; i < t->n_disks; i++)
-		if (strcmp(t->disks[i].id, id) == 0)
-			return (int)i;
-	return -1;
-}
-
 static int plan_fds(const struct clone_spec *s, const struct ctl_template *t, struct clone_plan *plan,
 		    uint32_t *next_fd, struct err *err)
 {
 	for (uint32_t i = 0; i < s->n_net_fds; i++) {
 		const struct net_fds *f = &s->net_fds[i];
-		int n = find_net(t, f->id);
+		int n = LIST_FIND_ID(t->nets, t->n_nets, f->id);
 		if (n < 0) {
 			autostrbuf struct strbuf ids = {};
 			known_nets(t, &ids);
@@ -67,7 +51,7 @@ static int plan_nets(const struct clone_spec *s, const struct ctl_template *t, s
 {
 	for (uint32_t i = 0; i < s->n_nets; i++) {
 		const struct host_object *o = &s->nets[i];
-		int n = find_net(t, o->id);
+		int n = LIST_FIND_ID(t->nets, t->n_nets, o->id);
 		if (n < 0) {
 			autostrbuf struct strbuf ids = {};
 			known_nets(t, &ids);
@@ -93,7 +77,7 @@ static int plan_disks(const struct clone_spec *s, const struct ctl_template *t, 
 {
 	for (uint32_t i = 0; i < s->n_disks; i++) {
 		const struct host_object *o = &s->disks[i];
-		int n = find_disk(t, o->id);
+		int n = LIST_FIND_ID(t->disks, t->n_disks, o->id);
 		if (n < 0) {
 			autostrbuf struct strbuf ids = {};
 			known_disks(t, &ids);

@@ -379,6 +379,21 @@ static void rows_are_sane(void **state)
 	check_rows(restore_config_fields);
 }
 
+static void finds_by_id(void **state)
+{
+	struct named {
+		char *id;
+		int more;
+	} list[] = { { .id = NULL }, { .id = (char *)(uintptr_t) "b" }, { .id = (char *)(uintptr_t) "a" } };
+
+	(void)state;
+	assert_int_equal(LIST_FIND_ID(list, ARRAY_LEN(list), "a"), 2);
+	assert_int_equal(LIST_FIND_ID(list, ARRAY_LEN(list), "b"), 1);
+	assert_int_equal(LIST_FIND_ID(list, 2, "a"), -1);
+	assert_int_equal(LIST_FIND_ID(list, ARRAY_LEN(list), ""), -1);
+	assert_int_equal(LIST_FIND_ID(list, ARRAY_LEN(list), NULL), -1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -390,6 +405,7 @@ int main(void)
 		cmocka_unit_test(restore_config),
 		cmocka_unit_test(rows_cover_structs),
 		cmocka_unit_test(rows_are_sane),
+		cmocka_unit_test(finds_by_id),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

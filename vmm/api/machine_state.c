@@ -295,14 +295,6 @@ int vmm_snapshot(struct vmm *vmm, const char *destination_url, struct err *err)
 
 /* ---- restore ---- */
 
-static struct restored_net *find_net_fds(const struct restore_config *rc, const char *id)
-{
-	for (uint32_t i = 0; id && i < rc->n_net_fds; i++)
-		if (strcmp(rc->net_fds[i].id, id) == 0)
-			return &rc->net_fds[i];
-	return NULL;
-}
-
 static int check_restore(const struct restore_config *rc, struct err *err)
 {
 	static const char *const modes[] = { "copy", "ondemand", "copyonwrite" };
@@ -335,7 +327,8 @@ static int take_net_fds(struct vmm *vmm, const struct restore_config *rc, struct
 	vmm->owns_fds = true;
 	for (uint32_t i = 0; i < config->n_net; i++) {
 		struct net_config *n = &config->net[i];
-		struct restored_net *given = find_net_fds(rc, n->id);
+		int at = LIST_FIND_ID(rc->net_fds, rc->n_net_fds, n->id);
+		struct restored_net *given = at < 0 ? NULL : &rc->net_fds[at];
 		if (!n->fds)
 			continue;
 		if (!given)

@@ -57,13 +57,11 @@ static int check_keys(const struct section *s, const struct json_node *node, con
 /* The struct in the config that an entry of a list means. */
 static void *find_entry(struct vm_config *c, const struct section *s, const char *id)
 {
-	for (uint32_t i = 0; s->all == net_fields && i < c->n_net; i++)
-		if (c->net[i].id && strcmp(c->net[i].id, id) == 0)
-			return &c->net[i];
-	for (uint32_t i = 0; s->all == disk_fields && i < c->n_disks; i++)
-		if (c->disks[i].id && strcmp(c->disks[i].id, id) == 0)
-			return &c->disks[i];
-	return NULL;
+	int n = s->all == net_fields ? LIST_FIND_ID(c->net, c->n_net, id) : LIST_FIND_ID(c->disks, c->n_disks, id);
+
+	if (n < 0)
+		return NULL;
+	return s->all == net_fields ? (void *)&c->net[n] : (void *)&c->disks[n];
 }
 
 static int apply_entry(struct vm_config *c, const struct section *s, const struct json_node *node, unsigned i,

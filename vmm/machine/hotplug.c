@@ -45,6 +45,11 @@ static const char *id_of(const char *item)
 	return id;
 }
 
+static int index_of(const struct list *l, struct vm_config *c, const char *id)
+{
+	return list_find_id(*items_of(l, c), *count_of(l, c), l->bytes, id);
+}
+
 /* *item is moved from. NULL: no memory. */
 static void *append(const struct list *l, struct vm_config *c, void *item, struct err *err)
 {
@@ -98,13 +103,11 @@ static bool move_item(const struct list *l, struct vm_config *from, struct vm_co
 {
 	struct err err = {};
 	union item item;
-	uint32_t i = 0, n = *count_of(l, from);
+	int i = index_of(l, from, id);
 
-	while (i < n && !has_id(id_of(*items_of(l, from) + i * l->bytes), id))
-		i++;
-	if (i == n)
+	if (i < 0)
 		return false;
-	take_out(l, from, i, &item);
+	take_out(l, from, (uint32_t)i, &item);
 	if (!to || !append(l, to, &item, &err))
 		drop_item(l, &item);
 	return true;
@@ -373,9 +376,8 @@ static bool is_going(struct vm *vm, const char *id)
 	if (vm->removed.vsock && has_id(vm->removed.vsock->id, id))
 		return true;
 	for (unsigned k = 0; k < ARRAY_LEN(lists); k++)
-		for (uint32_t i = 0; i < *count_of(&lists[k], &vm->removed); i++)
-			if (has_id(id_of(*items_of(&lists[k], &vm->removed) + i * lists[k].bytes), id))
-				return true;
+		if (index_of(&lists[k], &vm->removed, id) >= 0)
+			return true;
 	return false;
 }
 
