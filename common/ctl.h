@@ -12,7 +12,7 @@
  *   event "exited"  struct ctl_exited                 a VM process of this host ended
  *
  * VM process (accepts on the listening socket that came with `fork`, one connection at a time; a new one ends the old one; without a
- * connection it goes on running; before its first successful restore or boot the end of the connection ends it):
+ * connection it goes on running, and may be called again; before its first successful restore or boot the end of the connection ends it):
  *   hello                                             -> struct ctl_status
  *   restore  struct ctl_restore; fds as listed there  -> struct ctl_status. Once.
  *   boot     struct ctl_boot; fds as listed there     -> struct ctl_status. Once; process not made by a template host.
@@ -20,7 +20,8 @@
  *   snapshot fds: an empty directory                  -> struct ctl_snapshotted. Pauses while it is written, when it runs.
  *   stats                                             -> struct ctl_stats
  *   quit                                              -> {"ok":true} when no vCPU can run and taps, disks and locks are free; then exits
- *   event "state"   {"state":"Running"|"Paused"}      changed through its own API socket
+ *   event "state"   {"state":"Running"|"Paused"}      changed through its own API socket, or a new connection: the newest state. Those
+ *                                                     that did not fit into the socket in between are not sent.
  *   event "exiting" {"reason":"text","code":n}        the guest or the VM API ended it; the process exits next
  *
  * Open service (forkd listens on `open.sock` in its runtime directory; a VM process connects when its API names a host path, or its

@@ -48,6 +48,8 @@
 	  "Ask for a longer timeout, or look at the serial log for what the guest waits for.")                     \
 	X(E_HOST, "template_host_failed", 503,                                                                     \
 	  "Try again; the daemon starts a new template host. Its log has the reason.")                             \
+	X(E_NO_ANSWER, "clone_not_responding", 503,                                                                \
+	  "Try again: it is asked until it answers. DELETE ends it whether it answers or not.")                    \
 	X(E_CLONE_DIED, "clone_died", 500,                                                                         \
 	  "The message has the reason, if it is known; the daemon's log has what the process said.")               \
 	X(E_INTERNAL, "internal", 500, "Look at the daemon's log.")

@@ -16,6 +16,7 @@ enum {
 	STATUS_WAIT_MS = 200, /* for the template host to tell how a process ended */
 	END_TICK_MS = 10,     /* looks at it that often */
 	SAMPLE_MS = 5000,
+	CALL_MS = 5000,
 };
 
 struct followed {
@@ -23,7 +24,7 @@ struct followed {
 	pthread_mutex_t lock;
 	struct clone *first; /* lock; until they are released */
 	struct clone *ended; /* the status is not known yet; watcher only */
-	struct watch_round ends, ttl, samples;
+	struct watch_round ends, ttl, samples, calls;
 };
 
 /* ---- what its process says ---- */
@@ -32,39 +33,21 @@ static void on_packet(struct watch *w)
 {
 	struct clone *c = container_of(w, struct clone, control);
 	struct forkd *d = c->followed->d;
-	autoctl struct ctl_packet p = {};
-	struct err err = {};
 
 	if (pthread_mutex_trylock(&c->talk) != 0)
 		return; /* whoever talks with it reads this too, and arms the watch again */
-	bool open = c->control.fd >= 0 && wait_readable(c->control.fd, 0) > 0;
-	int got = open ? ctl_recv(c->control.fd, &p, &err) : 1;
-	if (open && got > 0)
-		clone_event(d, c, &p);
-	if (got == 0 || (got < 0 && got != -EAGAIN)) {
-		watch_forget(d->watcher, &c->control); /* it is ending: the pidfd tells */
-		close(steal_fd(&c->control.fd));
-	}
+	clone_hear(d, c);
 	watch_rearm(d->watcher, &c->control);
 	pthread_mutex_unlock(&c->talk);
 }
 
-/* ---- its end ---- */
-
-/* What it said before it ended is still in the socket. */
-static void read_last_words(struct forkd *d, struct clone *c)
+static uint64_t call_again(struct watch_round *round)
 {
-	struct err err = {};
-
-	pthread_mutex_lock(&c->talk);
-	while (c->control.fd >= 0 && wait_readable(c->control.fd, 0) > 0) {
-		autoctl struct ctl_packet p = {};
-		if (ctl_recv(c->control.fd, &p, &err) <= 0)
-			break;
-		clone_event(d, c, &p);
-	}
-	pthread_mutex_unlock(&c->talk);
+	clones_call_again(container_of(round, struct followed, calls)->d);
+	return deadline_in_ms(CALL_MS);
 }
+
+/* ---- its end ---- */
 
 static void on_end(struct watch *w)
 {
@@ -72,7 +55,9 @@ static void on_end(struct watch *w)
 	struct followed *f = c->followed;
 
 	watch_forget(f->d->watcher, w);
-	read_last_words(f->d, c);
+	pthread_mutex_lock(&c->talk);
+	clone_read_rest(f->d, c); /* what it said before it ended */
+	pthread_mutex_unlock(&c->talk);
 	c->end_deadline_ns = deadline_in_ms(STATUS_WAIT_MS);
 	c->next_ended = f->ended;
 	f->ended = c;
@@ -173,8 +158,10 @@ int follow_start(struct forkd *d, struct followed **ret, struct err *err)
 	f->ends.look = look_at_ends;
 	f->ttl.look = look_at_ttl;
 	f->samples.look = sample;
+	f->calls.look = call_again;
 	pthread_mutex_init(&f->lock, NULL);
 	*ret = f;
+	watch_add_round(d->watcher, &f->calls);
 	watch_add_round(d->watcher, &f->samples);
 	watch_add_round(d->watcher, &f->ttl);
 	watch_add_round(d->watcher, &f->ends);

@@ -35,6 +35,7 @@ static int hello(struct clone *c, struct err *err)
 	c->restored_ns = s.restored_ns;
 	c->resumed_ns = s.resumed_ns;
 	c->state = strcmp(s.state, "Running") == 0 ? CLONE_RUNNING : CLONE_PAUSED;
+	c->line = LINE_UP;
 	fields_free(ctl_status_fields, &s);
 	return r;
 }

@@ -16,6 +16,13 @@
 enum clone_state { CLONE_CREATING, CLONE_PAUSED, CLONE_RUNNING, CLONE_EXITED, CLONE_DELETING, CLONE_STATES };
 extern const char *const clone_states[]; /* as in the API, NULL-terminated */
 
+/* The control socket of a clone. */
+enum line {
+	LINE_DOWN,  /* no connection: it is called when it is wanted, or after some seconds */
+	LINE_ASKED, /* "hello" was sent, the answer has not come */
+	LINE_UP,    /* it answers */
+};
+
 struct clone {
 	struct record
 		record; /* labels, ttl_s and expires_ns: under the registry's lock; the rest is fixed once it is not creating */
@@ -27,6 +34,8 @@ struct clone {
 	struct clone *next_followed, **followed_at; /* the lock of that */
 	/* all else: under the registry's lock */
 	enum clone_state state, first_state; /* first_state: when it was made */
+	enum line line;                      /* written under talk, too */
+	uint64_t asked_ns;                   /* LINE_ASKED: since when */
 	unsigned refs;
 	bool listed, has_status;
 	uint64_t restored_ns, resumed_ns; /* CLOCK_MONOTONIC; 0: not (yet, or unknown) */

@@ -4,11 +4,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 import unittest
 
-from forkdtest import Daemon, ForkdTest, alive, ticks
+from forkdtest import Daemon, ForkdTest, alive, request, ticks
 from kvmtest import FULL, read, wait_for, write
 from test_forkd_input import Callers
 
@@ -63,6 +64,83 @@ class Hangs(ForkdTest):
         wait_for("the process to end", lambda: not alive(hung["pid"]))
         self.assertFalse(os.path.exists(os.path.dirname(hung["api_socket"])))
         self.wait_ticks([other])
+
+
+class Unread(ForkdTest):
+    """News of a clone that nobody reads: its control socket holds about 270 of them."""
+
+    def own(self, clone, what):
+        self.assertEqual(request(clone["api_socket"], "PUT", f"/api/v1/vm.{what}").status, 204)
+
+    def flip(self, clone, times=400):
+        """Changes its state through its own API; it is paused at the end."""
+        for _ in range(times):
+            self.own(clone, "pause")
+            self.own(clone, "resume")
+        self.own(clone, "pause")
+
+    def works(self, d, clone):
+        url = f"/v1/clones/{clone['id']}"
+        wait_for("the newest state to be known", lambda: d.get(url)["state"] == "paused")
+        self.assertEqual(d.must(200, "PUT", url + "/resume")["state"], "running")
+        self.wait_ticks([clone])
+        self.assertEqual(d.must(200, "PUT", url + "/pause")["state"], "paused")
+        self.own(clone, "resume")
+        wait_for("news to come still", lambda: d.get(url)["state"] == "running")
+        self.assertEqual(d.events()[-1]["type"], "clone.resumed")
+        d.must(204, "DELETE", url)
+        wait_for("the process to end", lambda: not alive(clone["pid"]))
+
+    def test_daemon_that_does_not_read(self):
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        c = d.clone("t")[0]
+        os.kill(d.process.pid, signal.SIGSTOP)
+        try:
+            self.flip(c)
+        finally:
+            os.kill(d.process.pid, signal.SIGCONT)
+        self.works(d, c)
+
+    def test_answers_and_the_last_word_pass_the_news(self):
+        """In the place of a daemon that reads nothing: what it asked for, the newest state and the end are there when it reads."""
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        read_late, ends = d.clone("t", 2)
+        d.stop()
+        for c in (read_late, ends):
+            with self.subTest(clone=c["id"]), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
+                control.settimeout(30)
+                control.connect(os.path.join(os.path.dirname(c["api_socket"]), "control.sock"))
+                self.flip(c)
+                control.send(b'{"op":"stats"}')
+                self.assertEqual(request(c["api_socket"], "GET", "/api/v1/vmm.ping").status, 200)     # so that was answered, too
+                packets = []
+                if c is ends:
+                    self.assertEqual(request(c["api_socket"], "PUT", "/api/v1/vmm.shutdown").status, 200)
+                    wait_for("the process to end", lambda: not alive(ends["pid"]))
+                while not packets or packets[-1].get("event") != ("exiting" if c is ends else "state") or not any("ok" in p for p in packets):
+                    packets.append(json.loads(control.recv(1 << 17)))
+                self.assertEqual([p["state"] for p in packets if "ok" in p], ["Paused"])
+                self.assertEqual([p["state"] for p in packets if p.get("event") == "state"][-1], "Paused")
+                self.assertLess(len(packets), 500)      # not all 801, so they did fill it
+        d.start()
+        self.works(d, read_late)
+
+    def test_process_that_hangs_up(self):
+        """A control socket that ends says nothing of the process: it is called again. Here another takes the daemon's place for a moment."""
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        c = d.clone("t")[0]
+        for _ in range(3):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as control:
+                control.settimeout(30)
+                control.connect(os.path.join(os.path.dirname(c["api_socket"]), "control.sock"))
+                while control.recv(1 << 17):    # until the daemon takes its place again
+                    pass
+            d.must(200, "PUT", f"/v1/clones/{c['id']}/resume")
+        self.own(c, "pause")
+        self.works(d, c)
 
 
 class HalfWay(ForkdTest):

@@ -30,6 +30,7 @@ struct owned_vm {
 	struct err park_err;          /* told to who asks for the restore */
 	bool started;                 /* restored or booted */
 	bool serving;                 /* a request of forkd: it need not be told of the changes that it asked for */
+	bool state_owed;              /* forkd was not told of the newest state yet */
 	const char *end_reason;       /* NULL: through vmm.shutdown, or a signal */
 	uint64_t restored_ns, resumed_ns;
 };
@@ -53,15 +54,56 @@ static void hang_up(struct owned_vm *c)
 		loop_stop(&c->loop, 1); /* nobody knows of this process */
 }
 
+/*
+ * Answers and the last word fit even where news that forkd has not read fill the socket: it holds twice as much for
+ * that one packet. (The kernel doubles the number that it is given.)
+ */
+static int send_past_news(int fd, const struct strbuf *text, struct err *err)
+{
+	int bytes = 0;
+	socklen_t len = sizeof(bytes);
+
+	int r = ctl_send(fd, text, NULL, 0, err);
+	if (r != -ETIMEDOUT || getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, &len) < 0 ||
+	    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, len) < 0)
+		return r;
+	r = ctl_send(fd, text, NULL, 0, err);
+	bytes /= 2;
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, len) < 0)
+		log_warn("control socket: its size stays doubled: %s", strerror(errno));
+	return r;
+}
+
 static void tell(struct owned_vm *c, const struct strbuf *text)
 {
 	struct err err = {};
 	char line[ERR_MSG_BYTES];
 
-	if (c->conn.fd < 0 || ctl_send(c->conn.fd, text, NULL, 0, &err) == 0)
+	if (c->conn.fd < 0 || send_past_news(c->conn.fd, text, &err) == 0)
 		return;
 	log_warn("control socket: %s", err_line(&err, line, sizeof(line)));
 	hang_up(c);
+}
+
+/* The newest state. A socket that is full takes it when forkd has read: states in between are not kept. */
+static void say_state(struct owned_vm *c)
+{
+	const struct ctl_status status = { .state = (char *)(uintptr_t)vmm_state(c->vmm) };
+	autostrbuf struct strbuf out = {};
+	struct err err = {};
+	char line[ERR_MSG_BYTES];
+
+	if (c->conn.fd < 0 || !c->state_owed)
+		return;
+	ctl_event(&out, "state", ctl_status_fields, &status);
+	int r = ctl_send(c->conn.fd, &out, NULL, 0, &err);
+	c->state_owed = r == -ETIMEDOUT;
+	if (c->state_owed) {
+		loop_mod(&c->loop, &c->conn, EPOLLIN | EPOLLOUT);
+	} else if (r < 0) {
+		log_warn("control socket: %s", err_line(&err, line, sizeof(line)));
+		hang_up(c);
+	}
 }
 
 static void on_ended(struct vmm_owner *owner, const char *reason, int exit_code)
@@ -75,13 +117,11 @@ static void on_ended(struct vmm_owner *owner, const char *reason, int exit_code)
 static void on_state(struct vmm_owner *owner)
 {
 	struct owned_vm *c = container_of(owner, struct owned_vm, owner);
-	const struct ctl_status status = { .state = (char *)(uintptr_t)vmm_state(c->vmm) };
-	autostrbuf struct strbuf out = {};
 
 	if (c->serving)
 		return;
-	ctl_event(&out, "state", ctl_status_fields, &status);
-	tell(c, &out);
+	c->state_owed = true;
+	say_state(c);
 }
 
 static void say_exiting(struct owned_vm *c, int exit_code)
@@ -348,8 +388,11 @@ static void on_packet(struct source *source, uint32_t events)
 	struct err err = {};
 	char line[ERR_MSG_BYTES];
 
-	(void)events;
-	int r = ctl_recv(source->fd, &p, &err);
+	if (events & EPOLLOUT) { /* forkd has read */
+		loop_mod(&c->loop, source, EPOLLIN);
+		say_state(c);
+	}
+	int r = c->conn.fd < 0 ? -EAGAIN : ctl_recv(source->fd, &p, &err);
 	if (r > 0) {
 		serve(c, &p);
 	} else if (r != -EAGAIN) {
@@ -375,6 +418,8 @@ static void on_connect(struct source *source, uint32_t events)
 	c->conn = (struct source){ .fd = fd, .ready = on_packet };
 	if (loop_add(&c->loop, &c->conn, EPOLLIN, &err) < 0)
 		hang_up(c);
+	c->state_owed = c->started; /* what the daemon before was told, this one does not know */
+	say_state(c);
 }
 
 /* ---- the open service of forkd ---- */

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Calling a clone's process, asking it, and hearing what it says unasked. */
+#include "forkd/clone/talk.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+
+#include "common/clock.h"
+#include "common/log.h"
+#include "forkd/access/handover.h"
+#include "forkd/errors.h"
+#include "forkd/events.h"
+#include "forkd/watch/watch.h"
+
+enum {
+	HELLO_WAIT_MS = 2000, /* a request waits that long, counted from the question */
+	END_WAIT_MS = 1000,   /* from the end of the control socket to the end of its process */
+	CALLS_MAX = 64,       /* at a time */
+};
+
+static bool has_ended(const struct clone *c, uint64_t wait_ms)
+{
+	return c->process.fd >= 0 && wait_readable(c->process.fd, deadline_in_ms(wait_ms)) > 0;
+}
+
+static void set_line(struct forkd *d, struct clone *c, enum line line)
+{
+	pthread_mutex_lock(&d->registry->lock);
+	c->line = line;
+	c->asked_ns = monotonic_ns();
+	pthread_cond_broadcast(&d->registry->changed);
+	pthread_mutex_unlock(&d->registry->lock);
+}
+
+/* ---- events ---- */
+
+static const char *event_name(enum clone_state state)
+{
+	return state == CLONE_PAUSED ? "clone.paused" : "clone.resumed";
+}
+
+void clone_take_state(struct forkd *d, struct clone *c, const char *text)
+{
+	const unsigned from = 1u << CLONE_PAUSED | 1u << CLONE_RUNNING;
+	enum clone_state state = strcmp(text, "Running") == 0 ? CLONE_RUNNING : CLONE_PAUSED;
+
+	pthread_mutex_lock(&d->registry->lock);
+	int old = registry_swap_state_locked(d->registry, c, from, state);
+	if ((old == CLONE_PAUSED || old == CLONE_RUNNING) && old != (int)state)
+		events_emit(d->events, event_name(state), c->record.template, c->record.id, NULL);
+	pthread_mutex_unlock(&d->registry->lock);
+}
+
+static void take_event(struct forkd *d, struct clone *c, const struct ctl_packet *p)
+{
+	const struct json_node *root = &p->json.nodes[0], *event = json_get(root, "event");
+	const struct json_node *state = json_get(root, "state");
+	struct ctl_exiting e = {};
+	struct err err = {};
+
+	if (!event || event->type != JSON_STRING)
+		return;
+	if (strcmp(event->str, "state") == 0 && state && state->type == JSON_STRING)
+		clone_take_state(d, c, state->str);
+	if (strcmp(event->str, "exiting") != 0)
+		return;
+	fields_init(ctl_exiting_fields, &e);
+	if (fields_load(ctl_exiting_fields, &e, root, "exiting", &err) < 0) {
+		log_warn("clone %s: %s", c->record.id, err.msg);
+		return;
+	}
+	pthread_mutex_lock(&d->registry->lock);
+	free(c->exit_reason);
+	c->exit_reason = steal_ptr(&e.reason);
+	c->exit_code = e.code;
+	pthread_mutex_unlock(&d->registry->lock);
+}
+
+/* ---- calling it ---- */
+
+void clone_hang_up(struct forkd *d, struct clone *c)
+{
+	if (c->control.fd < 0)
+		return;
+	watch_forget(d->watcher, &c->control);
+	close(steal_fd(&c->control.fd));
+	set_line(d, c, LINE_DOWN);
+}
+
+int clone_greet(struct forkd *d, struct clone *c, struct err *err)
+{
+	if (control_send(c->control.fd, "hello", NULL, NULL, NULL, NULL, 0, err) < 0)
+		return err->num;
+	set_line(d, c, LINE_ASKED);
+	return 0;
+}
+
+/* A new connection: an answer that is still to come on the old one would be taken for that to another question. */
+static int call_again(struct forkd *d, struct clone *c, struct err *err)
+{
+	clone_hang_up(d, c);
+	if (place_connect(d, "clones", c->record.id, &c->control.fd, err) < 0)
+		return err->num;
+	if (watch_add(d->watcher, &c->control, err) >= 0 && clone_greet(d, c, err) >= 0)
+		return 0;
+	clone_hang_up(d, c);
+	return err->num;
+}
+
+static int load_hello(struct forkd *d, struct clone *c, const struct ctl_packet *p, struct err *err)
+{
+	struct ctl_status s;
+
+	fields_init(ctl_status_fields, &s);
+	if (ctl_parse_reply(p, ctl_status_fields, &s, err) < 0)
+		return err->num;
+	int r = 0;
+	if (s.pid != c->record.pid) {
+		r = err_set(err, ERR_INTERNAL, "process %u answers for process %u", s.pid, c->record.pid);
+	} else {
+		pthread_mutex_lock(&d->registry->lock);
+		c->restored_ns = s.restored_ns;
+		c->resumed_ns = s.resumed_ns;
+		pthread_mutex_unlock(&d->registry->lock);
+		clone_take_state(d, c, s.state);
+	}
+	fields_free(ctl_status_fields, &s);
+	return r;
+}
+
+static void take_hello(struct forkd *d, struct clone *c, const struct ctl_packet *p)
+{
+	char line[ERR_MSG_BYTES];
+	struct err err = {};
+
+	if (load_hello(d, c, p, &err) >= 0) {
+		set_line(d, c, LINE_UP);
+		return;
+	}
+	log_warn("clone %s: hello: %s", c->record.id, err_line(&err, line, sizeof(line)));
+	clone_hang_up(d, c);
+}
+
+/* ---- what it says unasked ---- */
+
+/* The next packet: 1, no more: 0, hung up: < 0. */
+static int hear_one(struct forkd *d, struct clone *c)
+{
+	autoctl struct ctl_packet p = {};
+	struct err err = {};
+
+	if (c->control.fd < 0 || wait_readable(c->control.fd, 0) <= 0)
+		return 0;
+	int got = ctl_recv(c->control.fd, &p, &err);
+	if (got <= 0)
+		return got == -EAGAIN ? 0 : -EPIPE;
+	if (json_get(&p.json.nodes[0], "event"))
+		take_event(d, c, &p);
+	else if (c->line == LINE_ASKED)
+		take_hello(d, c, &p);
+	return 1;
+}
+
+void clone_read_rest(struct forkd *d, struct clone *c)
+{
+	while (hear_one(d, c) > 0)
+		;
+}
+
+void clone_hear(struct forkd *d, struct clone *c)
+{
+	bool answered = c->line == LINE_UP;
+	char line[ERR_MSG_BYTES];
+	struct err err = {};
+
+	if (hear_one(d, c) >= 0)
+		return;
+	clone_hang_up(d, c); /* mostly it is ending: its pidfd tells */
+	enum clone_state state = clone_state(d->registry, c);
+	if (!answered || (state != CLONE_RUNNING && state != CLONE_PAUSED) || has_ended(c, 0))
+		return;
+	if (call_again(d, c, &err) < 0)
+		log_info("clone %s has hung up: %s", c->record.id, err_line(&err, line, sizeof(line)));
+}
+
+/* Some of those that are to be called, as references; the search begins elsewhere each time. */
+static unsigned find_down(struct registry *r, struct clone *ret[CALLS_MAX])
+{
+	static unsigned turn; /* the watcher's alone */
+	unsigned n = 0;
+
+	turn++;
+	pthread_mutex_lock(&r->lock);
+	for (size_t i = 0; i < ARRAY_LEN(r->buckets); i++)
+		for (struct clone *c = r->buckets[(i + turn * 61) % ARRAY_LEN(r->buckets)]; c; c = c->next)
+			if (c->line == LINE_DOWN && (c->state == CLONE_RUNNING || c->state == CLONE_PAUSED) &&
+			    n < CALLS_MAX)
+				ret[n++] = clone_ref_locked(c);
+	pthread_mutex_unlock(&r->lock);
+	return n;
+}
+
+void clones_call_again(struct forkd *d)
+{
+	struct clone *down[CALLS_MAX];
+	unsigned n = find_down(d->registry, down);
+
+	for (unsigned i = 0; i < n; i++) {
+		struct clone *c = down[i];
+		struct err err = {};
+		if (pthread_mutex_trylock(&c->talk) == 0) {
+			if (c->line == LINE_DOWN && !has_ended(c, 0) && call_again(d, c, &err) < 0)
+				log_warn("clone %s cannot be called: %s", c->record.id, err.msg);
+			watch_rearm(d->watcher, &c->control);
+			pthread_mutex_unlock(&c->talk);
+		}
+		clone_unref(d->registry, c);
+	}
+}
+
+/* ---- conversations ---- */
+
+struct listener {
+	struct forkd *d;
+	struct clone *c;
+};
+
+static void on_event(void *arg, const struct ctl_packet *p)
+{
+	const struct listener *l = arg;
+
+	take_event(l->d, l->c, p);
+}
+
+int clone_state_error(const struct clone *c, enum clone_state state, struct err *err)
+{
+	switch (state) {
+	case CLONE_CREATING:
+		return fail(err, E_BAD_STATE, "clone '%s' is still being created", c->record.id);
+	case CLONE_DELETING:
+		return fail(err, E_BAD_STATE, "clone '%s' is being deleted", c->record.id);
+	default:
+		return fail(err, E_BAD_STATE, "clone '%s' has exited", c->record.id);
+	}
+}
+
+static bool has_hung_up(const struct clone *c)
+{
+	struct pollfd p = { .fd = c->control.fd };
+
+	return c->control.fd < 0 || (poll(&p, 1, 0) > 0 && p.revents & (POLLHUP | POLLERR));
+}
+
+static void await_hello(struct forkd *d, struct clone *c, uint64_t most_ms)
+{
+	uint64_t ms = most_ms < HELLO_WAIT_MS ? most_ms : HELLO_WAIT_MS;
+	struct listener l = { d, c };
+	autoctl struct ctl_packet p = {};
+	struct err err = {};
+
+	if (control_reply(c->control.fd, c->asked_ns + ms * 1000000, on_event, &l, &p, &err) >= 0)
+		take_hello(d, c, &p);
+	else if (err.num != -ETIMEDOUT)
+		clone_hang_up(d, c);
+}
+
+/* 0: it answers, as far as is known; it is called and waited for if need be. */
+static int bring_up(struct forkd *d, struct clone *c, uint64_t most_ms, struct err *err)
+{
+	struct err why = {};
+
+	if (c->line == LINE_UP && has_hung_up(c)) {
+		clone_read_rest(d, c);
+		clone_hang_up(d, c);
+	}
+	if (c->line == LINE_DOWN && call_again(d, c, &why) < 0)
+		log_info("clone %s: %s", c->record.id, why.msg);
+	if (c->line == LINE_ASKED)
+		await_hello(d, c, most_ms);
+	if (c->line == LINE_UP)
+		return 0;
+	if (c->line == LINE_DOWN && has_ended(c, END_WAIT_MS))
+		return fail(err, E_CLONE_DIED, "clone '%s': its process has ended", c->record.id);
+	return fail(err, E_NO_ANSWER, "clone '%s': process %u lives, but does not answer on its control socket",
+		    c->record.id, c->record.pid);
+}
+
+static int broken_off(struct forkd *d, struct clone *c, struct err *err)
+{
+	if (clone_state(d->registry, c) == CLONE_DELETING)
+		return fail(err, E_BAD_STATE, "clone '%s' was deleted meanwhile", c->record.id);
+	clone_hang_up(d, c);
+	if (has_ended(c, END_WAIT_MS))
+		return fail_as(err, E_CLONE_DIED, "clone '%s'", c->record.id);
+	return fail(err, E_NO_ANSWER, "clone '%s': process %u lives, but has hung up", c->record.id, c->record.pid);
+}
+
+int clone_talk_locked(struct forkd *d, struct clone *c, const struct control_call *wanted, struct err *err)
+{
+	struct listener l = { d, c };
+	struct control_call call = *wanted;
+	struct err why = {};
+
+	if (bring_up(d, c, call.timeout_ms, err) < 0)
+		return err->num;
+	call.on_event = on_event;
+	call.arg = &l;
+	if (control_call(c->control.fd, &call, err) >= 0)
+		return 0;
+	if (err->num == -ETIMEDOUT) {
+		if (call_again(d, c, &why) < 0)
+			log_warn("clone %s: %s", c->record.id, why.msg);
+		return fail_as(err, E_TIMEOUT, "clone '%s'", c->record.id);
+	}
+	return err->num == -EPIPE ? broken_off(d, c, err) : err_wrap(err, "clone '%s'", c->record.id);
+}
+
+int clone_talk(struct forkd *d, struct clone *c, const struct control_call *call, bool wait, struct err *err)
+{
+	int r;
+
+	if (!wait && pthread_mutex_trylock(&c->talk) != 0)
+		return fail(err, E_BUSY, "clone '%s' is busy with another request", c->record.id);
+	if (wait)
+		pthread_mutex_lock(&c->talk);
+	enum clone_state state = clone_state(d->registry, c);
+	if (state != CLONE_PAUSED && state != CLONE_RUNNING)
+		r = clone_state_error(c, state, err);
+	else if (!wait && c->line != LINE_UP)
+		r = fail(err, E_NO_ANSWER, "clone '%s' has not answered yet", c->record.id);
+	else
+		r = clone_talk_locked(d, c, call, err);
+	watch_rearm(d->watcher, &c->control);
+	pthread_mutex_unlock(&c->talk);
+	return r;
+}
