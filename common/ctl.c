@@ -155,7 +155,7 @@ int ctl_send(int fd, const struct strbuf *text, const int *fds, uint32_t n_fds, 
 }
 
 /* Length, fitting into ret_text[CTL_PACKET_MAX + 1]. */
-static int parse(struct ctl_packet *p, size_t len, struct err *err)
+static int parse_packet(struct ctl_packet *p, size_t len, struct err *err)
 {
 	if (len > CTL_PACKET_MAX)
 		return err_set(err, ERR_INVALID, "a control packet is longer than %d bytes", CTL_PACKET_MAX);
@@ -177,7 +177,7 @@ int ctl_recv(int fd, struct ctl_packet *p, struct err *err)
 	ssize_t n = sock_recv(fd, p->text, CTL_PACKET_MAX + 1, p->fds, &p->n_fds, err);
 	if (n <= 0)
 		return (int)n;
-	return parse(p, (size_t)n, err);
+	return parse_packet(p, (size_t)n, err);
 }
 
 /* Opens the object with `head`, adds the members of the struct; not closed. */

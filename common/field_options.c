@@ -176,7 +176,7 @@ static bool is_nothing(const char *value)
 	return strcmp(value, "0") == 0 || (option_toggle(value, &on) == 0 && !on);
 }
 
-static int parse_value(const struct field *f, char *obj, char *value, struct err *err)
+static int parse_option(const struct field *f, char *obj, char *value, struct err *err)
 {
 	const struct path at = { .name = f->opt[0] ? f->opt : f->name, .index = -1 };
 
@@ -242,7 +242,7 @@ int fields_parse_options(const struct field *rows, void *obj, const char *text, 
 		if (take_part(rows, option_cut(&rest), values, err) < 0)
 			return err->num;
 	for (unsigned i = 0; i < n_rows; i++)
-		if (values[i] && values[i][0] && parse_value(&rows[i], obj, values[i], err) < 0)
+		if (values[i] && values[i][0] && parse_option(&rows[i], obj, values[i], err) < 0)
 			return err->num;
 	return 0;
 }

@@ -129,7 +129,8 @@ static struct curl_slist *add_header(struct curl_slist *list, const char *text)
 }
 
 /* Everything but the method and where the bytes go. False: no memory. */
-static bool prepare(struct client *c, CURL *curl, const char *path, const char *header, struct curl_slist **headers)
+static bool prepare_transfer(struct client *c, CURL *curl, const char *path, const char *header,
+			     struct curl_slist **headers)
 {
 	autostrbuf struct strbuf url = {};
 	size_t base_len = strlen(c->base);
@@ -171,7 +172,7 @@ static bool prepare_request(struct client *c, const char *method, const char *pa
 	}
 	curl_easy_setopt(c->curl, CURLOPT_WRITEFUNCTION, on_body);
 	curl_easy_setopt(c->curl, CURLOPT_WRITEDATA, &a->body);
-	return prepare(c, c->curl, path, body ? "Content-Type: application/json" : NULL, headers);
+	return prepare_transfer(c, c->curl, path, body ? "Content-Type: application/json" : NULL, headers);
 }
 
 static CURLcode request(struct client *c, const char *method, const char *path, const char *body, struct answer *a)
@@ -250,7 +251,7 @@ int client_call(struct client *c, const char *method, const char *path, const ch
 	return judge(c, request(c, method, path, body, a), a);
 }
 
-static int parse(struct answer *a, const char *method, const char *path)
+static int parse_answer(struct answer *a, const char *method, const char *path)
 {
 	struct err err = {};
 	char line[ERR_MSG_BYTES];
@@ -267,7 +268,7 @@ int client_call_json(struct client *c, const char *method, const char *path, con
 {
 	int status = client_call(c, method, path, body, a);
 
-	return status != EXIT_FINE ? status : parse(a, method, path);
+	return status != EXIT_FINE ? status : parse_answer(a, method, path);
 }
 
 bool client_probe(struct client *c, const char *path, struct answer *a, char *why)
@@ -384,7 +385,7 @@ static bool prepare_stream(struct client *c, const char *path, struct sse *s)
 		return false;
 	curl_easy_setopt(s->curl, CURLOPT_WRITEFUNCTION, on_stream);
 	curl_easy_setopt(s->curl, CURLOPT_WRITEDATA, s);
-	return prepare(c, s->curl, path, "Accept: text/event-stream", &s->headers);
+	return prepare_transfer(c, s->curl, path, "Accept: text/event-stream", &s->headers);
 }
 
 int client_events(struct client *c, const char *path, const struct event_handler *h)
@@ -450,7 +451,7 @@ int client_call_watching(struct client *c, const char *path, const char *body, s
 		h->end(h->arg);
 	int status = judge(c, code, a);
 	curl_multi_cleanup(multi);
-	return status != EXIT_FINE ? status : parse(a, "POST", path);
+	return status != EXIT_FINE ? status : parse_answer(a, "POST", path);
 }
 
 /* ---- paths and bodies ---- */

@@ -54,7 +54,7 @@ static void free_client(struct client **c)
 	client_free(*c);
 }
 
-static int run(const struct args *args)
+static int run_command(const struct args *args)
 {
 	struct client *client __attribute__((cleanup(free_client))) = NULL;
 	int status = client_new(args, &client);
@@ -79,7 +79,7 @@ int main(int argc, char **argv)
 	else if (args_option(&args, "help"))
 		help_all(verbs);
 	else
-		status = run(&args);
+		status = run_command(&args);
 	if (fflush(stdout) != 0 && errno != EPIPE) {
 		fprintf(stderr, "forkctl: cannot write: %s\n", strerror(errno));
 		return EXIT_FAILED;

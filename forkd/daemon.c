@@ -127,7 +127,7 @@ static void gauges(void *arg, struct strbuf *out)
 
 /* ---- start and stop ---- */
 
-static int start(struct forkd *d, struct err *err)
+static int start_parts(struct forkd *d, struct err *err)
 {
 	const struct forkd_options *opt = d->options;
 
@@ -151,7 +151,7 @@ static int start(struct forkd *d, struct err *err)
 int forkd_start(struct forkd *d, const struct forkd_options *opt, struct err *err)
 {
 	*d = (struct forkd){ .options = opt, .lock_fd = -1 };
-	if (start(d, err) >= 0)
+	if (start_parts(d, err) >= 0)
 		return 0;
 	forkd_stop(d);
 	return err->num;

@@ -60,7 +60,7 @@ static void stop(struct forkd *d)
 }
 
 /* The whole life of the daemon. */
-static int run(const struct forkd_options *opt, const sigset_t *ends, struct err *err)
+static int run_daemon(const struct forkd_options *opt, const sigset_t *ends, struct err *err)
 {
 	__attribute__((cleanup(stop))) struct forkd d = {};
 	int socket_fd = -1, number = 0;
@@ -108,7 +108,7 @@ int main(int argc, char **argv)
 		return 0;
 	log_init("forkd", opt.log_level, STDERR_FILENO);
 	block_signals(&ends);
-	if (run(&opt, &ends, &err) < 0) {
+	if (run_daemon(&opt, &ends, &err) < 0) {
 		fprintf(stderr, "forkd: %s\n", err_line(&err, line, sizeof(line)));
 		return EXIT_FAILURE;
 	}

@@ -76,7 +76,7 @@ static int reports_init(const struct cmdline *cl, struct err *err)
 	return 0;
 }
 
-static int start(struct vmm *vmm, struct cmdline *cl, struct err *err)
+static int start_vm(struct vmm *vmm, struct cmdline *cl, struct err *err)
 {
 	if (cl->has_restore && vmm_restore(vmm, &cl->restore, err) < 0) {
 		err_wrap(err, "The VM could not be restored");
@@ -90,7 +90,7 @@ static int start(struct vmm *vmm, struct cmdline *cl, struct err *err)
 }
 
 /* The whole life of the process; the exit code, or < 0 with the error. What is declared last is released first. */
-static int run(struct cmdline *cl, struct err *err)
+static int run_vmm(struct cmdline *cl, struct err *err)
 {
 	if (own_fds(cl, err) < 0 || reports_init(cl, err) < 0)
 		return err->num;
@@ -111,7 +111,7 @@ static int run(struct cmdline *cl, struct err *err)
 		if (!api)
 			return err_wrap(err, "Error starting the API server");
 	}
-	if (start(vmm, cl, err) < 0)
+	if (start_vm(vmm, cl, err) < 0)
 		return err->num;
 	int exit_code = loop_run(&loop);
 	event_emit("vmm", "shutdown", NULL, NULL);
@@ -176,7 +176,7 @@ int main(int argc, char **argv)
 	if (cl.action != CMDLINE_RUN)
 		return 0;
 	bool owned = cl.template_host.has_fd || cl.control.has_fd;
-	int exit_code = owned ? run_owned(&cl, &err) : run(&cl, &err);
+	int exit_code = owned ? run_owned(&cl, &err) : run_vmm(&cl, &err);
 	if (exit_code < 0) {
 		print_chain(&err);
 		return EXIT_FAILURE;

@@ -127,7 +127,7 @@ static int run_request(struct forkd *d, int fd, const struct ctl_packet *p, int 
 }
 
 /* False: the connection is over. */
-static bool serve(struct forkd *d, int fd)
+static bool serve_connection(struct forkd *d, int fd)
 {
 	autoctl struct ctl_packet p = {};
 	autostrbuf struct strbuf out = {};
@@ -175,7 +175,7 @@ static void *opener_main(void *arg)
 		if (poll(o->fds, o->n, -1) < 0)
 			continue;
 		for (unsigned i = o->n; i-- > FIRST;) {
-			if (!o->fds[i].revents || serve(o->d, o->fds[i].fd))
+			if (!o->fds[i].revents || serve_connection(o->d, o->fds[i].fd))
 				continue;
 			close(o->fds[i].fd);
 			o->fds[i] = o->fds[--o->n];

@@ -120,7 +120,7 @@ static void let_go(struct watch *w)
 
 /* ---- start and use ---- */
 
-static int load(struct template_host *h, int dir_fd, unsigned park, struct err *err)
+static int load_template(struct template_host *h, int dir_fd, unsigned park, struct err *err)
 {
 	const struct ctl_load rq = { .park = park };
 
@@ -165,7 +165,7 @@ int template_host_start(struct forkd *d, const char *name, int dir_fd, unsigned 
 	if (r >= 0)
 		r = spawn_vmm(d->options->vmm, "--template-host", pair[1], &h->pid, &h->process.fd, err);
 	close(pair[1]);
-	if (r < 0 || load(h, dir_fd, park, err) < 0) {
+	if (r < 0 || load_template(h, dir_fd, park, err) < 0) {
 		/* what it says of the snapshot stands as it is; that it broke, or has no /dev/kvm, is another matter */
 		bool bad = r >= 0 && (err->code == ERR_INVALID || err->code == ERR_CONFLICT);
 		template_host_stop(h);

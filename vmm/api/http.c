@@ -182,7 +182,7 @@ static const struct http_parser_settings callbacks = {
 
 /* ---- one request ---- */
 
-static void answer(struct connection *c)
+static void answer_request(struct connection *c)
 {
 	struct http_server *s = c->server;
 	struct http_request request = {
@@ -343,7 +343,7 @@ static void take_bytes(struct connection *c, const char *bytes, size_t len)
 		bytes += n;
 		len -= (size_t)n;
 		if (c->complete)
-			answer(c);
+			answer_request(c);
 	}
 }
 
@@ -357,7 +357,7 @@ static void wait_for(struct connection *c, bool blocked)
 }
 
 /* Sends what can be sent now. Who asks for vmm.shutdown without reading the answers before it does not get them. */
-static void flush(struct connection *c)
+static void flush_answers(struct connection *c)
 {
 	struct err err = {};
 	ssize_t n = 0;
@@ -422,7 +422,7 @@ static void on_readable(struct connection *c)
 	else
 		take_bytes(c, bytes, (size_t)n);
 	if (c->out.len > 0 || c->out.failed)
-		flush(c);
+		flush_answers(c);
 }
 
 static void connection_ready(struct source *source, uint32_t events)
@@ -430,7 +430,7 @@ static void connection_ready(struct source *source, uint32_t events)
 	struct connection *c = container_of(source, struct connection, source);
 
 	if (c->out.len > 0)
-		flush(c);
+		flush_answers(c);
 	else if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
 		on_readable(c);
 }

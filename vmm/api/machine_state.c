@@ -164,7 +164,7 @@ static int check_config(const struct vmm *vmm, struct err *err)
 	return vm_config_check(&vmm->config, err) < 0 ? err_wrap(err, "Failed to validate config") : 0;
 }
 
-static int boot(struct vmm *vmm, struct err *err)
+static int boot_machine(struct vmm *vmm, struct err *err)
 {
 	struct vm *vm;
 
@@ -187,7 +187,7 @@ int vmm_boot(struct vmm *vmm, struct err *err)
 	event_emit("vm", "booting", NULL, NULL);
 	if (!vmm->has_config)
 		return err_set(err, ERR_NOT_FOUND, "VM config is missing");
-	if (boot(vmm, err) < 0)
+	if (boot_machine(vmm, err) < 0)
 		return err->num;
 	event_emit("vm", "booted", NULL, NULL);
 	return 0;
@@ -356,7 +356,7 @@ static int open_snapshot(struct vmm *vmm, struct snapshot *snap, const char *sou
 	return err->num;
 }
 
-static int restore(struct vmm *vmm, const struct restore_config *rc, struct err *err)
+static int restore_machine(struct vmm *vmm, const struct restore_config *rc, struct err *err)
 {
 	autosnapshot struct snapshot snap = { .mem_fd = -1 };
 	struct vm *vm;
@@ -387,7 +387,7 @@ int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err)
 	if (r == 0) {
 		vm_config_init(&vmm->config);
 		vmm->has_config = true;
-		r = restore(vmm, rc, err);
+		r = restore_machine(vmm, rc, err);
 		if (r < 0)
 			drop_config(vmm);
 	}
@@ -610,7 +610,7 @@ int vmm_reboot(struct vmm *vmm, struct err *err)
 	if (!vmm->vm)
 		return err_set(err, ERR_NOT_FOUND, "VM is not created");
 	drop_vm(vmm);
-	if (boot(vmm, err) < 0)
+	if (boot_machine(vmm, err) < 0)
 		return err_wrap(err, "reboot");
 	event_emit("vm", "rebooted", NULL, NULL);
 	return 0;

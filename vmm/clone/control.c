@@ -173,7 +173,7 @@ static int name_vsock(struct vsock_config *vsock, const char *path, struct err *
 	return vsock->socket ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "name the vsock socket");
 }
 
-static int restore(struct owned_vm *c, struct ctl_packet *p, const struct ctl_restore *rq, struct err *err)
+static int restore_owned(struct owned_vm *c, struct ctl_packet *p, const struct ctl_restore *rq, struct err *err)
 {
 	const struct json_node *overrides = json_get(&p->json.nodes[0], "overrides");
 	struct vm_config *config = vmm_config(c->vmm);
@@ -207,7 +207,7 @@ static int op_restore(struct owned_vm *c, struct ctl_packet *p, struct strbuf *o
 	free(c->open_socket);
 	c->open_socket = steal_ptr(&rq.open_socket); /* the guest may ask for something as soon as it runs */
 	if (r == 0)
-		r = restore(c, p, &rq, err);
+		r = restore_owned(c, p, &rq, err);
 	if (r == 0) {
 		c->started = true;
 		answer_status(c, out);
@@ -216,8 +216,8 @@ static int op_restore(struct owned_vm *c, struct ctl_packet *p, struct strbuf *o
 	return r;
 }
 
-static int boot(struct owned_vm *c, struct ctl_packet *p, const struct ctl_boot *rq, struct vm_config *config,
-		struct err *err)
+static int boot_owned(struct owned_vm *c, struct ctl_packet *p, const struct ctl_boot *rq, struct vm_config *config,
+		      struct err *err)
 {
 	const struct json_node *node = json_get(&p->json.nodes[0], "config");
 	autoclose int api_fd = -1;
@@ -248,7 +248,7 @@ static int op_boot(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out,
 	free(c->open_socket);
 	c->open_socket = steal_ptr(&rq.open_socket);
 	if (r == 0)
-		r = boot(c, p, &rq, &config, err);
+		r = boot_owned(c, p, &rq, &config, err);
 	if (r == 0) {
 		c->started = true;
 		answer_status(c, out);
@@ -356,7 +356,7 @@ static void let_go_of_template(struct owned_vm *c)
 	malloc_trim(0);
 }
 
-static void serve(struct owned_vm *c, struct ctl_packet *p)
+static void serve_packet(struct owned_vm *c, struct ctl_packet *p)
 {
 	const struct op *op = find_op(p);
 	autostrbuf struct strbuf out = {};
@@ -394,7 +394,7 @@ static void on_packet(struct source *source, uint32_t events)
 	}
 	int r = c->conn.fd < 0 ? -EAGAIN : ctl_recv(source->fd, &p, &err);
 	if (r > 0) {
-		serve(c, &p);
+		serve_packet(c, &p);
 	} else if (r != -EAGAIN) {
 		if (r < 0)
 			log_warn("control socket: %s", err_line(&err, line, sizeof(line)));
@@ -525,7 +525,7 @@ static int wait_until_wanted(struct owned_vm *c, struct clone_start *start, stru
 	return 1;
 }
 
-static int run(struct owned_vm *c, struct clone_start *start, struct err *err)
+static int run_owned(struct owned_vm *c, struct clone_start *start, struct err *err)
 {
 	if (loop_init(&c->loop, err) < 0 || loop_signals_init(&c->signals, &c->loop, err) < 0)
 		return err->num;
@@ -559,7 +559,7 @@ int clone_run(struct clone_start *start, struct err *err)
 
 	host_open_shut(on_connect_port, &c);
 	log_thread_name(c.id ? c.id : "parked");
-	int r = run(&c, start, err);
+	int r = run_owned(&c, start, err);
 	api_server_free(c.api);
 	vmm_free(c.vmm);
 	if (c.conn.fd >= 0)

@@ -120,7 +120,7 @@ static int check_rng(const struct vm_config *c, struct err *err)
 		       c->rng.src);
 }
 
-static int load(struct host *h, struct ctl_packet *p, struct strbuf *out, struct err *err)
+static int load_template(struct host *h, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
 	struct template *t = h->tmpl;
 	struct ctl_load rq;
@@ -278,7 +278,7 @@ static int run_request(struct host *h, struct ctl_packet *p, struct strbuf *out,
 	const char *name = op && op->type == JSON_STRING ? op->str : "";
 
 	if (strcmp(name, "load") == 0)
-		return load(h, p, out, err);
+		return load_template(h, p, out, err);
 	if (strcmp(name, "fork") != 0)
 		return err_set(err, ERR_INVALID, "template host: unknown request '%.32s'", name);
 	struct ctl_fork request;
@@ -345,7 +345,7 @@ static int watch_children(struct host *h, struct err *err)
 	return h->child_fd < 0 ? err_sys(err, ERR_INTERNAL, "watch for signals") : 0;
 }
 
-static int serve(struct host *h, struct err *err)
+static int serve_forkd(struct host *h, struct err *err)
 {
 	while (!h->is_child) {
 		struct pollfd fds[] = { { .fd = h->control_fd, .events = POLLIN },
@@ -383,7 +383,7 @@ int template_serve(int control_fd, struct template *t, struct clone_start *ret_c
 	vm_config_init(&t->config);
 	int r = watch_children(&h, err);
 	if (r == 0)
-		r = serve(&h, err);
+		r = serve_forkd(&h, err);
 	while (r == 0 && h.n_parked > 0)
 		forget_parked(&h, 0);
 	if (h.child_fd >= 0)

@@ -323,7 +323,7 @@ static int parse_vsock(struct vm_config *c, const char *value, struct err *err)
 	return c->vsock->cid ? 0 : err_set(err, ERR_INVALID, "cid missing");
 }
 
-static int parse_value(struct cmdline *cl, const struct arg *arg, const char *value, struct err *err)
+static int parse_argument(struct cmdline *cl, const struct arg *arg, const char *value, struct err *err)
 {
 	char *at = (char *)cl + arg->offset;
 
@@ -406,7 +406,7 @@ static int parse_values(struct cmdline *cl, const struct given *given, unsigned 
 	if (cl->has_restore)
 		cl->restore.memory_restore_mode = NOT_GIVEN;
 	for (unsigned i = 0; i < n; i++)
-		if (parse_value(cl, given[i].arg, given[i].value, err) < 0)
+		if (parse_argument(cl, given[i].arg, given[i].value, err) < 0)
 			return not_parsed(given[i].arg->name, given[i].arg->flags, err);
 	if (cl->config.cpus.max_vcpus == 0)
 		cl->config.cpus.max_vcpus = cl->config.cpus.boot_vcpus;

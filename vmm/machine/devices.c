@@ -67,7 +67,8 @@ static struct pci_place saved_place(const struct json_node *entry, struct pci_pl
 	return place;
 }
 
-static int attach(struct vm *vm, const struct origin *origin, struct virtio_dev *vdev, unsigned slot, struct err *err)
+static int attach_device(struct vm *vm, const struct origin *origin, struct virtio_dev *vdev, unsigned slot,
+			 struct err *err)
 {
 	struct pci_place place = { .slot = slot,
 				   .bar32 = vdev->ops->bar32 && !origin->hot,
@@ -92,10 +93,10 @@ static int attach(struct vm *vm, const struct origin *origin, struct virtio_dev 
 }
 
 /* `made`: what the constructor said that filled *vdev. */
-static int add(struct vm *vm, const struct origin *origin, int made, struct virtio_dev **vdev, bool has_slot,
-	       uint8_t slot, struct err *err)
+static int add_device(struct vm *vm, const struct origin *origin, int made, struct virtio_dev **vdev, bool has_slot,
+		      uint8_t slot, struct err *err)
 {
-	return made < 0 ? made : attach(vm, origin, *vdev, has_slot ? slot : 0, err);
+	return made < 0 ? made : attach_device(vm, origin, *vdev, has_slot ? slot : 0, err);
 }
 
 static int add_disk(struct vm *vm, const struct origin *origin, struct disk_config *d, struct err *err)
@@ -104,8 +105,8 @@ static int add_disk(struct vm *vm, const struct origin *origin, struct disk_conf
 
 	if (auto_id(vm, &d->id, "_disk", err) < 0)
 		return err->num;
-	return add(vm, origin, virtio_blk_new(&vm->env, d, &vdev, err), &vdev, d->has_pci_device_id, d->pci_device_id,
-		   err);
+	return add_device(vm, origin, virtio_blk_new(&vm->env, d, &vdev, err), &vdev, d->has_pci_device_id,
+			  d->pci_device_id, err);
 }
 
 static int add_net(struct vm *vm, const struct origin *origin, struct net_config *n, struct err *err)
@@ -114,8 +115,8 @@ static int add_net(struct vm *vm, const struct origin *origin, struct net_config
 
 	if (auto_id(vm, &n->id, "_net", err) < 0)
 		return err->num;
-	return add(vm, origin, virtio_net_new(&vm->env, n, &vdev, err), &vdev, n->has_pci_device_id, n->pci_device_id,
-		   err);
+	return add_device(vm, origin, virtio_net_new(&vm->env, n, &vdev, err), &vdev, n->has_pci_device_id,
+			  n->pci_device_id, err);
 }
 
 static int add_vsock(struct vm *vm, const struct origin *origin, struct vsock_config *v, struct err *err)
@@ -124,8 +125,8 @@ static int add_vsock(struct vm *vm, const struct origin *origin, struct vsock_co
 
 	if (auto_id(vm, &v->id, "_vsock", err) < 0)
 		return err->num;
-	return add(vm, origin, virtio_vsock_new(&vm->env, v, &vdev, err), &vdev, v->has_pci_device_id, v->pci_device_id,
-		   err);
+	return add_device(vm, origin, virtio_vsock_new(&vm->env, v, &vdev, err), &vdev, v->has_pci_device_id,
+			  v->pci_device_id, err);
 }
 
 /* Slots are given out in this order: the guest sees it. */
@@ -134,8 +135,9 @@ static int add_virtio(struct vm *vm, const struct origin *o, struct err *err)
 	struct vm_config *c = vm->config;
 	struct virtio_dev *vdev = NULL;
 
-	if (c->console.mode != CONSOLE_OFF && add(vm, o, virtio_console_new(&vm->env, &c->console, &vdev, err), &vdev,
-						  c->console.has_pci_device_id, c->console.pci_device_id, err) < 0)
+	if (c->console.mode != CONSOLE_OFF &&
+	    add_device(vm, o, virtio_console_new(&vm->env, &c->console, &vdev, err), &vdev,
+		       c->console.has_pci_device_id, c->console.pci_device_id, err) < 0)
 		return err->num;
 	for (uint32_t i = 0; i < c->n_disks; i++)
 		if (add_disk(vm, o, &c->disks[i], err) < 0)
@@ -143,13 +145,13 @@ static int add_virtio(struct vm *vm, const struct origin *o, struct err *err)
 	for (uint32_t i = 0; i < c->n_net; i++)
 		if (add_net(vm, o, &c->net[i], err) < 0)
 			return err->num;
-	if (add(vm, o, virtio_rng_new(&vm->env, &c->rng, &vdev, err), &vdev, c->rng.has_pci_device_id,
-		c->rng.pci_device_id, err) < 0)
+	if (add_device(vm, o, virtio_rng_new(&vm->env, &c->rng, &vdev, err), &vdev, c->rng.has_pci_device_id,
+		       c->rng.pci_device_id, err) < 0)
 		return err->num;
 	if (c->vsock && add_vsock(vm, o, c->vsock, err) < 0)
 		return err->num;
-	if (c->balloon && add(vm, o, virtio_balloon_new(&vm->env, c->balloon, &vdev, err), &vdev,
-			      c->balloon->has_pci_device_id, c->balloon->pci_device_id, err) < 0)
+	if (c->balloon && add_device(vm, o, virtio_balloon_new(&vm->env, c->balloon, &vdev, err), &vdev,
+				     c->balloon->has_pci_device_id, c->balloon->pci_device_id, err) < 0)
 		return err->num;
 	return 0;
 }
@@ -176,7 +178,7 @@ static void pulse_serial(void *opaque)
 	arch_irq_pulse(opaque, arch_serial_gsi);
 }
 
-static int make(struct vm *vm, const struct origin *origin, struct err *err)
+static int make_devices(struct vm *vm, const struct origin *origin, struct err *err)
 {
 	const struct serial_env env = { .loop = vm->loop, .pio = &vm->pio, .pulse = pulse_serial, .opaque = vm };
 
@@ -187,7 +189,7 @@ static int make(struct vm *vm, const struct origin *origin, struct err *err)
 
 int devices_new(struct vm *vm, struct err *err)
 {
-	return make(vm, &(struct origin){}, err);
+	return make_devices(vm, &(struct origin){}, err);
 }
 
 void devices_remove(struct vm *vm, struct virtio_pci *t)
@@ -435,14 +437,14 @@ static int check_slots(const struct vm *vm, const struct json_node *tree, struct
 	return 0;
 }
 
-static int restore(struct vm *vm, const struct json_node *manager, struct err *err)
+static int restore_tree(struct vm *vm, const struct json_node *manager, struct err *err)
 {
 	const struct origin origin = { .tree = json_get(manager, "device_tree") };
 	const struct json_node *cnt = json_get(manager, "device_id_cnt");
 
 	if (!origin.tree || origin.tree->type != JSON_OBJECT)
 		return err_set(err, ERR_INVALID, "state.json: device-manager.device_tree: missing");
-	if (make(vm, &origin, err) < 0 || check_slots(vm, origin.tree, err) < 0)
+	if (make_devices(vm, &origin, err) < 0 || check_slots(vm, origin.tree, err) < 0)
 		return err->num;
 	if (cnt && cnt->type == JSON_INT && cnt->num < UINT32_MAX)
 		vm->device_id_cnt = (unsigned)cnt->num;
@@ -456,7 +458,7 @@ int devices_restore(struct vm *vm, const struct json_node *node, struct err *err
 
 	if (state_parse(node, "device-manager", &json, &state, err) < 0)
 		return err->num;
-	return restore(vm, state, err);
+	return restore_tree(vm, state, err);
 }
 
 int devices_load(struct vm *vm, const struct json_node *node, struct err *err)

@@ -56,7 +56,7 @@ int msix_check(const struct msix *m, unsigned n_vectors, const char *what, struc
 	return 0;
 }
 
-static void deliver(const struct msix *m, const struct kvm *kvm, uint32_t vector)
+static void deliver_vector(const struct msix *m, const struct kvm *kvm, uint32_t vector)
 {
 	const struct msix_entry *e = &m->table_entries[vector];
 
@@ -70,18 +70,18 @@ void msix_interrupt(struct msix *m, const struct kvm *kvm, uint32_t vector)
 	if (m->masked || (m->table_entries[vector].vector_ctl & VECTOR_MASKED))
 		m->pba_entries[vector / 64] |= 1ULL << vector % 64;
 	else
-		deliver(m, kvm, vector);
+		deliver_vector(m, kvm, vector);
 }
 
 /* Sends what became deliverable. */
-static void flush(struct msix *m, const struct kvm *kvm, uint32_t first, uint32_t last)
+static void flush_pending(struct msix *m, const struct kvm *kvm, uint32_t first, uint32_t last)
 {
 	for (uint32_t v = first; m->enabled && !m->masked && v <= last; v++) {
 		uint64_t bit = 1ULL << v % 64;
 		if (!(m->pba_entries[v / 64] & bit) || (m->table_entries[v].vector_ctl & VECTOR_MASKED))
 			continue;
 		m->pba_entries[v / 64] &= ~bit;
-		deliver(m, kvm, v);
+		deliver_vector(m, kvm, v);
 	}
 }
 
@@ -89,7 +89,7 @@ void msix_set_control(struct msix *m, const struct kvm *kvm, uint16_t control)
 {
 	m->enabled = control & CONTROL_ENABLE;
 	m->masked = control & CONTROL_MASK;
-	flush(m, kvm, 0, m->n_table_entries - 1);
+	flush_pending(m, kvm, 0, m->n_table_entries - 1);
 }
 
 void msix_table_read(const struct msix *m, uint64_t off, void *data, unsigned len)
@@ -106,7 +106,7 @@ void msix_table_write(struct msix *m, const struct kvm *kvm, uint64_t off, const
 		return;
 	memcpy((char *)m->table_entries + off, data, len);
 	uint32_t vector = (uint32_t)(off / sizeof(struct msix_entry));
-	flush(m, kvm, vector, vector);
+	flush_pending(m, kvm, vector, vector);
 }
 
 void msix_pba_read(const struct msix *m, uint64_t off, void *data, unsigned len)

@@ -64,7 +64,7 @@ static void give_input(struct console *con)
 	chardev_want_input(&con->chardev, con->n_input + 256 <= INPUT_MAX_BYTES);
 }
 
-static void on_input(void *opaque, const uint8_t *data, size_t len)
+static void console_input(void *opaque, const uint8_t *data, size_t len)
 {
 	struct console *con = opaque;
 
@@ -172,7 +172,7 @@ int virtio_console_new(const struct device_env *env, struct console_config *cfg,
 		console_free(&con->vdev);
 		return r;
 	}
-	con->chardev.input = on_input;
+	con->chardev.input = console_input;
 	con->chardev.opaque = con;
 	if (con->chardev.out_fd >= 0 && ioctl(con->chardev.out_fd, TIOCGWINSZ, &size) == 0) {
 		con->space.cols = size.ws_col;

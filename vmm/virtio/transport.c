@@ -393,7 +393,7 @@ int virtio_pci_map_bar(struct virtio_pci *t, struct err *err)
 	return bus_add(t->env->mmio, &bar, err);
 }
 
-static int attach(struct virtio_pci *t, const struct pci_place *place, struct err *err)
+static int attach_transport(struct virtio_pci *t, const struct pci_place *place, struct err *err)
 {
 	struct virtio_dev *vdev = t->vdev;
 	uint16_t device = (uint16_t)(0x1040 + vdev->ops->type);
@@ -435,7 +435,7 @@ int virtio_pci_attach(const struct device_env *env, struct virtio_dev *vdev, con
 	t->env = env;
 	t->vdev = vdev;
 	vdev->transport = t;
-	int r = attach(t, place, err);
+	int r = attach_transport(t, place, err);
 	if (r < 0) {
 		pci_detach(env->pci, &t->pci);
 		virtio_pci_free(t);

@@ -81,7 +81,7 @@ static int keep(struct vsock_conn *c, const struct iovec *iov, unsigned n, size_
 	return 0;
 }
 
-static enum vsock_fate settle(struct vsock_conn *c)
+static enum vsock_fate settle_conn(struct vsock_conn *c)
 {
 	if (c->buf_len > 0)
 		return VSOCK_LIVES;
@@ -108,10 +108,11 @@ enum vsock_fate vsock_conn_flush(struct vsock_conn *c)
 		c->buf_len -= n;
 		note_taken(c, n);
 	}
-	return settle(c);
+	return settle_conn(c);
 }
 
-static enum vsock_fate deliver(struct vsock_conn *c, const struct iovec *iov, unsigned n, size_t off, uint32_t len)
+static enum vsock_fate deliver_bytes(struct vsock_conn *c, const struct iovec *iov, unsigned n, size_t off,
+				     uint32_t len)
 {
 	struct iovec slice[SEGMENTS];
 	uint32_t done = 0;
@@ -159,14 +160,14 @@ enum vsock_fate vsock_conn_take(struct vsock_conn *c, const struct vsock_header 
 		return VSOCK_RESET;
 	switch (h->op) {
 	case VSOCK_RW:
-		return c->guest_shut & VSOCK_NO_SEND ? VSOCK_RESET : deliver(c, iov, n, off, h->len);
+		return c->guest_shut & VSOCK_NO_SEND ? VSOCK_RESET : deliver_bytes(c, iov, n, off, h->len);
 	case VSOCK_SHUTDOWN:
 		c->guest_shut |= h->flags & VSOCK_NEITHER;
 		if (c->guest_shut & VSOCK_NO_RECEIVE)
 			shutdown(c->fd, SHUT_RD);
 		if (c->hung_up)
 			vsock_conn_hang_up(c);
-		return settle(c);
+		return settle_conn(c);
 	case VSOCK_CREDIT_UPDATE:
 		return VSOCK_LIVES;
 	case VSOCK_CREDIT_REQUEST:

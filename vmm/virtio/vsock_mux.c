@@ -30,7 +30,7 @@ static struct vsock_conn **bucket(struct vsock_mux *m, const struct vsock_conn *
 	return c->state == VSOCK_GREETING ? &m->greeting : &m->hash[h];
 }
 
-static struct vsock_conn *find(struct vsock_mux *m, uint32_t local_port, uint32_t peer_port)
+static struct vsock_conn *find_conn(struct vsock_mux *m, uint32_t local_port, uint32_t peer_port)
 {
 	const struct vsock_conn key = { .state = VSOCK_OPEN, .local_port = local_port, .peer_port = peer_port };
 	struct vsock_conn *c = *bucket(m, &key);
@@ -139,7 +139,7 @@ static void conn_free(struct vsock_mux *m, struct vsock_conn *c)
 }
 
 /* After something happened to it. */
-static void settle(struct vsock_mux *m, struct vsock_conn *c, enum vsock_fate fate)
+static void settle_fate(struct vsock_mux *m, struct vsock_conn *c, enum vsock_fate fate)
 {
 	if (fate == VSOCK_LIVES) {
 		if (c->waits_to_write != (c->buf_len > 0)) {
@@ -173,7 +173,7 @@ static uint32_t new_port(struct vsock_mux *m, uint32_t peer_port)
 
 	do
 		port = FIRST_HOST_PORT | (m->next_port++ & (FIRST_HOST_PORT - 1));
-	while (find(m, port, peer_port));
+	while (find_conn(m, port, peer_port));
 	return port;
 }
 
@@ -234,7 +234,7 @@ static void accept_host(struct vsock_mux *m)
 		struct vsock_conn *c = conn_new(m, fd);
 		if (c) {
 			link_conn(m, c);
-			settle(m, c, read_greeting(m, c));
+			settle_fate(m, c, read_greeting(m, c));
 		}
 	}
 }
@@ -264,7 +264,7 @@ void vsock_mux_poll(struct vsock_mux *m)
 		else if (ev[i].data.ptr == &m->wake_fd)
 			(void)!read(m->wake_fd, &n_wakes, sizeof(n_wakes));
 		else
-			settle(m, ev[i].data.ptr, on_socket(m, ev[i].data.ptr, ev[i].events));
+			settle_fate(m, ev[i].data.ptr, on_socket(m, ev[i].data.ptr, ev[i].events));
 	}
 }
 
@@ -290,7 +290,7 @@ static bool accept_guest(struct vsock_mux *m, const struct vsock_header *h)
 	c->guest_taken = h->fwd_cnt;
 	c->owes_response = true;
 	link_conn(m, c);
-	settle(m, c, VSOCK_LIVES);
+	settle_fate(m, c, VSOCK_LIVES);
 	return true;
 }
 
@@ -303,9 +303,9 @@ void vsock_mux_take(struct vsock_mux *m, const struct iovec *iov, unsigned n)
 		return; /* no one to answer */
 	bool for_us = h.dst_cid == VSOCK_HOST_CID && h.type == VSOCK_STREAM;
 	bool whole = h.op != VSOCK_RW || h.len <= iov_bytes(iov, n) - sizeof(h);
-	c = for_us ? find(m, h.dst_port, h.src_port) : NULL;
+	c = for_us ? find_conn(m, h.dst_port, h.src_port) : NULL;
 	if (c)
-		settle(m, c, whole ? vsock_conn_take(c, &h, iov, n, sizeof(h)) : VSOCK_RESET);
+		settle_fate(m, c, whole ? vsock_conn_take(c, &h, iov, n, sizeof(h)) : VSOCK_RESET);
 	else if (h.op != VSOCK_RST && !(for_us && h.op == VSOCK_REQUEST && accept_guest(m, &h)))
 		add_reset(m, (struct vsock_reset){ h.dst_cid, h.dst_port, h.src_port, h.type });
 }
@@ -318,7 +318,7 @@ bool vsock_mux_next(struct vsock_mux *m, struct vsock_header *h, const struct io
 		struct vsock_conn *c = m->sender;
 		remove_sender(m, c);
 		int r = vsock_conn_next(c, h, iov, n);
-		settle(m, c, r < 0 ? VSOCK_RESET : VSOCK_LIVES);
+		settle_fate(m, c, r < 0 ? VSOCK_RESET : VSOCK_LIVES);
 		h->dst_cid = m->guest_cid;
 		return r > 0;
 	}

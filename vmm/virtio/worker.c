@@ -22,7 +22,7 @@ static bool spin(struct vring_watch watch)
 	return false;
 }
 
-static struct vring_watch serve(const struct kick *k)
+static struct vring_watch serve_queue(const struct kick *k)
 {
 	struct virtio_dev *vdev = k->transport->vdev;
 
@@ -41,13 +41,13 @@ static void on_wake(struct source *s, uint32_t events)
 	(void)events;
 	if (read(s->fd, &n, sizeof(n)) < 0)
 		return;
-	struct vring_watch watch = serve(k);
+	struct vring_watch watch = serve_queue(k);
 	if (k->spin_credit == 0 && ++k->wakes % TRY_EVERY != 0)
 		return;
 	bool more = spin(watch);
 	k->spin_credit = more ? SPIN_CREDIT : k->spin_credit / 2;
 	if (more)
-		serve(k);
+		serve_queue(k);
 }
 
 void kick_init(struct kick *k, struct virtio_pci *transport, unsigned queue)
@@ -133,7 +133,7 @@ static bool set_ioeventfd(const struct kick *k, uint64_t address, uint32_t flags
 	return kvm_ioctl(k->transport->env->kvm->vm_fd, KVM_IOEVENTFD, &io, "set an ioeventfd", &err) >= 0;
 }
 
-static void attach(struct kick *k, uint64_t address)
+static void attach_kick(struct kick *k, uint64_t address)
 {
 	k->address = address;
 	k->attached = set_ioeventfd(k, address, 0);
@@ -156,7 +156,7 @@ void kick_exit(struct kick *k, uint64_t address)
 	if (++k->count == DECIDE_AFTER && !refill) {
 		bool worthwhile = k->ahead > DECIDE_AFTER / 2 || vcpu_exit_cost_ns() > SLOW_EXIT_NS;
 		if (worthwhile && make_eventfd(k))
-			attach(k, address);
+			attach_kick(k, address);
 	}
 	if (!ahead || !kick_again(k))
 		virtio_notify(vdev, k->queue);
@@ -167,7 +167,7 @@ void kick_move(struct kick *k, uint64_t from_bar, uint64_t to_bar)
 	if (!k->attached)
 		return;
 	set_ioeventfd(k, k->address, KVM_IOEVENTFD_FLAG_DEASSIGN);
-	attach(k, k->address - from_bar + to_bar);
+	attach_kick(k, k->address - from_bar + to_bar);
 }
 
 void kick_detach(struct kick *k)

@@ -39,7 +39,7 @@ const struct field cpuid_entry_fields[] = {
 	F(struct cpuid_entry, edx, .flags = F_REQUIRED),      F_END,
 };
 
-static struct cpuid_entry *find(const struct cpuid_table *t, uint32_t function, uint32_t index)
+static struct cpuid_entry *find_entry(const struct cpuid_table *t, uint32_t function, uint32_t index)
 {
 	for (uint32_t i = 0; i < t->n_entry; i++) {
 		struct cpuid_entry *e = &t->entry[i];
@@ -53,7 +53,7 @@ static struct cpuid_entry *find(const struct cpuid_table *t, uint32_t function, 
 /* Finds or appends; the table has room for MAX_CPUID_ENTRIES. */
 static struct cpuid_entry *entry(struct cpuid_table *t, uint32_t function, uint32_t index, uint32_t flags)
 {
-	struct cpuid_entry *e = find(t, function, index);
+	struct cpuid_entry *e = find_entry(t, function, index);
 
 	if (!e && t->n_entry < MAX_CPUID_ENTRIES) {
 		e = &t->entry[t->n_entry++];
@@ -111,7 +111,7 @@ int cpuid_host(const struct kvm *kvm, struct cpuid_table *ret, struct err *err)
 
 unsigned cpuid_phys_bits(const struct cpuid_table *t)
 {
-	const struct cpuid_entry *e = find(t, LEAF_ADDRESS, 0);
+	const struct cpuid_entry *e = find_entry(t, LEAF_ADDRESS, 0);
 
 	return e ? e->eax & 0xff : 36;
 }
@@ -235,14 +235,14 @@ int cpuid_for_vcpu(const struct cpuid_table *common, const struct cpus_config *c
 	if (!t.entry)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make the CPUID of vCPU %u", vcpu);
 	memcpy(t.entry, common->entry, common->n_entry * sizeof(*t.entry));
-	struct cpuid_entry *e = find(&t, 1, 0);
+	struct cpuid_entry *e = find_entry(&t, 1, 0);
 	if (e) {
 		unsigned n = cfg->max_vcpus < 255 ? cfg->max_vcpus : 255;
 		e->ebx = (e->ebx & 0xff00) | apic_id << 24 | (n > 1 ? n << 16 : 0);
 		if (n > 1)
 			e->edx |= LEAF1_EDX_HTT;
 	}
-	e = find(&t, 0x8000001e, 0);
+	e = find_entry(&t, 0x8000001e, 0);
 	if (e)
 		e->eax = apic_id;
 	set_topology(&t, cfg, apic_id);
@@ -309,8 +309,8 @@ int cpuid_check(const struct cpuid_table *saved, const struct cpuid_table *host,
 
 	for (size_t i = 0; i < ARRAY_LEN(checks); i++) {
 		const struct check *c = &checks[i];
-		const struct cpuid_entry *se = find(saved, c->function, c->index);
-		uint32_t s = value(se, c->reg), h = value(find(host, c->function, c->index), c->reg);
+		const struct cpuid_entry *se = find_entry(saved, c->function, c->index);
+		uint32_t s = value(se, c->reg), h = value(find_entry(host, c->function, c->index), c->reg);
 		if (c->function == LEAF_ADDRESS) {
 			s &= 0xff;
 			h &= 0xff;

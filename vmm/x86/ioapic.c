@@ -51,7 +51,7 @@ static uint32_t entry_data(uint64_t e)
 	return (uint32_t)((e & 0xff) | (e >> 8 & 7) << 8 | (e & ENTRY_LEVEL ? 1U << 15 | 1U << 14 : 0));
 }
 
-static void deliver(struct vm *vm, unsigned pin)
+static void deliver_pin(struct vm *vm, unsigned pin)
 {
 	uint64_t *e = &vm->arch.ioapic.s.reg_entries[pin];
 
@@ -75,7 +75,7 @@ void arch_irq_set(struct vm *vm, unsigned gsi, bool level)
 	bool rising = level && !io->level[gsi];
 	io->level[gsi] = level;
 	if (rising)
-		deliver(vm, gsi);
+		deliver_pin(vm, gsi);
 	pthread_mutex_unlock(&io->lock);
 }
 
@@ -96,7 +96,7 @@ void ioapic_eoi(struct vm *vm, uint8_t vector)
 			continue;
 		*e &= ~ENTRY_REMOTE_IRR;
 		if (io->level[pin])
-			deliver(vm, pin);
+			deliver_pin(vm, pin);
 	}
 	pthread_mutex_unlock(&io->lock);
 }
@@ -156,7 +156,7 @@ static void write_entry(struct vm *vm, unsigned pin, bool high, uint32_t value)
 	if ((e ^ old) & ~ENTRY_READONLY)
 		update_routes(vm);
 	if ((e & ENTRY_LEVEL) && io->level[pin])
-		deliver(vm, pin);
+		deliver_pin(vm, pin);
 }
 
 static void ioapic_read(void *opaque, uint64_t off, void *data, unsigned len)
