@@ -160,14 +160,9 @@ int virtio_balloon_new(const struct device_env *env, struct balloon_config *cfg,
 				 (cfg->free_page_reporting ? 1ULL << F_REPORTING : 0);
 	int r = virtio_init(&b->vdev, &balloon_ops, env->mem, cfg->id ? cfg->id : "__balloon",
 			    cfg->free_page_reporting ? 3 : 2, BALLOON_QUEUE_SIZE, err);
-	if (r < 0) {
-		balloon_free(&b->vdev);
-		return r;
-	}
-	if (cfg->free_page_reporting)
+	if (r == 0 && cfg->free_page_reporting)
 		b->vdev.queue[REPORTING].s.max_size = b->vdev.queue[REPORTING].s.size = REPORTING_QUEUE_SIZE;
-	*ret = &b->vdev;
-	return 0;
+	return virtio_made(&b->vdev, &balloon_ops, r, ret);
 }
 
 void virtio_balloon_resize(struct virtio_dev *vdev, uint64_t bytes)

@@ -342,10 +342,5 @@ int virtio_blk_new(const struct device_env *env, struct disk_config *cfg, struct
 	int r = blk_open_image(blk, cfg, err);
 	if (r == 0)
 		r = virtio_init(&blk->vdev, &blk_ops, env->mem, cfg->id, cfg->num_queues, cfg->queue_size, err);
-	if (r < 0) {
-		blk_free(&blk->vdev);
-		return r;
-	}
-	*ret = &blk->vdev;
-	return 0;
+	return virtio_made(&blk->vdev, &blk_ops, r, ret);
 }

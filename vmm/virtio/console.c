@@ -168,16 +168,11 @@ int virtio_console_new(const struct device_env *env, struct console_config *cfg,
 			    err);
 	if (r == 0)
 		r = chardev_open(&con->chardev, env->loop, cfg, "console", err);
-	if (r < 0) {
-		console_free(&con->vdev);
-		return r;
-	}
 	con->chardev.input = console_input;
 	con->chardev.opaque = con;
-	if (con->chardev.out_fd >= 0 && ioctl(con->chardev.out_fd, TIOCGWINSZ, &size) == 0) {
+	if (r == 0 && con->chardev.out_fd >= 0 && ioctl(con->chardev.out_fd, TIOCGWINSZ, &size) == 0) {
 		con->space.cols = size.ws_col;
 		con->space.rows = size.ws_row;
 	}
-	*ret = &con->vdev;
-	return 0;
+	return virtio_made(&con->vdev, &console_ops, r, ret);
 }

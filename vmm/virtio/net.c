@@ -588,10 +588,5 @@ int virtio_net_new(const struct device_env *env, struct net_config *cfg, struct 
 		r = virtio_init(&net->vdev, &net_ops, env->mem, cfg->id, 2 * n + 1, cfg->queue_size, err);
 	if (r == 0)
 		r = open_pairs(net, cfg, err);
-	if (r < 0) {
-		net_free(&net->vdev);
-		return r;
-	}
-	*ret = &net->vdev;
-	return 0;
+	return virtio_made(&net->vdev, &net_ops, r, ret);
 }

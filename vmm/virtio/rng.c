@@ -92,10 +92,5 @@ int virtio_rng_new(const struct device_env *env, struct rng_config *cfg, struct 
 	int r = rng->src_fd < 0 ? no_source(cfg, err)
 				: virtio_init(&rng->vdev, &rng_ops, env->mem, cfg->id ? cfg->id : "__rng", 1,
 					      RNG_QUEUE_SIZE, err);
-	if (r < 0) {
-		rng_free(&rng->vdev);
-		return r;
-	}
-	*ret = &rng->vdev;
-	return 0;
+	return virtio_made(&rng->vdev, &rng_ops, r, ret);
 }

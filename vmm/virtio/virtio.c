@@ -31,6 +31,15 @@ int virtio_init(struct virtio_dev *vdev, const struct virtio_device_ops *ops, co
 	return 0;
 }
 
+int virtio_made(struct virtio_dev *vdev, const struct virtio_device_ops *ops, int r, struct virtio_dev **ret)
+{
+	if (r < 0)
+		ops->free(vdev);
+	else
+		*ret = vdev;
+	return r;
+}
+
 void virtio_done(struct virtio_dev *vdev)
 {
 	if (!vdev->ops)

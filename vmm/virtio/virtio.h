@@ -115,6 +115,9 @@ struct virtio_dev {
 /* Sets up the common part; every queue gets max_size = size = queue_size. */
 MUST_CHECK int virtio_init(struct virtio_dev *vdev, const struct virtio_device_ops *ops, const struct gmem *mem,
 			   const char *id, unsigned n_queues, uint16_t queue_size, struct err *err);
+/* The end of a constructor, `r` being what its steps said: *ret is the device, or the device is freed. Returns `r`. */
+MUST_CHECK int virtio_made(struct virtio_dev *vdev, const struct virtio_device_ops *ops, int r,
+			   struct virtio_dev **ret);
 /* Deactivates and releases the common part. */
 void virtio_done(struct virtio_dev *vdev);
 

@@ -261,10 +261,5 @@ int virtio_vsock_new(const struct device_env *env, struct vsock_config *cfg, str
 	vs->mux.listen_fd = vs->mux.wake_fd = vs->mux.epoll_fd = -1;
 	vs->vdev.config = &vs->space;
 	vs->vdev.avail_features = 1ULL << VIRTIO_F_IN_ORDER;
-	if (open_vsock(vs, env, cfg, err) < 0) {
-		vsock_free(&vs->vdev);
-		return err->num;
-	}
-	*ret = &vs->vdev;
-	return 0;
+	return virtio_made(&vs->vdev, &vsock_ops, open_vsock(vs, env, cfg, err), ret);
 }
