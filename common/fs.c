@@ -69,6 +69,17 @@ int fs_lock(int fd, enum fs_lock_kind first)
 	return other == 0 || other == -EAGAIN ? other : r;
 }
 
+bool fs_fills_holes(int fd)
+{
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) < 0)
+		return false;
+	/* An overlay does not say what is under it. */
+	return fs.f_type == TMPFS_MAGIC || fs.f_type == OVERLAYFS_SUPER_MAGIC || (uint32_t)fs.f_type == RAMFS_MAGIC ||
+	       (uint32_t)fs.f_type == HUGETLBFS_MAGIC;
+}
+
 const char *fs_name(int fd, char buf[FS_NAME])
 {
 	static const struct {

@@ -6,6 +6,8 @@
 #ifndef COMMON_FS_H
 #define COMMON_FS_H
 
+#include <stdbool.h>
+
 #include "common/auto.h"
 
 /*
@@ -21,6 +23,9 @@ enum fs_lock_kind { FS_LOCK_OFD, FS_LOCK_FLOCK };
  * kind is taken. -EAGAIN: another one has the lock. Other -errno: the file system has no lock for this file.
  */
 MUST_CHECK int fs_lock(int fd, enum fs_lock_kind first);
+
+/* The file is held in memory, and a hole of it that is read through a mapping becomes data for good. */
+bool fs_fills_holes(int fd);
 
 /* The type of the file system that fd is on: "nfs", "fuse", or its number. Returns `buf`. */
 enum { FS_NAME = 24 };

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole programs on file systems that lack something, as NFS, 9p and FUSE do: strace makes the system call fail as it does there."""
+import contextlib
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import unittest.mock
 import forkdtest
 import kvmtest
 from forkdtest import Daemon, ForkdTest
-from kvmtest import only_forkd, write
+from kvmtest import MIB, only_forkd, tmpfs, write
 
 
 def cannot_trace():
@@ -71,3 +72,81 @@ class FileSystems(ForkdTest):
         injected = [line for line in kvmtest.read(program + ".log").decode().splitlines() if line.endswith("(INJECTED)")]
         for call in ("renameat2", "flock"):
             self.assertTrue([line for line in injected if call in line], call)
+
+
+def read_guest_memory(pid):
+    """Reads all of a VM's RAM as KVM does, through the mappings of its process: memory-ranges and what lies around it. How much it was."""
+    runs = []
+    with open(f"/proc/{pid}/maps") as f:
+        for line in f:
+            fields = line.split(maxsplit=5)
+            first, last = (int(x, 16) for x in fields[0].split("-"))
+            ours = len(fields) > 5 and fields[5].startswith("/") and "memory-ranges" in fields[5]
+            if runs and runs[-1][1] == first and fields[1] == "rw-p":
+                runs[-1] = (runs[-1][0], last, runs[-1][2] or ours)
+            elif fields[1] == "rw-p":
+                runs.append((first, last, ours))
+    total = 0
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as mem:
+        for first, last in [(first, last) for first, last, ours in runs if ours]:
+            mem.seek(first)
+            while first < last:
+                got = len(mem.read(min(MIB, last - first)))
+                first, total = first + got, total + got
+    return total
+
+
+@only_forkd
+class Tmpfs(ForkdTest):
+    """A template in a tmpfs stays as it is, however much of it clones look at."""
+
+    def blocks(self, path):
+        return os.stat(os.path.join(path, "memory-ranges")).st_blocks
+
+    def fill(self, directory):
+        with open(os.path.join(directory, "fill"), "wb", buffering=0) as f, contextlib.suppress(OSError):
+            while f.write(bytes(MIB)):
+                pass
+        self.assertEqual(os.statvfs(directory).f_bavail, 0)
+
+    def test_restore(self):
+        vmm = self.boot("ticker", "tick=2000000 warm=4")
+        vmm.wait_bytes(3)
+        small = self.new_dir("small")
+        with tmpfs(small, "48m"):
+            vmm.snapshot(small)
+            vmm.stop()
+            before = self.blocks(small)
+            self.assertLess(before * 512, 24 * MIB)
+            self.fill(small)
+            clone = self.restore(small, "CopyOnWrite")
+            clone.wait_bytes(3)
+            self.assertGreaterEqual(read_guest_memory(clone.pid), 64 * MIB)
+            self.assertEqual(self.blocks(small), before)
+            clone.wait_bytes(3)
+            again = clone.snapshot()
+            self.assertLess(self.blocks(again) * 512, 24 * MIB, "holes that were read became data")
+            clone.stop()
+        clone = self.restore(again)
+        clone.wait_bytes(3)
+        clone.stop()
+
+    def test_clones(self):
+        directory = self.ticker()
+        root = self.new_dir("forkd")
+        store = os.path.join(root, "store")
+        os.mkdir(store)
+        with tmpfs(store, "48m"):
+            forkd = Daemon(self, root=root)
+            forkd.template("one", directory)
+            template = os.path.join(store, "templates", "one")
+            before = self.blocks(template)
+            self.fill(store)
+            clones = forkd.clone("one", 3)
+            self.wait_ticks(clones)
+            for c in clones:
+                self.assertGreaterEqual(read_guest_memory(c["pid"]), 64 * MIB)
+            self.wait_ticks(clones)
+            self.assertEqual(self.blocks(template), before)
+            forkd.delete(clones)
+            forkd.stop()

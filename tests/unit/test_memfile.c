@@ -122,7 +122,18 @@ static void write_template(int fd)
 	}
 }
 
-static void copy_on_write_of(int template, bool keeps_holes)
+static void map_template(struct gmem *m, int *template)
+{
+	struct memfile_plan plan = {};
+	struct err err = {};
+
+	assert_int_equal(memfile_plan(&plan, *template, m, &err), 0);
+	assert_int_equal(memfile_map(&plan, template, m, &err), 0);
+	assert_int_equal(*template, -1);
+	memfile_plan_done(&plan);
+}
+
+static void copy_on_write_of(int template)
 {
 	autoclose int fd = unit_file();
 	struct gmem m;
@@ -130,7 +141,7 @@ static void copy_on_write_of(int template, bool keeps_holes)
 
 	write_template(template);
 	layout(&m);
-	assert_int_equal(gmem_map_cow(&m, &template, &err), 0);
+	map_template(&m, &template);
 	(void)*(volatile uint8_t *)page(&m, 0); /* read only: still the file's */
 	(void)*(volatile uint8_t *)page(&m, 3000);
 	page(&m, 1)[9] = 'x';            /* a page of data, changed */
@@ -140,10 +151,8 @@ static void copy_on_write_of(int template, bool keeps_holes)
 	memset(page(&m, 5000), 0, PAGE); /* a hole, written with zeros */
 	assert_int_equal(memfile_write(fd, &m, &err), 0);
 	same(fd, &m);
-	if (keeps_holes) {
-		assert_true(data_pages(fd) <= ARRAY_LEN(touched) + 3);
-		assert_false(has_data(fd, 3000));
-	}
+	assert_true(data_pages(fd) <= ARRAY_LEN(touched) + 3);
+	assert_false(has_data(fd, 3000));
 	uint8_t byte;
 	assert_int_equal(pread(m.file_fd, &byte, 1, PAGE + 9), 1);
 	assert_int_equal(byte, 'B'); /* the template is as it was */
@@ -153,9 +162,93 @@ static void copy_on_write_of(int template, bool keeps_holes)
 static void from_copy_on_write(void **state)
 {
 	(void)state;
-	copy_on_write_of(unit_file(), true);
-	/* another file system, whose holes are data once they were read through the mapping */
-	copy_on_write_of(memfd_create("template", MFD_CLOEXEC), false);
+	copy_on_write_of(unit_file());
+	copy_on_write_of(memfd_create("template", MFD_CLOEXEC));
+}
+
+static blkcnt_t blocks(int fd)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(fd, &st), 0);
+	return st.st_blocks;
+}
+
+/* How many mappings lie in RAM. */
+static unsigned n_mappings(const struct gmem *m)
+{
+	FILE *f = fopen("/proc/self/maps", "r");
+	char line[512];
+	unsigned long first, last;
+	unsigned n = 0;
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		if (sscanf(line, "%lx-%lx ", &first, &last) == 2)
+			for (unsigned i = 0; i < m->n; i++)
+				n += first >= (uintptr_t)m->region[i].hva &&
+				     last <= (uintptr_t)m->region[i].hva + m->region[i].size;
+	fclose(f);
+	return n;
+}
+
+/* A file in memory stays as it is, however much of it is looked at. */
+static void tmpfs_does_not_grow(void **state)
+{
+	int template = memfd_create("template", MFD_CLOEXEC);
+	autoclose int copy = unit_file();
+	struct gmem m;
+	struct err err = {};
+
+	(void)state;
+	write_template(template);
+	autoclose int mine = fcntl(template, F_DUPFD_CLOEXEC, 0);
+	blkcnt_t before = blocks(mine);
+	assert_int_equal(before, ARRAY_LEN(touched) * PAGE / 512);
+	layout(&m);
+	map_template(&m, &template);
+	same(mine, &m);
+	assert_int_equal(blocks(mine), before);
+	assert_int_equal(n_mappings(&m), 10); /* low: four runs of data, three holes; high: two, and one */
+	page(&m, 4095)[0] = 'x';
+	page(&m, 4000)[0] = 'y';
+	assert_int_equal(memfile_write(copy, &m, &err), 0);
+	same(copy, &m);
+	assert_int_equal(data_pages(copy), ARRAY_LEN(touched) + 1);
+	assert_int_equal(blocks(mine), before);
+	gmem_unmap(&m);
+}
+
+/* More runs than mappings are wanted: the shortest ones are copied, the long ones mapped. */
+static void many_runs_in_a_tmpfs(void **state)
+{
+	enum { SHORT = MEMFILE_MAX_MAPPED_RUNS + 100, LONG = 100, LONG_PAGES = 4, RUNS = SHORT + LONG };
+	enum { FILE_PAGES = 2 * SHORT + LONG * (LONG_PAGES + 1) };
+	int template = memfd_create("template", MFD_CLOEXEC);
+	struct gmem m;
+	uint8_t buf[LONG_PAGES * PAGE];
+
+	(void)state;
+	memset(buf, 'd', sizeof(buf));
+	assert_int_equal(ftruncate(template, (off_t)FILE_PAGES * PAGE), 0);
+	for (int i = 0; i < SHORT; i++)
+		assert_int_equal(pwrite(template, buf, PAGE, (off_t)i * 2 * PAGE), PAGE);
+	for (int i = 0; i < LONG; i++)
+		assert_int_equal(pwrite(template, buf, sizeof(buf), ((off_t)SHORT * 2 + i * (LONG_PAGES + 1)) * PAGE),
+				 sizeof(buf));
+	autoclose int mine = fcntl(template, F_DUPFD_CLOEXEC, 0);
+	blkcnt_t before = blocks(mine);
+	gmem_layout(&m, (uint64_t)FILE_PAGES * PAGE, (uint64_t)SHORT * PAGE, HIGH);
+	map_template(&m, &template);
+	for (unsigned n = 0; n < FILE_PAGES; n++) {
+		const uint8_t *p = gmem_file_ptr(&m, (uint64_t)n * PAGE);
+		bool data = n < 2 * SHORT ? n % 2 == 0 : (n - 2 * SHORT) % (LONG_PAGES + 1) < LONG_PAGES;
+		assert_int_equal(p[0], data ? 'd' : 0);
+		assert_int_equal(p[PAGE - 1], data ? 'd' : 0);
+	}
+	assert_int_equal(blocks(mine), before);
+	assert_int_equal(n_mappings(&m), 1 + 2 * LONG + 1);
+	gmem_unmap(&m);
 }
 
 /* Pages that the guest gave back are not the template's any more, whatever happened to them before and after. */
@@ -174,7 +267,7 @@ static void from_copy_on_write_with_holes(void **state)
 		assert_int_equal(pwrite(template, buf, PAGE, (off_t)n * PAGE), PAGE);
 	}
 	layout(&m);
-	assert_int_equal(gmem_map_cow(&m, &template, &err), 0);
+	map_template(&m, &template);
 	page(&m, 110)[0] = 'x'; /* changed, then given back */
 	(void)*(volatile uint8_t *)page(&m, 111);
 	assert_true(gmem_discard(&m, page(&m, 110), 20 * PAGE));
@@ -290,6 +383,8 @@ int main(void)
 		cmocka_unit_test(from_anonymous_memory),
 		cmocka_unit_test(scattered_pages),
 		cmocka_unit_test(from_copy_on_write),
+		cmocka_unit_test(tmpfs_does_not_grow),
+		cmocka_unit_test(many_runs_in_a_tmpfs),
 		cmocka_unit_test(from_copy_on_write_with_holes),
 		cmocka_unit_test(errors),
 		cmocka_unit_test(next_data),

@@ -103,7 +103,7 @@ static int describe(const struct template *t, struct strbuf *out, struct err *er
 }
 
 /* All that a clone would stumble over is found here, before there is one; the devices' own state apart. */
-static int check_memory(const struct template *t, struct err *err)
+static int check_memory(struct template *t, struct err *err)
 {
 	struct gmem mem;
 

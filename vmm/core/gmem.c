@@ -75,9 +75,32 @@ int gmem_map_cow(struct gmem *mem, int *fd, struct err *err)
 	for (unsigned i = 0; i < mem->n; i++)
 		if (map_region(&mem->region[i], MAP_NORESERVE, *fd, err) < 0)
 			return err->num;
+	gmem_use_file(mem, fd);
+	return 0;
+}
+
+void gmem_use_file(struct gmem *mem, int *fd)
+{
 	mem->backing = GMEM_FILE_COW;
 	mem->refills = true;
 	mem->file_fd = steal_fd(fd);
+}
+
+uint8_t *gmem_file_ptr(const struct gmem *mem, uint64_t off)
+{
+	const struct gmem_region *r = &mem->region[0];
+
+	while (off - r->file_offset >= r->size)
+		r++;
+	return r->hva + (off - r->file_offset);
+}
+
+int gmem_map_run(const struct gmem *mem, int fd, uint64_t off, uint64_t len, struct err *err)
+{
+	if (mmap(gmem_file_ptr(mem, off), len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, fd,
+		 (off_t)off) == MAP_FAILED)
+		return err_sys(err, ERR_INTERNAL, "map %llu bytes of guest RAM at %llu of the file",
+			       (unsigned long long)len, (unsigned long long)off);
 	return 0;
 }
 

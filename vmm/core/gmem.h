@@ -50,6 +50,14 @@ void gmem_layout(struct gmem *mem, uint64_t size, gpa_t low_end, gpa_t high_star
 MUST_CHECK int gmem_map_anon(struct gmem *mem, bool thp, bool reserve, struct err *err);
 /* Copy-on-write over the file, whose length must be mem->size (checked by the caller). Takes *fd over on success. */
 MUST_CHECK int gmem_map_cow(struct gmem *mem, int *fd, struct err *err);
+/*
+ * The same in steps, where not all of the file is to be mapped: gmem_map_anon(), then gmem_map_run() for parts of the file, which are whole
+ * pages in one region, then gmem_use_file(). What is not mapped is the caller's to copy.
+ */
+MUST_CHECK int gmem_map_run(const struct gmem *mem, int fd, uint64_t off, uint64_t len, struct err *err);
+void gmem_use_file(struct gmem *mem, int *fd);
+/* The host address of what stands at `off` in the file. */
+uint8_t *gmem_file_ptr(const struct gmem *mem, uint64_t off);
 /* Populates all of RAM for writing. */
 MUST_CHECK int gmem_prefault(const struct gmem *mem, struct err *err);
 /*

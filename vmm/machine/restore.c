@@ -21,7 +21,7 @@ static int step_restore_memory(struct build *b, struct err *err)
 		return err->num;
 	int r;
 	if (b->mode == RESTORE_COPYONWRITE)
-		r = gmem_map_cow(mem, &b->snap->mem_fd, err);
+		r = snapshot_map_memory(b->snap, mem, err);
 	else
 		r = gmem_map_anon(mem, m->thp && b->mode == RESTORE_COPY, m->reserve, err);
 	if (r < 0)

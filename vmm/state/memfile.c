@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "common/fs.h"
 #include "common/uring.h"
 
 #define PM_PRESENT (1ULL << 63)
@@ -22,6 +23,7 @@ enum { PAGEMAP_BATCH = 4096, COPY_BYTES = 8 << 20, EXTENT_BATCH = 1024 };
 struct batch {
 	struct uring_file file;
 	bool write;
+	uint64_t data_start, data_end; /* the data that was found last */
 	struct extent ext[EXTENT_BATCH];
 	uint32_t n;
 };
@@ -83,7 +85,16 @@ static bool is_private(uint64_t entry)
 	return (entry & (PM_PRESENT | PM_SWAPPED)) && !(entry & PM_FILE);
 }
 
-static int write_region(struct batch *b, int pagemap_fd, const struct gmem_region *r, bool keep_zeroes, struct err *err)
+/* Asked with ascending offsets. */
+static bool has_data(struct batch *b, uint64_t off, uint64_t last)
+{
+	if (off >= b->data_end && !memfile_next_data(b->file.fd, off, last, &b->data_start, &b->data_end))
+		b->data_start = b->data_end = last;
+	return off >= b->data_start;
+}
+
+/* `cow`: the file has the old memory already, so a page that became zero is written too. */
+static int write_region(struct batch *b, int pagemap_fd, const struct gmem_region *r, bool cow, struct err *err)
 {
 	uint64_t entry[PAGEMAP_BATCH], pages = r->size / GUEST_PAGE;
 
@@ -95,9 +106,11 @@ static int write_region(struct batch *b, int pagemap_fd, const struct gmem_regio
 			return err_sys(err, ERR_INTERNAL, "read /proc/self/pagemap");
 		for (uint64_t i = 0; i < n; i++) {
 			const uint8_t *page = r->hva + (at + i) * GUEST_PAGE;
-			if (!is_private(entry[i]) || (!keep_zeroes && is_zero(page)))
+			uint64_t off = r->file_offset + (at + i) * GUEST_PAGE;
+			if (!is_private(entry[i]) ||
+			    (is_zero(page) && !(cow && has_data(b, off, r->file_offset + r->size))))
 				continue;
-			if (add(b, page, r->file_offset + (at + i) * GUEST_PAGE, GUEST_PAGE, err) < 0)
+			if (add(b, page, off, GUEST_PAGE, err) < 0)
 				return err->num;
 		}
 	}
@@ -198,6 +211,75 @@ int memfile_write(int fd, const struct gmem *mem, struct err *err)
 		if (write_region(b, pagemap_fd, &mem->region[i], cow, err) < 0)
 			return err->num;
 	return flush(b, err);
+}
+
+static int add_run(struct memfile_plan *plan, uint64_t start, uint64_t end, struct err *err)
+{
+	if ((plan->n & (plan->n - 1)) == 0) { /* full at each power of two */
+		size_t room = plan->n ? 2 * (size_t)plan->n : 1;
+		struct memfile_run *run = realloc(plan->run, room * sizeof(*run));
+		if (!run)
+			return err_num(err, ERR_INTERNAL, ENOMEM, "plan the mapping of memory-ranges");
+		plan->run = run;
+	}
+	plan->run[plan->n++] = (struct memfile_run){ start, end };
+	return 0;
+}
+
+/* The shortest runs are copied until few enough are left: each costs one mapping, whatever its length. */
+static uint64_t shortest_to_map(const struct memfile_plan *plan)
+{
+	uint32_t longer[64] = {}, n = 0; /* [i]: runs of 2^i bytes and more, below the next power */
+	int i = 63;
+
+	for (uint32_t k = 0; k < plan->n; k++)
+		longer[63 - __builtin_clzll(plan->run[k].end - plan->run[k].start)]++;
+	for (; i >= 0 && n + longer[i] <= MEMFILE_MAX_MAPPED_RUNS; i--)
+		n += longer[i];
+	return i < 0 ? 0 : 2ULL << i;
+}
+
+int memfile_plan(struct memfile_plan *plan, int fd, const struct gmem *mem, struct err *err)
+{
+	plan->in_runs = fs_fills_holes(fd);
+	for (unsigned i = 0; plan->in_runs && i < mem->n; i++) {
+		const struct gmem_region *r = &mem->region[i];
+		uint64_t start, end, last = r->file_offset + r->size;
+		for (uint64_t off = r->file_offset; memfile_next_data(fd, off, last, &start, &end); off = end)
+			if (add_run(plan, start, end, err) < 0)
+				return err->num;
+	}
+	plan->shortest = shortest_to_map(plan);
+	return 0;
+}
+
+void memfile_plan_done(struct memfile_plan *plan)
+{
+	free(plan->run);
+	*plan = (struct memfile_plan){};
+}
+
+int memfile_map(const struct memfile_plan *plan, int *fd, struct gmem *mem, struct err *err)
+{
+	if (!plan->in_runs)
+		return gmem_map_cow(mem, fd, err);
+	autobatch struct batch *b = batch_new(*fd, false);
+	if (!b)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "map guest memory");
+	if (gmem_map_anon(mem, false, false, err) < 0)
+		return err->num;
+	for (uint32_t i = 0; i < plan->n; i++) {
+		const struct memfile_run *run = &plan->run[i];
+		uint64_t len = run->end - run->start;
+		int r = len < plan->shortest ? add(b, gmem_file_ptr(mem, run->start), run->start, len, err)
+					     : gmem_map_run(mem, *fd, run->start, len, err);
+		if (r < 0)
+			return r;
+	}
+	if (flush(b, err) < 0)
+		return err->num;
+	gmem_use_file(mem, fd);
+	return 0;
 }
 
 int memfile_read(int fd, const struct gmem *mem, struct err *err)

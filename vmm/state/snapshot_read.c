@@ -9,7 +9,6 @@
 
 #include "common/io.h"
 #include "vmm/core/host_open.h"
-#include "vmm/state/memfile.h"
 #include "vmm/state/state.h"
 
 enum { JSON_MAX_BYTES = 256 << 20 };
@@ -113,6 +112,7 @@ void snapshot_close(struct snapshot *snap)
 	free(snap->config_text);
 	free(snap->state_text);
 	free(snap->dir);
+	memfile_plan_done(&snap->plan);
 	*snap = (struct snapshot){ .mem_fd = -1 };
 }
 
@@ -168,7 +168,7 @@ static int check_ranges(const struct memory_state *s, const struct gmem *mem, st
 	return 0;
 }
 
-int snapshot_check_memory(const struct snapshot *snap, const struct gmem *mem, struct err *err)
+int snapshot_check_memory(struct snapshot *snap, const struct gmem *mem, struct err *err)
 {
 	struct memory_state s = {};
 
@@ -181,7 +181,15 @@ int snapshot_check_memory(const struct snapshot *snap, const struct gmem *mem, s
 	if (snap->mem_bytes != mem->size)
 		return err_set(err, ERR_INVALID, "\"%s/memory-ranges\" has %llu bytes, guest RAM has %llu", snap->dir,
 			       (unsigned long long)snap->mem_bytes, (unsigned long long)mem->size);
-	return 0;
+	memfile_plan_done(&snap->plan);
+	return memfile_plan(&snap->plan, snap->mem_fd, mem, err);
+}
+
+int snapshot_map_memory(struct snapshot *snap, struct gmem *mem, struct err *err)
+{
+	return memfile_map(&snap->plan, &snap->mem_fd, mem, err) < 0
+		       ? err_wrap(err, "map \"%s/memory-ranges\"", snap->dir)
+		       : 0;
 }
 
 int snapshot_read_memory(const struct snapshot *snap, const struct gmem *mem, struct err *err)

@@ -6,11 +6,13 @@
 #include "common/json64.h"
 #include "vmm/config/config.h"
 #include "vmm/core/gmem.h"
+#include "vmm/state/memfile.h"
 
 struct snapshot {
 	char *dir;
 	int mem_fd; /* memory-ranges, read-only */
 	uint64_t mem_bytes;
+	struct memfile_plan plan;       /* how to map it; from snapshot_check_memory() on */
 	char *config_text, *state_text; /* the JSON below points into them */
 	struct json config, state;
 };
@@ -27,8 +29,10 @@ void snapshot_close(struct snapshot *snap);
 
 /* config.json into *config, which must be initialised. */
 MUST_CHECK int snapshot_config(const struct snapshot *snap, struct vm_config *config, struct err *err);
-/* The saved memory ranges must be this machine's, and the file exactly as long. */
-MUST_CHECK int snapshot_check_memory(const struct snapshot *snap, const struct gmem *mem, struct err *err);
+/* The saved memory ranges must be this machine's, and the file exactly as long. Plans how the file is mapped. */
+MUST_CHECK int snapshot_check_memory(struct snapshot *snap, const struct gmem *mem, struct err *err);
+/* Maps guest RAM copy-on-write over memory-ranges, which goes over to *mem. */
+MUST_CHECK int snapshot_map_memory(struct snapshot *snap, struct gmem *mem, struct err *err);
 /* Fills anonymous guest RAM from memory-ranges, holes skipped. */
 MUST_CHECK int snapshot_read_memory(const struct snapshot *snap, const struct gmem *mem, struct err *err);
 
