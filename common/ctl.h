@@ -18,6 +18,7 @@
  *   boot     struct ctl_boot; fds as listed there     -> struct ctl_status. Once; process not made by a template host.
  *   pause, resume                                     -> struct ctl_status; done already: fine
  *   snapshot fds: an empty directory                  -> struct ctl_snapshotted. Pauses while it is written, when it runs.
+ *                                                        A VM that runs and has a writable disk: ERR_CONFLICT.
  *   stats                                             -> struct ctl_stats
  *   quit                                              -> {"ok":true} when no vCPU can run and taps, disks and locks are free; then exits
  *   event "state"   {"state":"Running"|"Paused"}      changed through its own API socket, or a new connection: the newest state. Those

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "forkd/clone/life.h"
+#include "forkd/errors.h"
 #include "forkd/metrics.h"
 #include "forkd/template/import.h"
 
@@ -50,6 +51,8 @@ static int take_snapshot(const struct build *b, struct clone *c, struct ctl_snap
 		.timeout_ms = SNAPSHOT_TIMEOUT_MS,
 	};
 	int r = clone_talk(b->d, c, &call, true, err);
+	if (r < 0 && err->code == ERR_CONFLICT && !err->detail) /* it runs, and has a writable disk */
+		fail_as(err, E_BAD_STATE, NULL);
 	snprintf(source, sizeof(source), "clone:%s", c->record.id);
 	if (r >= 0)
 		r = build_publish(b, &s, source, c->record.template, err);

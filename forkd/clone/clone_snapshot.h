@@ -7,7 +7,10 @@
 #include "forkd/forkd.h"
 #include "forkd/registry/registry.h"
 
-/* The clone, which goes on, becomes template `name`, a child of its own template. How long its vCPUs stood still is in *ret_paused_us. */
+/*
+ * The clone, which goes on, becomes template `name`, a child of its own template. How long its vCPUs stood still is in *ret_paused_us.
+ * E_BAD_STATE for one that runs and has a writable disk: it must be paused until the disk is copied.
+ */
 MUST_CHECK int clone_snapshot(struct forkd *d, struct clone *c, const char *name, const struct origin *from,
 			      uint64_t *ret_paused_us, struct err *err);
 

@@ -21,6 +21,7 @@
 
 enum {
 	BOOT_TIMEOUT_MS = 30000,
+	PAUSE_TIMEOUT_MS = 30000,
 	SNAPSHOT_TIMEOUT_MS = 600000,
 	QUIT_TIMEOUT_MS = 2000,
 	LOOK_MS = 20,             /* at the serial log */
@@ -286,10 +287,37 @@ static int wait_ready(struct vm_build *v, const struct origin *from, struct err 
 	}
 }
 
+/* The guest does not run again: its disks stay as its memory knows them. */
+static int take_snapshot(struct vm_build *v, int dir_fd, struct err *err)
+{
+	struct ctl_status status;
+	struct ctl_snapshotted done;
+	struct control_call call = { .op = "pause",
+				     .ret_rows = ctl_status_fields,
+				     .ret = &status,
+				     .timeout_ms = PAUSE_TIMEOUT_MS,
+				     .on_event = on_event,
+				     .arg = v };
+
+	fields_init(ctl_status_fields, &status);
+	int r = control_call(v->control, &call, err);
+	fields_free(ctl_status_fields, &status);
+	if (r >= 0) {
+		fields_init(ctl_snapshotted_fields, &done);
+		call.op = "snapshot";
+		call.ret_rows = ctl_snapshotted_fields;
+		call.ret = &done;
+		call.fds = &dir_fd;
+		call.n_fds = 1;
+		call.timeout_ms = SNAPSHOT_TIMEOUT_MS;
+		r = control_call(v->control, &call, err);
+	}
+	return r < 0 && err->num == -EPIPE ? died(v, err) : r;
+}
+
 int vm_build_run(struct vm_build *v, const struct build *b, const struct origin *from, struct err *err)
 {
 	struct staged *s = NULL;
-	struct ctl_snapshotted done;
 
 	build_step(b, "booting");
 	if (start_process(v, err) < 0 || boot(v, err) < 0)
@@ -298,21 +326,7 @@ int vm_build_run(struct vm_build *v, const struct build *b, const struct origin 
 	if (wait_ready(v, from, err) < 0 || store_stage(v->d->store, &s, err) < 0)
 		return err->num;
 	build_step(b, "snapshotting");
-	int dir = staged_dir(s);
-	fields_init(ctl_snapshotted_fields, &done);
-	struct control_call call = {
-		.op = "snapshot",
-		.ret_rows = ctl_snapshotted_fields,
-		.ret = &done,
-		.fds = &dir,
-		.n_fds = 1,
-		.timeout_ms = SNAPSHOT_TIMEOUT_MS,
-		.on_event = on_event,
-		.arg = v,
-	};
-	int r = control_call(v->control, &call, err);
-	if (r < 0 && err->num == -EPIPE)
-		r = died(v, err);
+	int r = take_snapshot(v, staged_dir(s), err);
 	end_process(v);
 	if (r >= 0)
 		r = build_publish(b, &s, "vm", NULL, err);

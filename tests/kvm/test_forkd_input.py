@@ -8,7 +8,7 @@ import socket
 import subprocess
 
 from forkdtest import FORKCTL, FORKD, Daemon, ForkdTest, request, ticks
-from kvmtest import MIB, Tap, read, wait_for, write
+from kvmtest import MIB, Tap, guest, read, wait_for, write
 from test_net import NetFds, interfaces
 
 
@@ -105,6 +105,67 @@ class Disks(ForkdTest):
         d.refused(400, "invalid_request", "POST", url, {"clones": [specs[0], specs[0]]})
         d.delete(clones)
         d.delete(d.must(201, "POST", url, specs[0])["clones"])      # the lock is free again
+
+    def wait_rounds(self, clone, n=3):
+        """The guest knows every byte of its disk; it stops at one that is wrong."""
+        begin = read(clone["serial"]).count(b"round")
+        wait_for("rounds or a failure", lambda: read(clone["serial"]).count(b"round") >= begin + n or b"FAIL" in read(clone["serial"]))
+        self.assertNotIn(b"FAIL", read(clone["serial"]))
+
+    def child(self, d, template, disk):
+        """A clone with a copy of that disk."""
+        path = self.clone_disk(disk)
+        return d.clone(template, overrides={"disks": [{"id": "root", "path": path}]})[0]
+
+    def test_snapshot_of_a_clone_that_writes(self):
+        """The disk is copied after the answer: the guest must not write to it meanwhile."""
+        disk = self.disk()
+        vmm = self.boot("devices", "rounds=0 dev=blk batches=4", extra=["--disk", f"path={disk},image_type=raw,id=root"])
+        vmm.wait_rounds(2)
+        directory = vmm.snapshot()
+        vmm.stop()
+        d = Daemon(self)
+        d.template("t", directory)
+        own = self.clone_disk(disk)
+        c = d.clone("t", overrides={"disks": [{"id": "root", "path": own}]})[0]
+        url = f"/v1/clones/{c['id']}"
+        self.wait_rounds(c)
+        message = d.refused(409, "invalid_state", "POST", url + "/snapshot", {"name": "child"})
+        self.assertIn("'root'", message)
+        self.assertIn("pause the VM, take the snapshot, copy the disk, then resume the VM", message)
+        self.assertIn(message, d.ctl("snapshot", c["id"], "child", status=1))
+        d.refused(404, "template_not_found", "GET", "/v1/templates/child")
+        self.wait_rounds(c)
+        d.must(200, "PUT", url + "/pause")
+        d.must(201, "POST", url + "/snapshot", {"name": "child"})
+        copy = self.child(d, "child", own)
+        d.must(200, "PUT", url + "/resume")
+        self.wait_rounds(copy)
+        self.wait_rounds(c)
+
+    def test_snapshot_of_a_clone_that_reads(self):
+        """Nothing can change on its disk: it may run."""
+        disk = self.disk()
+        vmm = self.boot("devices", "rounds=0 dev=blk batches=4", extra=["--disk", f"path={disk},image_type=raw,id=root,readonly=on"])
+        vmm.wait_rounds(2)
+        directory = vmm.snapshot()
+        vmm.stop()
+        d = Daemon(self)
+        d.template("t", directory)
+        c = d.clone("t")[0]
+        self.assertGreater(d.must(201, "POST", f"/v1/clones/{c['id']}/snapshot", {"name": "child"})["paused_us"], 0)
+        self.wait_rounds(d.clone("child")[0])
+        self.wait_rounds(c)
+
+    def test_template_of_a_vm_that_writes(self):
+        """A VM that is booted to become a template does not run on behind its snapshot."""
+        disk = self.disk()
+        d = Daemon(self)
+        d.must(201, "POST", "/v1/templates", {"name": "t", "ready": {"serial": "round 2"}, "vm": {
+            "payload": {"kernel": guest("devices"), "cmdline": "rounds=0 dev=blk batches=4"},
+            "memory": {"size": 64 << 20}, "console": {"mode": "Off"},
+            "disks": [{"id": "root", "path": disk, "image_type": "Raw"}]}})
+        self.wait_rounds(self.child(d, "t", disk))
 
 
 class Input(ForkdTest):

@@ -276,6 +276,19 @@ static int op_resume(struct owned_vm *c, struct ctl_packet *p, struct strbuf *ou
 	return answer_status(c, out);
 }
 
+/* Disks are no part of a snapshot: whoever copies one after the answer must find it as the guest's memory knows it. */
+static int check_disks_rest(const struct vm_config *config, struct err *err)
+{
+	for (uint32_t i = 0; i < config->n_disks; i++)
+		if (!config->disks[i].readonly)
+			return err_set(
+				err, ERR_CONFLICT,
+				"the VM runs and may write to its disk '%s', which would not fit the snapshot any "
+				"more: pause the VM, take the snapshot, copy the disk, then resume the VM",
+				config->disks[i].id);
+	return 0;
+}
+
 static int op_snapshot(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
 	struct ctl_snapshotted answer = {};
@@ -283,6 +296,8 @@ static int op_snapshot(struct owned_vm *c, struct ctl_packet *p, struct strbuf *
 
 	if (p->n_fds != 1)
 		return err_set(err, ERR_INVALID, "snapshot: %u descriptors came, expected the directory's", p->n_fds);
+	if (runs && check_disks_rest(vmm_config(c->vmm), err) < 0)
+		return err->num;
 	uint64_t begin = monotonic_ns();
 	if (runs && vmm_pause(c->vmm, err) < 0)
 		return err->num;
