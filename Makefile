@@ -96,7 +96,7 @@ $(HELPERS): $(BUILD)/%: $(BUILD)/obj/%.o
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ -o $@
 # They go into guests that have no libraries.
-$(BUILD)/tests/bench/io_load $(BUILD)/tests/lab/guest_vsock: LDFLAGS += -static
+$(BUILD)/tests/bench/io_load $(patsubst %.c,$(BUILD)/%,$(wildcard tests/lab/guest_*.c)): LDFLAGS += -static
 helpers: $(HELPERS)
 
 # Everything that the tests start, and nothing run.

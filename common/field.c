@@ -559,7 +559,7 @@ void fields_save(const struct field *rows, const void *obj, struct strbuf *out)
 
 	strbuf_putc(out, '{');
 	for (const struct field *f = rows; f->name; f++) {
-		if ((!f->size && !(f->flags & (F_EMPTY | F_NULL))) || (f->flags & F_RUNTIME))
+		if ((!f->size && !(f->flags & F_EMPTY)) || (f->flags & F_RUNTIME))
 			continue;
 		const char *p = f->size ? present(f, base) : NULL;
 		if (!p && !(f->flags & (F_NULL | F_EMPTY)))

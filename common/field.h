@@ -26,7 +26,7 @@ enum field_flags {
 	F_OMIT = 8,     /* not written while it has its default */
 	F_REFUSE = 16,  /* known, not supported: any value but the default is refused by name */
 	F_RUNTIME = 32, /* not in JSON at all, only in option strings */
-	F_NULL = 64,    /* optional: written as null when absent, instead of left out */
+	F_NULL = 64,    /* optional, or a list: written as null when absent, instead of left out */
 	F_EMPTY = 512,  /* F_EMPTY_LIST() */
 	F_ITEMS = 128,  /* option strings: written [a@[n,n],b@[n]]; first member and list of each element */
 	F_WORD = 256,   /* enum in option strings: a name standing alone is its value (`tty`) */
@@ -123,11 +123,6 @@ struct field {
 #define F_IGNORED_OPT(opt_)                                       \
 	{                                                         \
 		.name = (opt_), .opt = (opt_), .flags = F_RUNTIME \
-	}
-/* Optional, never there: written as null, refused with anything in it. */
-#define F_ABSENT(name_)                          \
-	{                                        \
-		.name = (name_), .flags = F_NULL \
 	}
 /* An array of arrays of 16 bytes. */
 #define F_ROWS16(s, m, ...)                                                                           \

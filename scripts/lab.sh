@@ -101,11 +101,11 @@ for p in "${programs[@]}"; do
 done
 for d in ${data[@]+"${data[@]}"}; do cp -L "$d" "$lab/" || fail "data file '$d': cannot copy"; done
 
-# The guests' initramfs: the cached one, and behind it, when it was built, the program that answers over vsock.
+# The guests' initramfs: the cached one, and behind it, when they were built, the programs that run in guests.
 initrd=$images/inner.img
 if [ -x "$root/build/tests/lab/guest_vsock" ]; then
 	mkdir -p "$work/guest/bin"
-	cp "$root/build/tests/lab/guest_vsock" "$work/guest/bin/"
+	cp "$root"/build/tests/lab/guest_{vsock,nested} "$work/guest/bin/"
 	(cd "$work/guest" && find . | cpio -o -H newc --quiet) | cat "$initrd" - > "$lab/inner.img"
 	initrd=$lab/inner.img
 fi

@@ -28,7 +28,7 @@ busybox=$(command -v busybox) || fail "busybox is missing (Debian: apt-get insta
 python=/usr/bin/python3
 [ -x $python ] || python=$(command -v python3) || fail "python3 is missing"
 
-inner_modules="virtio_pci virtio_net virtio_blk virtio_console virtio-rng virtio_balloon vmw_vsock_virtio_transport ext4"
+inner_modules="virtio_pci virtio_net virtio_blk virtio_console virtio-rng virtio_balloon vmw_vsock_virtio_transport ext4 kvm-amd kvm-intel"
 outer_modules="kvm-amd kvm-intel tun bridge veth vhost_net vhost_vsock loop ext4 xfs overlay nf_tables"
 outer_programs="mke2fs e2fsck debugfs ip"
 

@@ -123,6 +123,9 @@ static int fake_kvm(unsigned long request, void *arg)
 	case KVM_SET_XSAVE:
 		look_at(arg, XSAVE_BYTES);
 		return 0;
+	case KVM_SET_NESTED_STATE:
+		look_at(arg, ((const struct kvm_nested_state *)arg)->size);
+		return 0;
 	case KVM_SET_MP_STATE:
 		return *(const uint32_t *)arg > KVM_MP_STATE_AP_RESET_HOLD ? -EINVAL : 0;
 	case KVM_SET_GSI_ROUTING:

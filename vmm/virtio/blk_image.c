@@ -235,6 +235,24 @@ int blk_open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
 	return blk->done.fd < 0 ? err_sys(err, ERR_INTERNAL, "make an eventfd") : 0;
 }
 
+/* A file is made that long; a block device has its size from elsewhere, the guest is to be told of it. */
+static int set_size(const struct blk *blk, uint64_t bytes, struct err *err)
+{
+	struct stat st;
+	uint64_t has = 0;
+
+	if (fstat(blk->fd, &st) < 0 || (S_ISBLK(st.st_mode) && ioctl(blk->fd, BLKGETSIZE64, &has) < 0))
+		return err_sys(err, ERR_INTERNAL, "Resize failed");
+	if (S_ISBLK(st.st_mode) && has != bytes) {
+		err_set(err, ERR_INTERNAL, "Block device size %llu does not match requested size %llu",
+			(unsigned long long)has, (unsigned long long)bytes);
+		return err_wrap(err, "Resize failed");
+	}
+	if (!S_ISBLK(st.st_mode) && ftruncate(blk->fd, (off_t)bytes) < 0)
+		return err_sys(err, ERR_INTERNAL, "Resize failed");
+	return 0;
+}
+
 static int resize(struct blk *blk, uint64_t bytes, struct err *err)
 {
 	if (bytes % SECTOR_BYTES)
@@ -244,9 +262,7 @@ static int resize(struct blk *blk, uint64_t bytes, struct err *err)
 		err_wrap(err, "Resize failed");
 	} else if (lock_image(blk, bytes, err) < 0) {
 		return err->num;
-	} else if (ftruncate(blk->fd, (off_t)bytes) < 0) {
-		err_sys(err, ERR_INTERNAL, "Resize failed");
-	} else {
+	} else if (set_size(blk, bytes, err) == 0) {
 		return 0;
 	}
 	err_wrap(err, "I/O error");

@@ -23,7 +23,7 @@ MUST_CHECK int virtio_vsock_new(const struct device_env *env, struct vsock_confi
 /* The size of a balloon: as the host wants it, and as the guest says it is. Main thread. */
 void virtio_balloon_resize(struct virtio_dev *vdev, uint64_t bytes);
 uint64_t virtio_balloon_bytes(struct virtio_dev *vdev);
-/* Makes the image that long and tells the guest. Main thread. */
+/* Makes the image that long (a block device must be so already) and tells the guest. Main thread. */
 MUST_CHECK int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct err *err);
 
 #endif

@@ -78,6 +78,8 @@ struct vcpu_kvm_state {
 	struct kvm_mp_state mp_state;
 	uint32_t tsc_khz;
 	bool has_tsc_khz;
+	uint8_t *nested_state; /* vmm/x86/nested.h; NULL: none */
+	uint32_t n_nested_state;
 	bool hyperv_synic;
 };
 

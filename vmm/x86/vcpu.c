@@ -11,6 +11,7 @@
 #include "vmm/x86/cpuid.h"
 #include "vmm/x86/ioapic.h"
 #include "vmm/x86/msr.h"
+#include "vmm/x86/nested.h"
 
 enum { XSAVE_MAX_WORDS = 1 << 20, APIC_LVT0 = 0x350, APIC_LVT1 = 0x360, APIC_MODE_EXTINT = 7, APIC_MODE_NMI = 4 };
 enum { XSAVE_WORDS = sizeof(struct kvm_xsave) / sizeof(uint32_t) };
@@ -50,7 +51,7 @@ static const struct field kvm_fields[] = {
 	F_BYTES(struct vcpu_kvm_state, xcrs, .flags = F_REQUIRED),
 	F_BYTES(struct vcpu_kvm_state, mp_state, .flags = F_REQUIRED),
 	F_OPT(struct vcpu_kvm_state, tsc_khz, .flags = F_NULL),
-	F_ABSENT("nested_state"),
+	F_LIST(struct vcpu_kvm_state, nested_state, .flags = F_NULL, .count = NESTED_BYTES),
 	F(struct vcpu_kvm_state, hyperv_synic, .flags = F_REFUSE),
 	F_END,
 };
@@ -165,33 +166,12 @@ static int save_xsave(struct vcpu *vcpu, struct vcpu_kvm_state *s, struct err *e
 		   err);
 }
 
-/* A guest hypervisor's own guests are not saved: refused while it has any. A host that has no such state is fine. */
-static int check_nested(struct vcpu *vcpu, struct err *err)
-{
-	int bytes = kvm_check_cap(&vcpu_vm(vcpu)->kvm, KVM_CAP_NESTED_STATE);
-
-	if (bytes < (int)sizeof(struct kvm_nested_state))
-		return 0;
-	autofree struct kvm_nested_state *n = calloc(1, (size_t)bytes);
-	if (!n)
-		return err_num(err, ERR_INTERNAL, ENOMEM, "save vCPU %u", vcpu->index);
-	n->size = (uint32_t)bytes;
-	if (ioctl(vcpu->fd, KVM_GET_NESTED_STATE, n) < 0)
-		return 0;
-	bool vmx_on = n->format == KVM_STATE_NESTED_FORMAT_VMX && n->hdr.vmx.vmxon_pa != UINT64_MAX;
-	if (vmx_on || (n->flags & (KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_RUN_PENDING)))
-		return err_set(err, ERR_INTERNAL,
-			       "vCPU %u runs a virtual machine of its own (nested virtualization): that is not saved",
-			       vcpu->index);
-	return 0;
-}
-
 int arch_vcpu_save(struct vcpu *vcpu, struct vcpu_state *state, struct err *err)
 {
 	struct vcpu_kvm_state *s = &state->Kvm;
 
 	*state = (struct vcpu_state){};
-	if (check_nested(vcpu, err) < 0 || save_cpuid(vcpu, s, err) < 0)
+	if (save_cpuid(vcpu, s, err) < 0)
 		return err->num;
 	/* mp_state first: reading it makes KVM process a pending INIT or SIPI */
 	if (get(vcpu, KVM_GET_MP_STATE, &s->mp_state, "get the run state", err) < 0 ||
@@ -204,7 +184,8 @@ int arch_vcpu_save(struct vcpu *vcpu, struct vcpu_state *state, struct err *err)
 	int khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ);
 	s->has_tsc_khz = khz > 0;
 	s->tsc_khz = khz > 0 ? (uint32_t)khz : 0;
-	if (msr_save(&vcpu_vm(vcpu)->kvm, vcpu->fd, &s->msrs, &s->n_msrs, err) < 0)
+	if (nested_save(&vcpu_vm(vcpu)->kvm, vcpu->fd, &s->nested_state, &s->n_nested_state, err) < 0 ||
+	    msr_save(&vcpu_vm(vcpu)->kvm, vcpu->fd, &s->msrs, &s->n_msrs, err) < 0)
 		return err_wrap(err, "vCPU %u", vcpu->index);
 	return get(vcpu, KVM_GET_VCPU_EVENTS, &s->vcpu_events, "get events", err);
 }
@@ -255,7 +236,8 @@ int arch_vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state, struct err
 		return err->num;
 	uint64_t khz = s.has_tsc_khz ? s.tsc_khz : vcpu_vm(vcpu)->arch.tsc_khz;
 	uint64_t ticks = (uint64_t)((__uint128_t)vcpu_vm(vcpu)->arch.elapsed_ns * khz / 1000000);
-	if (msr_load(vcpu->fd, vcpu->index, s.msrs, s.n_msrs, ticks, err) < 0)
+	if (msr_load(vcpu->fd, vcpu->index, s.msrs, s.n_msrs, ticks, err) < 0 ||
+	    (s.nested_state && nested_load(vcpu->fd, s.nested_state, s.n_nested_state, err) < 0))
 		return err_wrap(err, "vCPU %u", vcpu->index);
 	return set(vcpu, KVM_SET_VCPU_EVENTS, &s.vcpu_events, "set events", err);
 }
