@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Static checks of the whole tree: layout, the rooms' walls, clang-tidy, cppcheck, gcc's analyzer, Python and shell syntax.
-#   scripts/lint.sh [format|rooms|tidy|cppcheck|analyzer|scripts]...      without arguments: all
+# Static checks of the whole tree: layout, the rooms' walls, names in documents, clang-tidy, cppcheck, gcc's analyzer, Python and shell syntax.
+#   scripts/lint.sh [format|rooms|docs|tidy|cppcheck|analyzer|scripts]...      without arguments: all
 # Exit status 1 when anything is found. A tool that is missing is a failure: scripts/setup.sh installs it.
 set -u
 cd "$(dirname "$0")/.."
@@ -61,13 +61,15 @@ scripts() {
 }
 
 rooms() { scripts/rooms.py && scripts/rooms.py --planted; }
+docs() { scripts/docs.py && scripts/docs.py --planted; }
 
 mkdir -p build
-[ $# -gt 0 ] || set -- format rooms tidy cppcheck analyzer scripts
+[ $# -gt 0 ] || set -- format rooms docs tidy cppcheck analyzer scripts
 for what in "$@"; do
 	case $what in
 	format) step format clang-format format ;;
 	rooms) step rooms python3 rooms ;;
+	docs) step docs python3 docs ;;
 	tidy) step tidy clang-tidy tidy ;;
 	cppcheck) step cppcheck cppcheck run_cppcheck ;;
 	analyzer) step analyzer gcc analyzer ;;

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Names in the documents exist: files, functions, structs, targets of make, and what links point to. Part of scripts/lint.sh.
+
+  scripts/docs.py             checks the documents of the tree that it stands in; names each line with a name that is not there
+  scripts/docs.py --planted   plants wrong names, one after the other, and wants each of them found
+
+Looked at is what stands in `backquotes`, outside of indented blocks. NAME in capitals stands for any name.
+"""
+import glob
+import os
+import re
+import subprocess
+import sys
+
+DOCUMENTS = ["CONTRIBUTING.md", "docs/architecture.md"]
+FILE_ENDINGS = ("c", "h", "py", "sh", "md", "yaml", "txt", "mk", "S", "ld", "json")
+C_FUNCTION = re.compile(r"^(?:#define )?[A-Za-z][^\n;={}()]*?\b(\w+)\(|^#define (\w+)\(", re.M)
+
+
+def tree():
+    found = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True).stdout
+    return [f for f in found.split("\n") if os.path.exists(f)]
+
+
+class Names:
+    def __init__(self):
+        self.files = set(tree())
+        self.folders = {os.path.dirname(f)[:n] for f in self.files for n in cuts(os.path.dirname(f))}
+        self.functions, self.structs, self.text = set(), set(), {}
+        for path in self.files:
+            if path.endswith((".c", ".h", ".py")):
+                with open(path, encoding="utf-8") as f:
+                    text = f.read()
+                if path.endswith(".py"):
+                    self.functions |= set(re.findall(r"^ *def (\w+)\(", text, re.M))
+                else:
+                    self.functions |= {a or b for a, b in C_FUNCTION.findall(text)}
+                    self.structs |= set(re.findall(r"^\t*struct (\w+)\s*\{", text, re.M))
+        with open("Makefile", encoding="utf-8") as f:
+            self.targets = set(re.findall(r"^([\w -]+):(?!=)", f.read(), re.M))
+        self.targets = {word for line in self.targets for word in line.split()}
+
+    def has_path(self, path):
+        pattern = re.sub(r"NAME", "*", path).rstrip("/")
+        if "*" in pattern:
+            return bool(glob.glob(pattern)) or "NAME" in path and os.path.dirname(path) in self.folders
+        return pattern in self.files or pattern in self.folders
+
+
+def cuts(folder):
+    return [m.start() for m in re.finditer("/", folder)] + [len(folder)]
+
+
+def wrong_in_span(span, names, rooms):
+    """What a span in backquotes names and is not there."""
+    words = span.split()
+    for i, word in enumerate(words):
+        word = word.strip(",;:")
+        function = re.fullmatch(r"(\w+)\(\)", word)
+        if function and function.group(1) not in names.functions:
+            yield f"no function is called {word}"
+        if i > 0 and words[i - 1] == "struct" and re.fullmatch(r"\w+", word) and word not in names.structs:
+            yield f"no struct is called {word}"
+        if i > 0 and words[0] == "make" and re.fullmatch(r"[a-z-]+", word) and word not in names.targets:
+            yield f"make has no target {word}"
+        if word.startswith(("/", "build/", "-")) or "=" in word or "…" in word:
+            continue
+        ending = re.fullmatch(r"[\w./*-]+\.(\w+)", word)
+        if ending and ending.group(1) in FILE_ENDINGS and "/" in word and not names.has_path(word):
+            yield f"there is no file {word}"
+        elif ending and ending.group(1) in FILE_ENDINGS and "/" not in word and not any(os.path.basename(f) == word for f in names.files):
+            yield f"no file is called {word}"
+        elif re.fullmatch(r"[\w./-]+/", word) and not any(names.has_path(room + word) for room in rooms):
+            yield f"there is no folder {word}"
+
+
+def check_text(path, text, names):
+    rooms = [""]
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.startswith("    "):
+            continue
+        lead = re.match(r"- `(\w+/)`:", line)      # "- `vmm/`: `core/` → …": its rooms
+        if lead:
+            rooms = ["", lead.group(1)]
+        elif line and not line.startswith(" "):
+            rooms = [""]
+        for span in re.findall(r"`([^`]+)`", line):
+            for what in wrong_in_span(span, names, rooms):
+                yield f"{path}:{number}: {what}"
+        for link in re.findall(r"\]\(([^)#]+)\)", line):
+            if "://" not in link and not os.path.exists(os.path.join(os.path.dirname(path), link)):
+                yield f"{path}:{number}: the link to {link} leads nowhere"
+
+
+def check_all(planted=None):
+    names = Names()
+    for path in DOCUMENTS:
+        with open(path, encoding="utf-8") as f:
+            yield from check_text(path, f.read() + (planted or ""), names)
+
+
+PLANTED = [
+    ("see `vmm/core/gone.c`", "there is no file vmm/core/gone.c"),
+    ("see `gone.c`", "no file is called gone.c"),
+    ("the work of `loop_gone()`", "no function is called loop_gone()"),
+    ("as in `struct gone`", "no struct is called gone"),
+    ("the rooms of `gone/`", "there is no folder gone/"),
+    ("run `make check-gone`", "make has no target check-gone"),
+    ("see [there](gone.md)", "the link to gone.md leads nowhere"),
+]
+
+
+def check_planted():
+    missed = 0
+    for line, message in PLANTED:
+        found = list(check_all(f"\n{line}\n"))
+        if sum(one.endswith(message) for one in found) != len(DOCUMENTS):
+            print(f"planted and not found: {line}")
+            missed += 1
+    print(f"docs: {len(PLANTED) - missed} of {len(PLANTED)} planted names were found")
+    return 1 if missed else 0
+
+
+def main():
+    if sys.argv[1:] == ["--planted"]:
+        return check_planted()
+    found = list(check_all())
+    print("\n".join(found), end="\n" if found else "")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    os.chdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+    sys.exit(main())
