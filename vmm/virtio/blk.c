@@ -12,6 +12,9 @@
 #include "common/log.h"
 
 enum { BOUNCE_MAX_BYTES = 64 << 20, REQUEST_MAX_BYTES = 1 << 30 };
+enum {
+	HELD_MAX_BYTES = BOUNCE_MAX_BYTES + (1 << 20)
+}; /* the longest list of segments has 512 KiB: one request always fits */
 
 struct request_head {
 	uint32_t type, reserved;
@@ -23,17 +26,21 @@ struct range_segment {
 	uint32_t num_sectors, flags;
 };
 
+/* LATER: there is no memory for it while others have theirs. BROKEN: not a request at all, the device needs a reset. */
+enum start { START_DONE, START_LATER, START_BROKEN };
+enum { NO_MEMORY = -1 };
+
 /* ---- requests ---- */
 
 static void release(struct blk *blk, struct request *rq)
 {
-	if (rq->iov != rq->few && rq->iov != rq->guest_iov)
-		free(rq->iov);
 	if (rq->guest_iov != rq->few)
 		free(rq->guest_iov);
 	free(rq->bounce);
 	rq->iov = rq->guest_iov = NULL;
 	rq->bounce = NULL;
+	blk->held -= rq->held;
+	rq->held = 0;
 	rq->next_free = blk->free_list;
 	blk->free_list = rq;
 }
@@ -44,16 +51,27 @@ static void answer(struct blk *blk, struct request *rq, uint8_t status, uint64_t
 	*rq->status = status;
 	virtio_push(&blk->vdev, rq->queue, rq->head, (uint32_t)written + 1);
 	release(blk, rq);
+	if (blk->starved)
+		(void)!write(blk->done.fd, &(uint64_t){ 1 }, sizeof(uint64_t));
+}
+
+/* Takes so much of the memory that all requests of the device may have at a time; false: it is used up. */
+static bool hold(struct blk *blk, struct request *rq, size_t bytes)
+{
+	if (bytes > HELD_MAX_BYTES - blk->held)
+		return false;
+	rq->held += (uint32_t)bytes;
+	blk->held += bytes;
+	return true;
 }
 
 /* The guest's data segments: `c` less the head in front and the status byte at the end. */
-static bool take_segments(struct request *rq, const struct chain *c, bool fill)
+static bool take_segments(struct blk *blk, struct request *rq, const struct chain *c, bool fill)
 {
 	const struct iovec *from = fill ? c->iov + c->n_read : c->iov;
 	unsigned n = fill ? c->n_write : c->n_read;
-	size_t skip = fill ? 0 : sizeof(struct request_head);
-
-	rq->guest_iov = n <= INLINE_SEGMENTS ? rq->few : malloc(n * sizeof(*rq->guest_iov));
+	size_t skip = fill ? 0 : sizeof(struct request_head), bytes = n * sizeof(*rq->guest_iov);
+	rq->guest_iov = n <= INLINE_SEGMENTS ? rq->few : hold(blk, rq, bytes) ? malloc(bytes) : NULL;
 	rq->n_guest_iov = 0;
 	rq->len = 0;
 	for (unsigned i = 0; rq->guest_iov && i < n; i++) {
@@ -75,20 +93,21 @@ static bool take_segments(struct request *rq, const struct chain *c, bool fill)
 }
 
 /* O_DIRECT wants aligned memory, and no system call takes more than IOV_MAX segments; guests mostly keep to both. */
-static bool make_bounce(const struct blk *blk, struct request *rq)
+static bool needs_bounce(const struct blk *blk, const struct request *rq)
 {
 	uintptr_t bits = 0;
 
 	for (unsigned i = 0; i < rq->n_guest_iov; i++)
 		bits |= (uintptr_t)rq->guest_iov[i].iov_base | rq->guest_iov[i].iov_len;
-	if ((!blk->direct || bits % SECTOR_BYTES == 0) && rq->n_guest_iov <= IOV_MAX)
-		return true;
-	if (rq->len > BOUNCE_MAX_BYTES || posix_memalign(&rq->bounce, GUEST_PAGE, rq->len) != 0)
+	return (blk->direct && bits % SECTOR_BYTES) || rq->n_guest_iov > IOV_MAX;
+}
+
+static bool make_bounce(struct blk *blk, struct request *rq)
+{
+	if (!hold(blk, rq, rq->len) || posix_memalign(&rq->bounce, GUEST_PAGE, rq->len) != 0)
 		return false;
-	rq->iov = malloc(sizeof(*rq->iov));
-	if (!rq->iov)
-		return false;
-	*rq->iov = (struct iovec){ .iov_base = rq->bounce, .iov_len = rq->len };
+	rq->one = (struct iovec){ .iov_base = rq->bounce, .iov_len = rq->len };
+	rq->iov = &rq->one;
 	rq->n_iov = 1;
 	if (rq->type == T_OUT)
 		iov_to_buf(rq->guest_iov, rq->n_guest_iov, 0, rq->bounce, rq->len);
@@ -183,24 +202,40 @@ static int check(const struct blk *blk, struct request *rq, uint64_t sector)
 	}
 }
 
-/* Takes one chain; false: not a request at all, the device needs a reset. */
-static bool start(struct blk *blk, unsigned queue, const struct chain *c)
+/* S_OK: to be done, and it has the memory for that; anything else is the answer, or NO_MEMORY. */
+static int prepare(struct blk *blk, struct request *rq, const struct chain *c, uint64_t sector)
+{
+	if (!take_segments(blk, rq, c, rq->type == T_IN || rq->type == T_GET_ID))
+		return NO_MEMORY;
+	int status = check(blk, rq, sector);
+	if (status != S_OK || (rq->type != T_IN && rq->type != T_OUT) || !needs_bounce(blk, rq))
+		return status;
+	if (rq->len > BOUNCE_MAX_BYTES)
+		return S_IOERR;
+	return make_bounce(blk, rq) ? S_OK : NO_MEMORY;
+}
+
+/* Takes one chain. */
+static enum start start(struct blk *blk, unsigned queue, const struct chain *c)
 {
 	struct request_head head;
 	struct request *rq = blk->free_list;
 
 	if (c->n_write == 0 || c->iov[c->n_read + c->n_write - 1].iov_len == 0 ||
 	    iov_to_buf(c->iov, c->n_read, 0, &head, sizeof(head)) < sizeof(head))
-		return false;
+		return START_BROKEN;
 	blk->free_list = rq->next_free;
 	const struct iovec *last = &c->iov[c->n_read + c->n_write - 1];
 	rq->status = (uint8_t *)last->iov_base + last->iov_len - 1;
 	rq->type = head.type;
 	rq->head = c->head;
 	rq->queue = (uint16_t)queue;
-	bool fill = head.type == T_IN || head.type == T_GET_ID;
-	int status = take_segments(rq, c, fill) ? check(blk, rq, head.sector) : S_IOERR;
-	if (status == S_OK && (rq->type == T_IN || rq->type == T_OUT) && !make_bounce(blk, rq))
+	int status = prepare(blk, rq, c, head.sector);
+	if (status == NO_MEMORY && blk->held > rq->held) {
+		release(blk, rq);
+		return START_LATER;
+	}
+	if (status == NO_MEMORY)
 		status = S_IOERR;
 	if (status != S_OK || ((rq->type == T_IN || rq->type == T_OUT) && rq->len == 0)) {
 		answer(blk, rq, (uint8_t)status, 0);
@@ -209,23 +244,34 @@ static bool start(struct blk *blk, unsigned queue, const struct chain *c)
 	} else {
 		blk_run(blk, rq);
 	}
-	return true;
+	return START_DONE;
+}
+
+/* Takes what waits in a queue, until requests or memory are used up. */
+static void take(struct blk *blk, unsigned queue)
+{
+	struct virtio_dev *vdev = &blk->vdev;
+	enum start started = START_DONE;
+	struct chain c;
+
+	while (started == START_DONE && blk->free_list && virtio_pop(vdev, queue, &c))
+		started = start(blk, queue, &c);
+	if (started == START_LATER)
+		vring_unpop(&vdev->queue[queue]);
+	if (started == START_BROKEN)
+		virtio_break(vdev, queue, "a request without head or status");
+	if (started == START_LATER || !blk->free_list)
+		blk->starved = true;
 }
 
 static void blk_notify(struct virtio_dev *vdev, unsigned queue)
 {
 	struct blk *blk = container_of(vdev, struct blk, vdev);
-	struct chain c;
 
 	do {
-		while (blk->free_list && virtio_pop(vdev, queue, &c)) {
-			if (start(blk, queue, &c))
-				continue;
-			virtio_break(vdev, queue, "a request without head or status");
-			break;
-		}
+		take(blk, queue);
 		blk_submit(blk);
-	} while (blk->free_list && virtio_more(vdev, queue));
+	} while (!blk->starved && virtio_more(vdev, queue));
 	virtio_interrupt(vdev, queue);
 }
 

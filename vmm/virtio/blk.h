@@ -50,14 +50,16 @@ enum { SPACE_BYTES = 60 };
 
 struct request {
 	struct request *next_free;
-	uint8_t *status;      /* in guest RAM */
-	uint64_t offset, len; /* in the image; len: bytes of data */
-	struct iovec *iov;    /* data segments: own, or `few` */
+	uint8_t *status;         /* in guest RAM */
+	uint64_t offset, len;    /* in the image; len: bytes of data */
+	const struct iovec *iov; /* what is read or written: guest_iov, or `one` */
 	unsigned n_iov;
-	struct iovec few[INLINE_SEGMENTS];
+	struct iovec one;
 	void *bounce;            /* see make_bounce() */
-	struct iovec *guest_iov; /* with a bounce buffer: the guest's own */
+	struct iovec *guest_iov; /* the guest's data segments: own, or `few` */
 	unsigned n_guest_iov;
+	struct iovec few[INLINE_SEGMENTS];
+	uint32_t held; /* bytes of blk->held */
 	uint32_t type, flags;
 	unsigned zero_way; /* enum zero_way: of write zeroes */
 	uint64_t zeroed;   /* bytes; ZERO_WRITE only */
@@ -83,6 +85,8 @@ struct blk {
 	struct loop *loop;  /* which waits for them */
 	struct request *requests, *free_list;
 	unsigned in_flight, n_requests;
+	uint64_t held; /* bytes of memory that requests have, see hold() */
+	bool starved; /* chains wait in their rings for a request or for memory: when one is answered, all queues are looked at */
 	uint64_t ring_faults;
 };
 

@@ -235,9 +235,10 @@ void blk_on_done(struct source *s, uint32_t events)
 	if (read(s->fd, &n, sizeof(n)) < 0)
 		return;
 	pthread_mutex_lock(&blk->vdev.lock);
-	bool starved = !blk->free_list;
 	reap(blk);
 	blk_submit(blk);
+	bool starved = blk->starved;
+	blk->starved = false;
 	for (unsigned q = 0; starved && q < blk->vdev.n_queues; q++)
 		virtio_notify(&blk->vdev, q);
 	pthread_mutex_unlock(&blk->vdev.lock);
