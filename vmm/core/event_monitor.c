@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The event monitor's one writer. Its settings are process-wide and fixed before threads exist. */
+/* The event monitor. Its settings are process-wide and fixed before the first thread exists. */
 #include "vmm/core/event_monitor.h"
 
 #include <fcntl.h>
@@ -48,7 +48,10 @@ static void emit(const char *source, const char *event, const struct property *p
 	}
 	strbuf_puts(&out, n > 0 ? "\n  }" : "null");
 	strbuf_puts(&out, "\n}\n\n");
-	/* One write, so that threads do not mix; a reader that is too slow loses events, the machine never waits. */
+	/*
+	 * One write for each event, so that threads do not mix. A reader that is too slow loses
+	 * events; the machine never waits for it.
+	 */
 	if (!out.failed && write(monitor.fd, out.text, out.len) < 0)
 		return;
 }

@@ -28,8 +28,9 @@ void gmem_layout(struct gmem *mem, uint64_t size, gpa_t low_end, gpa_t high_star
 }
 
 /*
- * Addresses at a multiple of HUGE_PAGE, as the guest's are: KVM gives a guest the host's huge pages only where both agree.
- * Nothing can be read there yet. NULL with errno.
+ * Reserves addresses at a multiple of HUGE_PAGE, as the guest's addresses are: KVM gives a guest
+ * the host's huge pages only where both addresses agree. Nothing can be read there yet. NULL with
+ * errno.
  */
 static uint8_t *reserve_addresses(size_t size)
 {
@@ -44,7 +45,7 @@ static uint8_t *reserve_addresses(size_t size)
 	return p + before;
 }
 
-/* What a failure leaves is gmem_unmap()'s. */
+/* gmem_unmap() releases what a failure leaves. */
 static int map_region(struct gmem_region *r, int flags, int fd, struct err *err)
 {
 	off_t offset = fd >= 0 ? (off_t)r->file_offset : 0;
@@ -64,7 +65,7 @@ int gmem_map_anon(struct gmem *mem, bool thp, bool reserve, struct err *err)
 		if (map_region(r, MAP_ANONYMOUS | (reserve ? 0 : MAP_NORESERVE), -1, err) < 0)
 			return err->num;
 		if (thp)
-			madvise(r->hva, r->size, MADV_HUGEPAGE); /* advice: a host without THP is fine */
+			madvise(r->hva, r->size, MADV_HUGEPAGE); /* a host without huge pages may ignore this advice */
 	}
 	mem->backing = GMEM_ANON;
 	return 0;
@@ -155,7 +156,10 @@ uint64_t gmem_replaced_run(const struct gmem *mem, uint64_t page, bool *ret_repl
 	return end;
 }
 
-/* How many more runs there are when [first, end) is replaced; of its region's pages alone: no mapping spans two regions. */
+/*
+ * How many more runs of replaced pages there are once [first, end) is replaced. Only pages of the
+ * same region count: no mapping spans two regions.
+ */
 static int more_runs(const struct gmem *mem, const struct gmem_region *r, uint64_t first, uint64_t end)
 {
 	uint64_t region_first = r->file_offset / GUEST_PAGE, region_end = region_first + r->size / GUEST_PAGE;
@@ -172,7 +176,10 @@ static int more_runs(const struct gmem *mem, const struct gmem_region *r, uint64
 	return 1 - runs_now;
 }
 
-/* New memory in place of what refills itself: one step for everybody who looks, this process, KVM and the pager. */
+/*
+ * Puts new memory in place of memory that refills. It is one step for everybody who looks: this
+ * process, KVM and the pager.
+ */
 static bool replace(struct gmem *mem, const struct gmem_region *r, uint8_t *hva, uint64_t len)
 {
 	uint64_t first = (r->file_offset + (uint64_t)(hva - r->hva)) / GUEST_PAGE, end = first + len / GUEST_PAGE;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Guest RAM: where it stands in the guest's physical address space and in ours. Mapped once before the first vCPU
- * exists, never moved or resized; so host pointers stay valid and need no lock. Pages that the guest gives back
- * (gmem_discard(), the balloon's) become zero where they stand.
+ * Guest RAM: where it stands in the guest's physical addresses and in this process. RAM is mapped
+ * once, before the first vCPU exists, and is never moved or resized: pointers into it stay valid
+ * and need no lock. Pages that the guest gives back through its balloon (gmem_discard()) become
+ * zero where they stand.
  */
 #ifndef VMM_CORE_GMEM_H
 #define VMM_CORE_GMEM_H
@@ -35,20 +36,32 @@ struct gmem {
 	enum gmem_backing backing;
 	int file_fd;  /* GMEM_FILE_COW: memory-ranges, owned, for the next snapshot; else -1 */
 	bool merges;  /* gmem_merge() was called */
-	bool refills; /* a page that is merely dropped would come back with the snapshot's bytes */
-	/* Of memory that refills, once something was discarded: a bit for each page, in file order, that has new memory. */
+	bool refills; /* a page that is merely dropped comes back with the snapshot's bytes */
+	/*
+	 * For memory that refills: a bit for each page, in file order, that has new memory. NULL
+	 * until the first page is discarded.
+	 */
 	uint64_t *replaced;
 	uint32_t n_replaced_runs;
 };
 
-/* Each run of replaced pages splits a mapping of the host's, which has 65530 at most. */
+/*
+ * The bound on runs of replaced pages: each run splits a mapping, and the host allows 65530
+ * mappings.
+ */
 enum { GMEM_MAX_REPLACED_RUNS = 8192 };
 
-/* Fills in the regions' places for `size` bytes of RAM; nothing is mapped yet. The split is the architecture's. */
+/*
+ * Fills in the places of the regions for `size` bytes of RAM; nothing is mapped yet. Where RAM is
+ * split is up to the architecture.
+ */
 void gmem_layout(struct gmem *mem, uint64_t size, gpa_t low_end, gpa_t high_start);
 /* Anonymous memory, zero. thp: advise huge pages. */
 MUST_CHECK int gmem_map_anon(struct gmem *mem, bool thp, bool reserve, struct err *err);
-/* Copy-on-write over the file, whose length must be mem->size (checked by the caller). Takes *fd over on success. */
+/*
+ * Maps the file copy-on-write. The caller has checked that the file has mem->size bytes. Takes *fd
+ * over on success.
+ */
 MUST_CHECK int gmem_map_cow(struct gmem *mem, int *fd, struct err *err);
 /*
  * The same in steps, where not all of the file is to be mapped: gmem_map_anon(), then gmem_map_run() for parts of the file, which are whole
@@ -61,14 +74,21 @@ uint8_t *gmem_file_ptr(const struct gmem *mem, uint64_t off);
 /* Populates all of RAM for writing. */
 MUST_CHECK int gmem_prefault(const struct gmem *mem, struct err *err);
 /*
- * Gives the whole pages in [hva, hva + len), which lie in one region, back to the host; they read as zero then. Never
- * shows bytes of the snapshot: where that would take too many mappings, the pages keep what the guest had there, and
- * false is returned. Callers take turns, and memfile_write() is not running.
+ * Gives the whole pages in [hva, hva + len), which lie in one region, back to the host; the guest
+ * reads zeros there from then on. The pages never show bytes of the snapshot: where that would take
+ * too many mappings, they keep what the guest had there, and the function returns false. Callers
+ * take turns; memfile_write() does not run meanwhile.
  */
 bool gmem_discard(struct gmem *mem, void *hva, uint64_t len);
-/* The end of the run of pages (in file order, from `page` on) that were all replaced, or all not: *ret_replaced. */
+/*
+ * The end of the run of pages, from `page` on in file order, that were all replaced or all not
+ * replaced. *ret_replaced says which.
+ */
 uint64_t gmem_replaced_run(const struct gmem *mem, uint64_t page, bool *ret_replaced);
-/* Lets the host's same-page merging (KSM) share equal pages of RAM that are our own. A host without it: logged, no error. */
+/*
+ * Lets the host's same-page merging (KSM) share equal pages of RAM that belong to this process. On
+ * a host without KSM that is logged, and no error.
+ */
 void gmem_merge(struct gmem *mem);
 void gmem_unmap(struct gmem *mem);
 
@@ -83,7 +103,7 @@ static inline void *gmem_ptr(const struct gmem *mem, gpa_t gpa, uint64_t len)
 	return NULL;
 }
 
-/* Copies into guest RAM; the loader's way to write. */
+/* Copies into guest RAM. For the loader; `what` names the bytes in the message. */
 MUST_CHECK int gmem_write(const struct gmem *mem, gpa_t gpa, const void *data, uint64_t len, const char *what,
 			  struct err *err);
 

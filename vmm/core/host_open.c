@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Opening what was named, or refusing to. */
+/* Opens what was named, or refuses. */
 #include "vmm/core/host_open.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* epoll, level-triggered. */
+/* The event loop over epoll, level-triggered. */
 #include "vmm/core/loop.h"
 
 #include <errno.h>

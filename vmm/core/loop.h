@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * An event loop: descriptors and what to call when they are ready. The main thread's has device back-ends, the API socket
- * and signals as sources; a busy device has a loop and thread of its own (worker.h). loop_add(), loop_mod(), loop_move() and
- * loop_mute() may be called from any thread, loop_del() from the loop's own, or while no thread runs it.
+ * An event loop: descriptors, and what to call when they are ready. The main thread's loop has
+ * device back-ends, the API socket and signals as its sources; a busy device has a loop and a
+ * thread of its own (vmm/virtio/worker.h). Any thread may call loop_add(), loop_mod(), loop_move()
+ * and loop_mute(). Only the loop's own thread may call loop_del(), or any thread while no thread
+ * runs the loop.
  */
 #ifndef VMM_CORE_LOOP_H
 #define VMM_CORE_LOOP_H
@@ -22,22 +24,28 @@ struct loop {
 	int epoll_fd;
 	bool stopped;
 	int exit_code;
-	struct epoll_event pending[16]; /* of the running round, so that a removed source is not called any more */
+	struct epoll_event pending[16]; /* of the running round: loop_del() takes its source out of it */
 	int n_pending;
 };
 
 MUST_CHECK int loop_init(struct loop *loop, struct err *err);
 void loop_done(struct loop *loop);
-/* `s` must stay where it is until loop_del(). `events` are EPOLLIN …; 0 waits for nothing (errors apart). */
+/* `s` stays where it is until loop_del(). `events` are EPOLLIN …; 0 waits for errors only. */
 MUST_CHECK int loop_add(struct loop *loop, struct source *s, uint32_t events, struct err *err);
 void loop_mod(struct loop *loop, struct source *s, uint32_t events);
-/* The source is served by loop `to` from now on; `from` may call it once more, and needs loop_del() before `s` goes. */
+/*
+ * Loop `to` serves the source from now on. `from` may call the source once more, and needs
+ * loop_del() before the source is freed.
+ */
 MUST_CHECK int loop_move(struct loop *from, struct loop *to, struct source *s, uint32_t events, struct err *err);
-/* No more events of a source that stays where it is. */
+/* Stops the events of a source that is not freed yet. */
 void loop_mute(struct loop *loop, struct source *s);
-/* A source that was never added is no error. */
+/* Takes a source out. A source that was never added is no error. */
 void loop_del(struct loop *loop, struct source *s);
-/* SIGTERM and SIGINT end the loop with 0. Before any thread exists, so that every thread blocks them. */
+/*
+ * SIGTERM and SIGINT end the loop with exit code 0. To be called before any other thread exists, so
+ * that every thread blocks the two.
+ */
 struct loop_signals {
 	struct source source;
 	struct loop *loop;

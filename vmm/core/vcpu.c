@@ -20,7 +20,10 @@
 
 enum { HOST_CPUS_MAX = 8192 }; /* the most that Linux can be built for */
 
-/* The vCPU of this thread, for the signal handler: KVM_RUN must return even when the signal comes just before it. */
+/*
+ * The shared page of this thread's vCPU, for the signal handler: KVM_RUN must return even when the
+ * signal comes just before it.
+ */
 static _Thread_local struct kvm_run *volatile own_run;
 
 static void on_kick(int sig)
@@ -147,7 +150,7 @@ static void run_once(struct vcpu *vcpu)
 		exit_cost_ns = took < exit_cost_ns ? took : exit_cost_ns;
 		dispatch_exit(vcpu);
 	} else if (errno == EINTR || errno == EAGAIN) {
-		vcpu->run->immediate_exit = 0; /* the goal is looked at next, and was set before the kick */
+		vcpu->run->immediate_exit = 0; /* the caller looks at the goal next; whoever kicked has set it before */
 	} else {
 		log_error("vCPU %u: KVM_RUN: errno %d", vcpu->index, errno);
 		guest_event(vcpu, GUEST_FAULT);
@@ -159,7 +162,10 @@ static bool must_park(const struct vcpu *vcpu)
 	return vcpu->set->goal != VCPUS_RUN || vcpu->set->guest_ended;
 }
 
-/* KVM finishes the port or memory access of the last exit only at the next KVM_RUN: let it, without a guest instruction. */
+/*
+ * KVM finishes the port or memory access of the last exit only at the next KVM_RUN. Lets KVM do so,
+ * without a guest instruction.
+ */
 static void complete_exit(struct vcpu *vcpu)
 {
 	vcpu->run->immediate_exit = 1;
@@ -168,7 +174,7 @@ static void complete_exit(struct vcpu *vcpu)
 	vcpu->run->immediate_exit = 0;
 }
 
-/* Waits until there is something else to do than to be parked; false: the thread ends. */
+/* Parks until the goal is another one; false: the thread ends. */
 static bool wait_parked(struct vcpu *vcpu)
 {
 	struct vcpus *vs = vcpu->set;
@@ -247,7 +253,7 @@ int vcpus_start(struct vcpus *vs, vcpu_prepare_fn prepare, void *arg, struct err
 	sigaction(KICK_SIGNAL, &kick, NULL);
 	sigfillset(&all);
 	sigdelset(&all, KICK_SIGNAL);
-	pthread_sigmask(SIG_SETMASK, &all, &old); /* signals are the main thread's; the threads inherit this */
+	pthread_sigmask(SIG_SETMASK, &all, &old); /* the new threads inherit this: only the main thread takes signals */
 	int r = 0;
 	for (unsigned i = 0; i < vs->n && r == 0; i++)
 		r = start_thread(&vs->vcpu[i], err);
@@ -321,7 +327,7 @@ void vcpus_go_on(struct vcpus *vs, bool held)
 		vcpus_run(vs);
 }
 
-/* A vCPU that runs takes no ioctl. */
+/* A vCPU takes no ioctl while it runs. */
 int vcpus_nmi(struct vcpus *vs, struct err *err)
 {
 	bool ran = vcpus_hold(vs);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * vCPUs: one thread each, which does nothing but KVM_RUN and dispatch of its exits. The thread is started parked;
- * the main thread lets all run, or parks all and waits until they are.
+ * vCPUs: each has a thread, which does nothing but KVM_RUN and the dispatch of exits. The thread
+ * begins parked. The main thread lets all vCPUs run, or parks all and waits until they are parked.
  */
 #ifndef VMM_CORE_VCPU_H
 #define VMM_CORE_VCPU_H
@@ -17,14 +17,14 @@ struct bus;
 struct kvm;
 struct vcpus;
 
-/* Why the guest stopped by itself, or that it ejected a device. */
+/* Why the guest stopped by itself; GUEST_EJECT: it has let go of a device, and runs on. */
 enum guest_event { GUEST_POWEROFF = 1, GUEST_RESET = 2, GUEST_FAULT = 4, GUEST_EJECT = 8 };
 
-/* What vCPUs get of their machine, which outlives them. */
+/* What vCPUs see of their machine. The machine outlives them. */
 struct vcpu_env {
 	const struct kvm *kvm;
 	struct bus *pio, *mmio;
-	/* On a vCPU's thread, which parks next. */
+	/* Called on a vCPU's thread. The thread parks next. */
 	void (*guest_event)(void *opaque, enum guest_event event);
 	void *opaque;
 };
@@ -36,10 +36,13 @@ struct vcpu {
 	struct kvm_run *run;
 	pthread_t thread;
 	bool has_thread;
-	struct err err; /* of the thread's preparation; read by vcpus_wait() */
+	struct err err; /* what failed in the thread's preparation; vcpus_wait() reads it */
 };
 
-/* What a vCPU's thread does once before it parks: loading saved state, on all vCPUs at once. */
+/*
+ * What each vCPU's thread does once before it parks: all vCPUs load their saved state at the same
+ * time.
+ */
 typedef int (*vcpu_prepare_fn)(struct vcpu *vcpu, void *arg, struct err *err);
 
 /* What the vCPU threads are to do; guarded by lock. */
@@ -59,21 +62,30 @@ struct vcpus {
 };
 
 MUST_CHECK int vcpus_create(struct vcpus *vs, const struct vcpu_env *env, unsigned n, struct err *err);
-/* Starts the threads; they prepare and park. */
+/* Starts the threads. Each thread prepares and parks. */
 MUST_CHECK int vcpus_start(struct vcpus *vs, vcpu_prepare_fn prepare, void *arg, struct err *err);
-/* Returns when all have parked; the error of the first that could not prepare. */
+/* Waits until all vCPUs have parked. The error is that of the first vCPU that could not prepare. */
 MUST_CHECK int vcpus_wait(struct vcpus *vs, struct err *err);
-/* Returns when every vCPU has left KVM with no operation half done. Not for vCPU threads. */
+/*
+ * Parks all vCPUs: on return each has left KVM with no operation half done. Not to be called by
+ * vCPU threads.
+ */
 void vcpus_park(struct vcpus *vs);
 void vcpus_run(struct vcpus *vs);
-/* Parks them for a moment, if they run: what it answers goes to vcpus_go_on(). */
+/* Parks the vCPUs for a moment, if they run. The result goes to vcpus_go_on(). */
 bool vcpus_hold(struct vcpus *vs);
 void vcpus_go_on(struct vcpus *vs, bool held);
-/* A non-maskable interrupt for each, whether they run or are parked. Main thread. */
+/* Gives each vCPU a non-maskable interrupt, whether the vCPUs run or are parked. Main thread. */
 MUST_CHECK int vcpus_nmi(struct vcpus *vs, struct err *err);
-/* The least time that this thread's vCPU needed from KVM_RUN to an exit by the guest, ns: what an exit costs on this host. */
+/*
+ * The least time in ns that this thread's vCPU took from KVM_RUN to an exit by the guest: what an
+ * exit costs on this host.
+ */
 uint64_t vcpu_exit_cost_ns(void);
-/* Where the thread of a started vCPU may run: host CPUs by their numbers. ERR_INVALID: none of them is there. */
+/*
+ * Binds the thread of a started vCPU to host CPUs, given by their numbers. ERR_INVALID: the host
+ * has none of them.
+ */
 MUST_CHECK int vcpu_pin(const struct vcpu *vcpu, const uint32_t *host_cpus, uint32_t n, struct err *err);
 /* Ends the threads, closes the vCPUs. */
 void vcpus_destroy(struct vcpus *vs);

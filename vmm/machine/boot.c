@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Building a machine that boots. */
+/* Builds a machine that boots. */
 #include <stddef.h>
 
 #include "vmm/core/arch.h"
@@ -48,8 +48,9 @@ static int step_threads(struct build *b, struct err *err)
 }
 
 /*
- * The order of work, and with it of ioctls, is here and nowhere else: memory slots before the irqchip (a slot set after
- * it waits for a grace period), no ioeventfd. `make bench` shows what each step costs.
+ * The order of the steps, and with it of the ioctls, stands here and nowhere else. Memory slots
+ * come before the irqchip: a slot that is set after it waits for a grace period. There is no
+ * ioeventfd. `make bench` shows what each step costs.
  */
 static const struct step boot_steps[] = {
 	{ "events", step_events },

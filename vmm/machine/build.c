@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What the two ways to build a machine share. */
+/* The steps that a boot and a restore share, and what runs them. */
 #include "vmm/machine/build.h"
 
 #include <errno.h>

@@ -14,7 +14,7 @@
 
 /* Where the devices of a machine come from. */
 struct origin {
-	bool hot;                     /* the machine runs, or is paused: it was made before */
+	bool hot;                     /* the machine was made before: it runs, or is paused */
 	const struct json_node *tree; /* "device_tree" of the snapshot; NULL: there is none */
 };
 
@@ -48,7 +48,10 @@ static const struct json_node *tree_entry(const struct json_node *tree, const ch
 	return json_get(tree, name);
 }
 
-/* Slot and kind of BAR as in the snapshot: they tell apart what was plugged in later, and what was there from the beginning. */
+/*
+ * Takes slot and kind of BAR from the snapshot: a device that was plugged in later differs there
+ * from one that was there at the boot.
+ */
 static struct pci_place saved_place(const struct json_node *entry, struct pci_place place)
 {
 	const struct json_node *bdf = json_get(entry, "pci_bdf"), *resources = json_get(entry, "resources");
@@ -92,7 +95,7 @@ static int attach_device(struct vm *vm, const struct origin *origin, struct virt
 	return r;
 }
 
-/* `made`: what the constructor said that filled *vdev. */
+/* `made` is the result of the constructor that filled *vdev. */
 static int add_device(struct vm *vm, const struct origin *origin, int made, struct virtio_dev **vdev, bool has_slot,
 		      uint8_t slot, struct err *err)
 {
@@ -129,7 +132,7 @@ static int add_vsock(struct vm *vm, const struct origin *origin, struct vsock_co
 			  v->pci_device_id, err);
 }
 
-/* Slots are given out in this order: the guest sees it. */
+/* The order of these calls is the order of PCI slots, which the guest sees. */
 static int add_virtio(struct vm *vm, const struct origin *o, struct err *err)
 {
 	struct vm_config *c = vm->config;
@@ -259,7 +262,7 @@ void devices_counters_json(struct vm *vm, struct strbuf *out)
 	strbuf_putc(out, '}');
 }
 
-/* NULL: there is none. */
+/* The device of that type with that id (NULL: any); NULL: there is none. */
 static struct virtio_dev *find_device(const struct vm *vm, uint16_t type, const char *id)
 {
 	for (unsigned i = 0; i < vm->n_devs; i++) {

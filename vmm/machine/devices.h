@@ -6,34 +6,49 @@
 #include "vmm/machine/machine.h"
 #include "vmm/virtio/virtio.h"
 
-/* Makes serial port and virtio devices and attaches them; writes automatic ids and MACs into vm->config. */
+/*
+ * Makes the serial port and the virtio devices and attaches them. Automatic ids and MACs are
+ * written into vm->config.
+ */
 MUST_CHECK int devices_new(struct vm *vm, struct err *err);
-/* The same, each in its slot of the snapshot: `node` is "device-manager". Then comes devices_load(). */
+/*
+ * As devices_new(), but each device in its slot of the snapshot. `node` is "device-manager";
+ * devices_load() comes next.
+ */
 MUST_CHECK int devices_restore(struct vm *vm, const struct json_node *node, struct err *err);
-/* One more for a machine that runs or is paused, in vm->dev[] last; its configuration stays where it is. Main thread. */
+/*
+ * Adds a device to a machine that runs or is paused, as the last of vm->dev[]. Its configuration
+ * stays where it is. Main thread.
+ */
 MUST_CHECK int devices_plug_disk(struct vm *vm, struct disk_config *cfg, struct err *err);
 MUST_CHECK int devices_plug_net(struct vm *vm, struct net_config *cfg, struct err *err);
 MUST_CHECK int devices_plug_vsock(struct vm *vm, struct vsock_config *cfg, struct err *err);
-/* NULL: none has that id. */
+/* The device with that id, or NULL. */
 struct virtio_pci *devices_find(const struct vm *vm, const char *id);
-/* Takes one out of the machine and frees it. No vCPU runs meanwhile. */
+/* Takes a device out of the machine and frees it. No vCPU runs meanwhile. */
 void devices_remove(struct vm *vm, struct virtio_pci *t);
 void devices_free(struct vm *vm);
-/* Main thread, vCPUs parked. After pause nothing is in flight. */
+/* Main thread, vCPUs parked. Once devices_pause() has returned, nothing is in flight. */
 void devices_pause(struct vm *vm);
 void devices_resume(struct vm *vm, bool restored);
-/* Adds up what went through the devices. */
+/* Adds the counters of all devices up. */
 void devices_counters(struct vm *vm, struct virtio_counters *ret);
 /* The JSON of vm.counters. */
 void devices_counters_json(struct vm *vm, struct strbuf *out);
-/* What the balloon is to be; false: there is none. And what it is, 0 without one. */
+/*
+ * Sets the size that the balloon is to have; false: there is no balloon. devices_balloon_bytes() is
+ * the size that it has, 0 without one.
+ */
 bool devices_resize_balloon(struct vm *vm, uint64_t bytes);
 uint64_t devices_balloon_bytes(const struct vm *vm);
 /* ERR_NOT_FOUND: no disk has that id. */
 MUST_CHECK int devices_resize_disk(struct vm *vm, const char *id, uint64_t bytes, struct err *err);
-/* The node "device-manager" with all its children. */
+/* Writes the node "device-manager" with all its children. */
 void devices_save(struct vm *vm, struct strbuf *out);
-/* From that node, into devices that devices_restore() made; every device of the configuration must be in it. */
+/*
+ * Loads that node into the devices that devices_restore() made. Every device of the configuration
+ * must be in the node.
+ */
 MUST_CHECK int devices_load(struct vm *vm, const struct json_node *node, struct err *err);
 /* The object "device_tree" of vm.info and state.json. */
 void devices_tree(const struct vm *vm, struct strbuf *out);

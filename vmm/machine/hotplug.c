@@ -14,7 +14,8 @@
 
 /* A list of VmConfig whose elements begin with their id. */
 struct list {
-	size_t items, count, bytes; /* where its pointer and its length are; the size of an element */
+	size_t items, count,
+		bytes; /* items, count: offsets of the list's pointer and length; bytes: the size of an element */
 	const struct field *rows;
 };
 
@@ -50,7 +51,7 @@ static int index_of(const struct list *l, struct vm_config *c, const char *id)
 	return list_find_id(*items_of(l, c), *count_of(l, c), l->bytes, id);
 }
 
-/* *item is moved from. NULL: no memory. */
+/* Appends *item, which is moved from. NULL: no memory. */
 static void *append(const struct list *l, struct vm_config *c, void *item, struct err *err)
 {
 	uint32_t *n = count_of(l, c);
@@ -68,7 +69,7 @@ static void *append(const struct list *l, struct vm_config *c, void *item, struc
 	return at;
 }
 
-/* Takes element i out; *ret_item is the caller's then. */
+/* Takes element i out of the list; *ret_item becomes the caller's. */
 static void take_out(const struct list *l, struct vm_config *c, uint32_t i, void *ret_item)
 {
 	char *at = *items_of(l, c) + i * l->bytes;
@@ -82,7 +83,7 @@ union item {
 	struct net_config net;
 };
 
-/* Its descriptors too. */
+/* Frees an item and closes its descriptors. */
 static void drop_item(const struct list *l, void *item)
 {
 	struct vm_config one = {};
@@ -98,7 +99,10 @@ static bool has_id(const char *own, const char *id)
 	return own && strcmp(own, id) == 0;
 }
 
-/* `to` NULL: nobody wants it any more. */
+/*
+ * Moves the item called `id` from one configuration to another; `to` NULL: frees it. false: there
+ * is none.
+ */
 static bool move_item(const struct list *l, struct vm_config *from, struct vm_config *to, const char *id)
 {
 	struct err err = {};
@@ -123,7 +127,7 @@ static void drop_vsock(struct vm_config *from)
 	free(one.vsock);
 }
 
-/* The disk, net or vsock of that name; false: there is none. */
+/* Moves, or frees, the disk, net or vsock called `id`; false: there is none. */
 static bool move_entry(struct vm_config *from, struct vm_config *to, const char *id)
 {
 	for (unsigned k = 0; k < ARRAY_LEN(lists); k++)
@@ -147,7 +151,10 @@ static int wanted_slot(bool has, uint8_t slot)
 	return has ? slot : NO_SLOT;
 }
 
-/* A slot for the new device; one out of range is vm_config_check()'s to refuse. */
+/*
+ * Checks that the new device can have a slot. A number that is out of range is refused by
+ * vm_config_check().
+ */
 static int check_slot(struct vm *vm, int wanted, struct err *err)
 {
 	unsigned unused;
@@ -161,7 +168,7 @@ static int check_slot(struct vm *vm, int wanted, struct err *err)
 	return r < 0 ? err_wrap(err, "Error from device manager") : 0;
 }
 
-/* The new entry is in the configuration. */
+/* Checks a configuration that has the new entry already. */
 static int check_entry(const struct vm_config *config, const struct vm *vm, const char *id, struct err *err)
 {
 	if (vm_config_check(config, err) < 0)
@@ -172,7 +179,10 @@ static int check_entry(const struct vm_config *config, const struct vm *vm, cons
 	return err_wrap(err, "Error from device manager");
 }
 
-/* `made`: what the machine said to its new device, the last of vm->dev[]. The guest hears of it. */
+/*
+ * Tells the guest of its new device, the last of vm->dev[], and writes the answer. `made` is the
+ * result of adding it.
+ */
 static int announce(struct vm *vm, int made, struct strbuf *out, struct err *err)
 {
 	char bdf[PCI_BDF_BYTES];
@@ -197,7 +207,7 @@ static void drop_last(const struct list *l, struct vm_config *config)
 	drop_item(l, &item);
 }
 
-/* One more of a list: `item` is moved from. NULL: refused, and closed. */
+/* Adds `item`, which is moved from, to a list. NULL: the item was refused, and freed. */
 static void *add_item(const struct list *l, struct vm_config *config, struct vm *vm, void *item, int slot,
 		      struct err *err)
 {
@@ -267,7 +277,7 @@ int hotplug_add_vsock(struct vm_config *config, struct vm *vm, struct vsock_conf
 
 /* ---- going ---- */
 
-/* One that may go, by its own id or by its transport's. */
+/* Finds a device that may go, by its own id or by its transport's. */
 static int find_removable(const struct vm *vm, const char *id, struct virtio_pci **ret, struct err *err)
 {
 	const char *own = strncmp(id, TRANSPORT_PREFIX, strlen(TRANSPORT_PREFIX)) == 0 ? id + strlen(TRANSPORT_PREFIX)
@@ -298,13 +308,16 @@ int hotplug_remove(struct vm_config *config, struct vm *vm, const char *id, stru
 	hotplug_ejected(vm);
 	if (find_removable(vm, id, &t, err) < 0)
 		return err_wrap(err, "Error from device manager");
-	move_entry(config, &vm->removed, id); /* nothing when it was asked for before, or by the transport's id */
+	move_entry(config, &vm->removed, id); /* does nothing when `id` was removed before, or is the transport's */
 	arch_pci_changed(vm, 0, 1U << t->pci.slot);
 	log_info("device '%s' is to go", t->vdev->id);
 	return 0;
 }
 
-/* Its configuration stays if nobody asked for this: it is there again after a reboot. */
+/*
+ * Frees an ejected device. When nobody had asked for the ejection, the device's configuration
+ * stays: the device is there again after a reboot.
+ */
 static void remove_device(struct vm *vm, struct virtio_pci *t)
 {
 	char id[sizeof(t->vdev->id)], bdf[PCI_BDF_BYTES];
@@ -329,7 +342,10 @@ void hotplug_ejected(struct vm *vm)
 
 /* ---- snapshots ---- */
 
-/* A list of *all with those of its entries, and of more, whose device is there; the strings stay theirs. NULL: no memory. */
+/*
+ * Replaces a list of *all by a new one: those of its own entries and of the entries in *more whose
+ * device is there. The strings are not copied. NULL: no memory.
+ */
 static void *present(const struct list *l, const struct vm *vm, struct vm_config *all, struct vm_config *more)
 {
 	uint32_t n = 0, most = *count_of(l, all) + *count_of(l, more);
@@ -361,7 +377,7 @@ void hotplug_save_config(const struct vm *vm, struct strbuf *out)
 	fields_save(vm_config_fields, &c, out);
 }
 
-/* Bits are PCI slots. */
+/* A bit for each PCI slot. */
 struct saved {
 	uint32_t came, going;
 };

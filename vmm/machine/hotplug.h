@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Devices that come to a machine and go: vm.add-disk, vm.add-net, vm.add-vsock, vm.remove-device, and what the guest does
- * about it. A device that is asked to go leaves the configuration at once and the machine when the guest ejects it; until then its
- * configuration is in vm->removed. Main thread.
+ * Devices that come to a machine and go: vm.add-disk, vm.add-net, vm.add-vsock, vm.remove-device,
+ * and what the guest does about them. A device that is asked to go leaves the configuration at
+ * once, and the machine when the guest ejects it. In between its configuration is in vm->removed.
+ * Main thread.
  */
 #ifndef VMM_MACHINE_HOTPLUG_H
 #define VMM_MACHINE_HOTPLUG_H
@@ -13,8 +14,9 @@ struct json_node;
 struct vm;
 
 /*
- * Each adds to the configuration, and to the machine (`vm` NULL: there is none), which writes {"id", "bdf"} to `out`. The new entry is moved
- * from in any case; its descriptors become the configuration's, or are closed on failure.
+ * Each adds a device to the configuration, and to the machine when there is one (`vm` not NULL),
+ * which writes {"id", "bdf"} to `out`. The new entry is moved from in any case; its descriptors
+ * become the configuration's, or are closed on failure.
  */
 MUST_CHECK int hotplug_add_disk(struct vm_config *config, struct vm *vm, struct disk_config *disk, struct strbuf *out,
 				struct err *err);
@@ -22,19 +24,25 @@ MUST_CHECK int hotplug_add_net(struct vm_config *config, struct vm *vm, struct n
 			       struct err *err);
 MUST_CHECK int hotplug_add_vsock(struct vm_config *config, struct vm *vm, struct vsock_config *vsock,
 				 struct strbuf *out, struct err *err);
-/* Out of the configuration; without a machine that is all. ERR_NOT_FOUND: nothing has that id. */
+/*
+ * Takes a device out of the configuration and asks the guest to let go of it; without a machine the
+ * former is all. ERR_NOT_FOUND: nothing has that id.
+ */
 MUST_CHECK int hotplug_remove(struct vm_config *config, struct vm *vm, const char *id, struct err *err);
-/* The guest ejected devices: they end. */
+/* Frees the devices that the guest has ejected. */
 void hotplug_ejected(struct vm *vm);
 
-/* config.json of a snapshot: the devices that the machine has now. */
+/* Writes config.json of a snapshot: with the devices that the machine has now. */
 void hotplug_save_config(const struct vm *vm, struct strbuf *out);
-/* What the guest has not seen yet: a member of "device-manager", absent when there is nothing; and back. */
+/*
+ * Writes what the guest has not seen yet, as a member of "device-manager"; nothing when there is
+ * nothing. hotplug_load() reads it back.
+ */
 void hotplug_save(struct vm *vm, struct strbuf *out);
 MUST_CHECK int hotplug_load(struct vm *vm, const struct json_node *manager, struct err *err);
-/* The restored machine goes on: its guest is told what it did not see before the snapshot. */
+/* Before a restored machine goes on: tells its guest what it had not seen before the snapshot. */
 void hotplug_tell_again(struct vm *vm);
-/* Lets go of vm->removed. */
+/* Releases vm->removed. */
 void hotplug_done(struct vm *vm);
 
 #endif

@@ -66,9 +66,9 @@ void vm_free(struct vm *vm)
 	if (!vm)
 		return;
 	if (vm->build)
-		build_join_reader(vm->build); /* which uses what is closed here */
+		build_join_reader(vm->build); /* the reader uses what is closed below */
 	vcpus_destroy(&vm->vcpus);
-	build_free(vm->build); /* which vCPU threads use */
+	build_free(vm->build); /* the vCPU threads used it */
 	devices_free(vm);
 	hotplug_done(vm);
 	ondemand_stop(vm->ondemand);
@@ -85,14 +85,14 @@ void vm_free(struct vm *vm)
 int vm_pause(struct vm *vm, struct err *err)
 {
 	vcpus_park(&vm->vcpus);
-	hotplug_ejected(vm); /* what the guest has let go of belongs to no snapshot */
+	hotplug_ejected(vm); /* a device that the guest has let go of belongs to no snapshot */
 	devices_pause(vm);
 	for (unsigned i = 0; i < vm->vcpus.n; i++)
 		arch_vcpu_paused(&vm->vcpus.vcpu[i]);
 	return arch_clock_pause(vm, err);
 }
 
-/* Time first, then the interrupts of the devices, then the guest. */
+/* The clocks go on first, then the interrupts of the devices, then the guest. */
 int vm_resume(struct vm *vm, bool first, struct err *err)
 {
 	if (!first || vm->restored) {

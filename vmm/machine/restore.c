@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Building a machine from its snapshot: first all that does not depend on the request, then the devices. */
+/*
+ * Builds a machine from its snapshot: first all that does not depend on the request, then the
+ * devices.
+ */
 #include <stddef.h>
 
 #include "common/log.h"
@@ -10,14 +13,15 @@
 #include "vmm/state/snapshot_read.h"
 #include "vmm/state/state.h"
 
-/* In the mode that was asked for; never in another one. */
+/* Maps memory in the mode that was asked for, never in another one. */
 static int step_restore_memory(struct build *b, struct err *err)
 {
 	const struct memory_config *m = &b->vm->config->memory;
 	struct gmem *mem = &b->vm->mem;
 
 	arch_layout_ram(mem, m->size);
-	if (b->saved == &b->own && snapshot_check_memory(b->snap, mem, err) < 0) /* else the template host did */
+	if (b->saved == &b->own &&
+	    snapshot_check_memory(b->snap, mem, err) < 0) /* else the template host has checked it */
 		return err->num;
 	int r;
 	if (b->mode == RESTORE_COPYONWRITE)
@@ -64,7 +68,10 @@ static int step_reader(struct build *b, struct err *err)
 	return r ? err_num(err, ERR_INTERNAL, r, "start a thread") : 0;
 }
 
-/* All is read, and the host's CPU has what the guest was told. */
+/*
+ * Waits until state.json is read; the reader has checked that the host's CPU has what the guest was
+ * told.
+ */
 static int step_state(struct build *b, struct err *err)
 {
 	build_join_reader(b);
@@ -103,7 +110,7 @@ static int step_finish(struct build *b, struct err *err)
 	return vcpus_wait(&b->vm->vcpus, err);
 }
 
-/* As in boot.c: memory slots before the irqchip. */
+/* As in boot.c, memory slots come before the irqchip. */
 static const struct step park_steps[] = {
 	{ "events", step_events },
 	{ "reader", step_reader },

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* MSI-X (PCI 3.0, 6.8.2). */
+/* The MSI-X table and its pending bits (PCI 3.0, 6.8.2). */
 #include "vmm/pci/msix.h"
 
 #include <errno.h>
@@ -73,7 +73,7 @@ void msix_interrupt(struct msix *m, const struct kvm *kvm, uint32_t vector)
 		deliver_vector(m, kvm, vector);
 }
 
-/* Sends what became deliverable. */
+/* Sends the pending messages that may be delivered now. */
 static void flush_pending(struct msix *m, const struct kvm *kvm, uint32_t first, uint32_t last)
 {
 	for (uint32_t v = first; m->enabled && !m->masked && v <= last; v++) {

@@ -193,7 +193,10 @@ uint64_t pci_bar0_address(const struct pci_config *cfg)
 	return cfg->bars[0].type == PCI_BAR_MEMORY64 ? low | (uint64_t)cfg->registers[PCI_REG_BAR0 + 1] << 32 : low;
 }
 
-/* BAR registers hold what was written, less the bits below the size; the guest reads the size that way. */
+/*
+ * Clears the bits of the BAR registers that are below its size: a guest finds the size out that
+ * way.
+ */
 static void update_bar(struct pci_device *dev)
 {
 	struct pci_config *c = &dev->cfg;
@@ -261,7 +264,7 @@ static void pci_write(struct pci_bus *bus, uint32_t address, const void *data, u
 
 enum { CONFIG_ADDRESS_ENABLE = 1U << 31, PORT_DATA = 4 };
 
-/* 0xcf8's bus, slot, function and register, moved to where ECAM has them. */
+/* Bus, slot, function and register of port 0xcf8, moved to where ECAM has them. */
 static uint32_t port_target(const struct pci_bus *bus, unsigned off)
 {
 	uint32_t a = bus->address;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A virtio device behind its transport (transport.c): features, queues, and the few functions by which one kind of
- * device differs from another. Every function of a device runs with its lock held: on a vCPU's thread (registers,
- * notifications) or on the main thread (descriptors, pause, snapshot).
+ * A virtio device behind its transport (transport.c): features, queues, and the few functions by
+ * which one kind of device differs from another. Every function of a device runs with the device's
+ * lock held: on a vCPU's thread (registers, notifications), on the thread of the device's worker
+ * (notifications and back-end of a busy device, see worker.h), or on the main thread (back-end of
+ * an idle device, pause, snapshot).
  */
 #ifndef VMM_VIRTIO_VIRTIO_H
 #define VMM_VIRTIO_VIRTIO_H
@@ -115,7 +117,10 @@ struct virtio_dev {
 /* Sets up the common part; every queue gets max_size = size = queue_size. */
 MUST_CHECK int virtio_init(struct virtio_dev *vdev, const struct virtio_device_ops *ops, const struct gmem *mem,
 			   const char *id, unsigned n_queues, uint16_t queue_size, struct err *err);
-/* The end of a constructor, `r` being what its steps said: *ret is the device, or the device is freed. Returns `r`. */
+/*
+ * Ends a constructor whose steps gave `r`: *ret becomes the device, or the device is freed. Returns
+ * `r`.
+ */
 MUST_CHECK int virtio_made(struct virtio_dev *vdev, const struct virtio_device_ops *ops, int r,
 			   struct virtio_dev **ret);
 /* Deactivates and releases the common part. */
