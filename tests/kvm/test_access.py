@@ -5,11 +5,12 @@ import json
 import os
 import shutil
 import socket
+import stat
 import struct
 import threading
 
 from forkdtest import Daemon, ForkdTest, alive, request
-from kvmtest import guest, read, wait_for
+from kvmtest import MIB, VMM, guest, read, wait_for, write
 
 USER = 65534
 
@@ -30,6 +31,54 @@ def as_user(work):
         text = f.read()
     os.waitpid(child, 0)
     return json.loads(text) if text else None
+
+
+class Unreadable(ForkdTest):
+    """A program that its user may run and not read, or that has file capabilities, may not open its own pagemap."""
+
+    def program(self, mode, capabilities):
+        """A copy of the VMM that runs as uid 65534, with a /dev/kvm that it may open."""
+        path, node = self.path(self.unique("forkd-vmm")), self.path(self.unique("kvm"))
+        shutil.copy(VMM, path)
+        os.chmod(path, mode)
+        if capabilities:                                                # cap_net_admin+ep, as setcap writes it
+            os.setxattr(path, "security.capability", struct.pack("<5I", 0x02000001, 1 << 12, 0, 0, 0))
+        os.mknod(node, 0o666 | stat.S_IFCHR, os.stat("/dev/kvm").st_rdev)
+        os.chmod(node, 0o666)
+        write(path + ".sh", f"""#!/bin/sh
+[ "$1" = inside ] || exec unshare -m "$0" inside "$@"
+shift
+mount --bind {node} /dev/kvm
+# setpriv still has its capabilities when it starts something, and would be able to read the program
+exec setpriv --reuid {USER} --regid {USER} --clear-groups sh -c 'exec "$0" "$@"' {path} "$@"
+""")
+        os.chmod(path + ".sh", 0o755)
+        return path + ".sh"
+
+    def snapshot(self, vmm):
+        directory = self.new_dir("snapshot")
+        os.chown(directory, USER, USER)
+        vmm.snapshot(directory)
+        self.assertLess(os.stat(os.path.join(directory, "memory-ranges")).st_blocks * 512, 32 * MIB)
+        vmm.stop()
+        return directory
+
+    def test_snapshots(self):
+        if os.geteuid() != 0:
+            self.skipTest("needs root to become another user")
+        os.chmod(self.dir, 0o777)
+        for mode, capabilities in ((0o711, False), (0o755, True)):
+            with self.subTest(mode=oct(mode), capabilities=capabilities):
+                program = self.program(mode, capabilities)
+                vmm = self.boot("devices", "rounds=0 mem=8 batches=4", program=program)
+                vmm.wait_rounds(2)
+                self.assertEqual(os.stat(f"/proc/{vmm.pid}/pagemap").st_uid, 0, "it may read its pagemap: this tests nothing")
+                self.assertIn(f"Uid:\t{USER}\t", read(f"/proc/{vmm.pid}/status").decode())
+                directory = self.snapshot(vmm)
+                for _ in range(2):                                      # from anonymous memory, and from a copy-on-write mapping
+                    clone = self.restore(directory, "CopyOnWrite", program=program)
+                    clone.wait_rounds(2)
+                    directory = self.snapshot(clone)
 
 
 class AccessTest(ForkdTest):

@@ -118,7 +118,7 @@ static int create(int dir_fd, bool locked, int i, int *ret_fd, struct err *err)
 		return exists(files[i].what, err);
 	if (locked)
 		unlinkat(dir_fd, files[i].temporary, 0);
-	*ret_fd = openat(dir_fd, files[i].temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	*ret_fd = openat(dir_fd, files[i].temporary, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (*ret_fd < 0 && errno == EEXIST && !locked)
 		return err_num(err, ERR_INTERNAL, EEXIST,
 			       "another snapshot is being written there; if none is, remove \"%s\", which one left on "

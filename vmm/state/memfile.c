@@ -3,6 +3,8 @@
  * Which pages must be written is told by /proc/self/pagemap: anonymous memory that was never touched is zero, and a page
  * of a private mapping that is still file-backed is in the old file. Pages that were replaced (gmem_discard()) are not
  * taken from the old file: touched again they are memory of our own, else they are zero.
+ * A program that its user may not read, or that has file capabilities, may not open its pagemap: then all of RAM is looked at, and compared
+ * with the old file's bytes.
  */
 #include "vmm/state/memfile.h"
 
@@ -11,6 +13,7 @@
 #include <string.h>
 
 #include "common/fs.h"
+#include "common/io.h"
 #include "common/uring.h"
 
 #define PM_PRESENT (1ULL << 63)
@@ -23,6 +26,7 @@ enum { PAGEMAP_BATCH = 4096, COPY_BYTES = 8 << 20, EXTENT_BATCH = 1024 };
 struct batch {
 	struct uring_file file;
 	bool write;
+	bool cow;                      /* the file has the memory's old bytes already */
 	uint64_t data_start, data_end; /* the data that was found last */
 	struct extent ext[EXTENT_BATCH];
 	uint32_t n;
@@ -93,24 +97,48 @@ static bool has_data(struct batch *b, uint64_t off, uint64_t last)
 	return off >= b->data_start;
 }
 
-/* `cow`: the file has the old memory already, so a page that became zero is written too. */
-static int write_region(struct batch *b, int pagemap_fd, const struct gmem_region *r, bool cow, struct err *err)
+/* Without an answer from the file it does. */
+static bool differs(const struct batch *b, const uint8_t *page, uint64_t off)
 {
-	uint64_t entry[PAGEMAP_BATCH], pages = r->size / GUEST_PAGE;
+	uint8_t old[GUEST_PAGE];
+
+	return io_read(b->file.fd, old, sizeof(old), off) != (ssize_t)sizeof(old) ||
+	       memcmp(old, page, sizeof(old)) != 0;
+}
+
+/* A page that is memory of our own, or, where that is not known, one that may be. `last` is its region's end in the file. */
+static bool is_missing(struct batch *b, const uint8_t *page, uint64_t off, uint64_t last, bool is_known)
+{
+	bool in_file = b->cow && has_data(b, off, last);
+
+	return in_file ? is_known || differs(b, page, off) : !is_zero(page);
+}
+
+/* The entries of n pages; without a pagemap any page may be memory of our own. */
+static int read_pagemap(int fd, const uint8_t *hva, uint64_t n, uint64_t *entry, struct err *err)
+{
+	off_t where = (off_t)((uintptr_t)hva / GUEST_PAGE * sizeof(*entry));
+
+	for (uint64_t i = 0; fd < 0 && i < n; i++)
+		entry[i] = PM_PRESENT;
+	if (fd >= 0 && pread(fd, entry, n * sizeof(*entry), where) != (ssize_t)(n * sizeof(*entry)))
+		return err_sys(err, ERR_INTERNAL, "read /proc/self/pagemap");
+	return 0;
+}
+
+static int write_region(struct batch *b, int pagemap_fd, const struct gmem_region *r, struct err *err)
+{
+	uint64_t entry[PAGEMAP_BATCH], pages = r->size / GUEST_PAGE, last = r->file_offset + r->size;
 
 	for (uint64_t at = 0; at < pages; at += PAGEMAP_BATCH) {
 		uint64_t n = pages - at < PAGEMAP_BATCH ? pages - at : PAGEMAP_BATCH;
-		off_t where = (off_t)(((uintptr_t)r->hva / GUEST_PAGE + at) * sizeof(entry[0]));
-		ssize_t got = pread(pagemap_fd, entry, n * sizeof(entry[0]), where);
-		if (got != (ssize_t)(n * sizeof(entry[0])))
-			return err_sys(err, ERR_INTERNAL, "read /proc/self/pagemap");
+		if (read_pagemap(pagemap_fd, r->hva + at * GUEST_PAGE, n, entry, err) < 0)
+			return err->num;
 		for (uint64_t i = 0; i < n; i++) {
 			const uint8_t *page = r->hva + (at + i) * GUEST_PAGE;
 			uint64_t off = r->file_offset + (at + i) * GUEST_PAGE;
-			if (!is_private(entry[i]) ||
-			    (is_zero(page) && !(cow && has_data(b, off, r->file_offset + r->size))))
-				continue;
-			if (add(b, page, off, GUEST_PAGE, err) < 0)
+			if (is_private(entry[i]) && is_missing(b, page, off, last, pagemap_fd >= 0) &&
+			    add(b, page, off, GUEST_PAGE, err) < 0)
 				return err->num;
 		}
 	}
@@ -195,20 +223,18 @@ static int copy_file(const struct gmem *mem, int to, struct err *err)
 
 int memfile_write(int fd, const struct gmem *mem, struct err *err)
 {
-	bool cow = mem->backing == GMEM_FILE_COW;
 	autoclose int pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	autobatch struct batch *b = batch_new(fd, true);
 
-	if (pagemap_fd < 0)
-		return err_sys(err, ERR_INTERNAL, "open /proc/self/pagemap");
 	if (!b)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "write guest memory");
+	b->cow = mem->backing == GMEM_FILE_COW;
 	if (ftruncate(fd, (off_t)mem->size) < 0)
 		return err_sys(err, ERR_INTERNAL, "make a file of %llu bytes", (unsigned long long)mem->size);
-	if (cow && copy_file(mem, fd, err) < 0)
+	if (b->cow && copy_file(mem, fd, err) < 0)
 		return err->num;
 	for (unsigned i = 0; i < mem->n; i++)
-		if (write_region(b, pagemap_fd, &mem->region[i], cow, err) < 0)
+		if (write_region(b, pagemap_fd, &mem->region[i], err) < 0)
 			return err->num;
 	return flush(b, err);
 }

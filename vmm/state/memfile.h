@@ -29,7 +29,7 @@ MUST_CHECK int memfile_plan(struct memfile_plan *plan, int fd, const struct gmem
 void memfile_plan_done(struct memfile_plan *plan);
 /* Maps RAM copy-on-write over the file, by the plan. Takes *fd over on success; what a failure leaves is gmem_unmap()'s. */
 MUST_CHECK int memfile_map(const struct memfile_plan *plan, int *fd, struct gmem *mem, struct err *err);
-/* Writes all of RAM to the empty file fd. Nobody may write guest memory meanwhile. */
+/* Writes all of RAM to the empty file fd, best one that can be read too. Nobody may write guest memory meanwhile. */
 MUST_CHECK int memfile_write(int fd, const struct gmem *mem, struct err *err);
 /* Reads all of RAM, which must be zero, from the file. */
 MUST_CHECK int memfile_read(int fd, const struct gmem *mem, struct err *err);
