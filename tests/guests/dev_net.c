@@ -41,6 +41,25 @@ struct packet {
 	uint8_t frame[RX_BYTES - HEADER];
 };
 
+/* Option ping=1: this guest and its gateway. */
+static const uint8_t own_ip[4] = { 10, 0, 0, 2 }, gateway_ip[4] = { 10, 0, 0, 1 };
+#define PING_MS 200
+
+struct arp {
+	uint8_t to[6], from[6], type[2]; /* 0806 */
+	uint8_t kinds[6];                /* Ethernet and IPv4, and their lengths */
+	uint8_t op[2];                   /* 1: request, 2: reply */
+	uint8_t sender[6], sender_ip[4], target[6], target_ip[4];
+	uint8_t padding[18];
+} __attribute__((packed));
+
+struct ping {
+	uint8_t to[6], from[6], type[2]; /* 0800 */
+	uint8_t ip[20], icmp[8];
+	uint64_t seq;
+	uint8_t padding[10];
+} __attribute__((packed));
+
 struct flight {
 	uint64_t seq;
 	uint16_t bytes;
@@ -58,6 +77,9 @@ struct net {
 	struct flight flight[MAX_CPUS][WINDOW];
 	uint64_t next_seq[MAX_CPUS];
 	uint64_t n_retries, n_back, n_blast;
+	uint8_t gateway[6];
+	bool knows_gateway, answered;
+	uint64_t ping_seq;
 };
 
 static struct net *nets;
@@ -92,10 +114,90 @@ static void frame_make(struct net *n, struct packet *p, uint16_t type, unsigned 
 		f->payload[i] = payload_byte(f->sum, i);
 }
 
+static void send(struct net *n, unsigned cpu, struct packet *p, uint16_t bytes, unsigned cut);
+static void drain_tx(struct virtq *q);
+
+/* A packet that nothing is in flight with. */
+static void *fresh(struct net *n, const uint8_t to[6], uint8_t type)
+{
+	struct packet *p = &n->out[0];
+	drain_tx(&n->tx[0]);
+	memset(p, 0, sizeof(*p));
+	memcpy(p->frame, to, 6);
+	memcpy(p->frame + 6, n->mac, 6);
+	p->frame[12] = 0x08;
+	p->frame[13] = type;
+	return p->frame;
+}
+
+static void send_arp(struct net *n, const uint8_t to[6], uint8_t op, const uint8_t target_ip[4])
+{
+	static const uint8_t ethernet_ipv4[6] = { 0, 1, 8, 0, 6, 4 };
+	struct arp *a = fresh(n, to, 0x06);
+	memcpy(a->kinds, ethernet_ipv4, 6);
+	a->op[1] = op;
+	memcpy(a->sender, n->mac, 6);
+	memcpy(a->sender_ip, own_ip, 4);
+	memcpy(a->target, to, 6);
+	memcpy(a->target_ip, target_ip, 4);
+	send(n, 0, &n->out[0], sizeof(*a), 0);
+	virtq_kick(&n->tx[0]);
+}
+
+/* The internet checksum of `bytes` (even) at `data`, where it is 0 yet. */
+static void checksum(const uint8_t *data, unsigned bytes, uint8_t *to)
+{
+	uint32_t sum = 0;
+	for (unsigned i = 0; i < bytes; i += 2)
+		sum += (uint32_t)data[i] << 8 | data[i + 1];
+	while (sum >> 16)
+		sum = (sum & 0xffff) + (sum >> 16);
+	to[0] = (uint8_t)(~sum >> 8);
+	to[1] = (uint8_t)~sum;
+}
+
+static void send_ping(struct net *n)
+{
+	static const uint8_t header[20] = { 0x45, 0, 0, 46, 0, 0, 0, 0, 64, 1 };
+	struct ping *p = fresh(n, n->gateway, 0x00);
+	memcpy(p->ip, header, sizeof(header));
+	memcpy(p->ip + 12, own_ip, 4);
+	memcpy(p->ip + 16, gateway_ip, 4);
+	checksum(p->ip, sizeof(p->ip), p->ip + 10);
+	p->icmp[0] = 8; /* echo request */
+	p->seq = n->ping_seq;
+	checksum(p->icmp, 26, p->icmp + 2);
+	send(n, 0, &n->out[0], sizeof(*p), 0);
+	virtq_kick(&n->tx[0]);
+}
+
+/* Answers who asks for us, and believes whoever says that the gateway is he, asked or not. */
+static void arp_check(struct net *n, const struct arp *a)
+{
+	if (memcmp(a->sender_ip, gateway_ip, 4) == 0) {
+		memcpy(n->gateway, a->sender, 6);
+		n->knows_gateway = true;
+	}
+	if (a->op[1] == 1 && memcmp(a->target_ip, own_ip, 4) == 0)
+		send_arp(n, a->sender, 2, a->sender_ip);
+}
+
+static void ping_check(struct net *n, const uint8_t *frame, uint32_t len)
+{
+	const struct ping *p = (const struct ping *)frame;
+	if (len >= HEADER + 42 && frame[12] == 0x08 && frame[13] == 0x06)
+		arp_check(n, (const struct arp *)frame);
+	if (len >= HEADER + 50 && frame[12] == 0x08 && frame[13] == 0x00 && p->ip[9] == 1 && p->icmp[0] == 0 &&
+	    p->seq == n->ping_seq)
+		n->answered = true;
+}
+
 /* One frame that came in: ours is checked byte for byte, any other ignored. */
 static void frame_check(struct net *n, const struct packet *p, uint32_t len)
 {
 	const struct frame *f = (const struct frame *)p->frame;
+	if (option_number("ping", 0))
+		ping_check(n, p->frame, len);
 	if (len < HEADER + sizeof(*f) || f->type[0] != ETHER_ECHO >> 8)
 		return;
 	if (f->type[1] == (ETHER_BLAST & 0xff))
@@ -193,10 +295,37 @@ static void idle(struct net *n, unsigned cpu)
 		cpu_wait(&irq_count[q->vector], seen);
 }
 
+/*
+ * One ping of the gateway, which is looked for by ARP once and known by its MAC for good: as by a guest that had no reason to look again.
+ */
+static void ping_round(struct net *n)
+{
+	static const uint8_t all[6] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff };
+	n->ping_seq++;
+	n->answered = false;
+	while (!n->answered) {
+		if (n->knows_gateway)
+			send_ping(n);
+		else
+			send_arp(n, all, 1, gateway_ip);
+		struct stopwatch w;
+		stopwatch_start(&w);
+		bool knew = n->knows_gateway;
+		while (!n->answered && n->knows_gateway == knew && stopwatch_ms(&w) < PING_MS) {
+			poll_rx(n);
+			relax();
+		}
+	}
+}
+
 void net_round(struct net *n, unsigned cpu, uint64_t *random)
 {
 	if (cpu >= n->n_pairs)
 		return;
+	if (option_number("ping", 0)) {
+		ping_round(n);
+		return;
+	}
 	for (unsigned batch = 0; batch < plan.batches; batch++) {
 		unsigned count = 1 + (unsigned)(random64(random) % WINDOW);
 		lock_take(&n->rx_lock);

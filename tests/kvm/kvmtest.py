@@ -361,6 +361,16 @@ class Tap:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             fcntl.ioctl(s, 0x8914, struct.pack("16sH22x", self.name.encode(), 1))               # SIOCSIFFLAGS, IFF_UP
 
+    def mac(self):
+        return mac_of(self.name)
+
+    def set_mac(self, mac):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            fcntl.ioctl(s, 0x8924, struct.pack("16sH6s16x", self.name.encode(), 1, bytes.fromhex(mac.replace(":", ""))))   # SIOCSIFHWADDR
+
+    def set_ip(self, ip):
+        set_ip(self.name, ip)
+
     def delete(self):
         """The interface goes, whoever has it open: `ip link delete`."""
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as s:
@@ -390,6 +400,23 @@ class Tap:
                         break
             finally:
                 os.close(fd)
+
+
+def mac_of(name):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        return fcntl.ioctl(s, 0x8927, struct.pack("16s24x", name.encode()))[18:24].hex(":")     # SIOCGIFHWADDR
+
+
+def mtu_of(name):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        return struct.unpack_from("i", fcntl.ioctl(s, 0x8921, struct.pack("16s24x", name.encode())), 16)[0]     # SIOCGIFMTU
+
+
+def set_ip(name, ip):
+    """An IPv4 address, its network of 24 bits."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        for request, address in ((0x8916, ip), (0x891c, "255.255.255.0")):              # SIOCSIFADDR, SIOCSIFNETMASK
+            fcntl.ioctl(s, request, struct.pack("16sHH4s16x", name.encode(), socket.AF_INET, 0, socket.inet_aton(address)))
 
 
 class KvmTest(unittest.TestCase):

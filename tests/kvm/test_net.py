@@ -267,6 +267,63 @@ class LostTap(KvmTest):
         vmm.stop()
 
 
+OLD_MAC, OTHER_MAC, GATEWAY = "02:00:00:00:0a:01", "02:00:00:00:0b:02", "10.0.0.1"
+
+
+class HostMac(KvmTest):
+    """A guest knows its host by the MAC of the tap, and does not look again soon: a snapshot has it, a restore's tap gets it."""
+
+    def pinging(self, *more, **options):
+        """The snapshot of a guest that pings the host behind its tap, with the MAC that it knows; the tap is gone."""
+        tap = Tap(self, persistent=True, echo=False)
+        tap.set_mac(OLD_MAC)
+        tap.set_ip(GATEWAY)
+        vmm = self.boot("devices", "rounds=0 dev=net ping=1 pause=20", extra=["--net", ",".join(["id=net", f"tap={tap.name}", *more])],
+                        **options)
+        vmm.wait_rounds(2)
+        directory = vmm.snapshot()
+        vmm.stop()
+        tap.close()
+        return directory
+
+    def net_of(self, directory):
+        return json.loads(read(os.path.join(directory, "config.json")))["net"][0]
+
+    def test_is_in_the_snapshot_and_restored(self):
+        directory = self.pinging()
+        self.assertEqual(self.net_of(directory)["host_mac"], OLD_MAC)
+        tap = Tap(self, persistent=True, echo=False)
+        tap.set_mac(OTHER_MAC)
+        tap.set_ip(GATEWAY)
+        clone = self.restore(self.copy_snapshot(directory, lambda c: c["net"][0].update(tap=tap.name)))
+        clone.wait_rounds(3)
+        self.assertEqual(tap.mac(), OLD_MAC)
+        self.assertEqual(self.net_of(clone.snapshot())["host_mac"], OLD_MAC)
+        clone.stop()
+
+    def test_newest_one_counts(self):
+        tap = Tap(self, persistent=True, echo=False)
+        vmm = self.boot("devices", "rounds=0 dev=rng", extra=["--net", f"id=net,tap={tap.name},host_mac={OLD_MAC}"])
+        vmm.wait_rounds(1)
+        self.assertEqual(tap.mac(), OLD_MAC)
+        tap.set_mac(OTHER_MAC)
+        directory = vmm.snapshot(resume=True)
+        self.assertEqual(self.net_of(directory)["host_mac"], OTHER_MAC)
+        self.assertEqual(vmm.get("vm.info")["config"]["net"][0]["host_mac"], OLD_MAC)
+        tap.delete()                            # nothing is known then but what the configuration says
+        self.assertEqual(self.net_of(vmm.snapshot())["host_mac"], OLD_MAC)
+        vmm.stop()
+
+    def test_not_the_guests_own(self):
+        """As a macvtap has it: who is behind that is not known."""
+        tap = Tap(self, echo=False)
+        tap.set_mac(OTHER_MAC)
+        vmm = self.boot("devices", "rounds=0 dev=rng", extra=["--net", f"id=net,fd={tap.fds[0]},mac={OTHER_MAC}"], pass_fds=tap.fds)
+        vmm.wait_rounds(1)
+        self.assertNotIn("host_mac", self.net_of(vmm.snapshot()))
+        vmm.stop()
+
+
 ETHTOOL_GTXCSUM, ETHTOOL_GTSO = 0x16, 0x1e
 
 

@@ -44,13 +44,23 @@ def clean(value, folders):
         for path, name in folders:
             value = value.replace(path, name)
         value = re.sub(r"\bdescriptor \d+ is not a tap", "descriptor N is not a tap", value)
-        return re.sub(r"\b2e(:[0-9a-f]{2}){5}\b", "RANDOM-MAC", value)
+        return RANDOM_MAC.sub("RANDOM-MAC", value)
     if isinstance(value, list):
         return [clean(v, folders) for v in value]
     if isinstance(value, dict):
-        return {clean(k, folders): "PID" if k == "pid" else clean(by_key(v) if k == "device_tree" else v, folders)
-                for k, v in value.items()}
+        return {clean(k, folders): clean_member(k, v, folders) for k, v in value.items()}
     return value
+
+
+RANDOM_MAC, KERNELS_MAC = re.compile(r"\b2e(:[0-9a-f]{2}){5}\b"), re.compile(r"(?!12:34:56)[0-9a-f][26ae](:[0-9a-f]{2}){5}")
+
+
+def clean_member(key, value, folders):
+    if key == "pid":
+        return "PID"
+    if key == "host_mac" and isinstance(value, str):        # of a tap: chosen by the kernel, where no scene did
+        return KERNELS_MAC.sub("RANDOM-MAC", value)
+    return clean(by_key(value) if key == "device_tree" else value, folders)
 
 
 def by_key(value):

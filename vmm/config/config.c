@@ -6,9 +6,10 @@
 #include "vmm/config/config.h"
 
 #include <arpa/inet.h>
-#include <ctype.h>
 #include <net/if.h>
 #include <string.h>
+
+#include "common/mac.h"
 
 static const char *const console_modes[] = { "Off", "Pty", "Tty", "File", "Socket", "Null", NULL };
 /* Those above IMAGE_RAW are refused by name; the last two are spellings of the command line. */
@@ -336,13 +337,11 @@ static int check_disk(const struct vm_config *c, const struct disk_config *d, st
 	return check_queue_size(d->queue_size, err);
 }
 
-/* Six pairs of hexadecimal digits, separated by colons. */
 static bool is_mac(const char *s)
 {
-	for (unsigned i = 0; i < 17; i++)
-		if (i % 3 == 2 ? s[i] != ':' : !isxdigit((unsigned char)s[i]))
-			return false;
-	return s[17] == '\0';
+	uint8_t mac[MAC_BYTES];
+
+	return mac_parse(s, mac);
 }
 
 static bool is_ip(const char *s)

@@ -8,6 +8,7 @@
 #include "common/log.h"
 #include "vmm/core/event_monitor.h"
 #include "vmm/machine/devices.h"
+#include "vmm/virtio/kinds.h"
 #include "vmm/virtio/transport.h"
 
 /* ---- entries of a configuration ---- */
@@ -364,12 +365,25 @@ static void *present(const struct list *l, const struct vm *vm, struct vm_config
 	return items;
 }
 
+/* What the guest sends goes to the MAC of its tap: the tap of a restored guest is to have the same. false: no memory. */
+static bool record_host_macs(const struct vm *vm, struct vm_config *c, char **ret_texts)
+{
+	char(*texts)[MAC_TEXT_BYTES] = calloc(c->n_net + 1UL, sizeof(*texts));
+
+	*ret_texts = (char *)texts;
+	for (uint32_t i = 0; texts && i < c->n_net; i++)
+		if (virtio_net_host_mac(devices_find(vm, c->net[i].id)->vdev, texts[i]))
+			c->net[i].host_mac = texts[i];
+	return texts;
+}
+
 void hotplug_save_config(const struct vm *vm, struct strbuf *out)
 {
 	struct vm_config c = *vm->config, more = vm->removed;
 	autofree void *disks = present(&lists[DISKS], vm, &c, &more), *nets = present(&lists[NETS], vm, &c, &more);
+	autofree char *macs = NULL;
 
-	if (!disks || !nets) {
+	if (!disks || !nets || !record_host_macs(vm, &c, &macs)) {
 		out->failed = true;
 		return;
 	}

@@ -3,6 +3,7 @@
 #ifndef VMM_VIRTIO_KINDS_H
 #define VMM_VIRTIO_KINDS_H
 
+#include "common/mac.h"
 #include "vmm/config/config.h"
 #include "vmm/virtio/virtio.h"
 
@@ -25,5 +26,7 @@ void virtio_balloon_resize(struct virtio_dev *vdev, uint64_t bytes);
 uint64_t virtio_balloon_bytes(struct virtio_dev *vdev);
 /* Makes the image that long (a block device must be so already) and tells the guest. Main thread. */
 MUST_CHECK int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct err *err);
+/* The MAC of its tap now: the address that the guest knows its host by. false: the tap is gone, or has the guest's own (a macvtap). */
+bool virtio_net_host_mac(struct virtio_dev *vdev, char ret_text[MAC_TEXT_BYTES]);
 
 #endif

@@ -537,14 +537,14 @@ static void set_features(struct net *net, const struct net_config *cfg)
 static int set_mac(struct net *net, struct net_config *cfg, struct err *err)
 {
 	uint8_t *m = net->space.mac;
-	char text[18];
+	char text[MAC_TEXT_BYTES];
 
 	if (cfg->mac)
 		return mac_parse(cfg->mac, m) ? 0 : err_set(err, ERR_INVALID, "'%s' is not a MAC address", cfg->mac);
 	if (getrandom(m, MAC_BYTES, 0) != MAC_BYTES)
 		return err_sys(err, ERR_INTERNAL, "choose a MAC address");
 	m[0] = 0x2e;
-	snprintf(text, sizeof(text), "%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5]);
+	mac_text(m, text);
 	cfg->mac = strdup(text);
 	return 0;
 }
@@ -589,4 +589,15 @@ int virtio_net_new(const struct device_env *env, struct net_config *cfg, struct 
 	if (r == 0)
 		r = open_pairs(net, cfg, err);
 	return virtio_made(&net->vdev, &net_ops, r, ret);
+}
+
+bool virtio_net_host_mac(struct virtio_dev *vdev, char ret_text[MAC_TEXT_BYTES])
+{
+	const struct net *net = container_of(vdev, struct net, vdev);
+	uint8_t mac[MAC_BYTES];
+
+	if (!tap_mac(net->pair[0].tap.fd, mac) || memcmp(mac, net->space.mac, MAC_BYTES) == 0)
+		return false;
+	mac_text(mac, ret_text);
+	return true;
 }

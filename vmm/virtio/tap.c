@@ -13,22 +13,8 @@
 #include <sys/socket.h>
 
 #include "common/log.h"
+#include "common/mac.h"
 #include "vmm/core/host_open.h"
-
-bool mac_parse(const char *text, uint8_t ret_mac[MAC_BYTES])
-{
-	unsigned b[MAC_BYTES];
-	int end = 0;
-
-	if (strlen(text) != 3 * MAC_BYTES - 1 || strspn(text, "0123456789abcdefABCDEF:") != 3 * MAC_BYTES - 1)
-		return false; /* sscanf alone takes blanks, signs and single digits */
-	if (sscanf(text, "%2x:%2x:%2x:%2x:%2x:%2x%n", &b[0], &b[1], &b[2], &b[3], &b[4], &b[5], &end) != MAC_BYTES ||
-	    text[end] != '\0')
-		return false;
-	for (unsigned i = 0; i < MAC_BYTES; i++)
-		ret_mac[i] = (uint8_t)b[i];
-	return true;
-}
 
 static int prepare(int fd, struct err *err)
 {
@@ -195,4 +181,14 @@ unsigned tap_mtu(int fd)
 	    ifr.ifr_mtu > UINT16_MAX)
 		return 1500;
 	return (unsigned)ifr.ifr_mtu;
+}
+
+bool tap_mac(int fd, uint8_t ret_mac[MAC_BYTES])
+{
+	struct ifreq ifr = {};
+
+	if (ioctl(fd, SIOCGIFHWADDR, &ifr) < 0 || ifr.ifr_hwaddr.sa_family != ARPHRD_ETHER)
+		return false;
+	memcpy(ret_mac, ifr.ifr_hwaddr.sa_data, MAC_BYTES);
+	return true;
 }

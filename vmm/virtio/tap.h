@@ -3,9 +3,10 @@
 #ifndef VMM_VIRTIO_TAP_H
 #define VMM_VIRTIO_TAP_H
 
+#include "common/mac.h"
 #include "vmm/config/config.h"
 
-enum { VNET_HEADER_BYTES = 12, TAP_MAX_QUEUES = 32, MAC_BYTES = 6 };
+enum { VNET_HEADER_BYTES = 12, TAP_MAX_QUEUES = 32 };
 
 /*
  * One descriptor a queue pair into fds[], non-blocking, with virtio-net headers of 12 bytes: those of the configuration, or a
@@ -19,7 +20,7 @@ void tap_use_queue(int fd, bool use);
 void tap_set_offload(int fd, unsigned tun_features);
 /* The interface's MTU, 1500 when it cannot be had. */
 unsigned tap_mtu(int fd);
-/* "aa:bb:…" to bytes. */
-bool mac_parse(const char *text, uint8_t ret_mac[MAC_BYTES]);
+/* The interface's MAC address, in whichever network namespace it is; false: it has none, or is gone. */
+bool tap_mac(int fd, uint8_t ret_mac[MAC_BYTES]);
 
 #endif
