@@ -69,11 +69,20 @@ static void list_query(const struct args *args, const char *after, struct strbuf
 		path_add(path, "&after=", after);
 }
 
+/* The state of a clone that does not answer is what it was when it last did. */
+static void cell_state(struct table *t, const struct json_node *c, const char *key)
+{
+	const struct json_node *responsive = json_get(c, "responsive");
+	bool silent = responsive && responsive->type == JSON_BOOL && !responsive->num;
+
+	table_cell(t, "%s%s", member_text(c, key, "-"), silent ? " (no answer)" : "");
+}
+
 static void add_row(struct table *t, const struct json_node *c)
 {
 	cell_text(t, c, "id");
 	cell_text(t, c, "template");
-	cell_text(t, c, "state");
+	cell_state(t, c, "state");
 	cell_number(t, c, "pid");
 	cell_us(t, json_get(c, "phases_us"), "resumed");
 	cell_age(t, c, "created_at");
@@ -201,17 +210,17 @@ static void show_exit(struct table *t, const struct json_node *exited)
 
 static void show_clone(const struct json_node *c)
 {
-	static const char *const texts[] = {
-		"id",          "template",      "state",   "memory_restore_mode", "created_at",
-		"serial",      "serial_socket", "console", "console_socket",      "api_socket",
-		"vsock_socket"
-	};
+	static const char *const texts[] = { "id",          "template",       "memory_restore_mode",
+					     "created_at",  "serial",         "serial_socket",
+					     "console",     "console_socket", "api_socket",
+					     "vsock_socket" };
 	static const char *const phases[] = { "accepted", "restored", "resumed", "ready" };
 	autotable struct table t;
 
 	table_init(&t, "", 2);
 	for (size_t i = 0; i < ARRAY_LEN(texts); i++)
 		show_member(&t, texts[i], c, cell_text);
+	show_member(&t, "state", c, cell_state);
 	show_member(&t, "pid", c, cell_number);
 	table_cell(&t, "net");
 	cell_nets(&t, json_get(c, "net"));

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* RUNTIME/clones after a restart. */
+/*
+ * RUNTIME/clones after a restart. All processes are asked at once, and one deadline is for all of them. A clone that lives and does not
+ * answer in time is adopted like the others: only its owner ends it.
+ */
 #include "forkd/clone/recover.h"
 
 #include <dirent.h>
@@ -8,6 +11,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 
+#include "common/clock.h"
 #include "common/log.h"
 #include "forkd/access/handover.h"
 #include "forkd/clone/follow.h"
@@ -15,61 +19,104 @@
 #include "forkd/metrics.h"
 #include "forkd/wire/control.h"
 
-enum { HELLO_TIMEOUT_MS = 10000, QUIT_TIMEOUT_MS = 1000 };
+enum { HELLO_WAIT_MS = 3000, QUIT_WAIT_MS = 1000 };
 
-static int hello(struct clone *c, struct err *err)
+/* References. */
+struct found {
+	struct clone **all;
+	unsigned n;
+};
+
+struct recovery {
+	struct forkd *d;
+	struct found clones; /* adopted */
+	struct found strays; /* clones that were never handed out */
+	struct found builds; /* VMs that were to become templates: nobody waits for them any more */
+};
+
+static void keep(struct found *f, struct clone *c)
 {
-	struct ctl_status s;
-	struct control_call call = {
-		.op = "hello", .ret_rows = ctl_status_fields, .ret = &s, .timeout_ms = HELLO_TIMEOUT_MS
-	};
+	struct clone **more = reallocarray(f->all, f->n + 1, sizeof(struct clone *));
 
-	fields_init(ctl_status_fields, &s);
-	if (control_call(c->control.fd, &call, err) < 0)
-		return err->num;
-	int r = 0;
-	if (s.pid != c->record.pid)
-		r = err_set(err, ERR_INTERNAL, "it is process %u, not %u", s.pid, c->record.pid);
-	else if (strcmp(s.state, "Parked") == 0)
-		r = err_set(err, ERR_INTERNAL, "it has not been restored");
-	c->restored_ns = s.restored_ns;
-	c->resumed_ns = s.resumed_ns;
-	c->state = strcmp(s.state, "Running") == 0 ? CLONE_RUNNING : CLONE_PAUSED;
-	c->line = LINE_UP;
-	fields_free(ctl_status_fields, &s);
-	return r;
+	if (!more)
+		return; /* it is found again by the next daemon */
+	f->all = more;
+	f->all[f->n++] = c;
 }
 
-/* 0: it is one of ours again. Its process lives, since it accepts connections: so the number in the record is its own. */
-static int take_back(struct clone *c, const char *id, int dir_fd, struct err *err)
-{
-	bool committed;
+/* ---- what is there ---- */
 
+enum kin { KIN_CLONE, KIN_STRAY, KIN_GONE, KIN_UNKNOWN };
+
+static int load_record(struct clone *c, int dir_fd, bool *ret_committed, struct err *err)
+{
+	struct record r = {};
+
+	int loaded = record_load(&r, dir_fd, ret_committed, err);
+	if (loaded >= 0 && strcmp(r.id, c->record.id) != 0)
+		loaded = err_set(err, ERR_INTERNAL, "clone.json is of '%s'", r.id);
+	if (loaded < 0) {
+		record_free(&r);
+		return loaded;
+	}
 	record_free(&c->record);
-	if (record_load(&c->record, dir_fd, &committed, err) < 0)
-		return err->num;
+	c->record = r;
+	return 0;
+}
+
+/* A process that accepts connections lives. So the number in the record is its own, if the connection outlives the look at it. */
+static enum kin recognise(const struct forkd *d, struct clone *c, int dir_fd, struct err *err)
+{
+	struct err why = {};
+	bool committed = false;
+
+	bool loaded = load_record(c, dir_fd, &committed, &why) >= 0;
+	if (place_connect(d, "clones", c->record.id, &c->control.fd, err) < 0)
+		return err->num == -ECONNREFUSED || err->num == -ENOENT ? KIN_GONE : KIN_UNKNOWN;
+	if (!loaded) {
+		*err = why;
+		return KIN_STRAY;
+	}
 	c->process.fd = (int)syscall(SYS_pidfd_open, (pid_t)c->record.pid, 0);
 	if (c->process.fd < 0)
-		return err_sys(err, ERR_INTERNAL, "process %u", c->record.pid);
-	if (strcmp(c->record.id, id) != 0)
-		return err_set(err, ERR_INTERNAL, "clone.json is of '%s'", c->record.id);
-	if (!committed)
-		return err_set(err, ERR_INTERNAL, "the daemon ended before it was handed out");
-	return hello(c, err);
+		err_sys(err, ERR_INTERNAL, "process %u", c->record.pid);
+	else
+		err_set(err, ERR_INTERNAL, "%s",
+			committed ? "it has ended" : "the daemon ended before it was handed out");
+	if (control_hung_up(c->control.fd))
+		return KIN_GONE;
+	if (c->process.fd < 0)
+		return KIN_UNKNOWN;
+	return committed ? KIN_CLONE : KIN_STRAY;
 }
 
-/* Nobody asked for it, or it cannot be talked to. */
-static void end_stray(const struct clone *c, const char *id)
+/* It is "creating" until it has answered, or all had time enough to. */
+static void adopt(struct recovery *r, struct clone *c)
+{
+	struct forkd *d = r->d;
+	struct err err = {};
+
+	c->first_state = CLONE_RUNNING; /* unless it says something else */
+	registry_add(d->registry, c);
+	pthread_mutex_lock(&c->talk);
+	if (clone_greet(d, c, &err) < 0)
+		log_warn("clone %s: %s", c->record.id, err.msg);
+	if (follow_clone(d, c, &err) < 0)
+		log_error("clone %s: %s", c->record.id, err.msg);
+	watch_rearm(d->watcher, &c->control);
+	pthread_mutex_unlock(&c->talk);
+	metrics_count(d->metrics, METRIC_CLONES_ADOPTED, 1);
+}
+
+static void ask_to_quit(const struct clone *c)
 {
 	struct err err = {};
 
-	if (control_quit(c->control.fd, QUIT_TIMEOUT_MS, &err) >= 0)
-		return;
-	log_warn("clone %s: killed: %s", id, err.msg);
-	clone_kill(c);
+	if (c->control.fd >= 0 && control_send(c->control.fd, "quit", NULL, NULL, NULL, NULL, 0, &err) < 0)
+		log_info("%s: %s", c->record.id, err.msg);
 }
 
-static void look_at(struct forkd *d, int clones_fd, const char *id)
+static void look_at_clone(struct recovery *r, int clones_fd, const char *id)
 {
 	autoclose int dir_fd = openat(clones_fd, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	char line[ERR_MSG_BYTES];
@@ -78,55 +125,121 @@ static void look_at(struct forkd *d, int clones_fd, const char *id)
 	struct clone *c = dir_fd < 0 ? NULL : clone_new(id);
 	if (!c)
 		return;
-	if (place_connect(d, "clones", id, &c->control.fd, &err) >= 0 && take_back(c, id, dir_fd, &err) >= 0) {
-		registry_add(d->registry, c);
-		if (follow_clone(d, c, &err) < 0)
-			log_error("clone %s: %s", id, err.msg);
-		metrics_count(d->metrics, METRIC_CLONES_ADOPTED, 1);
-	} else {
+	switch (recognise(r->d, c, dir_fd, &err)) {
+	case KIN_CLONE:
+		adopt(r, c);
+		keep(&r->clones, c);
+		return;
+	case KIN_STRAY:
+		log_info("clone %s is ended: %s", id, err_line(&err, line, sizeof(line)));
+		ask_to_quit(c);
+		keep(&r->strays, c);
+		return;
+	case KIN_GONE:
 		log_info("clone %s is gone: %s", id, err_line(&err, line, sizeof(line)));
-		if (c->control.fd >= 0)
-			end_stray(c, id);
-		if (c->record.vsock_socket)
-			unlink(c->record.vsock_socket);
-		place_clear(d, "clones", id);
+		place_clear_clone(r->d, &c->record);
+		break;
+	default:
+		log_error("clone %s is left alone: %s", id, err_line(&err, line, sizeof(line)));
 	}
-	clone_unref(d->registry, c);
+	clone_unref(r->d->registry, c);
 }
 
-/* VMs that were to become templates: nobody waits for them any more. */
-static void clear_build(struct forkd *d, int builds_fd, const char *id)
+static void look_at_build(struct recovery *r, int builds_fd, const char *id)
 {
-	autoclose int control = -1;
+	struct clone *c = clone_new(id);
 	struct err err = {};
 
 	(void)builds_fd;
-	if (place_connect(d, "builds", id, &control, &err) >= 0 && control_quit(control, QUIT_TIMEOUT_MS, &err) < 0)
-		log_warn("VM %s, which was to become a template: %s", id, err.msg);
-	place_clear(d, "builds", id);
+	if (!c)
+		return;
+	if (place_connect(r->d, "builds", id, &c->control.fd, &err) < 0)
+		log_info("VM %s, which was to become a template, is gone: %s", id, err.msg);
+	ask_to_quit(c);
+	keep(&r->builds, c);
 }
 
-static int each_in(struct forkd *d, const char *parent, void (*look)(struct forkd *, int, const char *),
+static int each_in(struct recovery *r, const char *parent, void (*look)(struct recovery *, int, const char *),
 		   struct err *err)
 {
-	autofree char *path = place_path(d, parent, "");
+	autofree char *path = place_path(r->d, parent, "");
 	DIR *dir = path ? opendir(path) : NULL;
 
 	if (!dir)
 		return err_sys(err, ERR_INTERNAL, "open '%s'", path ? path : parent);
 	for (const struct dirent *e = readdir(dir); e; e = readdir(dir))
 		if (e->d_name[0] != '.')
-			look(d, dirfd(dir), e->d_name);
+			look(r, dirfd(dir), e->d_name);
 	closedir(dir);
 	return 0;
 }
 
+/* ---- what becomes of it ---- */
+
+static void await_answers(struct registry *reg, const struct found *f)
+{
+	const uint64_t deadline_ns = deadline_in_ms(HELLO_WAIT_MS);
+	const struct timespec until = { .tv_sec = (time_t)(deadline_ns / 1000000000),
+					.tv_nsec = (long)(deadline_ns % 1000000000) };
+	int timed = 0;
+
+	pthread_mutex_lock(&reg->lock);
+	for (unsigned i = 0; i < f->n; i++)
+		while (f->all[i]->line == LINE_ASKED && timed == 0)
+			timed = pthread_cond_timedwait(&reg->changed, &reg->lock, &until);
+	pthread_mutex_unlock(&reg->lock);
+}
+
+static void hand_out(struct registry *reg, const struct found *f)
+{
+	autostrbuf struct strbuf silent = {};
+	unsigned n = 0;
+
+	pthread_mutex_lock(&reg->lock);
+	for (unsigned i = 0; i < f->n; i++) {
+		struct clone *c = f->all[i];
+		registry_swap_state_locked(reg, c, 1u << CLONE_CREATING, c->first_state);
+		if (c->line != LINE_UP && n++ < DEPENDENTS_SHOWN)
+			strbuf_printf(&silent, "%s%s", n > 1 ? ", " : "", c->record.id);
+	}
+	pthread_mutex_unlock(&reg->lock);
+	if (f->n > 0)
+		log_info("%u clones of an earlier daemon go on", f->n);
+	if (n > 0)
+		log_warn("%u of them have not answered within %d s, and are asked until they do: %s%s", n,
+			 HELLO_WAIT_MS / 1000, silent.text ? silent.text : "", n > DEPENDENTS_SHOWN ? ", …" : "");
+}
+
+static void end_all(struct forkd *d, const struct found *f, const char *parent, uint64_t deadline_ns)
+{
+	for (unsigned i = 0; i < f->n; i++) {
+		const struct clone *c = f->all[i];
+		struct err err = {};
+		if (c->control.fd >= 0 && control_await_end(c->control.fd, deadline_ns, &err) < 0) {
+			log_warn("%s%s: %s", c->record.id, c->process.fd >= 0 ? ", killed" : "", err.msg);
+			clone_kill(c);
+		}
+		if (c->record.pid)
+			place_clear_clone(d, &c->record);
+		else
+			place_clear(d, parent, c->record.id);
+	}
+}
+
 int recover_clones(struct forkd *d, struct err *err)
 {
-	if (each_in(d, "builds", clear_build, err) < 0 || each_in(d, "clones", look_at, err) < 0)
-		return err->num;
-	unsigned n = registry_count(d->registry, NULL);
-	if (n > 0)
-		log_info("%u clones of an earlier daemon go on", n);
-	return 0;
+	struct recovery r = { .d = d };
+
+	int done = each_in(&r, "builds", look_at_build, err);
+	if (done >= 0)
+		done = each_in(&r, "clones", look_at_clone, err);
+	uint64_t quit_by = deadline_in_ms(QUIT_WAIT_MS);
+	await_answers(d->registry, &r.clones);
+	hand_out(d->registry, &r.clones);
+	end_all(d, &r.strays, "clones", quit_by);
+	end_all(d, &r.builds, "builds", quit_by);
+	clones_unref(d->registry, r.clones.all, r.clones.n);
+	clones_unref(d->registry, r.strays.all, r.strays.n);
+	clones_unref(d->registry, r.builds.all, r.builds.n);
+	return done;
 }

@@ -3,7 +3,6 @@
 #include "forkd/clone/talk.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 
 #include "common/clock.h"
@@ -46,6 +45,8 @@ void clone_take_state(struct forkd *d, struct clone *c, const char *text)
 	enum clone_state state = strcmp(text, "Running") == 0 ? CLONE_RUNNING : CLONE_PAUSED;
 
 	pthread_mutex_lock(&d->registry->lock);
+	if (c->state == CLONE_CREATING)
+		c->first_state = state;
 	int old = registry_swap_state_locked(d->registry, c, from, state);
 	if ((old == CLONE_PAUSED || old == CLONE_RUNNING) && old != (int)state)
 		events_emit(d->events, event_name(state), c->record.template, c->record.id, NULL);
@@ -245,13 +246,6 @@ int clone_state_error(const struct clone *c, enum clone_state state, struct err 
 	}
 }
 
-static bool has_hung_up(const struct clone *c)
-{
-	struct pollfd p = { .fd = c->control.fd };
-
-	return c->control.fd < 0 || (poll(&p, 1, 0) > 0 && p.revents & (POLLHUP | POLLERR));
-}
-
 static void await_hello(struct forkd *d, struct clone *c, uint64_t most_ms)
 {
 	uint64_t ms = most_ms < HELLO_WAIT_MS ? most_ms : HELLO_WAIT_MS;
@@ -270,7 +264,7 @@ static int bring_up(struct forkd *d, struct clone *c, uint64_t most_ms, struct e
 {
 	struct err why = {};
 
-	if (c->line == LINE_UP && has_hung_up(c)) {
+	if (c->line == LINE_UP && control_hung_up(c->control.fd)) {
 		clone_read_rest(d, c);
 		clone_hang_up(d, c);
 	}

@@ -65,6 +65,8 @@ void clone_json(struct forkd *d, struct clone *c, const struct strbuf *stats, st
 	strbuf_json(out, r->id, strlen(r->id));
 	json_member(out, "template", r->template);
 	json_member(out, "state", clone_states[c->state]);
+	if (c->state == CLONE_PAUSED || c->state == CLONE_RUNNING)
+		strbuf_printf(out, ",\"responsive\":%s", c->line == LINE_UP ? "true" : "false");
 	if (c->state != CLONE_CREATING)
 		add_made(d, c, out);
 	strbuf_puts(out, ",\"labels\":");

@@ -78,16 +78,32 @@ int control_call(int fd, const struct control_call *call, struct err *err)
 	return ctl_parse_reply(&p, call->ret_rows, call->ret, err);
 }
 
-int control_quit(int fd, uint64_t timeout_ms, struct err *err)
+int control_await_end(int fd, uint64_t deadline_ns, struct err *err)
 {
-	uint64_t deadline = deadline_in_ms(timeout_ms);
-	int r = control_send(fd, "quit", NULL, NULL, NULL, NULL, 0, err);
+	int r = 0;
 
 	while (r >= 0) {
 		autoctl struct ctl_packet p = {};
-		r = control_reply(fd, deadline, NULL, NULL, &p, err);
+		r = control_reply(fd, deadline_ns, NULL, NULL, &p, err);
 	}
 	return r == -EPIPE ? 0 : r;
+}
+
+bool control_hung_up(int fd)
+{
+	struct pollfd p = { .fd = fd };
+
+	return poll(&p, 1, 0) > 0 && p.revents & (POLLHUP | POLLERR | POLLNVAL);
+}
+
+int control_quit(int fd, uint64_t timeout_ms, struct err *err)
+{
+	uint64_t deadline = deadline_in_ms(timeout_ms);
+
+	int r = control_send(fd, "quit", NULL, NULL, NULL, NULL, 0, err);
+	if (r < 0)
+		return r == -EPIPE ? 0 : r;
+	return control_await_end(fd, deadline, err);
 }
 
 int control_bound(int fd, struct err *err)

@@ -33,7 +33,10 @@ struct control_call {
 	void *arg;
 };
 MUST_CHECK int control_call(int fd, const struct control_call *call, struct err *err);
-/* Tells a process to quit and waits until it has closed its end, whatever it answers before. */
+/* Waits until the other end has closed its end, whatever it says before. */
+MUST_CHECK int control_await_end(int fd, uint64_t deadline_ns, struct err *err);
+bool control_hung_up(int fd); /* it has */
+/* Tells a process to quit and waits for that. */
 MUST_CHECK int control_quit(int fd, uint64_t timeout_ms, struct err *err);
 /* Sending on that socket fails after some seconds, should the other end never read. */
 MUST_CHECK int control_bound(int fd, struct err *err);

@@ -53,17 +53,96 @@ class Hangs(ForkdTest):
         self.wait_ticks([first, second])
         self.assertEqual(len(d.get("/v1/clones")["clones"]), 2)
 
-    def test_restarted_daemon_and_a_clone_that_hangs(self):
+    def calls(self, clones):
+        """How often each was called: the ends of its control socket in its own process, answered or not, and the listening one."""
+        with open("/proc/net/unix", encoding="utf-8") as f:
+            paths = [line.split()[-1] for line in f]
+        return [paths.count(os.path.join(os.path.dirname(c["api_socket"]), "control.sock")) for c in clones]
+
+    def test_restarted_daemon_and_clones_that_hang(self):
+        """All are called at once and adopted; who does not answer is asked on, and ended by nobody but its owner."""
         d = Daemon(self)
         d.template("t", self.ticker())
-        hung, other = d.clone("t", 2)
-        self.stopped(hung["pid"])
+        clones = d.clone("t", 5)
+        hung, other, was_paused = clones[:3], clones[3], clones[0]
+        d.must(200, "PUT", f"/v1/clones/{was_paused['id']}/pause")
+        for c in hung:
+            self.stopped(c["pid"])
+        d.kill()
+        before, waited_for = self.calls(hung), []
+
+        def watch():
+            wait_for("all three to be called", lambda: all(now > then for now, then in zip(self.calls(hung), before)))
+            waited_for.append(read(d.log).count(b"have not answered"))
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        d.start()
+        watcher.join()
+        self.assertIn(waited_for, ([0], [1]))
+        log = read(d.log).decode()
+        self.assertEqual(log.count("have not answered"), 1, log)        # one deadline, for all three
+        self.assertIn("3 of them have not answered", log)
+        listed = {c["id"]: c for c in d.get("/v1/clones")["clones"]}
+        self.assertEqual(set(listed), {c["id"] for c in clones})
+        self.assertEqual({i for i, c in listed.items() if not c["responsive"]}, {c["id"] for c in hung})
+        self.assertTrue(all(alive(c["pid"]) for c in clones))
+        self.wait_ticks([other])
+        self.assertEqual(d.ctl("list").count("(no answer)"), 3)
+        self.assertIn("(no answer)", d.ctl("show", hung[1]["id"]))
+
+        url = f"/v1/clones/{hung[1]['id']}"
+        for method, what, body in (("PUT", "/pause", None), ("PUT", "/resume", None), ("POST", "/snapshot", {"name": "s"})):
+            self.assertIn(f"process {hung[1]['pid']} lives", d.refused(503, "clone_not_responding", method, url + what, body))
+        self.assertNotIn("disk_ops", d.get(url)["stats"])
+        self.assertGreater(d.get(url)["stats"]["private_dirty_bytes"], 0)
+        self.assertEqual(d.must(200, "PATCH", url, {"labels": {"k": "v"}})["labels"], {"k": "v"})
+
+        d.must(204, "DELETE", f"/v1/clones/{hung[2]['id']}")
+        wait_for("the process to end", lambda: not alive(hung[2]["pid"]))
+        self.assertFalse(os.path.exists(os.path.dirname(hung[2]["api_socket"])))
+
+        for c in hung[:2]:
+            os.kill(c["pid"], signal.SIGCONT)
+            wait_for("it to answer", lambda c=c: d.get(f"/v1/clones/{c['id']}")["responsive"])
+        self.assertEqual([d.get(f"/v1/clones/{c['id']}")["state"] for c in hung[:2]], ["paused", "running"])
+        d.must(200, "PUT", f"/v1/clones/{was_paused['id']}/resume")
+        self.wait_ticks([*hung[:2], other])
+        d.must(201, "POST", url + "/snapshot", {"name": "s"})
+        d.stop()
+        d.start()
+        self.assertEqual({c["id"]: c["responsive"] for c in d.get("/v1/clones")["clones"]},
+                         {c["id"]: True for c in clones if c is not hung[2]})
+
+    def test_clone_that_hangs_for_a_while(self):
+        """Once it was asked in vain it is not waited for again and again; when it goes on, so do its operations."""
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        c = d.clone("t")[0]
+        url = f"/v1/clones/{c['id']}"
+        self.assertTrue(d.get(url)["responsive"])
+        self.stopped(c["pid"])
+        d.get(url)      # its statistics
+        self.assertFalse(d.get(url)["responsive"])
+        d.refused(503, "clone_not_responding", "PUT", url + "/pause")
+        os.kill(c["pid"], signal.SIGCONT)
+        wait_for("it to answer", lambda: d.get(url)["responsive"])
+        self.assertEqual(d.must(200, "PUT", url + "/pause")["state"], "paused")
+
+    def test_half_made_clones_that_hang(self):
+        """What the daemon never handed out is ended, by force if need be, also when there are several."""
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        clones = d.clone("t", 3)
+        for c in clones[:2]:
+            self.stopped(c["pid"])
+            folder = os.path.dirname(c["api_socket"])
+            os.rename(os.path.join(folder, "clone.json"), os.path.join(folder, "clone.json.new"))
         d.kill()
         d.start()
-        self.assertEqual([c["id"] for c in d.get("/v1/clones")["clones"]], [other["id"]])
-        wait_for("the process to end", lambda: not alive(hung["pid"]))
-        self.assertFalse(os.path.exists(os.path.dirname(hung["api_socket"])))
-        self.wait_ticks([other])
+        self.assertEqual([c["id"] for c in d.get("/v1/clones")["clones"]], [clones[2]["id"]])
+        self.assertEqual(os.listdir(os.path.join(d.runtime, "clones")), [clones[2]["id"]])
+        for c in clones[:2]:
+            wait_for("the process to end", lambda c=c: not alive(c["pid"]))
 
 
 class Unread(ForkdTest):
