@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Small language helpers used everywhere: releases bound to a declaration, checked results, array lengths.
- * A variable declared `auto…` owns what it holds; steal_…() gives it away.
+ * Small helpers for the language: releases that are bound to a declaration, results that must be
+ * looked at, lengths of arrays. A variable that is declared `auto…` owns what it holds; steal_fd()
+ * and steal_ptr() give that away.
  */
 #ifndef COMMON_AUTO_H
 #define COMMON_AUTO_H

@@ -15,7 +15,10 @@ static inline uint64_t monotonic_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-/* Now, as "2026-11-22T10:00:00Z" (RFC 3339, UTC), with_ms: "…00.123Z"; heap, NULL without memory. */
+/*
+ * The time of day as "2026-11-22T10:00:00Z" (RFC 3339, UTC); with_ms: "…00.123Z". On the heap;
+ * NULL: no memory.
+ */
 char *time_text(bool with_ms);
 
 #endif

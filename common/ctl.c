@@ -154,7 +154,7 @@ int ctl_send(int fd, const struct strbuf *text, const int *fds, uint32_t n_fds, 
 	return n < 0 ? err->num : 0;
 }
 
-/* Length, fitting into ret_text[CTL_PACKET_MAX + 1]. */
+/* Parses the `len` bytes in p->text, which has room for one more. */
 static int parse_packet(struct ctl_packet *p, size_t len, struct err *err)
 {
 	if (len > CTL_PACKET_MAX)
@@ -180,7 +180,7 @@ int ctl_recv(int fd, struct ctl_packet *p, struct err *err)
 	return parse_packet(p, (size_t)n, err);
 }
 
-/* Opens the object with `head`, adds the members of the struct; not closed. */
+/* Writes `head`, which opens an object, and the members of the struct. The object stays open. */
 static void members(struct strbuf *out, const char *head, const struct field *rows, const void *obj)
 {
 	autostrbuf struct strbuf s = {};
@@ -226,7 +226,7 @@ void ctl_reply(struct strbuf *out, const struct field *rows, const void *obj)
 	strbuf_putc(out, '}');
 }
 
-/* The code travels as its number: both ends are of one build. */
+/* An error's code travels as its number: both ends are of one build. */
 struct wire_error {
 	uint32_t code, num; /* num: errno */
 	char *message;
@@ -246,7 +246,7 @@ void ctl_reply_error(struct strbuf *out, const struct err *err)
 	strbuf_puts(out, "}}");
 }
 
-/* The links of the chain come back as they were. */
+/* Sets *err as it was at the other end, with all links of its chain. */
 static int take_error(const struct json_node *node, struct err *err)
 {
 	struct wire_error e = {};
@@ -255,7 +255,7 @@ static int take_error(const struct json_node *node, struct err *err)
 	if (fields_load(wire_error_fields, &e, node, "error", err) < 0)
 		return err_wrap(err, "control packet");
 	err_set(err, e.code, "-");
-	if (e.num == ENOSPC || e.num == EDQUOT) /* other numbers would speak of this end's socket */
+	if (e.num == ENOSPC || e.num == EDQUOT) /* any other number would look like a fault of this end's socket */
 		err->num = -(int)e.num;
 	snprintf(err->msg, sizeof(err->msg), "%s", e.message);
 	fields_free(wire_error_fields, &e);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The control protocol between forkd, its template hosts and its VM processes: the one header that forkd and forkd-vmm share.
+ * The control protocol between forkd, its template hosts and its VM processes.
  *
  * SOCK_SEQPACKET unix sockets. A packet is one JSON object of up to CTL_PACKET_MAX bytes with up to SOCK_FDS_MAX
  * descriptors. A request has "op"; it gets one reply, in order: {"ok":true,…} or {"error":{"code","num","message"}}.
@@ -39,13 +39,13 @@
 
 enum { CTL_PACKET_MAX = 128 * 1024, CTL_PARK_MAX = 64 };
 
-/* What a descriptor of ctl_restore or ctl_boot is for. */
+/* What a descriptor of struct ctl_restore or struct ctl_boot is for. */
 enum ctl_fd_kind {
 	CTL_FD_API,           /* listening stream socket of the per-VM API */
-	CTL_FD_DISK,          /* opened as its config says (read-only or not, O_DIRECT or not); id */
-	CTL_FD_DISK_LOCK,     /* the same file opened once more: holds the image lock; id */
-	CTL_FD_NET,           /* tap, one queue pair each, in order; id */
-	CTL_FD_SERIAL_LOG,    /* file for the serial port's output; capped by the VM process */
+	CTL_FD_DISK,          /* a disk's image, opened as the configuration says (read-only, O_DIRECT); with id */
+	CTL_FD_DISK_LOCK,     /* the same image opened once more: it holds the image's lock; with id */
+	CTL_FD_NET,           /* a queue pair of a tap, in order; with id */
+	CTL_FD_SERIAL_LOG,    /* file for the serial port's output; the VM process keeps it short */
 	CTL_FD_SERIAL_SOCKET, /* listening stream socket of the serial port */
 	CTL_FD_CONSOLE_LOG,   /* the same two of the virtio console */
 	CTL_FD_CONSOLE_SOCKET,
@@ -57,7 +57,7 @@ extern const char *const ctl_fd_kinds[]; /* "api", "disk", "disk_lock", "net", �
 
 struct ctl_fd {
 	uint8_t kind; /* enum ctl_fd_kind */
-	char *id;     /* of the disk or net, or "#0": its place in the list; NULL for the others */
+	char *id;     /* the id of the disk or net, or "#0": its place in the list; NULL for the other kinds */
 };
 
 enum ctl_memory_mode { CTL_COPY, CTL_ONDEMAND, CTL_COPYONWRITE };
@@ -68,25 +68,25 @@ struct ctl_load {
 };
 
 struct ctl_fork {
-	char *id; /* the clone's; names the process in logs */
+	char *id; /* the clone's id; names the process in logs */
 	uint8_t memory_restore_mode;
 };
 
 struct ctl_exited {
 	uint32_t pid;
-	int32_t status; /* as of waitpid() */
+	int32_t status; /* as waitpid() gives it */
 };
 
-/* `restore`: the packet also has "overrides", an object of the shape of config.json (may be absent). */
+/* Of `restore`. The packet may also have "overrides", an object of the shape of config.json. */
 struct ctl_restore {
 	struct ctl_fd *fds; /* one for each descriptor of the packet, in order */
 	uint32_t n_fds;
 	bool resume;
 	char *open_socket;  /* path of forkd's open service; NULL: the API of this VM names no host path */
-	char *vsock_socket; /* where the CTL_FD_VSOCK socket is: the guest's own connections go to files beside it */
+	char *vsock_socket; /* path of the CTL_FD_VSOCK socket: the guest's own connections go to files beside it */
 };
 
-/* `boot`: the packet also has "config", a VmConfig; runs at once. */
+/* Of `boot`. The packet also has "config", a VmConfig, which runs at once. */
 struct ctl_boot {
 	struct ctl_fd *fds;
 	uint32_t n_fds;
@@ -106,7 +106,7 @@ struct ctl_exiting {
 };
 
 struct ctl_snapshotted {
-	uint64_t paused_us; /* how long the guest stood still; 0 when it was paused before */
+	uint64_t paused_us; /* how long the guest stood still; 0: it was paused before */
 };
 
 struct ctl_stats {
@@ -137,7 +137,7 @@ struct ctl_template {
 	char *host_cpu;                          /* what a host must have, in words */
 };
 
-/* Of the open service; `id` is the clone's. */
+/* Requests to the open service; `id` is the clone's. */
 struct ctl_open_dir {
 	char *id, *path;
 };
@@ -146,14 +146,20 @@ struct ctl_connect {
 	uint32_t port;
 };
 
-/* The sources of random numbers: the only files that a VM process of forkd opens by a name of its configuration. */
+/*
+ * Is the path a source of random numbers? A VM process of forkd opens no other file by a name of
+ * its configuration.
+ */
 bool ctl_is_random_source(const char *path);
 
 extern const struct field ctl_load_fields[], ctl_fork_fields[], ctl_exited_fields[], ctl_restore_fields[],
 	ctl_boot_fields[], ctl_status_fields[], ctl_exiting_fields[], ctl_snapshotted_fields[], ctl_stats_fields[],
 	ctl_template_fields[], ctl_open_dir_fields[], ctl_connect_fields[];
 
-/* A packet that came in: its JSON and its descriptors. Zeroed before first use (fds: n_fds 0); ctl_packet_done() closes what is left. */
+/*
+ * A packet that came in: its JSON and its descriptors. It is zeroed before the first use;
+ * ctl_packet_done() closes the descriptors that are left.
+ */
 struct ctl_packet {
 	char *text;
 	struct json json; /* root: json.nodes[0], an object */
@@ -163,18 +169,30 @@ struct ctl_packet {
 void ctl_packet_done(struct ctl_packet *p);
 #define autoctl __attribute__((cleanup(ctl_packet_done)))
 
-/* Sends one packet; the descriptors stay the caller's. Waits as long as the socket's SO_SNDTIMEO says. */
+/*
+ * Sends one packet; the descriptors stay the caller's. Waits as long as the socket's SO_SNDTIMEO
+ * allows.
+ */
 MUST_CHECK int ctl_send(int fd, const struct strbuf *text, const int *fds, uint32_t n_fds, struct err *err);
-/* Receives one; waits as SO_RCVTIMEO says (-EAGAIN: without an error message). 1: a packet; 0: end of file. */
+/*
+ * Receives one packet; waits as long as the socket's SO_RCVTIMEO allows. 1: a packet came; 0: end
+ * of file; -EAGAIN: time is over, without an error message.
+ */
 MUST_CHECK int ctl_recv(int fd, struct ctl_packet *p, struct err *err);
 
-/* {"op":"OP"} plus the members of the struct (rows NULL: none). `extra`, "key":value text, may be NULL. */
+/*
+ * Writes {"op":"OP"} plus the members of the struct (rows NULL: none), and `extra`, which is
+ * "key":value text or NULL.
+ */
 void ctl_request(struct strbuf *out, const char *op, const struct field *rows, const void *obj, const char *extra);
-/* {"ok":true} plus the members, or {"error":…} made from err. */
+/* Writes {"ok":true} plus the members, or {"error":…} made from *err. */
 void ctl_reply(struct strbuf *out, const struct field *rows, const void *obj);
 void ctl_reply_error(struct strbuf *out, const struct err *err);
 void ctl_event(struct strbuf *out, const char *event, const struct field *rows, const void *obj);
-/* A reply: fills *obj (initialised by fields_init) when ok; sets err as it was at the other end otherwise. */
+/*
+ * Reads a reply: fills *obj, which fields_init() has initialised, or sets *err as it was at the
+ * other end.
+ */
 MUST_CHECK int ctl_parse_reply(const struct ctl_packet *p, const struct field *rows, void *obj, struct err *err);
 
 #endif

@@ -51,7 +51,7 @@ static int set_num(struct err *err, enum err_code code, int num, const char *fmt
 {
 	char why[128];
 
-	format(err->msg, sizeof(err->msg) - sizeof(why) - 32, fmt, ap); /* the cause must fit */
+	format(err->msg, sizeof(err->msg) - sizeof(why) - 32, fmt, ap); /* the text of the cause must fit behind it */
 	size_t used = strlen(err->msg);
 	snprintf(err->msg + used, sizeof(err->msg) - used, "\n%s (os error %d)", strerror_r(num, why, sizeof(why)),
 		 num);

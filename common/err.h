@@ -2,9 +2,9 @@
 /*
  * The error object: a code and a chain of messages, outermost first, root cause last.
  *
- * It lives on the caller's stack, zero-initialised, and is never NULL. It is set once, where something fails;
- * callers put their context in front with err_wrap() or pass it on. Every function here returns a negative
- * errno so that `return err_set(…)` works.
+ * It lives on the caller's stack, zero-initialised, and is never NULL. An error is set once, where
+ * something fails; callers put their context in front with err_wrap(), or pass the error on. Every
+ * function here returns a negative errno, so that `return err_set(…)` works.
  */
 #ifndef COMMON_ERR_H
 #define COMMON_ERR_H
@@ -26,18 +26,20 @@ struct err {
 	enum err_code code;
 	int num;                 /* -errno, as returned */
 	unsigned detail;         /* forkd's row of the REST error table; 0: none */
-	char msg[ERR_MSG_BYTES]; /* links of the chain, separated by '\n'; no message holds one itself */
+	char msg[ERR_MSG_BYTES]; /* links of the chain, separated by '\n'; no link has a '\n' itself */
 };
 
-/* Sets the message; returns -EINVAL, or what fits the code. */
+/* Sets code and message. Returns -EINVAL, or the errno that fits the code. */
 int err_set(struct err *err, enum err_code code, const char *fmt, ...) PRINTF_LIKE(3, 4);
-/* Sets the message and, as the last link of the chain, the text of `num` (positive errno); returns -num. */
+/*
+ * The same, with the text of the positive errno `num` as the last link of the chain. Returns -num.
+ */
 int err_num(struct err *err, enum err_code code, int num, const char *fmt, ...) PRINTF_LIKE(4, 5);
-/* err_num() with errno. */
+/* As err_num() with errno. */
 int err_sys(struct err *err, enum err_code code, const char *fmt, ...) PRINTF_LIKE(3, 4);
-/* Puts a link in front of the chain; returns the error's number again. */
+/* Puts a link in front of the chain. Returns the error's number again. */
 int err_wrap(struct err *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
-/* The chain on one line, links joined by ": ". Returns `buf`. */
+/* Writes the chain on one line, its links joined by ": ". Returns `buf`. */
 const char *err_line(const struct err *err, char *buf, size_t size);
 
 #endif

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The interpreter of field tables: load, save, defaults, release. Option strings are in field_options.c. */
+/*
+ * The interpreter of field tables: load, save, defaults, release. Option strings are in
+ * field_options.c.
+ */
 #include "common/field.h"
 
 #include <ctype.h>
@@ -117,7 +120,7 @@ int field_number(const struct field *f, void *dst, uint64_t magnitude, bool nega
 	return 0;
 }
 
-/* `text` is `name`; loosely: ignoring case and '-'. */
+/* Is `text` the name? `loose` ignores case and '-'. */
 static bool same_name(const char *name, const char *text, bool loose)
 {
 	if (!loose)
@@ -172,7 +175,7 @@ static int load_row16(uint8_t *dst, const struct json_node *node, const struct p
 	return load_ints(&byte, (char *)dst, node, at, err);
 }
 
-/* One element: a scalar, a string or a struct. dst NULL: check only. */
+/* Loads one element: a scalar, a string or a struct. dst NULL: only checks it. */
 static int load_one(const struct field *f, void *dst, const struct json_node *node, const struct path *at,
 		    struct err *err)
 {
@@ -211,7 +214,10 @@ static bool is_plain_number(const struct field *f)
 	return f->type >= FT_U8 && f->type <= FT_U64 && !f->min && !f->max && !f->align && !(f->flags & F_POW2);
 }
 
-/* An array of integers. Rows without bounds of their own are most of a snapshot: their loop is a tight one. */
+/*
+ * Loads an array of integers. Most of a snapshot are rows without bounds of their own: their loop
+ * is a tight one.
+ */
 static int load_ints(const struct field *f, char *dst, const struct json_node *node, const struct path *at,
 		     struct err *err)
 {
@@ -395,7 +401,7 @@ const struct field *fields_find(const struct field *rows, const char *name)
 
 static int check_known(const struct field *rows, const struct json_node *node, const struct path *at, struct err *err);
 
-/* The value of a row with rows of its own: an object, or a list of them. */
+/* Checks the value of a row that has rows of its own: an object, or a list of objects. */
 static int check_known_value(const struct field *f, const struct json_node *node, const struct path *at,
 			     struct err *err)
 {
@@ -404,7 +410,7 @@ static int check_known_value(const struct field *f, const struct json_node *node
 	if (node->type == JSON_OBJECT)
 		return check_known(f->sub, node, at, err);
 	if (node->type != JSON_ARRAY)
-		return 0; /* of a wrong type: fields_load() says so */
+		return 0; /* the value is of a wrong type: fields_load() says so */
 	for (json_each(child, node)) {
 		if (child->type == JSON_OBJECT && check_known(f->sub, child, &item, err) < 0)
 			return err->num;
@@ -532,7 +538,7 @@ static void save_elements(const struct field *f, const char *items, uint32_t n, 
 	strbuf_putc(out, ']');
 }
 
-/* The address of what is to be written, NULL when the member is absent. */
+/* The address of what is to be written; NULL: the member is absent. */
 static const char *present(const struct field *f, const char *base)
 {
 	const char *p = base + f->offset;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Field tables: one list of a struct's members that drives loading from JSON, saving, every check of a value,
- * defaults, release, and the keys of an option string.
+ * Field tables: one list of a struct's members that drives loading from JSON, saving, every check
+ * of a value, defaults, release, and the keys of an option string.
  *
- * A table is an array of rows ended by F_END; a row's name is the member's name and the JSON key. Members may be
- * integers, bool, `char *` (heap, NULL = absent), enums (as uint8_t), nested structs, fixed arrays, lists (a heap pointer
- * `m` with a uint32_t `n_m`), optional scalars (with a bool `has_m`) and optional structs (a heap pointer).
+ * A table is an array of rows that ends with F_END. A row's name is the name of the member and its
+ * JSON key. A member may be an integer, a bool, a `char *` (heap; NULL: absent), an enum (as
+ * uint8_t), a nested struct, a fixed array, a list (a heap pointer `m` with a uint32_t `n_m`), an
+ * optional scalar (with a bool `has_m`) or an optional struct (a heap pointer).
  */
 #ifndef COMMON_FIELD_H
 #define COMMON_FIELD_H
@@ -20,13 +21,13 @@ enum field_type { FT_BOOL, FT_U8, FT_I8, FT_U16, FT_U32, FT_I32, FT_U64, FT_STR,
 enum field_kind { FK_ONE, FK_ARRAY, FK_LIST, FK_OPTIONAL, FK_POINTER };
 
 enum field_flags {
-	F_REQUIRED = 1, /* absent in the input: an error; else the default */
+	F_REQUIRED = 1, /* an input without the member is an error; without the flag it has its default */
 	F_POW2 = 2,
 	F_SIZE = 4,     /* option strings: K, M, G allowed */
 	F_OMIT = 8,     /* not written while it has its default */
-	F_REFUSE = 16,  /* known, not supported: any value but the default is refused by name */
+	F_REFUSE = 16,  /* known and not supported: any value but the default is refused by name */
 	F_RUNTIME = 32, /* not in JSON at all, only in option strings */
-	F_NULL = 64,    /* optional, or a list: written as null when absent, instead of left out */
+	F_NULL = 64,    /* optional members and lists: written as null when absent, not left out */
 	F_EMPTY = 512,  /* F_EMPTY_LIST() */
 	F_ITEMS = 128,  /* option strings: written [a@[n,n],b@[n]]; first member and list of each element */
 	F_WORD = 256,   /* enum in option strings: a name standing alone is its value (`tty`) */
@@ -110,12 +111,18 @@ struct field {
 		F_ROW(s, m, *F_M(s, m), FK_LIST), .type = FT_OBJECT, .sub = (rows),                 \
 						  .count_offset = offsetof(s, n_##m), ##__VA_ARGS__ \
 	}
-/* A key that Cloud Hypervisor has and we have not: refused by name unless absent, null, false or empty. */
+/*
+ * A key that Cloud Hypervisor has and this program has not: refused by name, unless it is absent,
+ * null, false or empty.
+ */
 #define F_UNSUPPORTED(name_, ...)                                 \
 	{                                                         \
 		.name = (name_), .flags = F_REFUSE, ##__VA_ARGS__ \
 	}
-/* The same for a key that exists in option strings only; and one that is taken and ignored there. */
+/*
+ * The same for a key that exists in option strings only; and a key of option strings that is taken
+ * and ignored.
+ */
 #define F_UNSUPPORTED_OPT(opt_)                                              \
 	{                                                                    \
 		.name = (opt_), .opt = (opt_), .flags = F_REFUSE | F_RUNTIME \
@@ -130,7 +137,7 @@ struct field {
 		.name = #m, .offset = offsetof(s, m), .size = 16, .kind = FK_ARRAY, .type = FT_ROW16, \
 		.count = sizeof(F_M(s, m)) / 16, ##__VA_ARGS__                                        \
 	}
-/* A list that is always empty here: written as [], refused with anything in it. */
+/* A list that is always empty in this program: written as [], refused with anything in it. */
 #define F_EMPTY_LIST(name_)                       \
 	{                                         \
 		.name = (name_), .flags = F_EMPTY \
@@ -143,18 +150,22 @@ struct field {
 /* Zeroes the struct and sets every default. */
 void fields_init(const struct field *rows, void *obj);
 /*
- * Checks the whole object, then fills *obj, which must be initialised (defaults stand where a key is absent).
- * Unknown keys are ignored. On failure *obj is as it was; the message begins with `what` and the path of the value.
- * Lists and strings are allocated; fields_free() releases them.
+ * Checks the whole object, then fills *obj, which must be initialised: a default stands where a key
+ * is absent. Unknown keys are ignored. On failure *obj is as it was, and the message begins with
+ * `what` and the path of the value. Lists and strings are allocated; fields_free() releases them.
  */
 MUST_CHECK int fields_load(const struct field *rows, void *obj, const struct json_node *node, const char *what,
 			   struct err *err);
 /*
- * The same from an option string `key=value,key=value` (Cloud Hypervisor's grammar): rows with .opt are its keys.
- * F_REQUIRED is not looked at. Messages are Cloud Hypervisor's. On failure *obj may be partly filled.
+ * As fields_load(), from an option string `key=value,key=value` in Cloud Hypervisor's grammar. Its
+ * keys are the rows with .opt; F_REQUIRED does not count. Messages are Cloud Hypervisor's. On
+ * failure *obj may be partly filled.
  */
 MUST_CHECK int fields_parse_options(const struct field *rows, void *obj, const char *text, struct err *err);
-/* Refuses keys that no row has, at every level, by the path of the first one. For callers that do not ignore them. */
+/*
+ * Refuses a key that no row has, at every level; the message has the path of the first one. For
+ * callers that do not ignore unknown keys.
+ */
 MUST_CHECK int fields_check_known(const struct field *rows, const struct json_node *node, const char *what,
 				  struct err *err);
 /* The row of that name, or NULL. */
@@ -165,8 +176,8 @@ void fields_save(const struct field *rows, const void *obj, struct strbuf *out);
 void fields_free(const struct field *rows, void *obj);
 
 /*
- * The index of the element called `id` in a list of structs of `bytes` bytes that begin with `char *id`; -1: there is none.
- * NULL, here or there, is nobody's.
+ * The index of the element called `id` in a list of structs of `bytes` bytes that begin with `char
+ * *id`; -1: there is none. An element whose id is NULL is never found, nor is the id NULL.
  */
 int list_find_id(const void *items, uint32_t n, size_t bytes, const char *id);
 #define LIST_FIND_ID(items, n, id_)                                                         \

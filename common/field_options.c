@@ -78,7 +78,7 @@ static int parse_int_list(const struct field *f, char *obj, const char *value, c
 	return 0;
 }
 
-/* `a@[1,2]`: the first member, and the one that is a list. */
+/* `a@[1,2]`: fills the first member, and the one that is a list. */
 static int parse_item(const struct field *rows, char *obj, char *item, const struct path *at, struct err *err)
 {
 	const struct field *list = rows;
@@ -126,7 +126,7 @@ static int parse_items(const struct field *f, char *obj, char *value, const stru
 	return 0;
 }
 
-/* `1:2:1:1`: every member, in order. */
+/* `1:2:1:1`: fills every member, in order. */
 static int parse_tuple(const struct field *f, char *obj, char *value, const struct path *at, struct err *err)
 {
 	char *dst = field_pointer_new(f, obj), *rest = value;
@@ -144,7 +144,7 @@ static int parse_tuple(const struct field *f, char *obj, char *value, const stru
 	return rest ? field_bad(at, err, "has too many parts") : 0;
 }
 
-/* `[a,b]`: the toggles that are on. */
+/* `[a,b]`: switches the named toggles on. */
 static int parse_names(const struct field *f, char *obj, char *value, const struct path *at, struct err *err)
 {
 	size_t len = strlen(value);
@@ -168,7 +168,7 @@ static int parse_names(const struct field *f, char *obj, char *value, const stru
 	return 0;
 }
 
-/* What stands for "not used": as harmless as the key's absence. */
+/* Does the value stand for "not used"? Then it is as harmless as the key's absence. */
 static bool is_nothing(const char *value)
 {
 	bool on = true;
@@ -198,7 +198,10 @@ static int parse_option(const struct field *f, char *obj, char *value, struct er
 	return 0;
 }
 
-/* Finds the row of `key=value` or of a word that stands alone; values[] is parallel to the rows: the last one wins. */
+/*
+ * Finds the row of `key=value`, or of a word that stands alone. values[] has an element for each
+ * row; of several values the last one counts.
+ */
 static int take_part(const struct field *rows, char *part, char **values, struct err *err)
 {
 	char *equals = strchr(part, '=');

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What NFS, 9p, FUSE and other file systems may lack, done in another way with the same promise; and the name of the file system, for
- * the message where there is no other way. Any thread.
+ * What NFS, 9p, FUSE and other file systems may lack, done in another way that keeps the same
+ * promise. Where there is no other way, the message has the name of the file system. Any thread.
  */
 #ifndef COMMON_FS_H
 #define COMMON_FS_H
@@ -11,20 +11,28 @@
 #include "common/auto.h"
 
 /*
- * Renames a file or a directory; nothing is replaced, except an empty directory by a directory. The new name has all of the file from
- * its first moment on. -EEXIST: the new name is taken. -errno: nothing was changed.
+ * Renames a file or a directory. Nothing is replaced, except an empty directory by a directory. The
+ * new name has all of the file from its first moment on. -EEXIST: the new name is taken. Other
+ * -errno: nothing was changed.
  */
 MUST_CHECK int fs_rename_new(int from_dir_fd, const char *from, int to_dir_fd, const char *to);
 
-/* The two kinds of lock do not see each other on most file systems: who locks the same file names the same kind first. */
+/*
+ * The two kinds of lock do not see each other on most file systems: all who lock the same file name
+ * the same kind first.
+ */
 enum fs_lock_kind { FS_LOCK_OFD, FS_LOCK_FLOCK };
 /*
- * Locks the whole file for the one open file description, and does not wait. Where the file system refuses the kind `first`, the other
- * kind is taken. -EAGAIN: another one has the lock. Other -errno: the file system has no lock for this file.
+ * Locks the whole file for the one open file description, and does not wait. Where the file system
+ * refuses the kind `first`, the other kind is taken. -EAGAIN: somebody else has the lock. Other
+ * -errno: the file system has no lock for this file.
  */
 MUST_CHECK int fs_lock(int fd, enum fs_lock_kind first);
 
-/* The file is held in memory, and a hole of it that is read through a mapping becomes data for good. */
+/*
+ * The file is held in memory, and a hole of it that is read through a mapping becomes data for
+ * good.
+ */
 bool fs_fills_holes(int fd);
 
 /* The type of the file system that fd is on: "nfs", "fuse", or its number. Returns `buf`. */

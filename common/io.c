@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* pread() and pwrite() until all is done. */
+/* Repeats pread() and pwrite() until all is done. */
 #include "common/io.h"
 
 #include <errno.h>

@@ -8,9 +8,15 @@
 
 #include "common/auto.h"
 
-/* Reads [off, off + len): the number of bytes, less than len only when the file ends before; or -errno. */
+/*
+ * Reads [off, off + len). Returns the number of bytes, which is less than len only when the file
+ * ends before; or -errno.
+ */
 MUST_CHECK ssize_t io_read(int fd, void *buf, uint64_t len, uint64_t off);
-/* Writes [off, off + len): len, less only when the file takes no more without saying why; or -errno. */
+/*
+ * Writes [off, off + len). Returns len, or less when the file takes no more without saying why; or
+ * -errno.
+ */
 MUST_CHECK ssize_t io_write(int fd, const void *buf, uint64_t len, uint64_t off);
 
 #endif

@@ -9,7 +9,7 @@
 struct parser {
 	struct json *json;
 	char *p, *end;
-	char *line_start; /* counted while reading: strings are rewritten behind p */
+	char *line_start; /* lines are counted while reading: strings are rewritten behind p */
 	size_t line;
 	unsigned depth;
 	struct err *err;
@@ -48,7 +48,10 @@ static struct json_node *node_new(struct parser *ps)
 	return node;
 }
 
-/* Length of the UTF-8 sequence at p, 0 when it is not one (RFC 3629: no surrogates, no overlong forms). */
+/*
+ * The length of the UTF-8 sequence at p; 0: it is none (RFC 3629: no surrogates, no overlong
+ * forms).
+ */
 static unsigned utf8_len(const unsigned char *p, const unsigned char *end)
 {
 	unsigned n = p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
@@ -96,7 +99,10 @@ static int hex4(const char *p, const char *end)
 	return v;
 }
 
-/* At the 'u' of \uXXXX: writes UTF-8 at `out` (at most 4 bytes for 6 or 12 read). NULL: not a character. */
+/*
+ * p is at the 'u' of \uXXXX. Writes UTF-8 at `out`, at most 4 bytes for 6 or 12 that are read.
+ * NULL: it is no character.
+ */
 static char *unescape_unicode(struct parser *ps, char *out)
 {
 	int c = hex4(ps->p + 1, ps->end);
@@ -131,7 +137,7 @@ static char *unescape_unicode(struct parser *ps, char *out)
 	return out;
 }
 
-/* At the backslash; returns the new end of the output, NULL on a bad escape. */
+/* p is at the backslash. Returns the new end of the output; NULL: a bad escape. */
 static char *unescape(struct parser *ps, char *out)
 {
 	static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
@@ -153,7 +159,10 @@ static bool is_plain(char c)
 	return c != '"' && c != '\\' && (unsigned char)c >= 0x20 && (unsigned char)c < 0x80;
 }
 
-/* Behind the bytes of a string that stand for themselves; eight at a time while no byte can be special. */
+/*
+ * Skips the bytes of a string that stand for themselves, eight at a time while no byte can be
+ * special.
+ */
 static char *skip_plain(char *p, const char *end)
 {
 	const uint64_t each = 0x0101010101010101;
@@ -170,7 +179,7 @@ static char *skip_plain(char *p, const char *end)
 	return p;
 }
 
-/* At the opening quote. The unescaped bytes take the place of the escaped ones. */
+/* p is at the opening quote. The unescaped bytes take the place of the escaped ones. */
 static int parse_string(struct parser *ps, char **ret_str, uint32_t *ret_len)
 {
 	char *out = ++ps->p, *start = out;
@@ -267,7 +276,10 @@ static int key_order(const void *a, const void *b)
 	return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* Objects of state.json have a handful of members: compare pairs; sort the large ones. */
+/*
+ * Refuses duplicate keys. Most objects of state.json have a handful of members, which are compared
+ * in pairs; large objects are sorted.
+ */
 static int check_keys(struct parser *ps, uint32_t object)
 {
 	const struct json_node *node = &ps->json->nodes[object];
@@ -314,7 +326,7 @@ static int parse_member(struct parser *ps)
 	return parse_value(ps, key);
 }
 
-/* Room for value number `n` behind nodes[index], which is the last node so far. */
+/* Makes room for value number `n` behind nodes[index], which is the last node so far. */
 static uint64_t *ints_room(struct parser *ps, uint32_t index, uint32_t n)
 {
 	uint32_t nodes = (uint32_t)(((uint64_t)n * sizeof(uint64_t)) / sizeof(struct json_node)) + 1;
@@ -325,7 +337,10 @@ static uint64_t *ints_room(struct parser *ps, uint32_t index, uint32_t n)
 	return (uint64_t *)(void *)&ps->json->nodes[index + 1] + n;
 }
 
-/* Digits of an integer of at most 19 of them, which fits; 0: it is something else. */
+/*
+ * Reads an integer of at most 19 digits, which fits. Returns the number of digits; 0: it is
+ * something else.
+ */
 static unsigned short_int(const struct parser *ps, uint64_t *ret)
 {
 	unsigned n = 0;
@@ -338,8 +353,8 @@ static unsigned short_int(const struct parser *ps, uint64_t *ret)
 }
 
 /*
- * Behind the bracket of an array: true when all of it is integers, packed now. Else nothing has happened, and the general
- * reader starts again.
+ * p is behind the bracket of an array. true: the array is nothing but integers, and they are
+ * packed. false: nothing has happened, and the general reader starts again.
  */
 static bool parse_ints(struct parser *ps, uint32_t index)
 {
@@ -378,7 +393,7 @@ static bool parse_ints(struct parser *ps, uint32_t index)
 	return false;
 }
 
-/* At the opening bracket of the array or object in nodes[index]. */
+/* p is at the opening bracket of the array or object in nodes[index]. */
 static int parse_container(struct parser *ps, uint32_t index)
 {
 	bool object = *ps->p == '{';

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The log's one writer. Its settings are process-wide and fixed before threads exist. */
+/* The log. Its settings are process-wide and fixed before the first thread exists. */
 #include "common/log.h"
 
 #include <stdarg.h>

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The log: one line a message on stderr or in a file, in Cloud Hypervisor's shape,
- * `program: 1.234567s: <thread> LEVEL:file:line -- message`. Safe from every thread; never on the per-exit path.
+ * The log: one line for each message on stderr or in a file, in Cloud Hypervisor's shape, `program:
+ * 1.234567s: <thread> LEVEL:file:line -- message`. Any thread; nothing is logged for each exit of a
+ * vCPU.
  */
 #ifndef COMMON_LOG_H
 #define COMMON_LOG_H
@@ -13,14 +14,20 @@
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
-/* Call before the first thread: time zero is now. `fd` stays the caller's and must stay open. */
+/*
+ * To be called before the first thread exists. The call is time zero of the log. `fd` stays the
+ * caller's and must stay open.
+ */
 void log_init(const char *program, enum log_level max, int fd);
 bool log_enabled(enum log_level level);
 void log_write(enum log_level level, const char *file, int line, const char *fmt, ...) PRINTF_LIKE(4, 5);
 /* Names the calling thread, in the log and in the kernel (15 characters). */
 void log_thread_name(const char *name);
 
-/* Counts a fault that a guest can repeat at will. true: it is the 1st, 2nd, 4th, 8th …, and deserves a line: 64 lines at most. */
+/*
+ * Counts a fault that a guest can repeat at will. true: the fault is the 1st, 2nd, 4th, 8th … and
+ * gets a line; that makes 64 lines at most.
+ */
 static inline bool log_deserves(uint64_t *count)
 {
 	++*count;

@@ -6,7 +6,10 @@
 #include <errno.h>
 #include <string.h>
 
-/* One step over a character outside or inside quotes; false: a bracket closes that was never opened. */
+/*
+ * Steps over one character, outside or inside quotes; false: a bracket closes that was never
+ * opened.
+ */
 static bool step(char c, int *depth, bool *quoted)
 {
 	if (c == '"')
@@ -81,7 +84,7 @@ int option_toggle(const char *text, bool *ret)
 	return 0;
 }
 
-/* Decimal digits at *p; moves *p behind them. */
+/* Reads the decimal digits at *p and moves *p behind them. */
 static int take_u64(const char **p, uint64_t *ret)
 {
 	uint64_t v = 0;
@@ -124,7 +127,7 @@ int option_size(const char *text, uint64_t *ret)
 	return 0;
 }
 
-/* `n` or `n-m` at *p, appended to list. */
+/* Appends the range at *p, `n` or `n-m`, to the list. */
 static int take_range(const char **p, uint64_t *list, uint32_t *n)
 {
 	uint64_t first, last;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Listening with a lock file, and sendmsg/recvmsg with SCM_RIGHTS. */
+/* Binds unix sockets, listens with a lock file, and sends and receives descriptors (SCM_RIGHTS). */
 #include "common/sock.h"
 
 #include <errno.h>
@@ -59,7 +59,10 @@ int sock_bind(const char *path, int type, mode_t mode)
 	if (!to_address(path, &addr))
 		return -ENAMETOOLONG;
 	autoclose int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	/* bind() gives the file the socket's own mode, so there is no moment at which it is open to others. */
+	/*
+	 * bind() gives the file the mode of the socket, so there is no moment at which it is open
+	 * to others.
+	 */
 	if (fd < 0 || fchmod(fd, mode) < 0 || bind(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
 		return -errno;
 	return steal_fd(&fd);
@@ -78,7 +81,7 @@ int sock_listen(const char *path, struct sock_listener *ret_listener, struct err
 	if (!copy)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "listen at '%s'", path);
 	if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
-		unlink(path); /* the lock is ours, so it belongs to nobody alive */
+		unlink(path); /* this process has the lock, so the socket belongs to nobody alive */
 	autoclose int fd = sock_bind(path, SOCK_STREAM, 0700);
 	if (fd < 0)
 		return err_num(err, ERR_INTERNAL, -fd, "bind socket '%s'", path);
@@ -116,7 +119,7 @@ int sock_listen_fd(int fd, struct sock_listener *ret_listener, struct err *err)
 void sock_listener_done(struct sock_listener *l)
 {
 	if (l->path)
-		unlink(l->path); /* before the lock goes: it is still ours */
+		unlink(l->path); /* before the lock goes: until then the path belongs to this process */
 	if (l->fd > 0)
 		close(l->fd);
 	if (l->lock_fd > 0)
@@ -131,7 +134,10 @@ static void close_all(const int *fds, uint32_t n)
 		close(fds[i]);
 }
 
-/* Copies the descriptors of all control messages out; the kernel never sends more than SOCK_FDS_MAX at once. */
+/*
+ * Copies the descriptors of all control messages out; the kernel never sends more than SOCK_FDS_MAX
+ * at once.
+ */
 static uint32_t take_rights(struct msghdr *msg, int *fds)
 {
 	uint32_t n = 0;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* liburing: set-up with restrictions, and bulk reads and writes cut into pieces that keep the queue full. */
+/*
+ * Sets rings up with restrictions, and cuts bulk reads and writes into pieces that keep the queue
+ * full.
+ */
 #include "common/uring.h"
 
 #include <errno.h>
@@ -37,8 +40,9 @@ int uring_open(struct io_uring *ring, unsigned entries, const int *fds, unsigned
 }
 
 /*
- * A ring that this thread never closes. A thread that closes its last ring lets the kernel's workers for it end, and with
- * Linux 6.18 what the next ring hands to them at that moment is lost: its completions never come.
+ * Makes a ring that this thread never closes. When a thread closes its last ring, the kernel ends
+ * the workers of that ring; with Linux 6.18 what the next ring hands to them at that moment is
+ * lost, and its completions never come.
  */
 static void keep_a_ring(void)
 {
@@ -86,7 +90,10 @@ static bool next_piece(struct pieces *ps, struct piece *ret)
 	return true;
 }
 
-/* Plain and complete; what is left of a short transfer, and all of it without io_uring. */
+/*
+ * Transfers a piece plainly and completely: what a short transfer left, and everything without
+ * io_uring.
+ */
 static int transfer_sync(int fd, struct piece p, bool write, struct err *err)
 {
 	ssize_t n = write ? io_write(fd, p.buf, p.len, p.off) : io_read(fd, p.buf, p.len, p.off);
@@ -112,7 +119,7 @@ static void queue_piece(struct io_uring *ring, struct piece *p, bool write)
 	io_uring_sqe_set_data(sqe, p);
 }
 
-/* Takes one completion; a short one is finished plainly. */
+/* Takes one completion. A short transfer is finished plainly. */
 static int finish_one(struct io_uring *ring, int fd, bool write, struct piece **ret_free, struct err *err)
 {
 	struct io_uring_cqe *cqe;
@@ -135,7 +142,11 @@ static int finish_one(struct io_uring *ring, int fd, bool write, struct piece **
 	return transfer_sync(fd, rest, write, err);
 }
 
-/* What is queued goes to the kernel, which may be short of memory for a moment: only when nothing is under way is there nothing to wait for. */
+/*
+ * Hands what is queued to the kernel, which may be short of memory for a moment. While transfers
+ * are under way, the caller waits for their completions first; when none is, the kernel is asked
+ * again a few times here.
+ */
 static int submit(struct io_uring *ring, unsigned *under_way, struct err *err)
 {
 	int r = io_uring_submit(ring);
@@ -159,7 +170,7 @@ static int transfer_ring(struct io_uring *ring, int fd, struct pieces *ps, bool 
 
 	for (unsigned i = 0; i < DEPTH; i++)
 		idle[i] = &slot[i];
-	while (more || n_idle < DEPTH) { /* after a failure: drain, the kernel still uses the buffers */
+	while (more || n_idle < DEPTH) { /* also after a failure: the kernel still uses the buffers */
 		while (more && n_idle > 0) {
 			more = ret == 0 && next_piece(ps, idle[n_idle - 1]);
 			if (more)

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Walks over a file's data, chunk by chunk: SHA-256 of each, and a sparse copy on the way. */
+/*
+ * Walks over a file's data, chunk by chunk: takes the SHA-256 of each chunk, and makes a sparse
+ * copy on the way.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <gnutls/crypto.h>
@@ -9,7 +12,7 @@
 #include "store/store_internal.h"
 
 enum { PAGE = 4096, SHA256_BYTES = STORE_DIGEST_HEX / 2 };
-/* Of STORE_CHUNK_BYTES zeros: most of a template's memory. */
+/* The digest of STORE_CHUNK_BYTES zeros, which most of a template's memory is. */
 static const char zero_sha256[] = "5647f05ec18958947d32874eeb788fa396a05d0bab7c1b71f112ceb7e9b31eee";
 
 uint32_t digest_chunks(uint64_t bytes)
@@ -17,7 +20,10 @@ uint32_t digest_chunks(uint64_t bytes)
 	return (uint32_t)((bytes + STORE_CHUNK_BYTES - 1) / STORE_CHUNK_BYTES);
 }
 
-/* Where the next data at or after `off` begins. A file system that knows no holes has data everywhere. */
+/*
+ * Where the next data at or after `off` begins. On a file system that knows no holes, data is
+ * everywhere.
+ */
 static uint64_t next_data(int fd, uint64_t off)
 {
 	off_t at = lseek(fd, (off_t)off, SEEK_DATA);
@@ -65,7 +71,7 @@ static size_t page_len(size_t len, size_t at)
 	return len - at < PAGE ? len - at : PAGE;
 }
 
-/* Pages of zeros stay holes. */
+/* Writes all but pages of zeros, which stay holes. */
 static int write_sparse(int fd, const uint8_t *buf, size_t len, uint64_t off, const char *name, struct err *err)
 {
 	for (size_t at = 0; at < len;) {
@@ -96,7 +102,10 @@ static int sha256_hex(const uint8_t *buf, size_t len, char **ret, struct err *er
 	return 0;
 }
 
-/* One chunk that is not a whole hole; `hole`: its bytes are zeros all the same. */
+/*
+ * Takes the digest of one chunk that is not a hole as a whole. `hole`: its bytes are zeros all the
+ * same.
+ */
 static int digest_chunk(int fd, int copy_fd, uint8_t *buf, uint32_t index, bool hole, struct store_file *f,
 			struct err *err)
 {

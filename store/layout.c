@@ -93,7 +93,10 @@ int layout_remove(int parent_fd, const char *name, struct err *err)
 	return remove_tree(parent_fd, name, 0, err);
 }
 
-/* What may stand in a directory that is about to become a store: no one's files are taken for leftovers later. */
+/*
+ * Refuses a directory that has other things in it than a new store may have: nobody's files are
+ * taken for leftovers later.
+ */
 static int check_new_root(struct store *s, struct err *err)
 {
 	autodir DIR *d = layout_list(s->root_fd);
@@ -108,7 +111,7 @@ static int check_new_root(struct store *s, struct err *err)
 	return errno ? err_sys(err, ERR_INTERNAL, "list store '%s'", s->root) : 0;
 }
 
-/* 1: there is one, and it is ours; 0: there is none. */
+/* Reads the store's format. 1: it is this program's; 0: there is none. */
 static int check_format(const struct store *s, struct err *err)
 {
 	char text[32] = "", *end;
@@ -190,7 +193,7 @@ static int open_layout(struct store *s, struct err *err)
 
 	if (found < 0 || (found == 0 && check_new_root(s, err) < 0) || lock(s, err) < 0)
 		return err->num;
-	found = check_format(s, err); /* as it is under the lock */
+	found = check_format(s, err); /* again, under the lock */
 	if (found < 0 || (found == 0 && write_format(s, err) < 0))
 		return err->num;
 	if (open_part(s, "templates", &s->templates_fd, err) < 0 || open_part(s, "staging", &s->staging_fd, err) < 0 ||
@@ -199,7 +202,10 @@ static int open_layout(struct store *s, struct err *err)
 	return fsync(s->root_fd) < 0 ? err_sys(err, ERR_INTERNAL, "write store '%s'", s->root) : 0;
 }
 
-/* A file that resists costs space only: it does not stop the daemon. */
+/*
+ * Removes what a crash left. A file that cannot be removed costs space only, and does not stop the
+ * daemon.
+ */
 static void remove_leftovers(const struct store *s, int dir_fd, const char *what)
 {
 	struct err err = {};
@@ -211,7 +217,10 @@ static void remove_leftovers(const struct store *s, int dir_fd, const char *what
 			log_warn("store '%s': left in %s: %s", s->root, what, err_line(&err, line, sizeof(line)));
 }
 
-/* A crash beside the rename of a template leaves its directory writable. */
+/*
+ * Makes directories read-only: a crash beside the rename of a template leaves its directory
+ * writable.
+ */
 static void seal_directories(const struct store *s)
 {
 	autodir DIR *d = layout_list(s->templates_fd);

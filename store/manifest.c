@@ -8,7 +8,7 @@
 #include "store/store_internal.h"
 
 static const char manifest_json[] = "manifest.json";
-/* The largest memory has a manifest of 35 MB. */
+/* the manifest of the largest memory has 35 MB */
 #define JSON_MAX_BYTES (256ULL << 20)
 #define MEMORY_MAX_BYTES (1ULL << 40)
 
@@ -117,7 +117,7 @@ static int check_file(const struct store_file *f, unsigned index, struct err *er
 	return 0;
 }
 
-/* Before anything else: another format may have other members. */
+/* The format is checked before anything else: another one may have other members. */
 static int check_format(const struct json_node *root, struct err *err)
 {
 	const struct json_node *format = json_get(root, "format");
@@ -165,7 +165,7 @@ int manifest_read(int dir_fd, const char *name, struct manifest *ret, struct err
 	fields_init(manifest_fields, &m);
 	if (parse(text, len, name, &m, err) < 0) {
 		fields_free(manifest_fields, &m);
-		err->code = ERR_INTERNAL; /* not the caller's input */
+		err->code = ERR_INTERNAL; /* the fault is not in the caller's input */
 		return err->num;
 	}
 	*ret = m;

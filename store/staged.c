@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A template until it is published: filled by import or by a VM process, sealed, renamed into place.
- * Order on disk: files, manifest, their directory, then the rename, then the directories on both sides of it.
+ * A template until it is published: filled by an import or by a VM process, sealed, renamed into
+ * its place. What reaches the disk first: the files, the manifest, their directory; then the
+ * rename; then the directories on both sides of it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +21,7 @@ enum { WRITER_TRIES = 500, WRITER_PAUSE_MS = 10 };
 
 struct staged {
 	struct store *store;
-	struct store_file files[STORE_FILES]; /* with digests: copied through our memory */
+	struct store_file files[STORE_FILES]; /* files whose digests are known: they were copied through this process */
 	int dir_fd;
 	char *path;
 	char dir_name[RANDOM_NAME];           /* "": not made */
@@ -116,7 +117,9 @@ static int check_unchanged(int dir_fd, unsigned i, const struct stat *before, st
 	return 0;
 }
 
-/* Looks before it opens: opening a device may do something, opening a FIFO may wait. */
+/*
+ * Looks at a file before it is opened: opening a device may do something, opening a FIFO may wait.
+ */
 static int open_input(int dir_fd, unsigned i, struct input *ret, struct err *err)
 {
 	const char *name = snapshot_files[i];
@@ -144,7 +147,7 @@ static int copy_file(struct staged *s, unsigned i, const struct input *from, str
 	if (fd < 0)
 		return err_sys(err, ERR_INTERNAL, "create '%s/%s'", s->path, snapshot_files[i]);
 	if (ioctl(fd, FICLONE, from->fd) == 0)
-		return 0; /* sealing reads it */
+		return 0; /* the file is read when it is sealed */
 	f->bytes = (uint64_t)from->st.st_size;
 	f->name = strdup(snapshot_files[i]);
 	if (!f->name)
@@ -181,9 +184,10 @@ int staged_import(struct staged *s, int source_dir_fd, const char *source, struc
 /* ---- seal ---- */
 
 /*
- * A read lease is refused while anyone has the file open for writing, as a VM process may that wrote it. Waits for some seconds: a child
- * of this process that has not called exec yet holds what this process has closed. SIGURG: ignored by default, should
- * someone break the lease.
+ * Waits for some seconds until nobody has the file open for writing. A read lease is refused as
+ * long as somebody has, as the VM process may that wrote the file, or a child of this process that
+ * has not called exec yet and holds what this process has closed. SIGURG is what breaking the lease
+ * would send: it is ignored by default.
  */
 static int wait_for_writers(int fd, const char *name, struct err *err)
 {
@@ -199,7 +203,7 @@ static int wait_for_writers(int fd, const char *name, struct err *err)
 	return err_set(err, ERR_CONFLICT, "%s is still open for writing", name);
 }
 
-/* From here on nobody but this process and root can change it. */
+/* Makes the file read-only: from here on only this process and root can change it. */
 static int close_to_others(const struct input *in, const char *name, struct err *err)
 {
 	if (in->st.st_nlink != 1)
@@ -279,7 +283,10 @@ int staged_seal(struct staged *s, struct manifest *m, struct err *err)
 
 /* ---- publish ---- */
 
-/* The directory stays writable until it is in its place: only root may move one that it may not write. */
+/*
+ * Renames the directory into its place. It stays writable until then: only root may move a
+ * directory that he may not write.
+ */
 static int settle(struct staged *s, struct err *err)
 {
 	if (fchmod(s->dir_fd, 0500) < 0 || fsync(s->dir_fd) < 0 || fsync(s->store->templates_fd) < 0 ||

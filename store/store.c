@@ -51,10 +51,10 @@ static bool is_template(const struct store *s, const struct dirent *e)
 	return fstatat(s->templates_fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode);
 }
 
-/* Appends to a NULL-terminated array of n names; doubles it at powers of two. */
+/* Appends a name to a NULL-terminated array of n names. The array doubles at powers of two. */
 static bool add_name(char ***names, size_t n, const char *name)
 {
-	if ((n & (n + 1)) == 0) { /* 0, 1, 3, 7…: full with its NULL */
+	if ((n & (n + 1)) == 0) { /* n is 0, 1, 3, 7 …: the array is full with its NULL */
 		char **more = realloc(*names, (2 * n + 2) * sizeof(**names));
 		if (!more)
 			return false;
@@ -155,7 +155,7 @@ static int open_template(struct store *s, const char *name, int *ret_dir_fd, str
 	return 0;
 }
 
-/* Removed since it was opened, perhaps with another in its place. */
+/* Was the directory removed since it was opened? Another one may be in its place. */
 static bool is_gone(struct store *s, const char *name, int dir_fd)
 {
 	struct stat now, opened;

@@ -14,7 +14,7 @@ struct store_ref; /* a template in use */
 struct store {
 	char *root; /* absolute */
 	int root_fd, lock_fd, templates_fd, staging_fd, trash_fd;
-	pthread_mutex_t mutex;  /* for refs, and so that no reference appears between a look at them and the rename */
+	pthread_mutex_t mutex;  /* guards refs; held from a look at them until the rename that depends on it */
 	struct store_ref *refs; /* a list */
 };
 
@@ -27,9 +27,12 @@ static inline void auto_closedir(DIR **d)
 
 /* ---- layout.c ---- */
 
-/* Opens the directory `name`, never through a symlink. -errno, no message. */
+/* Opens the directory `name`, never through a symlink. Returns -errno, without a message. */
 MUST_CHECK int layout_open_dir(int parent_fd, const char *name);
-/* A stream of its own for the directory's entries, without "." and "..": layout_next(). NULL: errno. */
+/*
+ * Opens a stream of its own over the directory's entries, without "." and "..", for layout_next().
+ * NULL: errno.
+ */
 DIR *layout_list(int dir_fd);
 struct dirent *layout_next(DIR *d);
 enum { RANDOM_NAME = 17 };
@@ -42,25 +45,31 @@ MUST_CHECK int layout_write(int fd, const void *bytes, size_t len, uint64_t off,
 
 extern const char *const snapshot_files[STORE_FILES];
 extern const struct field store_file_fields[];
-/* Is this what a snapshot file must be? ERR_INVALID: no regular file, empty, too long, no multiple of a page. */
+/*
+ * Checks that this is what a snapshot file must be. ERR_INVALID: no regular file, empty, too long,
+ * or no multiple of a page.
+ */
 MUST_CHECK int snapshot_check_file(unsigned index, const struct stat *st, struct err *err);
 static inline uint64_t timespec_ns(struct timespec t)
 {
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 MUST_CHECK int manifest_write(int dir_fd, const struct manifest *m, struct err *err);
-/* Reads, checks, and compares its name with `name`. -ENOENT (ERR_NOT_FOUND): there is no manifest. */
+/*
+ * Reads a manifest, checks it, and compares its name with `name`. -ENOENT (ERR_NOT_FOUND): there is
+ * no manifest.
+ */
 MUST_CHECK int manifest_read(int dir_fd, const char *name, struct manifest *ret, struct err *err);
 
 /* ---- digest.c ---- */
 
 uint32_t digest_chunks(uint64_t bytes);
 /*
- * Fills f->sha256 from f->bytes bytes of fd; holes are not read. copy_fd >= 0: an empty file, gets the same data on the way.
- * ERR_CONFLICT: fd is shorter than that.
+ * Fills f->sha256 from f->bytes bytes of fd; holes are not read. copy_fd >= 0: an empty file, which
+ * gets the same data on the way. ERR_CONFLICT: fd is shorter than that.
  */
 MUST_CHECK int digest_file(int fd, int copy_fd, struct store_file *f, struct err *err);
-/* How much of the file is no hole. */
+/* How many bytes of the file are no hole. */
 uint64_t digest_allocated(int fd);
 
 #endif

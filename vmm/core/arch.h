@@ -59,7 +59,10 @@ uint32_t arch_pci_unseen(struct vm *vm);
 /* The interrupt line of the serial port. */
 extern const unsigned arch_serial_gsi;
 
-/* Loads kernel, initramfs, command line and firmware tables into RAM and sets the boot vCPU's registers. */
+/*
+ * Loads kernel, initramfs, command line and firmware tables into RAM and sets the boot vCPU's
+ * registers.
+ */
 MUST_CHECK int arch_load_payload(struct vm *vm, struct err *err);
 
 /* ---- vCPUs ---- */

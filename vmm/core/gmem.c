@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Guest RAM: layout around the hole below 4 GiB, its two kinds of mapping, and pages that the guest gives back. */
+/*
+ * Guest RAM: layout around the hole below 4 GiB, its two kinds of mapping, and pages that the guest
+ * gives back.
+ */
 #include "vmm/core/gmem.h"
 
 #include <errno.h>

@@ -64,8 +64,9 @@ MUST_CHECK int gmem_map_anon(struct gmem *mem, bool thp, bool reserve, struct er
  */
 MUST_CHECK int gmem_map_cow(struct gmem *mem, int *fd, struct err *err);
 /*
- * The same in steps, where not all of the file is to be mapped: gmem_map_anon(), then gmem_map_run() for parts of the file, which are whole
- * pages in one region, then gmem_use_file(). What is not mapped is the caller's to copy.
+ * The same in steps, where not all of the file is to be mapped: gmem_map_anon(), then
+ * gmem_map_run() for parts of the file, which are whole pages in one region, then gmem_use_file().
+ * What is not mapped is the caller's to copy.
  */
 MUST_CHECK int gmem_map_run(const struct gmem *mem, int fd, uint64_t off, uint64_t len, struct err *err);
 void gmem_use_file(struct gmem *mem, int *fd);

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Devices of a machine: made in Cloud Hypervisor's order, saved and loaded as the tree below "device-manager". */
+/*
+ * Devices of a machine: made in Cloud Hypervisor's order, saved and loaded as the tree below
+ * "device-manager".
+ */
 #include "vmm/machine/devices.h"
 
 #include <errno.h>
@@ -409,7 +412,10 @@ static int load_device(struct virtio_pci *t, const struct json_node *node, struc
 	return virtio_pci_load(t, own, err);
 }
 
-/* Ids below "device-manager" that nothing of this configuration claims: a device that we would silently lose. */
+/*
+ * Ids below "device-manager" that nothing of this configuration claims: a device that we would
+ * silently lose.
+ */
 static int check_all_known(const struct vm *vm, const struct json_node *node, struct err *err)
 {
 	const struct json_node *children = json_get(node, "snapshots");
@@ -425,7 +431,10 @@ static int check_all_known(const struct vm *vm, const struct json_node *node, st
 	return 0;
 }
 
-/* The guest knows each device by its slot: a configuration that gives it another one is not that of this snapshot. */
+/*
+ * The guest knows each device by its slot: a configuration that gives it another one is not that of
+ * this snapshot.
+ */
 static int check_slots(const struct vm *vm, const struct json_node *tree, struct err *err)
 {
 	for (unsigned i = 0; i < vm->n_devs; i++) {

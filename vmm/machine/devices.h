@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The devices that a configuration asks for, made in Cloud Hypervisor's order, and their nodes in state.json. */
+/*
+ * The devices that a configuration asks for, made in Cloud Hypervisor's order, and their nodes in
+ * state.json.
+ */
 #ifndef VMM_MACHINE_DEVICES_H
 #define VMM_MACHINE_DEVICES_H
 

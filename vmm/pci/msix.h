@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The MSI-X table of a PCI device: entries, masks, pending bits, delivery. Guarded by the device's lock. */
+/*
+ * The MSI-X table of a PCI device: entries, masks, pending bits, delivery. Guarded by the device's
+ * lock.
+ */
 #ifndef VMM_PCI_MSIX_H
 #define VMM_PCI_MSIX_H
 

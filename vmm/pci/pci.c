@@ -235,7 +235,10 @@ static void config_write(struct pci_device *dev, unsigned reg, unsigned off, con
 		dev->after_write(dev, reg, off, data, len);
 }
 
-/* The device behind an ECAM address (bus << 20 | slot << 15 | function << 12 | register); no access crosses a dword. */
+/*
+ * The device behind an ECAM address (bus << 20 | slot << 15 | function << 12 | register); no access
+ * crosses a dword.
+ */
 static struct pci_device *target(const struct pci_bus *bus, uint32_t address, unsigned len)
 {
 	bool there = !(address >> 20) && !(address >> 12 & 7) && (address & 3) + len <= 4;

@@ -8,7 +8,7 @@
 
 enum {
 	RSDP_BYTES = 36,
-	RSDP_OLD_BYTES = 20, /* the latter without all that revision 2 added */
+	RSDP_OLD_BYTES = 20, /* the RSDP without what revision 2 added */
 	RSDP_OLD_CHECKSUM = 8,
 	RSDP_XSDT = 24,
 	RSDP_CHECKSUM = 32,
@@ -16,12 +16,12 @@ enum {
 	TABLE_CHECKSUM = 9, /* offsets in every table's header */
 	FADT_BYTES = 276,
 	MADT_ENABLED = 1,
-	MADT_CAPABLE = 2, /* is there now; may be */
+	MADT_CAPABLE = 2, /* MADT_ENABLED: the CPU is there now; MADT_CAPABLE: it may come */
 	LAPIC_GPA = 0xfee00000,
 	IOAPIC_GPA = 0xfec00000,
 	BLOCK_STEP = 0x1000,      /* each register block has a page */
-	TOP_RESERVED = 0x10000,   /* never used, below the end of guest addresses */
-	BLOCKS_BYTES = 0x100000,  /* below that, for the register blocks */
+	TOP_RESERVED = 0x10000,   /* these bytes below the end of guest addresses are never used */
+	BLOCKS_BYTES = 0x100000,  /* below those, for the register blocks */
 	MEMORY_ALIGN = 128 << 20, /* hot-plugged memory starts on it */
 };
 
@@ -58,7 +58,7 @@ struct acpi_range acpi_pci_range(const struct acpi_cfg *cfg)
 	};
 }
 
-/* A header whose length and checksum table_end fills in. */
+/* Writes a table's header; table_end() fills in length and checksum. */
 static size_t table_begin(struct tbuf *t, const char *signature, uint8_t revision, const char *id)
 {
 	size_t start = t->len;
@@ -83,14 +83,14 @@ static void table_end(struct tbuf *t, size_t start)
 	tbuf_checksum(t, start, t->len, start + TABLE_CHECKSUM);
 }
 
-/* A generic address in I/O space; access: 1 byte, 3 double word. */
+/* Sets a generic address in I/O space; access: 1 byte, 3 double word. */
 static void set_port(struct tbuf *t, size_t at, uint8_t bits, uint8_t access, uint64_t port)
 {
 	tbuf_set(t, at, (const uint8_t[]){ 1, bits, 0, access }, 4);
 	tbuf_set(t, at + 4, &port, sizeof(port));
 }
 
-/* Hardware-reduced ACPI: most of the table is zero, so what is not is set by offset. */
+/* Hardware-reduced ACPI: most of this table is zero, so the rest is set by offset. */
 static void put_fadt(struct tbuf *t, uint64_t dsdt_gpa)
 {
 	/* hardware-reduced, reset register, 32-bit timer */
@@ -141,7 +141,7 @@ static void put_mcfg(struct tbuf *t)
 	table_end(t, start);
 }
 
-/* Two checksums: one over what revision 0 had, one over all. */
+/* The RSDP has two checksums: one over what revision 0 had, one over all. */
 static void put_rsdp(struct tbuf *t)
 {
 	tbuf_put(t, "RSD PTR ", 8);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * ACPI tables of the x86 guest, byte for byte Cloud Hypervisor's. Pure: a configuration goes in,
- * bytes come out; vmm/x86/acpi_regs.h is the hardware that the byte code talks to.
+ * ACPI tables of the x86 guest, byte for byte Cloud Hypervisor's. A configuration goes in, bytes
+ * come out; nothing else is touched. vmm/x86/acpi_regs.h is the hardware that the byte code talks
+ * to.
  */
 #ifndef VMM_X86_ACPI_H
 #define VMM_X86_ACPI_H
@@ -32,31 +33,31 @@ enum {
 struct acpi_cfg {
 	unsigned boot_vcpus, max_vcpus;
 	struct cpu_topology topology;
-	unsigned phys_bits; /* of guest addresses: the host's, cut to max_phys_bits */
+	unsigned phys_bits; /* bits of guest addresses: the host's, cut to max_phys_bits */
 	uint64_t ram_bytes;
 	uint64_t hotplug_bytes; /* memory.hotplug_size, 0: none */
 	bool hotplug_acpi;      /* memory.hotplug_method is Acpi, not VirtioMem */
 	bool serial;            /* the serial port exists: any mode but Off */
 };
 
-/* Where the register blocks are; memory is 0 where there is no such block. */
+/* Where the register blocks are. `memory` is 0 where there is no memory hot-plug block. */
 struct acpi_addrs {
 	uint64_t memory, pci, cpu, ged;
 };
 struct acpi_addrs acpi_addrs(unsigned phys_bits, bool has_memory_block);
 
-/* Whether the memory hot-plug block exists: then the others are one page further down. */
+/* Is there a memory hot-plug block? Then the other blocks are one page further down. */
 bool acpi_has_memory_block(const struct acpi_cfg *cfg);
 
-/* The addresses above RAM that PCI devices may take; both ends belong to it. */
+/* The addresses above RAM that PCI devices may take; both ends belong to the range. */
 struct acpi_range {
 	uint64_t first, last;
 };
 struct acpi_range acpi_pci_range(const struct acpi_cfg *cfg);
 
 /*
- * Writes all tables, to be placed at ACPI_TABLES_GPA, and returns their length. If that is above
- * `size` they do not fit, and what is in buf is of no use.
+ * Writes all tables, to be placed at ACPI_TABLES_GPA, and returns their length. When the length is
+ * above `size`, the tables do not fit, and what is in `buf` is of no use.
  */
 size_t acpi_build(const struct acpi_cfg *cfg, uint8_t *buf, size_t size);
 

@@ -10,7 +10,7 @@ enum {
 	CPU_STATUS_ENABLED = 1,
 	PCI_UP = 0,
 	PCI_DOWN = 4,
-	PCI_EJECT = 8, /* then the segment, which is always 0 */
+	PCI_EJECT = 8, /* the register of the segment, which is always 0, comes next */
 };
 
 static uint32_t read_cpu(const struct acpi_regs *regs, uint64_t off)
@@ -25,7 +25,7 @@ static uint32_t read_cpu(const struct acpi_regs *regs, uint64_t off)
 	}
 }
 
-/* Only a read of exactly the register takes the events. */
+/* A read takes the events only when it is a read of exactly the register. */
 static uint32_t read_events(struct acpi_regs *regs, uint64_t off, unsigned len)
 {
 	return off == 0 && len == 1 ? atomic_exchange(&regs->events, 0) : 0;
@@ -67,7 +67,7 @@ static void eject(const struct acpi_regs *regs, uint32_t slots)
 			regs->eject(regs->owner, slot);
 }
 
-/* There is one PCI segment; ejections of CPUs and acknowledgements have nothing to act on. */
+/* There is one PCI segment. A CPU's ejection and acknowledgement are ignored. */
 void acpi_regs_write(struct acpi_regs *regs, enum acpi_block block, uint64_t off, const void *data, unsigned len)
 {
 	uint32_t v = 0;

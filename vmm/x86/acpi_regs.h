@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * ACPI register blocks: what the guest's byte code finds at acpi_addrs(). They say which CPUs there are, that the power
- * button was pressed, which PCI devices came and which are to go. CPUs and memory never come or go. Any thread may call
- * acpi_regs_notify_power_button; the machine's lock is held for all else.
+ * ACPI register blocks: what the guest's byte code finds at acpi_addrs(). The registers say which
+ * CPUs there are, that the power button was pressed, which PCI devices came and which are to go.
+ * CPUs and memory never come or go. Any thread may call acpi_regs_notify_power_button(); for all
+ * else the caller holds the machine's acpi_lock.
  */
 #ifndef VMM_X86_ACPI_REGS_H
 #define VMM_X86_ACPI_REGS_H
@@ -12,7 +13,7 @@
 
 enum acpi_block { ACPI_BLOCK_MEMORY, ACPI_BLOCK_PCI, ACPI_BLOCK_CPU, ACPI_BLOCK_GED };
 
-/* Lengths of the blocks; each has a page for itself. */
+/* Lengths of the blocks. Each block has a page for itself. */
 enum {
 	ACPI_MEMORY_BLOCK_BYTES = 0x18,
 	ACPI_PCI_BLOCK_BYTES = 0x10,
@@ -28,23 +29,27 @@ enum {
 	ACPI_EVENT_POWER_BUTTON = 8,
 };
 
-/* Starts as zero but for n_vcpus and eject. Selectors are not in a snapshot: the guest selects before each use. */
+/*
+ * Zero at the start, but for n_vcpus and eject. Selectors are in no snapshot: the guest selects
+ * before each use.
+ */
 struct acpi_regs {
-	uint32_t n_vcpus; /* these are enabled */
+	uint32_t n_vcpus; /* CPUs 0 to n_vcpus - 1 are enabled */
 	uint32_t cpu_selected;
-	uint32_t pci_up, pci_down; /* slots that came, and that are to go; taken by the guest's read */
-	void (*eject)(void *owner, unsigned pci_slot); /* the guest lets go of it */
+	uint32_t pci_up,
+		pci_down; /* slots whose device came, and slots whose device is to go; the guest's read takes them */
+	void (*eject)(void *owner, unsigned pci_slot); /* the guest lets go of the device in a slot */
 	void *owner;
-	_Atomic uint8_t events; /* set by any thread, taken by the guest's read */
+	_Atomic uint8_t events; /* any thread sets bits, the guest's read takes them */
 };
 
-/* Any offset and length are answered, with zeros where there is nothing. */
+/* Every offset and length is answered, with zeros where no register is. */
 void acpi_regs_read(struct acpi_regs *regs, enum acpi_block block, uint64_t off, void *data, unsigned len);
 void acpi_regs_write(struct acpi_regs *regs, enum acpi_block block, uint64_t off, const void *data, unsigned len);
 
-/* The caller then pulses ACPI_GSI_GED, here and below. */
+/* The caller pulses ACPI_GSI_GED after each of these two. */
 void acpi_regs_notify_power_button(struct acpi_regs *regs);
-/* Slots to add to those that came, and to those that are to go. */
+/* Adds slots to those whose device came (`up`), and to those whose device is to go (`down`). */
 void acpi_regs_notify_pci(struct acpi_regs *regs, uint32_t up, uint32_t down);
 
 #endif

@@ -75,8 +75,9 @@ static void put_eisa(struct tbuf *t, const char *id)
 }
 
 /*
- * A package length: 6 bits in the lead byte alone, else 4 bits there and 8 in each of up to
- * three more. That of a block counts its own bytes, that of a field entry does not.
+ * Encodes a package length: 6 bits in the lead byte alone, or 4 bits there and 8 bits in each of up
+ * to three more bytes. The length of a block counts its own bytes; the length of a field entry does
+ * not.
  */
 static size_t encode_length(uint8_t ret_bytes[4], size_t len, bool counts_itself)
 {
@@ -190,7 +191,9 @@ size_t aml_resources_begin(struct tbuf *t, const char *name)
 	return t->len;
 }
 
-/* A template is a buffer whose size comes first; end tag with checksum 0, which means unchecked. */
+/*
+ * A template is a buffer whose size comes first. Its end tag has checksum 0, which means unchecked.
+ */
 void aml_resources_end(struct tbuf *t, size_t mark)
 {
 	uint8_t bytes[9];

@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * AML writer: ACPI's byte code, appended to a table buffer. AML is prefix code: a statement is an
- * opcode and its terms in order: AML(t, AML_STORE, aml_arg(1), aml_ref("PSEG")) is PSEG = Arg1.
- * What has a length (Device, Method, If, …) is opened with AML_BEGIN and closed with aml_end.
+ * AML writer: appends ACPI's byte code to a table buffer. AML is prefix code: a statement is an
+ * opcode and its terms in order, so AML(t, AML_STORE, aml_arg(1), aml_ref("PSEG")) is PSEG = Arg1.
+ * What has a length (Device, Method, If, …) begins with AML_BEGIN and ends with aml_end().
  */
 #ifndef VMM_X86_AML_H
 #define VMM_X86_AML_H
 
 #include "vmm/x86/tbuf.h"
 
-/* Opcodes; two bytes with the 0x5b prefix. AML_CALL has none: a call is a name and arguments. */
+/*
+ * Opcodes; those with the 0x5b prefix have two bytes. AML_CALL stands for no opcode: a call is a
+ * name and its arguments.
+ */
 enum aml_op {
 	AML_CALL = 0,
 	AML_NAME = 0x08,
@@ -66,7 +69,10 @@ struct aml_term {
 	const void *p;
 };
 
-/* A number takes the shortest encoding; byte and word are raw, as flags and timeouts want it. */
+/*
+ * A number, in the shortest encoding. aml_byte() and aml_word() are raw, as flags and timeouts need
+ * it.
+ */
 static inline struct aml_term aml_num(uint64_t n)
 {
 	return (struct aml_term){ .kind = AML_T_NUM, .n = n };
@@ -92,7 +98,7 @@ static inline struct aml_term aml_arg(unsigned n)
 	return (struct aml_term){ .kind = AML_T_ARG, .n = n };
 }
 
-/* A path: segments of four characters, dots between them, '\' in front of an absolute one. */
+/* A path: segments of four characters with dots between them; '\' begins an absolute path. */
 static inline struct aml_term aml_ref(const char *path)
 {
 	return (struct aml_term){ .kind = AML_T_REF, .p = path };
@@ -113,7 +119,7 @@ static inline struct aml_term aml_buffer(const void *data, size_t n)
 	return (struct aml_term){ .kind = AML_T_BUFFER, .n = n, .p = data };
 }
 
-/* An opcode within an expression: its operands are the terms that follow. */
+/* An opcode within an expression. The terms that follow are its operands. */
 static inline struct aml_term aml_op(enum aml_op op)
 {
 	return (struct aml_term){ .kind = AML_T_OP, .n = op };
@@ -127,14 +133,20 @@ void aml_emit(struct tbuf *t, enum aml_op op, const struct aml_term *terms, size
 #define AML(t, op, ...) aml_emit(t, op, AML_TERMS(__VA_ARGS__))
 #define AML_BEGIN(t, op, ...) aml_begin(t, op, AML_TERMS(__VA_ARGS__))
 
-/* Returns the mark for aml_end, which inserts the length of all that was written since. */
+/*
+ * Begins a block. Returns the mark for aml_end(), which inserts the length of all that was written
+ * since.
+ */
 size_t aml_begin(struct tbuf *t, enum aml_op op, const struct aml_term *terms, size_t n_terms);
 void aml_end(struct tbuf *t, size_t mark);
 
-/* One entry of an AML_FIELD list; name NULL: bits that have none. */
+/* Writes one entry of an AML_FIELD list; name NULL: the bits have no name. */
 void aml_field(struct tbuf *t, const char *name, unsigned bits);
 
-/* Name (name, ResourceTemplate () {}): only aml_res_ functions in between. Ranges include `max`. */
+/*
+ * Name (name, ResourceTemplate () {}). Only aml_res_…() may be called before its end. Ranges
+ * include `max`.
+ */
 size_t aml_resources_begin(struct tbuf *t, const char *name);
 void aml_resources_end(struct tbuf *t, size_t mark);
 void aml_res_memory32(struct tbuf *t, uint32_t base, uint32_t len);

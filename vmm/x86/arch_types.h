@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The x86 structs behind vmm/core/arch.h: platform around the vCPUs, saved vCPU, saved clock and CPUID. */
+/*
+ * The x86 structs behind vmm/core/arch.h: the platform around the vCPUs, a saved vCPU, saved clock
+ * and CPUID.
+ */
 #ifndef VMM_X86_ARCH_TYPES_H
 #define VMM_X86_ARCH_TYPES_H
 
@@ -23,8 +26,8 @@ struct ioapic_state {
 struct ioapic {
 	struct ioapic_state s;
 	pthread_mutex_t lock;
-	bool level[IOAPIC_PINS]; /* what devices drive */
-	bool routed;             /* level-triggered pins were made known to KVM */
+	bool level[IOAPIC_PINS]; /* the level that devices drive */
+	bool routed;             /* KVM knows of the level-triggered pins */
 };
 
 struct cpuid_entry {
@@ -48,7 +51,7 @@ struct arch_vm {
 	uint32_t tsc_khz;
 	_Atomic uint8_t cmos_index;
 	struct cpuid_table cpuid;    /* common to all vCPUs */
-	uint64_t elapsed_ns;         /* restore: wall time since the snapshot, when its state was read */
+	uint64_t elapsed_ns;         /* restored: wall time from the snapshot until its state was read */
 	struct kvm_clock_data clock; /* stamped at pause */
 };
 

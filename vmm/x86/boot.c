@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Loads what a machine boots: a PVH ELF kernel or a Linux bzImage, initramfs, command line and firmware tables, and
- * points the boot vCPU at it. Formats: Xen's PVH ABI, Linux' boot protocol, ELF-64.
+ * Loads what a machine boots: a PVH ELF kernel or a Linux bzImage, initramfs, command line and
+ * firmware tables, and points the boot vCPU at it. Formats: Xen's PVH ABI, Linux' boot protocol,
+ * ELF-64.
  */
 #include <elf.h>
 #include <errno.h>
@@ -31,7 +32,7 @@ struct memory_map {
 	unsigned n;
 };
 
-/* What the loader found out, for the registers. */
+/* What the loader found out, for the vCPU's registers. */
 struct boot {
 	bool long_mode; /* bzImage; else PVH */
 	uint64_t entry;
@@ -53,7 +54,7 @@ static void file_done(struct file *f)
 }
 #define autofile __attribute__((cleanup(file_done)))
 
-/* `given`: this descriptor instead of the path; 0: none. */
+/* Opens a file of the payload, or takes the descriptor `given` (0: none) in its place. */
 static int file_open(struct file *f, const char *path, int given, const char *what, struct err *err)
 {
 	struct stat st;
@@ -80,7 +81,7 @@ static int file_read(const struct file *f, uint64_t off, void *buf, uint64_t len
 	return 0;
 }
 
-/* Reads a part of a file straight into guest RAM. */
+/* Reads a part of a file into guest RAM. */
 static int load_at(const struct vm *vm, const struct file *f, uint64_t off, uint64_t len, gpa_t gpa, struct err *err)
 {
 	void *p = gmem_ptr(&vm->mem, gpa, len);
@@ -94,7 +95,7 @@ static int load_at(const struct vm *vm, const struct file *f, uint64_t off, uint
 
 /* ---- ELF ---- */
 
-/* The entry point in a PVH note of this segment; 0: none there. */
+/* Finds the entry point in a PVH note of this segment; 0: the segment has none. */
 static int find_note(const struct file *f, const Elf64_Phdr *ph, uint64_t *ret_entry, struct err *err)
 {
 	if (ph->p_filesz > NOTES_MAX_BYTES)
@@ -208,7 +209,7 @@ static int load_kernel(const struct vm *vm, const char *path, int fd, struct boo
 	return err_set(err, ERR_INVALID, "kernel '%s' is neither an ELF file nor a bzImage", path);
 }
 
-/* At the top of low RAM, on a page. */
+/* Loads the initramfs to the top of low RAM, on a page boundary. */
 static int load_initramfs(const struct vm *vm, const char *path, int fd, struct boot *boot, struct err *err)
 {
 	uint64_t low = vm->mem.region[0].size;
@@ -237,8 +238,8 @@ static void make_memory_map(const struct vm *vm, struct memory_map *m)
 }
 
 /*
- * Linux on hardware-reduced ACPI without EFI resets by a jump to the BIOS, which is not there: a few instructions that
- * write the reset register stand in for it.
+ * Linux on hardware-reduced ACPI without EFI resets by a jump to the BIOS, which is not there. A
+ * few instructions that write the reset register stand in its place.
  */
 static int write_reset_vector(const struct vm *vm, struct err *err)
 {

@@ -50,7 +50,7 @@ static struct cpuid_entry *find_entry(const struct cpuid_table *t, uint32_t func
 	return NULL;
 }
 
-/* Finds or appends; the table has room for MAX_CPUID_ENTRIES. */
+/* Finds an entry or appends it; the table has room for MAX_CPUID_ENTRIES. */
 static struct cpuid_entry *entry(struct cpuid_table *t, uint32_t function, uint32_t index, uint32_t flags)
 {
 	struct cpuid_entry *e = find_entry(t, function, index);
@@ -129,7 +129,7 @@ static void clear_amx(struct cpuid_table *t)
 	}
 }
 
-/* The guest is to run no virtual machines of its own. */
+/* Takes virtualization away from a guest that is to run no virtual machines of its own. */
 static void clear_nested(struct cpuid_table *t)
 {
 	for (uint32_t i = 0; i < t->n_entry; i++) {
@@ -204,7 +204,9 @@ static void set_level(struct cpuid_table *t, uint32_t leaf, uint32_t index, uint
 	e->edx = apic_id;
 }
 
-/* Leaves 0xb and 0x1f: thread, core and die levels of the id, and how many logical CPUs each spans. */
+/*
+ * Leaves 0xb and 0x1f: thread, core and die levels of the id, and how many logical CPUs each spans.
+ */
 static void set_topology(struct cpuid_table *t, const struct cpus_config *cfg, uint32_t apic_id)
 {
 	struct cpu_topology topo = cpuid_topology(cfg);
@@ -270,7 +272,10 @@ int cpuid_set(int vcpu_fd, const struct cpuid_entry *list, uint32_t n, struct er
 	return kvm_ioctl(vcpu_fd, KVM_SET_CPUID2, k, "set CPUID", err);
 }
 
-/* What must hold between the saved and the host's value of a register (cloud-hypervisor checks the same leaves). */
+/*
+ * What must hold between the saved and the host's value of a register (cloud-hypervisor checks the
+ * same leaves).
+ */
 static const struct check {
 	uint32_t function, index;
 	enum reg reg;

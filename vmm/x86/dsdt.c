@@ -15,7 +15,7 @@ enum {
 	LAST_PORT = 0xffff,
 	SERIAL_PORT = 0x3f8,
 	SERIAL_PORTS = 8,
-	STATUS_HIDDEN = 0x0b, /* _STA: present, enabled, working, not shown */
+	STATUS_HIDDEN = 0x0b, /* _STA: present, enabled and working, but not shown */
 	NOTIFY_BUTTON = 0x80,
 };
 
@@ -220,7 +220,7 @@ static void put_event_scan(struct tbuf *t)
 	aml_end(t, m);
 }
 
-/* The event controller holds the register, the event device the interrupt. */
+/* The event controller has the register, the event device has the interrupt. */
 static void put_events(struct tbuf *t, uint64_t gpa)
 {
 	size_t dev = AML_BEGIN(t, AML_DEVICE, aml_ref("_SB_.GEC_"));

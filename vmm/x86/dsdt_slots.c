@@ -34,7 +34,7 @@ static void put_cpu_registers(struct tbuf *t, uint64_t gpa)
 	aml_end(t, dev);
 }
 
-/* What CPUs and memory slots have in common; absolute names where Cloud Hypervisor has them. */
+/* What CPUs and memory slots have in common. Names are absolute where Cloud Hypervisor's are. */
 struct slot_names {
 	const char *lock, *select, *enabled, *inserted, *removed;
 	const char *status_method, *notify_method, *scan_method;
@@ -94,7 +94,7 @@ static void put_slot_notify(struct tbuf *t, const struct slot_names *n, unsigned
 	aml_end(t, m);
 }
 
-/* If the flag of the selected slot is set: tell the slot, and write the flag back to clear it. */
+/* If the flag of the selected slot is set: tells the slot, and writes the flag back to clear it. */
 static void put_slot_event(struct tbuf *t, const struct slot_names *n, const char *flag, unsigned event)
 {
 	size_t if_ = dsdt_if_equal(t, aml_ref(flag), 1);
@@ -218,7 +218,9 @@ static void put_memory_template(struct tbuf *t)
 	AML(t, AML_DWORD_FIELD, aml_ref("MR64"), aml_num(42), aml_ref("LENH"));
 }
 
-/* MCRS (slot): what the slot's _CRS answers, its range put together from two 32-bit halves. */
+/*
+ * MCRS (slot): what the slot's _CRS answers. The range is put together from two halves of 32 bits.
+ */
 static void put_memory_resources(struct tbuf *t)
 {
 	size_t m = AML_BEGIN(t, AML_METHOD, aml_ref("MCRS"), aml_byte(1 | AML_SERIALIZED));

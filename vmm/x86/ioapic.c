@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The IOAPIC (82093AA) in user space, over KVM's split irqchip: a redirection entry is turned into an MSI. The end
- * of a level-triggered interrupt comes back as KVM_EXIT_IOAPIC_EOI, for pins that KVM's routing table has.
+ * The IOAPIC (82093AA) in user space, over KVM's split irqchip: a redirection entry is turned into
+ * an MSI. KVM reports the end of a level-triggered interrupt with KVM_EXIT_IOAPIC_EOI, for pins
+ * that are in KVM's routing table.
  */
 #include "vmm/x86/ioapic.h"
 
@@ -41,7 +42,7 @@ void ioapic_init(struct ioapic *io)
 /* The MSI that an entry stands for (Intel SDM 11.11: address and data have the entry's fields). */
 static uint64_t entry_address(uint64_t e)
 {
-	uint64_t dest = e >> 56, ext_dest = e >> 49 & 0x7f; /* ext: KVM's 15-bit destinations */
+	uint64_t dest = e >> 56, ext_dest = e >> 49 & 0x7f; /* ext_dest: the upper bits of KVM's 15-bit destinations */
 
 	return 0xfee00000 | dest << 12 | ext_dest << 5 | (e >> 11 & 1) << 2;
 }

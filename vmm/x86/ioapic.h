@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The IOAPIC in user space: set up, and the end of a level-triggered interrupt. See arch.h for the lines. */
+/*
+ * The IOAPIC in user space: its set-up, and the end of a level-triggered interrupt. The interrupt
+ * lines are in arch.h.
+ */
 #ifndef VMM_X86_IOAPIC_H
 #define VMM_X86_IOAPIC_H
 

@@ -3,7 +3,7 @@
 #ifndef VMM_X86_LAYOUT_H
 #define VMM_X86_LAYOUT_H
 
-#define LOW_RAM_END 0xc0000000ULL /* then 32-bit MMIO */
+#define LOW_RAM_END 0xc0000000ULL /* 32-bit MMIO begins here */
 #define MMIO32_END 0xe8000000ULL
 #define ECAM_BASE 0xe8000000ULL
 #define ECAM_BYTES 0x10000000ULL

@@ -58,7 +58,7 @@ static void put_processor(struct tbuf *t, uint8_t apic_id, uint8_t flags)
 	tbuf_u64(t, 0);
 }
 
-/* An interrupt of bus 0: type, source and where it goes to. */
+/* Writes an interrupt of bus 0: its type, its source and where it goes. */
 static void put_interrupt(struct tbuf *t, uint8_t entry, uint8_t type, uint8_t irq, uint8_t apic, uint8_t pin)
 {
 	tbuf_put(t, (const uint8_t[]){ entry, type, 0, 0, 0, irq, apic, pin }, 8);

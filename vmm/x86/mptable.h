@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Intel MP table of the x86 guest, byte for byte Cloud Hypervisor's; pure. */
+/*
+ * Intel MP table of the x86 guest, byte for byte Cloud Hypervisor's. Nothing but memory is touched.
+ */
 #ifndef VMM_X86_MPTABLE_H
 #define VMM_X86_MPTABLE_H
 
@@ -12,8 +14,8 @@
 enum { MPTABLE_ALIGN = 16 };
 
 /*
- * Writes what belongs at `gpa`, for one vCPU or more, and returns its length; above `size` it does
- * not fit. 0: there is no MP table, since one of the vCPUs has an APIC id above 253.
+ * Writes what belongs at `gpa`, for one vCPU or more, and returns its length; when that is above
+ * `size`, the table does not fit. 0: there is no MP table, since a vCPU has an APIC id above 253.
  */
 size_t mptable_build(unsigned boot_vcpus, const struct cpu_topology *topo, uint64_t gpa, uint8_t *buf, size_t size);
 

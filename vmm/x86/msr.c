@@ -29,7 +29,7 @@ int msr_init(int vcpu_fd, struct err *err)
 	return r < 0 ? r : 0;
 }
 
-/* The fixed and variable MTRRs and their default type: not in KVM's list. */
+/* The fixed and variable MTRRs and their default type, which are not in KVM's list. */
 static const struct {
 	uint32_t first, last;
 } mtrrs[] = {
@@ -75,7 +75,8 @@ int msr_save(const struct kvm *kvm, int vcpu_fd, struct msr_entry **ret_msrs, ui
 			return r;
 		for (int i = 0; i < r; i++)
 			out[n++] = (struct msr_entry){ rest->entries[i].index, rest->entries[i].data };
-		at += (uint32_t)r + ((uint32_t)r < asked); /* where it stopped is one that is not available here */
+		at += (uint32_t)r +
+		      ((uint32_t)r < asked); /* the MSR at which KVM stopped is not available on this host */
 	}
 	*ret_msrs = steal_ptr(&out);
 	*ret_n = n;

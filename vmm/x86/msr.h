@@ -9,12 +9,16 @@
 enum { MSR_MAX = 1024, MSR_IA32_TSC = 0x10, MSR_IA32_TSC_DEADLINE = 0x6e0 };
 
 MUST_CHECK int msr_init(int vcpu_fd, struct err *err);
-/* All that KVM lists and the MTRRs, less what this host does not have after all. *ret_msrs is heap. */
+/*
+ * Saves all MSRs that KVM lists, and the MTRRs, less those that this host does not have after all.
+ * *ret_msrs is on the heap.
+ */
 MUST_CHECK int msr_save(const struct kvm *kvm, int vcpu_fd, struct msr_entry **ret_msrs, uint32_t *ret_n,
 			struct err *err);
 /*
- * An MSR that this host refuses is skipped with a warning. The TSC is set `tsc_ticks` ahead of what was saved: a host that had
- * stayed up would have counted on. The deadline timer, which is absolute, is set after it.
+ * Loads MSRs. One that this host refuses is skipped with a warning. The TSC is set `tsc_ticks`
+ * ahead of its saved value: a host that had stayed up would have counted on. The deadline timer,
+ * which is absolute, is set after the TSC.
  */
 MUST_CHECK int msr_load(int vcpu_fd, unsigned vcpu, const struct msr_entry *msrs, uint32_t n, uint64_t tsc_ticks,
 			struct err *err);

@@ -8,7 +8,10 @@
 
 _Static_assert(sizeof(struct kvm_nested_state) == 128, "the head of the nested state");
 
-/* KVM writes a head for every vCPU; that of one which never turned virtualization on says nothing. */
+/*
+ * KVM writes a head for every vCPU. The head of a vCPU that never turned virtualization on says
+ * nothing.
+ */
 static bool is_initial(const struct kvm_nested_state *n)
 {
 	if (n->size > sizeof(*n))
@@ -28,7 +31,7 @@ int nested_save(const struct kvm *kvm, int vcpu_fd, uint8_t **ret_state, uint32_
 		return err_num(err, ERR_INTERNAL, ENOMEM, "save the nested virtualization state");
 	n->size = NESTED_BYTES;
 	if (ioctl(vcpu_fd, KVM_GET_NESTED_STATE, n) < 0)
-		return errno == EINVAL ? 0 /* offered, and yet not there */
+		return errno == EINVAL ? 0 /* KVM offers the state and yet has none */
 				       : err_sys(err, ERR_INTERNAL, "KVM: get the nested virtualization state");
 	if (is_initial(n))
 		return 0;
@@ -47,7 +50,7 @@ int nested_load(int vcpu_fd, const uint8_t *state, uint32_t n, struct err *err)
 	memcpy(&head, state, sizeof(head));
 	if (head.size < sizeof(head) || head.size > n)
 		return err_set(err, ERR_INVALID, "nested_state of %u bytes says that it has %u", n, head.size);
-	/* aligned, and as long as KVM may read */
+	/* a copy that is aligned, and as long as KVM may read */
 	autofree uint8_t *copy = calloc(1, NESTED_BYTES);
 	if (!copy)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "load the nested virtualization state");

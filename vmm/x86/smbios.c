@@ -28,7 +28,7 @@ static void put_header(struct tbuf *t, uint8_t type, uint8_t len, uint16_t *hand
 	tbuf_u16(t, ++*handle);
 }
 
-/* A structure's strings follow it; fields name them by number, 0 is none. */
+/* The strings of a structure follow it. Fields name a string by its number; 0 is none. */
 static uint8_t number(unsigned *count, const char *s)
 {
 	return s ? (uint8_t)++ * count : 0;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* SMBIOS 3 tables of the x86 guest, byte for byte Cloud Hypervisor's; pure. */
+/*
+ * SMBIOS 3 tables of the x86 guest, byte for byte Cloud Hypervisor's. Nothing but memory is
+ * touched.
+ */
 #ifndef VMM_X86_SMBIOS_H
 #define VMM_X86_SMBIOS_H
 
@@ -17,7 +20,10 @@ struct smbios_cfg {
 	unsigned n_oem_strings;
 };
 
-/* Writes what belongs at SMBIOS_GPA and returns its length; above `size` it does not fit. */
+/*
+ * Writes what belongs at SMBIOS_GPA and returns its length; when that is above `size`, the tables
+ * do not fit.
+ */
 size_t smbios_build(const struct smbios_cfg *cfg, uint8_t *buf, size_t size);
 
 #endif

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Table buffer: appends little-endian bytes to a caller's buffer, and counts on when it is full.
- * One thread, no allocation: `len` past `size` means that the table did not fit and by how much.
+ * Table buffer: appends little-endian bytes to a caller's buffer, and counts on when the buffer is
+ * full. One thread, no allocation. `len` past `size` says that the table did not fit, and by how
+ * much.
  */
 #ifndef VMM_X86_TBUF_H
 #define VMM_X86_TBUF_H
@@ -15,7 +16,7 @@ struct tbuf {
 	size_t size, len;
 };
 
-/* Overwrites what was written before at `at`. */
+/* Overwrites bytes that were written before, from `at` on. */
 static inline void tbuf_set(struct tbuf *t, size_t at, const void *data, size_t n)
 {
 	if (at <= t->size && n <= t->size - at)
@@ -28,7 +29,7 @@ static inline void tbuf_put(struct tbuf *t, const void *data, size_t n)
 	t->len += n;
 }
 
-/* Moves everything from `at` on up by n bytes and writes data into the gap. */
+/* Moves everything from `at` on up by n bytes, and writes data into the gap. */
 static inline void tbuf_insert(struct tbuf *t, size_t at, const void *data, size_t n)
 {
 	if (t->len <= t->size && n <= t->size - t->len)
@@ -63,7 +64,7 @@ static inline void tbuf_zero(struct tbuf *t, size_t n)
 		tbuf_u8(t, 0);
 }
 
-/* Writes at `at` the byte that makes all of [from, to) add up to zero. */
+/* Writes the byte at `at` that makes all bytes of [from, to) add up to zero. */
 static inline void tbuf_checksum(struct tbuf *t, size_t from, size_t to, size_t at)
 {
 	uint8_t sum = 0;

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-/*
- * CPU topology: which APIC id a vCPU has. Pure; MADT, MP table, CPUID and KVM must all agree on it.
- */
+/* CPU topology: which APIC id a vCPU has. MADT, MP table, CPUID and KVM must all agree on it. */
 #ifndef VMM_X86_TOPOLOGY_H
 #define VMM_X86_TOPOLOGY_H
 
 #include <stdint.h>
 
-/* As in VmConfig's cpus.topology; all zero: none was given, APIC ids count up. */
+/* As in VmConfig's cpus.topology. All zero: no topology was given, and APIC ids count up. */
 struct cpu_topology {
 	unsigned threads_per_core, cores_per_die, dies_per_package;
 };

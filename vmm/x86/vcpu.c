@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The x86 vCPU: reset state, its own exits, and its saved state in Cloud Hypervisor's encoding. */
+/*
+ * The x86 vCPU: its reset state, its own exits, and its saved state in Cloud Hypervisor's encoding.
+ */
 #include "vmm/core/vcpu.h"
 
 #include <errno.h>
@@ -69,7 +71,7 @@ static int get(struct vcpu *vcpu, unsigned long request, void *arg, const char *
 
 /* ---- boot ---- */
 
-/* LINT0 takes the PIC's interrupts, LINT1 is NMI: as firmware would leave them. */
+/* LINT0 takes the PIC's interrupts, LINT1 is NMI, as firmware would leave them. */
 static int init_lapic(struct vcpu *vcpu, struct err *err)
 {
 	struct kvm_lapic_state lapic;
@@ -173,7 +175,7 @@ int arch_vcpu_save(struct vcpu *vcpu, struct vcpu_state *state, struct err *err)
 	*state = (struct vcpu_state){};
 	if (save_cpuid(vcpu, s, err) < 0)
 		return err->num;
-	/* mp_state first: reading it makes KVM process a pending INIT or SIPI */
+	/* mp_state comes first: reading it makes KVM process a pending INIT or SIPI */
 	if (get(vcpu, KVM_GET_MP_STATE, &s->mp_state, "get the run state", err) < 0 ||
 	    get(vcpu, KVM_GET_REGS, &s->regs, "get registers", err) < 0 ||
 	    get(vcpu, KVM_GET_SREGS, &s->sregs, "get system registers", err) < 0 || save_xsave(vcpu, s, err) < 0 ||
@@ -200,7 +202,7 @@ static int load_xsave(struct vcpu *vcpu, const struct vcpu_kvm_state *s, struct 
 	if (s->xsave.n_region < XSAVE_WORDS)
 		return err_set(err, ERR_INVALID, "vCPU %u: xsave.region has %u words, expected %d or more", vcpu->index,
 			       s->xsave.n_region, XSAVE_WORDS);
-	/* KVM reads as much as this host's FPU needs */
+	/* as long as KVM reads, which depends on this host's FPU */
 	autofree uint32_t *region = calloc(words > s->xsave.n_region ? words : s->xsave.n_region, sizeof(*region));
 	if (!region)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "load vCPU %u", vcpu->index);
@@ -208,7 +210,7 @@ static int load_xsave(struct vcpu *vcpu, const struct vcpu_kvm_state *s, struct 
 	return set(vcpu, KVM_SET_XSAVE, region, "set the FPU state", err);
 }
 
-/* Asking for the rate that the vCPU has anyway is not free. */
+/* Sets the TSC rate. A rate that the vCPU has anyway is not set: the call is not free. */
 static int load_tsc_khz(struct vcpu *vcpu, const struct vcpu_kvm_state *s, struct err *err)
 {
 	int khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ);
@@ -224,7 +226,7 @@ static int load_tsc_khz(struct vcpu *vcpu, const struct vcpu_kvm_state *s, struc
 
 int arch_vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state, struct err *err)
 {
-	struct vcpu_kvm_state s = state->Kvm; /* ioctls take pointers to what they only read */
+	struct vcpu_kvm_state s = state->Kvm; /* a copy: the ioctls take pointers that are not const */
 
 	if (cpuid_set(vcpu->fd, s.cpuid, s.n_cpuid, err) < 0)
 		return err_wrap(err, "vCPU %u", vcpu->index);

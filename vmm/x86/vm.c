@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The x86 machine around its vCPUs: memory map, platform registers, and state of the VM as a whole. */
+/*
+ * The x86 machine around its vCPUs: memory map, platform registers, and state of the VM as a whole.
+ */
 #include "vmm/machine/machine.h"
 
 #include <errno.h>
@@ -64,7 +66,10 @@ int arch_irqchip_init(struct vm *vm, struct err *err)
 
 	if (kvm_ioctl(vm->kvm.vm_fd, KVM_ENABLE_CAP, &split, "split the irqchip", err) < 0)
 		return err->num;
-	/* 32-bit APIC ids in MSIs only where vCPUs need them: it changes what the guest is told */
+	/*
+	 * only where vCPUs need 32-bit APIC ids in MSIs: the capability changes what the guest is
+	 * told
+	 */
 	struct kvm_enable_cap x2apic = { .cap = KVM_CAP_X2APIC_API,
 					 .args = { KVM_X2APIC_API_USE_32BIT_IDS |
 						   KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK } };
@@ -104,7 +109,7 @@ static void pm_timer_read(void *opaque, uint64_t off, void *data, unsigned len)
 	reg_put(data, len, (uint32_t)(ns * ACPI_PM_TIMER_HZ / NSEC_PER_SEC) >> 8 * off);
 }
 
-/* The i8042 keyboard controller: nothing but its reset line. */
+/* The i8042 keyboard controller has nothing but its reset line. */
 enum { I8042_BASE = 0x61, I8042_PORTS = 4, I8042_COMMAND = 3, I8042_RESET = 0xfe, PORT_B_REFRESH = 0x20 };
 
 static void i8042_read(void *opaque, uint64_t off, void *data, unsigned len)
@@ -121,7 +126,10 @@ static void i8042_write(void *opaque, uint64_t off, const void *data, unsigned l
 		vm_guest_event(opaque, GUEST_RESET);
 }
 
-/* The CMOS clock (MC146818) in UTC and BCD, and where firmware looks for the size of RAM. */
+/*
+ * The CMOS clock (MC146818), in UTC and BCD, and the registers in which firmware looks for the size
+ * of RAM.
+ */
 enum { CMOS_BASE = 0x70, CMOS_PORTS = 2 };
 
 static uint8_t bcd(int v)
@@ -155,7 +163,7 @@ static uint8_t cmos_register(const struct vm *vm, uint8_t index)
 		return bcd(tm.tm_year % 100);
 	case 0x32:
 		return bcd((tm.tm_year + 1900) / 100);
-	case 0x0a: /* update in progress for the last 8 ms of each second: clocks wait for its edge */
+	case 0x0a: /* an update is in progress for the last 8 ms of each second: guests wait for its edge */
 		return (uint8_t)(0x26 | (now.tv_nsec > 992000000 ? 0x80 : 0));
 	case 0x0b:
 		return 0x02; /* 24 hours, BCD */
@@ -328,13 +336,19 @@ int arch_clock_pause(struct vm *vm, struct err *err)
 	*clock = (struct kvm_clock_data){};
 	if (kvm_ioctl(vm->kvm.vm_fd, KVM_GET_CLOCK, clock, "get the clock", err) < 0)
 		return err->num;
-	/* our own stamp: KVM has none before the first run, and none on hosts with an unstable TSC */
+	/*
+	 * a stamp of this program: KVM has none before the first run, nor on hosts with an unstable
+	 * TSC
+	 */
 	clock->realtime = wall_clock_ns();
 	clock->flags |= KVM_CLOCK_REALTIME;
 	return 0;
 }
 
-/* All vCPUs get vCPU 0's offset, so that their TSCs agree to the cycle. Kernels before 5.16 lack this. */
+/*
+ * All vCPUs get vCPU 0's offset, so that their TSCs agree to the cycle. Kernels before 5.16 lack
+ * this.
+ */
 static void align_tsc(struct vm *vm)
 {
 	uint64_t offset;
@@ -350,7 +364,7 @@ static void align_tsc(struct vm *vm)
 		(void)ioctl(vm->vcpus.vcpu[i].fd, KVM_SET_DEVICE_ATTR, &attr);
 }
 
-/* Wall time since the clock was stamped; 0 when it was not, or when the wall clock went back. */
+/* The wall time since the clock was stamped; 0: it was not stamped, or the wall clock went back. */
 static uint64_t elapsed_ns(const struct kvm_clock_data *saved)
 {
 	uint64_t now = wall_clock_ns();
@@ -360,7 +374,10 @@ static uint64_t elapsed_ns(const struct kvm_clock_data *saved)
 	return now > saved->realtime ? now - saved->realtime : 0;
 }
 
-/* KVM's clock only: TSCs were advanced when they were loaded (arch_vcpu_load()) and have been counting since. */
+/*
+ * Restores KVM's clock alone: TSCs were advanced when they were loaded (arch_vcpu_load()) and have
+ * been counting since.
+ */
 static int restore_clocks(struct vm *vm, struct err *err)
 {
 	const struct kvm_clock_data *saved = &vm->arch.clock;
@@ -416,7 +433,7 @@ int arch_state_check(int kvm_fd, const struct arch_state *state, struct err *err
 	return r;
 }
 
-/* The guest keeps what it was told, so a snapshot of this VM says the same again. */
+/* A leaf of what the guest was told about its CPU; all zero: it was told of no such leaf. */
 static const struct cpuid_entry *find_leaf(const struct arch_state *state, uint32_t function)
 {
 	static const struct cpuid_entry none;
@@ -427,7 +444,10 @@ static const struct cpuid_entry *find_leaf(const struct arch_state *state, uint3
 	return &none;
 }
 
-/* Family and model as in Intel's manual, CPUID leaf 1: the extended fields count for families 6 and 15. */
+/*
+ * Family and model as in Intel's manual, CPUID leaf 1: the extended fields count for families 6 and
+ * 15.
+ */
 void arch_state_describe(const struct arch_state *state, const struct vcpu_state *vcpu, char *buf, size_t size)
 {
 	const struct cpuid_entry *vendor = find_leaf(state, 0);
@@ -438,7 +458,7 @@ void arch_state_describe(const struct arch_state *state, const struct vcpu_state
 	memcpy(name + 4, &vendor->edx, 4);
 	memcpy(name + 8, &vendor->ecx, 4);
 	for (unsigned i = 0; i < 12; i++)
-		name[i] = name[i] >= ' ' && name[i] <= '~' ? name[i] : '?'; /* it came from a file */
+		name[i] = name[i] >= ' ' && name[i] <= '~' ? name[i] : '?'; /* the name came from a file */
 	if (family == 6 || family == 15)
 		model |= eax >> 12 & 0xf0;
 	if (family == 15)
