@@ -181,8 +181,10 @@ static enum grade check_userfaultfd(struct cli *cli, struct finding *f)
 
 	(void)cli;
 	if (fd < 0 && device < 0)
-		return grade(GRADE_WARN, f, "Run forkd as root, or: sysctl vm.unprivileged_userfaultfd=1.",
-			     "not allowed (%s): memory_restore_mode ondemand is not to be had", strerror(errno));
+		return grade(
+			GRADE_WARN, f,
+			"Run forkd as root, let it open /dev/userfaultfd, or: sysctl vm.unprivileged_userfaultfd=1.",
+			"not allowed (%s): memory_restore_mode ondemand is not to be had", strerror(errno));
 	return grade(GRADE_OK, f, "", "allowed");
 }
 

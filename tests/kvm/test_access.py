@@ -33,11 +33,17 @@ def as_user(work):
     return json.loads(text) if text else None
 
 
-class Unreadable(ForkdTest):
-    """A program that its user may run and not read, or that has file capabilities, may not open its own pagemap."""
+class OtherUser(ForkdTest):
+    """The VMM by itself, run by a user who may do little."""
 
-    def program(self, mode, capabilities):
-        """A copy of the VMM that runs as uid 65534, with a /dev/kvm that it may open."""
+    def setUp(self):
+        super().setUp()
+        if os.geteuid() != 0:
+            self.skipTest("needs root to become another user")
+        os.chmod(self.dir, 0o777)
+
+    def program(self, mode=0o755, capabilities=False):
+        """A copy of the VMM that runs as uid 65534, with a /dev/kvm that it may open and a /dev/userfaultfd that it may not."""
         path, node = self.path(self.unique("forkd-vmm")), self.path(self.unique("kvm"))
         shutil.copy(VMM, path)
         os.chmod(path, mode)
@@ -45,10 +51,14 @@ class Unreadable(ForkdTest):
             os.setxattr(path, "security.capability", struct.pack("<5I", 0x02000001, 1 << 12, 0, 0, 0))
         os.mknod(node, 0o666 | stat.S_IFCHR, os.stat("/dev/kvm").st_rdev)
         os.chmod(node, 0o666)
+        secret = self.path(self.unique("secret"))
+        write(secret, b"")
+        os.chmod(secret, 0o600)
         write(path + ".sh", f"""#!/bin/sh
 [ "$1" = inside ] || exec unshare -m "$0" inside "$@"
 shift
 mount --bind {node} /dev/kvm
+[ ! -e /dev/userfaultfd ] || mount --bind {secret} /dev/userfaultfd
 # setpriv still has its capabilities when it starts something, and would be able to read the program
 exec setpriv --reuid {USER} --regid {USER} --clear-groups sh -c 'exec "$0" "$@"' {path} "$@"
 """)
@@ -63,10 +73,22 @@ exec setpriv --reuid {USER} --regid {USER} --clear-groups sh -c 'exec "$0" "$@"'
         vmm.stop()
         return directory
 
-    def test_snapshots(self):
-        if os.geteuid() != 0:
-            self.skipTest("needs root to become another user")
-        os.chmod(self.dir, 0o777)
+    def test_ondemand_says_what_it_needs(self):
+        if read("/proc/sys/vm/unprivileged_userfaultfd").strip() != b"0":
+            self.skipTest("this host lets every user have a userfaultfd")
+        program = self.program()
+        vmm = self.boot("ticker", "tick=2000000 warm=1", program=program)
+        vmm.wait_bytes(2)
+        directory = self.snapshot(vmm)
+        clone = self.start(program=program)
+        answer = clone.call("PUT", "vm.restore", {"source_url": "file://" + directory, "memory_restore_mode": "OnDemand"})
+        self.assertEqual(answer.status, 500)
+        self.assertRegex(str(answer), "open /dev/userfaultfd: (Permission denied|No such file or directory); ")
+        self.assertIn("vm.unprivileged_userfaultfd=1", str(answer))
+        clone.stop()
+
+    def test_snapshots_without_a_pagemap(self):
+        """A program that its user may run and not read, or that has file capabilities, may not open its own pagemap."""
         for mode, capabilities in ((0o711, False), (0o755, True)):
             with self.subTest(mode=oct(mode), capabilities=capabilities):
                 program = self.program(mode, capabilities)

@@ -36,15 +36,32 @@ struct ondemand {
 	uint64_t off;
 };
 
+/* By the device, else by the system call: what each of them needs is in the message. */
+static int new_uffd(struct err *err)
+{
+	autoclose int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	char why[128];
+
+	if (dev >= 0) {
+		int fd = ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+		return fd < 0 ? err_sys(err, ERR_INTERNAL, "make a userfaultfd with /dev/userfaultfd") : fd;
+	}
+	const char *text = strerror_r(errno, why, sizeof(why));
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	return fd < 0 ? err_sys(err, ERR_INTERNAL,
+				"open /dev/userfaultfd: %s; without it the system call needs CAP_SYS_PTRACE, or the "
+				"sysctl vm.unprivileged_userfaultfd=1",
+				text)
+		      : fd;
+}
+
 static int open_uffd(struct err *err)
 {
 	struct uffdio_api api = { .api = UFFD_API };
-	autoclose int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-	autoclose int fd = dev >= 0 ? ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK)
-				    : (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	autoclose int fd = new_uffd(err);
 
 	if (fd < 0)
-		return err_sys(err, ERR_INTERNAL, "memory_restore_mode=ondemand: open a userfaultfd");
+		return err_wrap(err, "memory_restore_mode=ondemand");
 	if (ioctl(fd, UFFDIO_API, &api) < 0)
 		return err_sys(err, ERR_INTERNAL, "memory_restore_mode=ondemand: set up the userfaultfd");
 	return steal_fd(&fd);
