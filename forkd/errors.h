@@ -27,6 +27,8 @@
 	  "Send 'Authorization: Bearer TOKEN' with the token of the daemon's token file.")                         \
 	X(E_FORBIDDEN, "path_not_allowed", 403,                                                                    \
 	  "Use a path below a root given by --allow-path, or send a descriptor.")                                  \
+	X(E_OTHER_USER, "user_not_served", 403,                                                                    \
+	  "Ask as root, as the daemon's user or with the token, or run forkd as root.")                            \
 	X(E_NOT_FOUND, "not_found", 404, "Check the path; GET /v1/version names the API's version.")               \
 	X(E_NO_TEMPLATE, "template_not_found", 404, "List the templates: GET /v1/templates.")                      \
 	X(E_NO_CLONE, "clone_not_found", 404, "List the clones: GET /v1/clones.")                                  \

@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include "forkd/errors.h"
 #include "forkd/registry/record.h"
 
 struct caller caller_from_owner(uid_t uid, gid_t gid)
@@ -14,6 +15,19 @@ struct caller caller_from_owner(uid_t uid, gid_t gid)
 		.uid = uid,
 		.gid = gid,
 	};
+}
+
+int caller_act_as(const struct caller *c, bool *ret_as_caller, struct err *err)
+{
+	const uid_t own = geteuid();
+
+	*ret_as_caller = c->local && !c->trusted;
+	if (!*ret_as_caller || own == 0)
+		return 0;
+	return fail(
+		err, E_OTHER_USER,
+		"forkd runs as user %u: it can neither open files with the rights of user %u nor give that user files",
+		own, c->uid);
 }
 
 bool origin_gone(const struct origin *o)

@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "common/err.h"
+
 struct caller {
 	bool local;   /* unix socket: uid, gid and pid are its peer credentials */
 	bool trusted; /* local, and root or the daemon's own user: may name any path */
@@ -17,6 +19,12 @@ struct caller {
 
 /* The caller that a clone's owner is, when its own VM process asks for something; OWNER_REMOTE (registry/record.h) is nobody here. */
 struct caller caller_from_owner(uid_t uid, gid_t gid);
+/*
+ * As whom the daemon opens what the caller names, and whose the files are that it makes for him. *ret_as_caller false: the daemon. That
+ * does for its own user, for the token, which is no account here, and for root, who can use files of everybody. All others: the
+ * caller; only root's daemon can do so, another one says E_OTHER_USER.
+ */
+MUST_CHECK int caller_act_as(const struct caller *c, bool *ret_as_caller, struct err *err);
 
 /* Valid during the request. */
 struct origin {

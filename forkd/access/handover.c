@@ -40,7 +40,10 @@ int place_make(struct forkd *d, const struct caller *caller, const char *parent,
 	       struct err *err)
 {
 	autofree char *path = place_path(d, parent, name);
+	bool gives;
 
+	if (caller_act_as(caller, &gives, err) < 0)
+		return err->num;
 	if (!path)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make a directory");
 	if (mkdir(path, 0711) < 0)
@@ -53,7 +56,7 @@ int place_make(struct forkd *d, const struct caller *caller, const char *parent,
 		rmdir(path);
 		return err->num;
 	}
-	*ret = (struct place){ .d = d, .caller = caller, .path = steal_ptr(&path), .fd = fd };
+	*ret = (struct place){ .d = d, .caller = caller, .path = steal_ptr(&path), .fd = fd, .gives = gives };
 	return 0;
 }
 
@@ -122,12 +125,12 @@ void place_clear_clone(const struct forkd *d, const struct record *r)
 	place_clear(d, "clones", r->id);
 }
 
-/* The file is the caller's, when that is another local user than the daemon's. */
+/* To the caller, where the daemon makes files for him. */
 static int give(const struct place *p, const char *name, struct err *err)
 {
 	const struct caller *c = p->caller;
 
-	if (!c->local || c->uid == geteuid())
+	if (!p->gives)
 		return 0;
 	if (fchownat(p->fd, name, c->uid, c->gid, AT_SYMLINK_NOFOLLOW) < 0)
 		return err_sys(err, ERR_INTERNAL, "give '%s/%s' to user %u", p->path, name, c->uid);

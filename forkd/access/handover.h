@@ -26,8 +26,9 @@ struct place {
 	const struct caller *caller;
 	char *path; /* heap */
 	int fd;
+	bool gives; /* its files are made the caller's */
 };
-/* Makes RUNTIME/parent/name. */
+/* Makes RUNTIME/parent/name. E_OTHER_USER for a caller to whom the daemon can give no files. */
 MUST_CHECK int place_make(struct forkd *d, const struct caller *caller, const char *parent, const char *name,
 			  struct place *ret, struct err *err);
 void place_done(struct place *p); /* the directory stays */

@@ -140,10 +140,21 @@ static int open_below(const void *arg)
 	return fd;
 }
 
-/* Whether the caller is an account of this host, and the daemon can act for it. A token is nobody: the roots alone are its bounds. */
-static bool has_rights(const struct caller *c)
+/* Below a root: with the rights of the caller. The token is no account: the roots alone are its bounds. */
+static int open_for(const struct caller *c, const struct below_open *what, const char *path, int *ret_fd,
+		    struct err *err)
 {
-	return c->local && geteuid() == 0;
+	bool as_him;
+
+	if (caller_act_as(c, &as_him, err) < 0)
+		return err->num;
+	int fd = as_him ? as_caller(c->uid, c->gid, open_below, what) : open_below(what);
+	if (fd == -ELOOP || fd == -EXDEV)
+		return fail(err, E_FORBIDDEN, "path '%s' leads through a symbolic link", path);
+	if (fd < 0)
+		return open_failed(path, -fd, err);
+	*ret_fd = fd;
+	return 0;
 }
 
 static int open_named(const struct policy *p, const struct caller *c, const char *path, int flags, bool to_write,
@@ -161,14 +172,7 @@ static int open_named(const struct policy *p, const struct caller *c, const char
 		if (!rest)
 			continue;
 		const struct below_open what = { p->roots[i].fd, rest, flags, to_write };
-		int fd = has_rights(c) ? as_caller(c->uid, c->gid, open_below, &what) : open_below(&what);
-		if (fd >= 0) {
-			*ret_fd = fd;
-			return 0;
-		}
-		if (fd == -ELOOP || fd == -EXDEV)
-			return fail(err, E_FORBIDDEN, "path '%s' leads through a symbolic link", path);
-		return open_failed(path, -fd, err);
+		return open_for(c, &what, path, ret_fd, err);
 	}
 	return fail(err, E_FORBIDDEN, "path '%s' is not below a root of --allow-path", path);
 }

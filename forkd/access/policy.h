@@ -17,7 +17,7 @@ void policy_free(struct policy *p);
 
 /*
  * open(path, flags | O_CLOEXEC) for that caller; with O_CREAT the file gets mode 0600. The path must be absolute, without "..".
- * E_FORBIDDEN outside of the roots, E_INVALID for a path of the wrong shape, E_NOT_FOUND never: what is missing below a
+ * E_FORBIDDEN outside of the roots, E_OTHER_USER where the daemon has not the caller's rights to use, E_INVALID for a path of the wrong shape, E_NOT_FOUND never: what is missing below a
  * root is the caller's E_INVALID.
  */
 MUST_CHECK int policy_open(const struct policy *p, const struct caller *c, const char *path, int flags, int *ret_fd,

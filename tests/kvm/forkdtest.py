@@ -48,8 +48,9 @@ def request(path, method, url, body=None, fds=(), headers=None, timeout_s=120):
 
 
 class Daemon:
-    def __init__(self, test, *args, root=None):
-        self.test, self.args = test, [str(a) for a in args]
+    def __init__(self, test, *args, root=None, prefix=()):
+        """`prefix`: a command that becomes the daemon."""
+        self.test, self.args, self.prefix = test, [str(a) for a in args], list(prefix)
         self.root = root or test.new_dir("forkd")
         self.store, self.runtime = os.path.join(self.root, "store"), os.path.join(self.root, "run")
         self.socket = os.path.join(self.root, "forkd.sock")
@@ -61,7 +62,7 @@ class Daemon:
     def start(self):
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [FORKD, "--socket", self.socket, "--store", self.store, "--runtime-dir", self.runtime, "--vmm", kvmtest.VMM, *self.args],
+                [*self.prefix, FORKD, "--socket", self.socket, "--store", self.store, "--runtime-dir", self.runtime, "--vmm", kvmtest.VMM, *self.args],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
         self.ready = self.process.stdout.readline().decode().strip()
         if not self.ready:

@@ -9,21 +9,22 @@ import stat
 import struct
 import threading
 
+import kvmtest
 from forkdtest import Daemon, ForkdTest, alive, request
 from kvmtest import MIB, VMM, guest, read, wait_for, write
 
 USER = 65534
 
 
-def as_user(work):
-    """What work() answers as uid 65534: something that is JSON."""
+def as_user(work, uid=USER):
+    """What work() answers as that uid: something that is JSON."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
             os.setgroups([])
-            os.setgid(USER)
-            os.setuid(USER)
+            os.setgid(uid)
+            os.setuid(uid)
             os.write(writer, json.dumps(work()).encode())
         os._exit(0)
     os.close(writer)
@@ -118,11 +119,11 @@ class AccessTest(ForkdTest):
         os.chmod(d.socket, 0o666)
         return d
 
-    def ask(self, d, method, url, body=None):
+    def ask(self, d, method, url, body=None, uid=USER):
         def work():
             answer = request(d.socket, method, url, body)
             return answer.status, answer.body.decode()
-        status, text = as_user(work)
+        status, text = as_user(work, uid)
         return status, json.loads(text) if text.strip() else None
 
     def give(self, directory):
@@ -268,3 +269,81 @@ class Vsock(AccessTest):
         status, answer = self.ask(d, "POST", "/v1/templates", {"name": "t", "vm": vm, "ready": {"delay_ms": 1500}, "timeout_s": 60})
         self.assertIn(status, (201, 400, 403), answer)
         self.assertEqual(roots, [], answer)
+
+
+class OtherDaemon(AccessTest):
+    """A daemon of uid 65534: its own user and root are served wholly, a third user as far as no file must be his."""
+    THIRD = 65533
+
+    def unprivileged(self):
+        """With a /dev/kvm of its own that it may open."""
+        root, node = self.new_dir("forkd"), self.path("kvm")
+        os.chown(root, USER, USER)
+        os.chmod(os.path.dirname(kvmtest.VMM), 0o755)
+        os.mknod(node, 0o666 | stat.S_IFCHR, os.stat("/dev/kvm").st_rdev)
+        os.chmod(node, 0o666)
+        become = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+        d = Daemon(self, "--allow-path", self.dir, root=root, prefix=[
+            "unshare", "--mount", "sh", "-c", 'mount --bind "$0" /dev/kvm && exec "$@"', node, *become])
+        os.chmod(d.root, 0o755)
+        os.chmod(d.socket, 0o666)
+        self.assertEqual(os.stat(f"/proc/{d.process.pid}").st_uid, USER)
+        return d
+
+    def use(self, ask, api):
+        """The whole life of a clone. `ask` and `api`: requests of one user to the daemon, and to a clone's API."""
+        def must(status, method, url, body=None):
+            got, answer = ask(method, url, body)
+            self.assertEqual(got, status, (method, url, answer))
+            return answer
+        c = must(201, "POST", "/v1/templates/t/clones", {})["clones"][0]
+        url = f"/v1/clones/{c['id']}"
+        self.wait_ticks([c])
+        self.assertEqual(os.stat(c["serial"]).st_uid, USER)
+        self.assertEqual(api(c["api_socket"], "PUT", "/api/v1/vm.pause"), 204)
+        must(200, "PUT", url + "/resume")
+        must(201, "POST", url + "/snapshot", {"name": "child"})
+        must(204, "DELETE", url)
+        must(204, "DELETE", "/v1/templates/child")
+        config = {"payload": {"kernel": guest("ticker"), "cmdline": "tick=2000000 warm=4"}, "memory": {"size": 64 << 20}, "console": {"mode": "Off"}}
+        must(201, "POST", "/v1/templates", {"name": "vm", "vm": config, "ready": {"serial": "...."}})
+        must(204, "DELETE", "/v1/templates/vm")
+
+    def test_root_and_its_own_user(self):
+        d = self.unprivileged()
+        directory = self.ticker()
+        for root, _, files in os.walk(directory):
+            os.chmod(root, 0o755)
+            for f in files:
+                os.chmod(os.path.join(root, f), 0o644)
+        d.template("t", directory)
+
+        def by_root(method, url, body=None):
+            answer = d.call(method, url, body)
+            return answer.status, answer.json if answer.body else None
+        self.use(by_root, lambda *ask: request(*ask).status)
+        self.use(lambda *ask: self.ask(d, *ask), lambda *ask: as_user(lambda: request(*ask).status))
+
+    def test_a_third_user(self):
+        d = self.unprivileged()
+        directory = self.ticker()
+        d.template("t", self.give(directory))
+        c = d.clone("t")[0]
+
+        def ask(*request_of):
+            return self.ask(d, *request_of, uid=self.THIRD)
+        config = {"payload": {"kernel": guest("ticker")}, "memory": {"size": 64 << 20}}
+        for url, body in (("/v1/templates/t/clones", {}), ("/v1/templates/t/clones", {"count": 3}),
+                          ("/v1/templates", {"name": "u", "snapshot": "file://" + directory}),
+                          ("/v1/templates", {"name": "u", "vm": config, "ready": {"delay_ms": 1}})):
+            with self.subTest(url=url, body=body):
+                status, answer = ask("POST", url, body)
+                self.assertEqual((status, answer["code"]), (403, "user_not_served"), answer)
+                self.assertIn(f"forkd runs as user {USER}: it can neither open files with the rights of user {self.THIRD} nor give", answer["message"])
+        self.assertEqual(os.listdir(os.path.join(d.runtime, "clones")), [c["id"]])
+        self.assertEqual(os.listdir(os.path.join(d.runtime, "builds")), [])
+        self.assertEqual([t["name"] for t in ask("GET", "/v1/templates")[1]["templates"]], ["t"])
+        self.assertEqual([a["id"] for a in ask("GET", "/v1/clones")[1]["clones"]], [c["id"]])
+        url = f"/v1/clones/{c['id']}"
+        for method, action, status in (("GET", "", 200), ("PUT", "/pause", 200), ("PUT", "/resume", 200), ("DELETE", "", 204)):
+            self.assertEqual(ask(method, url + action)[0], status, (method, action))
