@@ -16,6 +16,23 @@ static void give(uint8_t *buffer)
 	virtq_add(&rx, &seg, 1, false, buffer);
 }
 
+/* One chain of SEGS_MAX times `mib` MiB of RAM, again and again. */
+static void flood(uint64_t mib)
+{
+	static struct seg segs[SEGS_MAX];
+	uint32_t len;
+	for (unsigned i = 0; i < SEGS_MAX; i++)
+		segs[i] = (struct seg){ (void *)(16 * MIB), (uint32_t)(mib * MIB), false };
+	for (;;) {
+		virtq_add(&tx, segs, SEGS_MAX, false, out);
+		virtq_kick(&tx);
+		print("kicked\n");
+		while (!virtq_take(&tx, &len))
+			relax();
+		print("flooded\n");
+	}
+}
+
 void console_open(struct virtio *v)
 {
 	console = v;
@@ -29,6 +46,8 @@ void console_open(struct virtio *v)
 	static const char hello[] = "console ready\n";
 	console_write(hello, sizeof(hello) - 1);
 	print("console: queues of %u, features %lx\n", rx.size, v->features);
+	if (option_number("flood", 0))
+		flood(option_number("flood", 0));
 }
 
 void console_write(const char *text, size_t bytes)

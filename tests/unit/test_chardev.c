@@ -6,6 +6,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pty.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -297,6 +299,16 @@ static void given(void **state)
 	assert_true(fcntl(listener, F_GETFD) >= 0);
 }
 
+static void write_all(const char *text, size_t len)
+{
+	while (len > 0) {
+		size_t n = chardev_write(&c, text, len);
+		assert_true(n > 0 && n <= len && n <= CHARDEV_WRITE_MAX);
+		text += n;
+		len -= n;
+	}
+}
+
 /* A log never outgrows its limit, and keeps the newest. */
 static void log_is_capped(void **state)
 {
@@ -311,7 +323,7 @@ static void log_is_capped(void **state)
 	assert_int_equal(open_it(&cfg, &err), 0);
 	for (unsigned i = 0; i < 100; i++) {
 		memset(piece, (int)(i + 1), PIECE);
-		chardev_write(&c, piece, PIECE);
+		write_all(piece, PIECE);
 		assert_int_equal(fstat(log, &st), 0);
 		assert_true(st.st_size <= CHARDEV_LOG_MAX);
 		assert_true(i < 8 || st.st_size >= CHARDEV_LOG_MAX / 2);
@@ -322,6 +334,72 @@ static void log_is_capped(void **state)
 		assert_int_equal(pread(log, back, PIECE, at), PIECE);
 		assert_int_equal(back[0], 100 - (st.st_size - PIECE - at) / PIECE);
 		assert_int_equal(back[PIECE - 1], back[0]);
+	}
+}
+
+/* One that cannot be cut ends where it is full. */
+static void log_that_cannot_be_cut(void **state)
+{
+	autoclose int log = memfd_create("log", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	struct console_config cfg = { .log_fd = log };
+	autofree char *text = calloc(1, CHARDEV_LOG_MAX);
+	struct err err = {};
+	struct stat st;
+
+	(void)state;
+	assert_int_equal(fcntl(log, F_ADD_SEALS, F_SEAL_SHRINK), 0);
+	assert_int_equal(open_it(&cfg, &err), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		write_all(text, CHARDEV_LOG_MAX - 1);
+		assert_int_equal(fstat(log, &st), 0);
+		assert_true(st.st_size <= CHARDEV_LOG_MAX && st.st_size > CHARDEV_LOG_MAX - CHARDEV_WRITE_MAX);
+	}
+}
+
+/* Puts another descriptor in the place of a standard one; `saved` has the one that was there. */
+static void replace(int fd, int with, int *saved)
+{
+	*saved = fcntl(fd, F_DUPFD_CLOEXEC, 10);
+	assert_true(*saved >= 0);
+	assert_int_equal(dup2(with, fd), fd);
+}
+
+static void put_back(int fd, int saved)
+{
+	dup2(saved, fd);
+	close(saved);
+}
+
+/* A terminal that is held, and a pipe that nobody reads: output is lost, and nobody waits for good. Line ends take two places each. */
+static void terminal_is_held(void **state)
+{
+	static char lines[65536];
+	struct console_config cfg = { .mode = CONSOLE_TTY };
+	struct err err = {};
+	int fds[2], out, in;
+	size_t taken[2];
+
+	(void)state;
+	memset(lines, '\n', sizeof(lines));
+	for (unsigned kind = 0; kind < 2; kind++) {
+		assert_int_equal(kind == 0 ? openpty(&fds[0], &fds[1], NULL, NULL, NULL) : pipe2(fds, O_CLOEXEC), 0);
+		fflush(stdout);
+		replace(STDIN_FILENO, fds[1], &in);
+		replace(STDOUT_FILENO, fds[1], &out);
+		alarm(60); /* instead of hanging */
+		int r = open_it(&cfg, &err);
+		for (unsigned i = 0; i < 2 && r == 0; i++)
+			taken[i] = chardev_write(&c, lines, sizeof(lines));
+		chardev_close(&c);
+		alarm(0);
+		bool blocks = !(fcntl(STDOUT_FILENO, F_GETFL) & O_NONBLOCK);
+		put_back(STDOUT_FILENO, out);
+		put_back(STDIN_FILENO, in);
+		close(fds[0]);
+		close(fds[1]);
+		assert_int_equal(r, 0);
+		assert_int_equal(taken[1], sizeof(lines));
+		assert_true(blocks); /* as others have it */
 	}
 }
 
@@ -337,6 +415,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(pty, make, done),
 		cmocka_unit_test_setup_teardown(given, make, done),
 		cmocka_unit_test_setup_teardown(log_is_capped, make, done),
+		cmocka_unit_test_setup_teardown(log_that_cannot_be_cut, make, done),
+		cmocka_unit_test_setup_teardown(terminal_is_held, make, done),
 	};
 
 	return cmocka_run_group_tests_name("chardev", tests, make_dir, remove_dir);

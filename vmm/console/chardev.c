@@ -83,7 +83,11 @@ static int open_file(struct chardev *c, const char *path, struct err *err)
 
 static int open_tty(struct chardev *c)
 {
-	c->out_fd = STDOUT_FILENO;
+	/* An own description, since O_NONBLOCK on the shared one would be the shell's, too: poll() promises too much of a terminal. */
+	if (isatty(STDOUT_FILENO))
+		c->out_fd = host_open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY, 0);
+	if (c->out_fd < 0)
+		c->out_fd = STDOUT_FILENO;
 	if (isatty(STDIN_FILENO) && tcgetattr(STDIN_FILENO, &saved_terminal) == 0) {
 		struct termios raw = saved_terminal;
 		cfmakeraw(&raw);
@@ -215,7 +219,7 @@ void chardev_close(struct chardev *c)
 		tcsetattr(STDIN_FILENO, TCSANOW, &saved_terminal);
 	if (c->mode != CONSOLE_TTY && c->in.fd >= 0 && c->in.fd != c->out_fd)
 		close(c->in.fd);
-	if (c->mode != CONSOLE_TTY && c->out_fd >= 0)
+	if (c->out_fd >= 0 && c->out_fd != STDOUT_FILENO)
 		close(c->out_fd);
 	if (c->log_fd >= 0)
 		close(c->log_fd);
@@ -223,14 +227,37 @@ void chardev_close(struct chardev *c)
 }
 
 /* A terminal may be held (Ctrl-S), a pipe full: the guest waits a moment once, then its output is lost. */
-static bool may_write(struct chardev *c)
+static bool may_write(struct chardev *c, bool *waited)
 {
 	struct pollfd out = { .fd = c->out_fd, .events = POLLOUT };
 
-	if (c->mode != CONSOLE_TTY)
+	if (c->mode != CONSOLE_TTY || poll(&out, 1, 0) > 0) {
+		c->stuck = false;
 		return true;
-	c->stuck = poll(&out, 1, c->stuck ? 0 : STUCK_AFTER_MS) <= 0;
+	}
+	*waited = !c->stuck;
+	c->stuck = c->stuck || poll(&out, 1, STUCK_AFTER_MS) <= 0;
 	return !c->stuck;
+}
+
+/* Returns what was written, or all when the rest is lost. It waits once at most. */
+static size_t write_out(struct chardev *c, const char *data, size_t len)
+{
+	bool waited = false;
+	size_t done = 0;
+
+	if (c->out_fd < 0)
+		return len;
+	while (done < len && !(waited && done > 0) && may_write(c, &waited)) {
+		const char *p = data + done;
+		size_t left = len - done;
+		ssize_t n = c->mode == CONSOLE_SOCKET ? send(c->out_fd, p, left, MSG_NOSIGNAL)
+						      : write(c->out_fd, p, left < WRITE_MAX ? left : WRITE_MAX);
+		if (n <= 0 && !(n < 0 && errno == EINTR))
+			return len;
+		done += n > 0 ? (size_t)n : 0;
+	}
+	return c->stuck ? len : done;
 }
 
 /* The log is full: its newer half moves to the front. A file that cannot be read begins anew. */
@@ -242,37 +269,31 @@ static void shorten_log(struct chardev *c)
 
 	for (ssize_t n; piece && (n = pread(c->log_fd, piece, PIECE, (off_t)from)) > 0; from += (uint64_t)n)
 		to += pwrite(c->log_fd, piece, (size_t)n, (off_t)to) == n ? (uint64_t)n : 0;
-	if (ftruncate(c->log_fd, (off_t)to) < 0)
-		log_warn("a console's log of %llu bytes cannot be cut", (unsigned long long)c->log_bytes);
-	c->log_bytes = to;
+	if (ftruncate(c->log_fd, (off_t)to) == 0)
+		c->log_bytes = to;
+	else
+		log_warn("a console's log of %llu bytes cannot be cut: it ends here", (unsigned long long)c->log_bytes);
+	c->log_stuck = c->log_bytes > to;
 }
 
 static void write_log(struct chardev *c, const char *data, size_t len)
 {
-	if (c->log_bytes + len > CHARDEV_LOG_MAX)
+	if (c->log_bytes + len > CHARDEV_LOG_MAX && !c->log_stuck)
 		shorten_log(c);
+	if (c->log_bytes + len > CHARDEV_LOG_MAX)
+		return;
 	ssize_t n = pwrite(c->log_fd, data, len, (off_t)c->log_bytes);
 	c->log_bytes += n > 0 ? (uint64_t)n : 0; /* a full file system loses output, as a slow reader does */
 }
 
-void chardev_write(struct chardev *c, const void *data, size_t len)
+size_t chardev_write(struct chardev *c, const void *data, size_t len)
 {
-	const char *p = data;
-
 	pthread_mutex_lock(&c->lock);
+	size_t taken = write_out(c, data, len < CHARDEV_WRITE_MAX ? len : CHARDEV_WRITE_MAX);
 	if (c->log_fd >= 0)
-		write_log(c, p, len);
-	while (len > 0 && c->out_fd >= 0 && may_write(c)) {
-		ssize_t n = c->mode == CONSOLE_SOCKET ? send(c->out_fd, p, len, MSG_NOSIGNAL)
-						      : write(c->out_fd, p, len < WRITE_MAX ? len : WRITE_MAX);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			break;
-		p += n;
-		len -= (size_t)n;
-	}
+		write_log(c, data, taken);
 	pthread_mutex_unlock(&c->lock);
+	return taken;
 }
 
 void chardev_want_input(struct chardev *c, bool want)

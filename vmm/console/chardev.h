@@ -12,7 +12,7 @@
 #include "vmm/config/config.h"
 #include "vmm/core/loop.h"
 
-enum { CHARDEV_LOG_MAX = 16 << 20 };
+enum { CHARDEV_LOG_MAX = 16 << 20, CHARDEV_WRITE_MAX = 64 << 10 };
 
 struct chardev {
 	struct loop *loop;
@@ -24,6 +24,7 @@ struct chardev {
 	_Atomic bool hung_up; /* a pty nobody has open: EPOLLET, or its hang-up would be reported for ever */
 	int log_fd;           /* besides: a file with the newest CHARDEV_LOG_MAX bytes of output; -1: none */
 	uint64_t log_bytes;
+	bool log_stuck;          /* the log is full and cannot be cut; said in the log of the process */
 	bool stuck;              /* a terminal or pipe that took nothing for a while: do not wait for it again */
 	const char *socket_path; /* of the config, unlinked at the end */
 	pthread_mutex_t lock;    /* out_fd: a socket's peer may come and go */
@@ -39,7 +40,11 @@ struct chardev {
 MUST_CHECK int chardev_open(struct chardev *c, struct loop *loop, struct console_config *cfg, const char *name,
 			    struct err *err);
 void chardev_close(struct chardev *c);
-void chardev_write(struct chardev *c, const void *data, size_t len);
+/*
+ * Returns how many bytes were taken, written or lost: CHARDEV_WRITE_MAX at most, one at least of any. Fewer than len: the caller lets
+ * others have their turn, then comes with the rest. It waits for a terminal once, for 50 ms at most. Any thread.
+ */
+size_t chardev_write(struct chardev *c, const void *data, size_t len);
 /* Whether input() may be called: back-pressure for a device whose guest has no buffer. Any thread. */
 void chardev_want_input(struct chardev *c, bool want);
 

@@ -9,6 +9,7 @@
 #include "vmm/virtio/kinds.h"
 
 enum { CONSOLE_QUEUE_SIZE = 256, RX = 0, TX = 1, F_CONSOLE_SIZE = 0, INPUT_MAX_BYTES = 4096 };
+enum { TURN_BYTES = 64 << 10 }; /* of output for one notification: who waits for the lock waits for no more */
 
 /* virtio 1.2, 5.3.4. */
 struct console_space {
@@ -22,6 +23,7 @@ struct console {
 	struct console_space space;
 	uint8_t input[INPUT_MAX_BYTES]; /* came when the guest had no buffer */
 	uint32_t n_input;
+	uint64_t n_written; /* of the first chain in the queue, which is longer than a turn */
 };
 
 struct console_state {
@@ -77,18 +79,46 @@ static void console_input(void *opaque, const uint8_t *data, size_t len)
 	pthread_mutex_unlock(&con->vdev.lock);
 }
 
+/* What is left of a chain, as far as the turn goes; false: there is more. */
+static bool write_chain(struct console *con, const struct chain *c, size_t *turn)
+{
+	uint64_t skip = con->n_written;
+
+	for (unsigned i = 0; i < c->n_read; i++) {
+		if (skip >= c->iov[i].iov_len) {
+			skip -= c->iov[i].iov_len;
+			continue;
+		}
+		size_t left = c->iov[i].iov_len - skip, part = left < *turn ? left : *turn;
+		size_t n = chardev_write(&con->chardev, (const char *)c->iov[i].iov_base + skip, part);
+		con->n_written += n;
+		*turn -= n;
+		if (n < left)
+			return false;
+		skip = 0;
+	}
+	return true;
+}
+
+/* The rest of a chain that is longer than a turn is the worker's; without one it is lost. */
 static void take_output(struct console *con)
 {
 	struct virtio_dev *vdev = &con->vdev;
+	size_t turn = TURN_BYTES;
+	bool more = false;
 	struct chain c;
 
 	do {
-		while (virtio_pop(vdev, TX, &c)) {
-			for (unsigned i = 0; i < c.n_read; i++)
-				chardev_write(&con->chardev, c.iov[i].iov_base, c.iov[i].iov_len);
+		while (!more && virtio_pop(vdev, TX, &c)) {
+			more = !write_chain(con, &c, &turn) && virtio_pci_again(vdev->transport, TX);
+			if (more) {
+				vring_unpop(&vdev->queue[TX]);
+				break;
+			}
+			con->n_written = 0;
 			virtio_push(vdev, TX, c.head, 0);
 		}
-	} while (virtio_more(vdev, TX));
+	} while (!more && virtio_more(vdev, TX));
 	virtio_interrupt(vdev, TX);
 }
 
@@ -107,6 +137,11 @@ static void console_activate(struct virtio_dev *vdev)
 	struct console *con = container_of(vdev, struct console, vdev);
 
 	chardev_want_input(&con->chardev, true);
+}
+
+static void console_reset(struct virtio_dev *vdev)
+{
+	container_of(vdev, struct console, vdev)->n_written = 0;
 }
 
 static void console_save(struct virtio_dev *vdev, struct strbuf *out)
@@ -147,6 +182,7 @@ static const struct virtio_device_ops console_ops = {
 	.pci_class = 0xffff00,
 	.config_bytes = sizeof(struct console_space),
 	.activate = console_activate,
+	.reset = console_reset,
 	.notify = console_notify,
 	.save = console_save,
 	.load = console_load,

@@ -3,6 +3,7 @@
 #include "vmm/virtio/virtio.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "common/log.h"
@@ -150,10 +151,12 @@ void virtio_notify(struct virtio_dev *vdev, unsigned queue)
 
 void virtio_pause(struct virtio_dev *vdev)
 {
+	/* Before the lock: a worker with turn after turn to do, which takes it again and again, begins none from here on. */
+	bool was_paused = atomic_exchange(&vdev->paused, true);
+
 	pthread_mutex_lock(&vdev->lock);
-	if (!vdev->paused && vdev->ops->pause)
+	if (!was_paused && vdev->ops->pause)
 		vdev->ops->pause(vdev);
-	vdev->paused = true;
 	pthread_mutex_unlock(&vdev->lock);
 }
 

@@ -111,7 +111,7 @@ struct virtio_dev {
 	bool broken;     /* the guest broke a ring: DEVICE_NEEDS_RESET was set */
 	uint32_t budget; /* chains that this call of notify() may still take */
 	struct virtio_counters counters;
-	bool paused; /* notifications wait for the resume */
+	_Atomic bool paused; /* notifications wait for the resume; set without the lock */
 };
 
 /* Sets up the common part; every queue gets max_size = size = queue_size. */
