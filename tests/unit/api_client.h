@@ -226,6 +226,16 @@ static inline int make_memfd(ino_t *ret_inode)
 	return fd;
 }
 
+/* The same memory file n times. */
+static inline void make_same_memfds(int *ret_fds, int n)
+{
+	ino_t inode;
+
+	ret_fds[0] = make_memfd(&inode);
+	for (int i = 1; i < n; i++)
+		ret_fds[i] = ret_fds[0];
+}
+
 #define API_TEST(f) cmocka_unit_test_setup_teardown(f, api_setup, api_teardown)
 
 #endif

@@ -393,13 +393,10 @@ static void deals_descriptors_out(void **state)
 static void counts_descriptors(void **state)
 {
 	int sent[SOCK_FDS_MAX];
-	ino_t inode;
 	int fd = client_connect();
 
 	(void)state;
-	sent[0] = make_memfd(&inode);
-	for (int i = 1; i < SOCK_FDS_MAX; i++)
-		sent[i] = sent[0];
+	make_same_memfds(sent, SOCK_FDS_MAX);
 	unsigned before = count_fds();
 	for (unsigned announced = 0; announced < 4; announced++) {
 		for (unsigned n = 0; n < 5; n++) {

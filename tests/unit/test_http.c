@@ -373,13 +373,10 @@ static void outlives_clients_that_leave(void **state)
 static void closes_descriptors_nobody_wants(void **state)
 {
 	int sent[SOCK_FDS_MAX];
-	ino_t inode;
 	int fd = client_connect();
 
 	(void)state;
-	sent[0] = make_memfd(&inode);
-	for (int i = 1; i < SOCK_FDS_MAX; i++)
-		sent[i] = sent[0];
+	make_same_memfds(sent, SOCK_FDS_MAX);
 	unsigned before = count_fds();
 	client_send_fds(fd, PING_LINE "\r\n", strlen(PING_LINE "\r\n"), sent, 5);
 	expect_answer(fd, 200, ping_body());

@@ -2,29 +2,15 @@
 /* vmm/state/snapshot_read: what is missing, broken or of another machine is refused, by name. */
 #include "vmm/state/snapshot_read.h"
 
-#include "tests/unit/unit.h"
+#include "tests/unit/snapshot_dir.h"
 
 #include <errno.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-enum { PAGE = 4096, LOW_BYTES = 0x40000, HIGH_BYTES = 0x10000 };
-#define HIGH (1ULL << 32)
 #define STATE                                                                                \
 	"{\"snapshots\":{\"memory-manager\":{\"snapshots\":{},\"snapshot_data\":{\"state\":" \
 	"\"{\\\"memory_ranges\\\":{\\\"data\\\":[{\\\"gpa\\\":0,\\\"length\\\":262144},"     \
 	"{\\\"gpa\\\":4294967296,\\\"length\\\":65536}]}}\"}}},\"snapshot_data\":null}"
-
-static char dir[] = "/tmp/forkd-test-snapshot-XXXXXX";
-static char url[64];
-
-static char *in_dir(const char *name)
-{
-	static char path[128];
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	return path;
-}
 
 static void put_file(const char *name, const char *text)
 {
@@ -55,18 +41,7 @@ static int done(void **state)
 	static const char *const names[] = { "config.json", "state.json", "memory-ranges" };
 
 	(void)state;
-	for (size_t i = 0; i < ARRAY_LEN(names); i++)
-		unlink(in_dir(names[i]));
-	return rmdir(dir);
-}
-
-static int make_name(void **state)
-{
-	(void)state;
-	if (!mkdtemp(dir))
-		return -1;
-	snprintf(url, sizeof(url), "file://%s", dir);
-	return rmdir(dir);
+	return remove_files(names, ARRAY_LEN(names));
 }
 
 static void opens(void **state)

@@ -4,6 +4,7 @@
 
 #include "tests/unit/fake_kvm.h"
 #include "tests/unit/odd_fs.h"
+#include "tests/unit/snapshot_dir.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -16,8 +17,6 @@
 #include "vmm/state/state.h"
 #include "vmm/x86/ioapic.h"
 
-enum { PAGE = 4096, LOW_BYTES = 0x40000, HIGH_BYTES = 0x10000 };
-#define HIGH (1ULL << 32)
 #define CLOCK_NS 0x1122334455667788ULL
 
 static int fake_kvm(unsigned long request, void *arg)
@@ -27,18 +26,8 @@ static int fake_kvm(unsigned long request, void *arg)
 	return 0;
 }
 
-static char dir[] = "/tmp/forkd-test-snapshot-XXXXXX";
-static char url[64];
 static struct vm vm;
 static struct vm_config config;
-
-static char *in_dir(const char *name)
-{
-	static char path[128];
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	return path;
-}
 
 static unsigned n_files(void)
 {
@@ -76,18 +65,7 @@ static int done(void **state)
 	gmem_unmap(&vm.mem);
 	free(vm.arch.cpuid.entry);
 	vm_config_free(&config);
-	for (size_t i = 0; i < ARRAY_LEN(names); i++)
-		unlink(in_dir(names[i]));
-	return rmdir(dir);
-}
-
-static int make_name(void **state)
-{
-	(void)state;
-	if (!mkdtemp(dir))
-		return -1;
-	snprintf(url, sizeof(url), "file://%s", dir);
-	return rmdir(dir);
+	return remove_files(names, ARRAY_LEN(names));
 }
 
 static void round_trip(void **state)
