@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What lives as long as the daemon does; every room gets it as `d`. daemon.c makes and ends it, main.c adds REST.
+ * What lives as long as the daemon does; every room gets it as `d`. daemon.c makes and ends it,
+ * main.c adds REST.
  *
- * Threads: one a connection (rest), the watcher (ends of processes, TTL), the opener (open.sock), one a template that is built
- * in the background (jobs). Locks, in the order in which they are taken: a template's host_lock, a template host's or a clone's
- * `talk`, the registry's, that of the events. No I/O under the registry's.
+ * Threads: the accept thread and one for each connection (rest), the watcher (ends of processes,
+ * lines to clones, TTL), the opener (open.sock), one for each template that is built in the
+ * background (jobs). Locks, in the order in which they are taken: a template's host_lock, `talk` of
+ * a template host or of a clone, the registry's, that of the events. No I/O under the registry's.
  */
 #ifndef FORKD_FORKD_H
 #define FORKD_FORKD_H

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The machine of this process and its life: create, boot, pause, resume, snapshot, restore, shutdown, delete.
- * One state machine for the API and for the command line; every call comes from the main thread and returns when
- * the thing is done. Messages and codes are those of Cloud Hypervisor's API: the chain in `err` is what it answers
- * after "Error from API".
+ * The machine of this process and its life: create, boot, pause, resume, snapshot, restore,
+ * shutdown, delete. API and command line use the same state machine. Every call comes from the main
+ * thread, and returns when the thing is done. Messages and codes are those of Cloud Hypervisor's
+ * API: the chain in *err is what the API answers after "Error from API".
  */
 #ifndef VMM_API_MACHINE_STATE_H
 #define VMM_API_MACHINE_STATE_H
@@ -20,14 +20,17 @@ struct vmm;
 struct vmm_owner {
 	/* The VM ended, by itself or through its API; the loop stops next. */
 	void (*ended)(struct vmm_owner *owner, const char *reason, int exit_code);
-	/* Running or paused now. */
+	/* The VM runs now, or is paused now. */
 	void (*state_changed)(struct vmm_owner *owner);
-	/* A directory that the API's user named: opens it if that user may write there. */
+	/* Opens a directory that the API's user named, if that user may write there. */
 	int (*open_dir)(struct vmm_owner *owner, const char *path, int *ret_fd, struct err *err);
 };
 
 struct vmm *vmm_new(struct loop *loop, struct err *err);
-/* Before anything else. An owned VM is not rebooted, created or restored through its API: it ends instead. */
+/*
+ * To be called first of all. An owned VM ends where another one would be rebooted; once it has
+ * ended, no other one is created or restored in its place.
+ */
 void vmm_set_owner(struct vmm *vmm, struct vmm_owner *owner);
 void vmm_free(struct vmm *vmm);
 
@@ -37,22 +40,31 @@ MUST_CHECK int vmm_boot(struct vmm *vmm, struct err *err);
 MUST_CHECK int vmm_pause(struct vmm *vmm, struct err *err);
 MUST_CHECK int vmm_resume(struct vmm *vmm, struct err *err);
 MUST_CHECK int vmm_snapshot(struct vmm *vmm, const char *destination_url, struct err *err);
-/* Restores into an empty VMM. Descriptors in rc->net_fds[].fds are taken over (set to -1) or closed in any case. */
+/*
+ * Restores a VM; there must be none yet. Descriptors in rc->net_fds[].fds are taken over (set to
+ * -1) or closed in any case.
+ */
 MUST_CHECK int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err);
-/* Builds the VM of a clone as far as it goes without its devices: see vm_new_parked(). *config is moved from, also on failure. */
+/*
+ * Builds the VM of a clone, but not its devices: see vm_new_parked(). *config is moved from, also
+ * on failure.
+ */
 MUST_CHECK int vmm_park(struct vmm *vmm, struct vm_config *config, struct snapshot *snap, const struct vm_restore *how,
 			struct err *err);
-/* Its configuration, to be completed before vmm_unpark() and vmm_boot(). Descriptors in it are the VMM's. */
+/*
+ * The configuration of the VM, to be completed before vmm_unpark() and vmm_boot(). The VM owns the
+ * descriptors in it.
+ */
 struct vm_config *vmm_config(struct vmm *vmm);
-/* Adds the devices: paused then. */
+/* Adds the devices of a parked VM, which is paused then. */
 MUST_CHECK int vmm_unpark(struct vmm *vmm, struct err *err);
-/* Into an opened directory; `dir` is its name in messages. */
+/* Writes a snapshot into an opened directory; `dir` is the directory's name in messages. */
 MUST_CHECK int vmm_snapshot_at(struct vmm *vmm, int dir_fd, const char *dir, struct err *err);
-/* No vCPU runs any more, and taps, disks and locks are free. What is left goes with vmm_free(). */
+/* Ends the vCPUs and frees taps, disks and locks. vmm_free() releases what is left. */
 void vmm_release(struct vmm *vmm);
 /* "Created", "Running", "Paused"; "Parked" between vmm_park() and vmm_unpark(). */
 const char *vmm_state(const struct vmm *vmm);
-/* Device counters; zeros without a VM. */
+/* The counters of all devices, added up; zeros without a VM. */
 void vmm_counters(struct vmm *vmm, struct virtio_counters *ret);
 /* What vm.resize asks for. */
 struct vm_resize {
@@ -60,26 +72,30 @@ struct vm_resize {
 	uint64_t desired_ram, desired_balloon; /* bytes */
 	bool has_desired_vcpus, has_desired_ram, has_desired_balloon;
 };
-/* The balloon of a running VM; all three in the configuration of one that was not booted. */
+/*
+ * Resizes the balloon of a running VM. In the configuration of a VM that was not booted, sets all
+ * three.
+ */
 MUST_CHECK int vmm_resize(struct vmm *vmm, const struct vm_resize *want, struct err *err);
 MUST_CHECK int vmm_resize_disk(struct vmm *vmm, const char *id, uint64_t bytes, struct err *err);
 /*
- * A device more, or fewer, in the configuration and in the machine if there is one; *out becomes {"id", "bdf"} then. The device's configuration
- * is moved from, its descriptors are taken over or closed. In a clone only a net with descriptors can be added: files and taps are forkd's.
+ * Adds a device to the configuration, or removes one, and in the machine if there is one; *out
+ * becomes {"id", "bdf"} then. The device's configuration is moved from; its descriptors are taken
+ * over or closed. A clone takes no device that names a file or a tap: those are forkd's to open.
  */
 MUST_CHECK int vmm_add_disk(struct vmm *vmm, struct disk_config *disk, struct strbuf *out, struct err *err);
 MUST_CHECK int vmm_add_net(struct vmm *vmm, struct net_config *net, struct strbuf *out, struct err *err);
 MUST_CHECK int vmm_add_vsock(struct vmm *vmm, struct vsock_config *vsock, struct strbuf *out, struct err *err);
 MUST_CHECK int vmm_remove_device(struct vmm *vmm, const char *id, struct err *err);
 MUST_CHECK int vmm_power_button(struct vmm *vmm, struct err *err);
-/* To every vCPU. */
+/* Gives every vCPU a non-maskable interrupt. */
 MUST_CHECK int vmm_nmi(struct vmm *vmm, struct err *err);
 /* Ends the VM and keeps its configuration. */
 MUST_CHECK int vmm_shutdown(struct vmm *vmm, struct err *err);
-/* Ends the VM and forgets its configuration; fine without any. */
+/* Ends the VM, if there is one, and forgets its configuration. */
 MUST_CHECK int vmm_delete(struct vmm *vmm, struct err *err);
 MUST_CHECK int vmm_reboot(struct vmm *vmm, struct err *err);
-/* The JSON of vm.info and of vm.counters. */
+/* Writes the JSON of vm.info, and of vm.counters. */
 MUST_CHECK int vmm_info(struct vmm *vmm, struct strbuf *out, struct err *err);
 MUST_CHECK int vmm_counters_json(struct vmm *vmm, struct strbuf *out, struct err *err);
 
