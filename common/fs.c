@@ -76,8 +76,7 @@ bool fs_fills_holes(int fd)
 	if (fstatfs(fd, &fs) < 0)
 		return false;
 	/* An overlay does not say what is under it. */
-	return fs.f_type == TMPFS_MAGIC || fs.f_type == OVERLAYFS_SUPER_MAGIC || (uint32_t)fs.f_type == RAMFS_MAGIC ||
-	       (uint32_t)fs.f_type == HUGETLBFS_MAGIC;
+	return fs.f_type == TMPFS_MAGIC || fs.f_type == OVERLAYFS_SUPER_MAGIC;
 }
 
 const char *fs_name(int fd, char buf[FS_NAME])

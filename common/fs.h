@@ -29,10 +29,7 @@ enum fs_lock_kind { FS_LOCK_OFD, FS_LOCK_FLOCK };
  */
 MUST_CHECK int fs_lock(int fd, enum fs_lock_kind first);
 
-/*
- * The file is held in memory, and a hole of it that is read through a mapping becomes data for
- * good.
- */
+/* Whether a hole of the file that is read through a mapping may become data for good, as in a tmpfs. */
 bool fs_fills_holes(int fd);
 
 /* The type of the file system that fd is on: "nfs", "fuse", or its number. Returns `buf`. */

@@ -109,16 +109,31 @@ class Tmpfs(ForkdTest):
                 pass
         self.assertEqual(os.statvfs(directory).f_bavail, 0)
 
+    def overlay(self, directory):
+        """An overlay whose files are in `directory`."""
+        lower, upper, work, merged = (os.path.join(directory, n) for n in ("lower", "upper", "work", "merged"))
+        for d in (lower, upper, work, merged):
+            os.mkdir(d)
+        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", merged], check=True)
+        return merged
+
     def test_restore(self):
+        self.restores(lambda directory: directory)
+
+    def test_restore_from_an_overlay(self):
+        self.restores(self.overlay)
+
+    def restores(self, place):
         vmm = self.boot("ticker", "tick=2000000 warm=4")
         vmm.wait_bytes(3)
-        small = self.new_dir("small")
-        with tmpfs(small, "48m"):
+        mounted = self.new_dir("small")
+        with tmpfs(mounted, "48m"):
+            small = place(mounted)
             vmm.snapshot(small)
             vmm.stop()
             before = self.blocks(small)
             self.assertLess(before * 512, 24 * MIB)
-            self.fill(small)
+            self.fill(mounted)
             clone = self.restore(small, "CopyOnWrite")
             clone.wait_bytes(3)
             self.assertGreaterEqual(read_guest_memory(clone.pid), 64 * MIB)
