@@ -104,6 +104,7 @@ const struct field ctl_template_fields[] = {
 	F(struct ctl_template, has_console),
 	F(struct ctl_template, has_vsock),
 	F(struct ctl_template, host_cpu),
+	F_OBJ(struct ctl_template, needs, host_needs_fields),
 	F_END,
 };
 
@@ -233,7 +234,7 @@ struct wire_error {
 };
 
 static const struct field wire_error_fields[] = {
-	F(struct wire_error, code, .flags = F_REQUIRED, .min = ERR_INVALID, .max = ERR_INTERNAL),
+	F(struct wire_error, code, .flags = F_REQUIRED, .min = ERR_INVALID, .max = ERR_HOST),
 	F(struct wire_error, num, .max = 4095),
 	F(struct wire_error, message, .flags = F_REQUIRED),
 	F_END,

@@ -7,7 +7,8 @@
  * Packets with "event" come unasked, between replies.
  *
  * Template host (its socket is a socketpair given by forkd; end of file ends it; the VM processes go on):
- *   load     struct ctl_load; fds: the template's directory   -> struct ctl_template. Once, and first.
+ *   check    struct host_needs                        -> {"ok":true}; an error of code ERR_HOST names what this host lacks
+ *   load     struct ctl_load; fds: the template's directory   -> struct ctl_template. Once, before any fork.
  *   fork     struct ctl_fork; fds: a listening control socket   -> {"ok":true,"pid":n}, fds: a pidfd
  *   event "exited"  struct ctl_exited                 a VM process of this host ended
  *
@@ -35,6 +36,7 @@
 #define COMMON_CTL_H
 
 #include "common/field.h"
+#include "common/host_needs.h"
 #include "common/sock.h"
 
 enum { CTL_PACKET_MAX = 128 * 1024, CTL_PARK_MAX = 64 };
@@ -134,7 +136,8 @@ struct ctl_template {
 	struct ctl_disk *disks;
 	uint32_t n_disks;
 	bool has_serial, has_console, has_vsock; /* the guest has the device */
-	char *host_cpu;                          /* what a host must have, in words */
+	char *host_cpu;                          /* the CPU and its rate, in words */
+	struct host_needs needs;
 };
 
 /* Requests to the open service; `id` is the clone's. */

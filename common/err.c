@@ -29,6 +29,8 @@ static int code_num(enum err_code code)
 		return -EBUSY;
 	case ERR_INTERNAL:
 		return -EIO;
+	case ERR_HOST:
+		return -EOPNOTSUPP;
 	default:
 		return -EINVAL;
 	}

@@ -18,6 +18,7 @@ enum err_code {
 	ERR_CONFLICT,  /* 409 */
 	ERR_BUSY,      /* 429 */
 	ERR_INTERNAL,  /* 500: the operation failed, or the state does not allow it */
+	ERR_HOST,      /* this host lacks what it takes: 409 of forkd's, 500 of a VM's own API */
 };
 
 enum { ERR_MSG_BYTES = 2048 };

@@ -12,19 +12,22 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "common/ctl.h"
 #include "common/version.h"
 #include "forkctl/forkctl.h"
 #include "forkctl/probe.h"
 #include "forkctl/table.h"
 
-enum { NOFILE_WANTED = 65536, PIDS_WANTED = 4096, NET_ADMIN = 12, DETAIL_MAX = 320 };
+enum { NOFILE_WANTED = 65536, PIDS_WANTED = 4096, NET_ADMIN = 12, DETAIL_MAX = 2048 };
 
 const struct option_row doctor_options[] = {
 	{ "store", "DIR", "the daemon's store; default: where forkd has it by default", 0, false },
+	{ "template", "NAME", "and whether this host has what the clones of that template need", 0, false },
 	{ NULL, NULL, NULL, 0, false },
 };
 
@@ -400,6 +403,83 @@ static enum grade check_daemon(struct cli *cli, struct finding *f)
 	return grade(GRADE_OK, f, "", "forkd %.60s answers", version);
 }
 
+/* ---- a template ---- */
+
+/* Asks a forkd-vmm of this host. */
+static int compare_needs(const struct host_needs *needs, struct err *err)
+{
+	char path[4096], option[24];
+	int ends[2], status;
+	const struct timeval patience = { .tv_sec = 10 };
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) < 0 ||
+	    setsockopt(ends[0], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) < 0)
+		return err_sys(err, ERR_INTERNAL, "make a socket pair");
+	find_vmm(path, sizeof(path));
+	snprintf(option, sizeof(option), "fd=%d", ends[1]);
+	pid_t pid = fork();
+	if (pid == 0) {
+		close(ends[0]);
+		execlp(path, path, "--template-host", option, (char *)NULL);
+		_exit(127);
+	}
+	close(ends[1]);
+	autostrbuf struct strbuf request = {};
+	autoctl struct ctl_packet p = {};
+	ctl_request(&request, "check", host_needs_fields, needs, NULL);
+	int r = ctl_send(ends[0], &request, NULL, 0, err);
+	if (r == 0)
+		r = ctl_recv(ends[0], &p, err);
+	if (r > 0)
+		r = ctl_parse_reply(&p, NULL, NULL, err);
+	else if (r == 0 || r == -EAGAIN)
+		r = err_set(err, ERR_INTERNAL, "%.200s does not answer", path);
+	close(ends[0]); /* ends it */
+	if (pid > 0)
+		waitpid(pid, &status, 0);
+	return r;
+}
+
+static enum grade grade_needs(const struct json_node *node, struct finding *f)
+{
+	struct host_needs needs;
+	char line[ERR_MSG_BYTES];
+	struct err err = {};
+
+	fields_init(host_needs_fields, &needs);
+	int r = fields_load(host_needs_fields, &needs, node, "needs", &err);
+	if (r == 0)
+		r = compare_needs(&needs, &err);
+	fields_free(host_needs_fields, &needs);
+	if (r == 0)
+		return grade(GRADE_OK, f, "", "this host has all that its clones need");
+	return grade(GRADE_FAIL, f,
+		     err.code == ERR_HOST
+			     ? "Clone it on a host that has that; GET /v1/templates/{name} lists all needs."
+			     : "Make the other checks pass first.",
+		     "%s", err_line(&err, line, sizeof(line)));
+}
+
+static enum grade check_template(struct cli *cli, struct finding *f)
+{
+	autoanswer struct answer a = {};
+	autostrbuf struct strbuf path = {};
+	struct err err = {};
+	char why[256];
+
+	path_add(&path, "/v1/templates/", args_option(cli->args, "template"));
+	if (!client_probe(cli->client, path.text, &a, why))
+		return grade(GRADE_FAIL, f, "Name a template that forkctl template list shows.", "%.250s", why);
+	a.text = strdup(a.body.text ? a.body.text : "");
+	if (!a.text || json_parse(&a.json, a.text, strlen(a.text), &err) < 0)
+		return grade(GRADE_FAIL, f, "Is this forkd's socket?", "the daemon does not answer in JSON");
+	const struct json_node *needs = json_get(a.json.nodes, "needs");
+	if (!needs || needs->type != JSON_OBJECT)
+		return grade(GRADE_WARN, f, "Import it again, then it says so.",
+			     "it does not say what it needs: it is being built, or was made by an older forkd");
+	return grade_needs(needs, f);
+}
+
 /* ---- the report ---- */
 
 static const struct check checks[] = {
@@ -416,6 +496,7 @@ static const struct check checks[] = {
 	{ "store", check_store },
 	{ "forkd-vmm", check_vmm },
 	{ "forkd", check_daemon },
+	{ "template", check_template },
 };
 
 static void add_json(struct strbuf *out, const struct check *c, const char *result, const struct finding *f)
@@ -448,6 +529,8 @@ int doctor(struct cli *cli)
 	strbuf_puts(&json, "{\"checks\":[");
 	for (size_t i = 0; i < ARRAY_LEN(checks); i++) {
 		struct finding f = {};
+		if (checks[i].run == check_template && !args_option(cli->args, "template"))
+			continue;
 		enum grade g = checks[i].run(cli, &f);
 		counts[g]++;
 		if (cli->json)

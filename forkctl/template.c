@@ -226,7 +226,7 @@ static void show_files(const struct json_node *template, struct table *t)
 
 int template_show(struct cli *cli)
 {
-	static const char *const texts[] = { "name",   "state",  "step",     "created_at",
+	static const char *const texts[] = { "name",   "state",  "reason",   "step",           "created_at",
 					     "source", "parent", "host_cpu", "program_version" };
 	autoanswer struct answer a = {};
 	autostrbuf struct strbuf path = {};

@@ -143,6 +143,7 @@ static int start_parts(struct forkd *d, struct err *err)
 	    follow_start(d, &d->followed, err) < 0 || recover_clones(d, err) < 0 ||
 	    opener_start(d, &d->opener, err) < 0)
 		return err->num;
+	templates_check_host(d);
 	metrics_set_gauges(d->metrics, gauges, d);
 	events_emit(d->events, "daemon.started", NULL, NULL, NULL);
 	return 0;

@@ -28,6 +28,8 @@ static enum error_row row_of(const struct err *err)
 		return E_CONFLICT;
 	case ERR_BUSY:
 		return E_BUSY;
+	case ERR_HOST:
+		return E_INCOMPATIBLE;
 	default:
 		return E_INTERNAL;
 	}

@@ -36,6 +36,7 @@ const struct field manifest_fields[] = {
 	F(struct manifest, ram_bytes, .flags = F_REQUIRED),
 	F(struct manifest, vcpus, .flags = F_REQUIRED),
 	F(struct manifest, host_cpu, .flags = F_NULL),
+	F_OBJ_PTR(struct manifest, needs, host_needs_fields),
 	F_OBJ_LIST(struct manifest, files, store_file_fields, .flags = F_REQUIRED, .count = STORE_FILES),
 	F_END,
 };

@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "common/field.h"
+#include "common/host_needs.h"
 
 enum { STORE_FORMAT = 1, STORE_NAME_MAX = 64, STORE_CHUNK_BYTES = 2 << 20, STORE_DIGEST_HEX = 64 };
 /* The files of a snapshot, in the order of manifest.files. */
@@ -46,7 +47,8 @@ struct manifest {
 	uint32_t owner_uid; /* the user with whose rights the paths in its config.json are opened; UINT32_MAX: nobody's here */
 	uint64_t ram_bytes;
 	uint32_t vcpus;
-	char *host_cpu; /* what the host must have, in words: vendor, family/model, TSC rate of the snapshot; NULL: unknown */
+	char *host_cpu; /* where it was taken, in words: vendor, family/model, TSC rate of the snapshot; NULL: unknown */
+	struct host_needs *needs; /* what a host must have; NULL: made by an older forkd */
 	struct store_file *files;
 	uint32_t n_files; /* STORE_FILES */
 };

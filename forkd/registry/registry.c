@@ -61,6 +61,7 @@ void registry_free(struct registry *r)
 		struct tmpl *t = r->templates;
 		r->templates = t->next;
 		pthread_mutex_destroy(&t->host_lock);
+		free(t->lacks);
 		free(t);
 	}
 	pthread_cond_destroy(&r->changed);

@@ -57,6 +57,7 @@ struct tmpl {
 	unsigned users;         /* requests at work with it, which it must outlive */
 	const char *step;       /* of its building: static text */
 	uint64_t private_bytes; /* the most that was seen of one of its clones */
+	char *lacks;            /* what this host lacks to run its clones, in words; NULL: nothing */
 	struct tmpl *next;
 };
 

@@ -7,6 +7,7 @@
 #include "forkd/forkd.h"
 #include "forkd/registry/registry.h"
 #include "forkd/rest/api.h"
+#include "forkd/template/templates.h"
 
 /* Sizes, not digests: there is one for every 2 MiB. */
 static void add_files(const struct manifest *m, struct strbuf *out)
@@ -19,6 +20,15 @@ static void add_files(const struct manifest *m, struct strbuf *out)
 	strbuf_putc(out, ']');
 }
 
+static void add_state(struct forkd *d, const char *name, struct strbuf *out)
+{
+	autofree char *lacks = tmpl_lacks(d->registry, name);
+
+	strbuf_puts(out, lacks ? ",\"state\":\"incompatible\"" : ",\"state\":\"ready\"");
+	if (lacks)
+		json_member(out, "reason", lacks);
+}
+
 int template_json(struct forkd *d, const char *name, struct strbuf *out, struct err *err)
 {
 	struct manifest m = {};
@@ -28,12 +38,17 @@ int template_json(struct forkd *d, const char *name, struct strbuf *out, struct 
 		return err->code == ERR_NOT_FOUND ? fail_as(err, E_NO_TEMPLATE, NULL) : err->num;
 	strbuf_puts(out, "{\"name\":");
 	strbuf_json(out, name, strlen(name));
-	strbuf_puts(out, ",\"state\":\"ready\"");
+	add_state(d, name, out);
 	json_member(out, "source", m.source);
 	json_member(out, "parent", m.parent);
 	json_member(out, "created_at", m.created_at);
 	strbuf_printf(out, ",\"ram_bytes\":%llu,\"vcpus\":%u", (unsigned long long)m.ram_bytes, m.vcpus);
 	json_member(out, "host_cpu", m.host_cpu);
+	strbuf_puts(out, ",\"needs\":");
+	if (m.needs)
+		fields_save(host_needs_fields, m.needs, out);
+	else
+		strbuf_puts(out, "null");
 	json_member(out, "program_version", m.program_version);
 	strbuf_printf(out, ",\"format\":%u,\"clones\":%u", m.format, registry_count(d->registry, name));
 	add_files(&m, out);

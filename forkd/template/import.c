@@ -71,6 +71,18 @@ static int check_paths(const struct build *b, const struct ctl_template *info, s
 	return 0;
 }
 
+static int seal(const struct build *b, struct staged *s, struct manifest *m, const char *source, const char *parent,
+		struct err *err)
+{
+	m->name = strdup(b->t->name);
+	m->source = strdup(source);
+	m->parent = parent ? strdup(parent) : NULL;
+	m->owner_uid = b->owner.local ? b->owner.uid : OWNER_REMOTE;
+	build_step(b, "sealing");
+	return !m->name || !m->source || !m->needs ? err_num(err, ERR_INTERNAL, ENOMEM, "describe the template")
+						   : staged_seal(s, m, err);
+}
+
 int build_publish(const struct build *b, struct staged **s, const char *source, const char *parent, struct err *err)
 {
 	struct manifest m = {};
@@ -82,19 +94,16 @@ int build_publish(const struct build *b, struct staged **s, const char *source, 
 	fields_init(manifest_fields, &m);
 	m.ram_bytes = host->info.ram_bytes;
 	m.vcpus = host->info.vcpus;
-	autofree char *host_cpu = steal_ptr(&host->info.host_cpu);
+	m.host_cpu = steal_ptr(&host->info.host_cpu);
+	m.needs = malloc(sizeof(*m.needs));
+	if (m.needs) {
+		*m.needs = host->info.needs;
+		host->info.needs = (struct host_needs){};
+	}
 	int r = check_paths(b, &host->info, err);
 	template_host_stop(host);
-	if (r < 0)
-		return r;
-	m.name = strdup(b->t->name);
-	m.source = strdup(source);
-	m.parent = parent ? strdup(parent) : NULL;
-	m.host_cpu = steal_ptr(&host_cpu);
-	m.owner_uid = b->owner.local ? b->owner.uid : OWNER_REMOTE;
-	build_step(b, "sealing");
-	r = !m.name || !m.source ? err_num(err, ERR_INTERNAL, ENOMEM, "describe the template")
-				 : staged_seal(*s, &m, err);
+	if (r >= 0)
+		r = seal(b, *s, &m, source, parent, err);
 	fields_free(manifest_fields, &m);
 	return r < 0 ? r : staged_publish(s, b->t->name, err);
 }

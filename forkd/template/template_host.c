@@ -18,7 +18,7 @@
 #include "forkd/watch/watch.h"
 #include "forkd/wire/control.h"
 
-enum { LOAD_TIMEOUT_MS = 60000, FORK_TIMEOUT_MS = 10000, END_TIMEOUT_MS = 2000 };
+enum { LOAD_TIMEOUT_MS = 60000, FORK_TIMEOUT_MS = 10000, END_TIMEOUT_MS = 2000, CHECK_TIMEOUT_MS = 10000 };
 
 void template_host_unref(struct template_host *h)
 {
@@ -141,6 +141,17 @@ static int load_template(struct template_host *h, int dir_fd, unsigned park, str
 			    err);
 }
 
+/* What a process says of the snapshot and of this host stands as it is; that it broke, or has no /dev/kvm, is another matter. */
+static void not_started(const char *name, bool spawned, struct err *err)
+{
+	if (spawned && err->code == ERR_HOST)
+		fail_as(err, E_INCOMPATIBLE, NULL);
+	else if (spawned && (err->code == ERR_INVALID || err->code == ERR_CONFLICT))
+		fail_as(err, E_BAD_SNAPSHOT, NULL);
+	else
+		fail_as(err, E_HOST, "template host of '%s'", name);
+}
+
 int template_host_start(struct forkd *d, const char *name, int dir_fd, unsigned park, struct template_host **ret,
 			struct err *err)
 {
@@ -158,20 +169,21 @@ int template_host_start(struct forkd *d, const char *name, int dir_fd, unsigned 
 	if (!h->name || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
 		err_sys(err, ERR_INTERNAL, "make a socket pair");
 		template_host_unref(h);
-		return fail_as(err, E_HOST, "start the template host of '%s'", name);
+		not_started(name, false, err);
+		return -EIO;
 	}
 	h->control.fd = pair[0];
 	int r = control_bound(pair[0], err);
 	if (r >= 0)
 		r = spawn_vmm(d->options->vmm, "--template-host", pair[1], &h->pid, &h->process.fd, err);
 	close(pair[1]);
-	if (r < 0 || load_template(h, dir_fd, park, err) < 0) {
-		/* what it says of the snapshot stands as it is; that it broke, or has no /dev/kvm, is another matter */
-		bool bad = r >= 0 && (err->code == ERR_INVALID || err->code == ERR_CONFLICT);
+	if (r < 0 || (dir_fd >= 0 && load_template(h, dir_fd, park, err) < 0)) {
 		template_host_stop(h);
-		return bad ? fail_as(err, E_BAD_SNAPSHOT, NULL) : fail_as(err, E_HOST, "template host of '%s'", name);
+		not_started(name, r >= 0, err);
+		return -EIO;
 	}
-	log_info("template host of '%s' is process %d", name, h->pid);
+	if (dir_fd >= 0)
+		log_info("template host of '%s' is process %d", name, h->pid);
 	*ret = h;
 	return 0;
 }
@@ -208,6 +220,22 @@ static int start_for(struct forkd *d, struct tmpl *t, struct err *err)
 	return err->num;
 }
 
+/* What was found out once, at the daemon's start or by a host that loaded the template, is not tried again. */
+static int start_if_compatible(struct forkd *d, struct tmpl *t, struct err *err)
+{
+	autofree char *lacks = tmpl_lacks(d->registry, t->name);
+	char line[ERR_MSG_BYTES];
+
+	if (lacks)
+		return fail(err, E_INCOMPATIBLE, "template '%s': %s", t->name, lacks);
+	if (start_for(d, t, err) >= 0)
+		return 0;
+	if (err->detail != E_INCOMPATIBLE)
+		return err->num;
+	tmpl_set_lacks(d->registry, t, err_line(err, line, sizeof(line)));
+	return fail_as(err, E_INCOMPATIBLE, "template '%s'", t->name);
+}
+
 int tmpl_host(struct forkd *d, struct tmpl *t, struct template_host **ret, struct err *err)
 {
 	int r = 0;
@@ -216,7 +244,7 @@ int tmpl_host(struct forkd *d, struct tmpl *t, struct template_host **ret, struc
 	if (t->host && !alive(t->host))
 		forget(d, t, true);
 	if (!t->host)
-		r = start_for(d, t, err);
+		r = start_if_compatible(d, t, err);
 	if (r >= 0) {
 		atomic_fetch_add(&t->host->refs, 1);
 		*ret = t->host;
@@ -232,6 +260,53 @@ void tmpl_drop_host(struct forkd *d, struct tmpl *t)
 		forget(d, t, false);
 	pthread_mutex_unlock(&t->host_lock);
 }
+
+/* ---- at the daemon's start ---- */
+
+static int ask_host(struct template_host *h, const struct host_needs *needs, struct err *err)
+{
+	return control_call(
+		h->control.fd,
+		&(struct control_call){
+			.op = "check", .rows = host_needs_fields, .obj = needs, .timeout_ms = CHECK_TIMEOUT_MS },
+		err);
+}
+
+/* A template whose manifest cannot be read, or is older than needs, is looked at when it is loaded. */
+static int check_template(struct forkd *d, struct template_host *h, struct tmpl *t, struct err *err)
+{
+	struct manifest m = {};
+	struct err unread = {};
+	char line[ERR_MSG_BYTES];
+
+	if (store_manifest(d->store, t->name, &m, &unread) < 0)
+		return 0;
+	int r = m.needs ? ask_host(h, m.needs, err) : 0;
+	fields_free(manifest_fields, &m);
+	if (r >= 0 || err->code != ERR_HOST)
+		return r;
+	tmpl_set_lacks(d->registry, t, err_line(err, line, sizeof(line)));
+	log_warn("template '%s' cannot be cloned here: %s", t->name, line);
+	return 0;
+}
+
+void templates_check_host(struct forkd *d)
+{
+	struct template_host *h = NULL;
+	struct err err = {};
+	char line[ERR_MSG_BYTES];
+
+	if (!d->registry->templates)
+		return;
+	int r = template_host_start(d, "none", -1, 0, &h, &err);
+	for (struct tmpl *t = d->registry->templates; t && r >= 0; t = t->next)
+		r = check_template(d, h, t, &err);
+	if (r < 0)
+		log_warn("what templates need was not compared with this host: %s", err_line(&err, line, sizeof(line)));
+	template_host_stop(h);
+}
+
+/* ---- forks ---- */
 
 int template_host_send_fork(struct template_host *h, const char *id, uint8_t memory_mode, int listen_fd,
 			    struct err *err)

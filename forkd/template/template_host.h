@@ -23,14 +23,22 @@ struct template_host {
 	atomic_uint refs;
 };
 
-/* Starts a host and lets it load the directory: what a snapshot is checked with. `park`: clones that it keeps ready. One reference; not watched by the watcher. */
+/*
+ * Starts a host and lets it load the directory (-1: nothing): what a snapshot is checked with. `park`: clones that it keeps ready. One
+ * reference; not watched by the watcher. E_INCOMPATIBLE: this host lacks what the clones would need.
+ */
 MUST_CHECK int template_host_start(struct forkd *d, const char *name, int dir_fd, unsigned park,
 				   struct template_host **ret, struct err *err);
 /* Ends it (its VM processes go on), waits for it, and drops the reference. NULL is fine. */
 void template_host_stop(struct template_host *h);
 void template_host_unref(struct template_host *h); /* NULL is fine */
 
-/* The template's host, started when there is none. The caller holds a use of the template. A reference. */
+/* At the daemon's start: which templates this host cannot run any more, by what their manifests say that they need. */
+void templates_check_host(struct forkd *d);
+/*
+ * The template's host, started when there is none. The caller holds a use of the template. A reference. E_INCOMPATIBLE: this host
+ * lacks what its clones need; it stays so until the daemon starts anew.
+ */
 MUST_CHECK int tmpl_host(struct forkd *d, struct tmpl *t, struct template_host **ret, struct err *err);
 /* Ends it and lets go of the store's directory. */
 void tmpl_drop_host(struct forkd *d, struct tmpl *t);

@@ -88,6 +88,7 @@ void tmpl_forget(struct registry *r, struct tmpl *t)
 	*at = t->next;
 	pthread_mutex_unlock(&r->lock);
 	pthread_mutex_destroy(&t->host_lock);
+	free(t->lacks);
 	free(t);
 }
 
@@ -159,6 +160,23 @@ int tmpl_begin_delete(struct registry *r, const char *name, struct tmpl **ret, s
 	}
 	pthread_mutex_unlock(&r->lock);
 	return result;
+}
+
+void tmpl_set_lacks(struct registry *r, struct tmpl *t, const char *lacks)
+{
+	pthread_mutex_lock(&r->lock);
+	free(t->lacks);
+	t->lacks = strdup(lacks);
+	pthread_mutex_unlock(&r->lock);
+}
+
+char *tmpl_lacks(struct registry *r, const char *name)
+{
+	pthread_mutex_lock(&r->lock);
+	const struct tmpl *t = find_locked(r, name);
+	char *lacks = t && t->lacks ? strdup(t->lacks) : NULL;
+	pthread_mutex_unlock(&r->lock);
+	return lacks;
 }
 
 void tmpl_saw_private(struct registry *r, const char *name, uint64_t bytes)

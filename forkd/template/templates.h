@@ -27,6 +27,10 @@ struct tmpl *tmpl_find(struct registry *r, const char *name);
 /* Nobody uses it and nobody will; the caller deletes and forgets it, or takes it back with tmpl_ready(). */
 MUST_CHECK int tmpl_begin_delete(struct registry *r, const char *name, struct tmpl **ret, struct err *err);
 
+/* Why its clones cannot run on this host, in words; heap, NULL: they can, as far as is known. */
+void tmpl_set_lacks(struct registry *r, struct tmpl *t, const char *lacks);
+char *tmpl_lacks(struct registry *r, const char *name);
+
 /* How much private memory one of its clones has; the largest is kept. */
 void tmpl_saw_private(struct registry *r, const char *name, uint64_t bytes);
 uint64_t tmpl_private_at_least(struct registry *r, const struct tmpl *t, uint64_t least);

@@ -67,6 +67,16 @@ static int supported_cpuid(struct kvm_cpuid2 *c)
 	return 0;
 }
 
+/* Those that the guests of the corpus use. */
+static int list_msrs(struct kvm_msr_list *l)
+{
+	static const uint32_t index[] = { 0x10, 0x12, 0xce, 0x174, 0x1a0, 0x277, 0x480, 0x6e0, 0x4b564d01, 0x4b564d05 };
+
+	l->nmsrs = ARRAY_LEN(index);
+	memcpy(l->indices, index, sizeof(index));
+	return 0;
+}
+
 /* Stops at one that it does not know, as KVM does. */
 static int set_msrs(const struct kvm_msrs *m)
 {
@@ -118,6 +128,8 @@ static int fake_kvm(unsigned long request, void *arg)
 		return 0;
 	case KVM_SET_CPUID2:
 		return set_cpuid(arg);
+	case KVM_GET_MSR_INDEX_LIST:
+		return list_msrs(arg);
 	case KVM_SET_MSRS:
 		return set_msrs(arg);
 	case KVM_SET_XSAVE:
@@ -298,8 +310,8 @@ static int load(struct snapshot *snap, struct vm_config *config, struct saved *s
 	    vm_config_check(config, err) < 0)
 		return err->num;
 	arch_layout_ram(&mem, config->memory.size);
-	if (snapshot_check_memory(snap, &mem, err) < 0 ||
-	    saved_read(saved, snap, host.run, config->cpus.boot_vcpus, err) < 0)
+	if (snapshot_check_memory(snap, &mem, err) < 0 || saved_read(saved, snap, config->cpus.boot_vcpus, err) < 0 ||
+	    arch_needs_check(host.run, &saved->needs, true, err) < 0)
 		return err->num;
 	arch_state_describe(&saved->arch, &saved->cpu[0], host_cpu, sizeof(host_cpu));
 	return 0;

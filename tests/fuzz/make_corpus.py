@@ -58,10 +58,11 @@ EVERY_FIELD = {
 }
 RESTORE = {"source_url": "file:///srv/snapshot", "prefault": False, "memory_restore_mode": "OnDemand", "resume": True,
            "net_fds": [{"id": "net1", "num_fds": 2}], "zone_updates": None, "vfio_fds": None, "iommufd_fd": None}
+NEEDS = {"cpu": ["fpu", "la57", "phys_bits=46"], "tsc_khz": 2500104, "xsave_bytes": 4096, "msrs": ["0x10"], "kvm": ["split_irqchip"]}
 TEMPLATE = {"ram_bytes": 67108864, "vcpus": 2, "nets": [{"id": "net1", "tap": "tap0", "num_fds": 2, "mac": "12:34:56:78:90:ab"},
                                                         {"id": "_net2", "num_fds": 1}],
             "disks": [{"id": "root", "path": "/srv/vm/disk.img", "readonly": True}, {"id": "_disk0", "path": "/srv/vm/b.img"}],
-            "has_serial": True, "has_console": True, "has_vsock": True, "host_cpu": "GenuineIntel family 6 model 85"}
+            "has_serial": True, "has_console": True, "has_vsock": True, "host_cpu": "GenuineIntel family 6 model 85", "needs": NEEDS}
 OVERRIDES = {"disks": [{"id": "_disk0", "path": "/srv/vm/c.img"}], "net": [{"id": "net1", "tap": "tap1"}],
              "serial": {"mode": "File", "file": "/srv/vm/serial.log"}, "console": {"mode": "Null"}, "rng": {"src": "/dev/random"},
              "vsock": {"socket": "/srv/vm/v.sock"}}
@@ -80,7 +81,7 @@ FORKD = {
         {"overrides": {"disks": [{"id": "_disk0", "path": "/srv/vm/c.img"}]}, "net_fds": [{"id": "net1", "num_fds": 2}]},
         {"overrides": {"disks": [{"id": "_disk0", "path": "/srv/vm/d.img"}]}, "net_fds": [{"id": "net1", "num_fds": 2}]}]}},
     "manifest": {"format": 1, "name": "t", "created_at": "2026-01-01T00:00:00.000Z", "program_version": "0.1", "source": "file:///srv",
-                 "parent": None, "owner_uid": 0, "ram_bytes": 6 << 20, "vcpus": 1, "host_cpu": None, "files": FILES},
+                 "parent": None, "owner_uid": 0, "ram_bytes": 6 << 20, "vcpus": 1, "host_cpu": None, "needs": NEEDS, "files": FILES},
     "record": {"id": "c-abcdefghijkl", "template": "t", "pid": 12, "uid": 0, "gid": 0, "memory_restore_mode": "copyonwrite",
                "net": [{"id": "net1", "tap": "tap0"}], "serial": "/srv/vm/serial.log", "serial_socket": None, "console": None,
                "vsock_socket": "/srv/vm/v.sock", "labels": [{"key": "job", "value": "a"}], "ttl_s": 5, "expires_ns": 1,

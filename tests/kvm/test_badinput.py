@@ -574,8 +574,9 @@ class Snapshots(KvmTest):
         state = json.loads(self.files["state.json"])
         root = json.loads(state["snapshot_data"]["state"])
         tried = 0
-        for leaf, index, register in [(1, 0, "ecx"), (1, 0, "edx"), (7, 0, "ebx"), (7, 0, "ecx"), (7, 0, "edx"),
-                                      (0x80000001, 0, "ecx"), (0x80000001, 0, "edx")]:
+        for leaf, index, register, name in [(1, 0, "ecx", "cid"), (1, 0, "edx", "ia64"), (7, 0, "ebx", "pcommit"),
+                                            (7, 0, "ecx", "cpuid_7_0_ecx_bit_15"), (7, 0, "edx", "cpuid_7_0_edx_bit_0"),
+                                            (0x80000001, 0, "ecx", "skinit"), (0x80000001, 0, "edx", "mp")]:
             mutant = copy.deepcopy(root)
             for entry in mutant["common_cpuid"]:
                 if entry["function"] == leaf and entry["index"] == index:
@@ -587,7 +588,7 @@ class Snapshots(KvmTest):
                 continue
             state["snapshot_data"]["state"] = json.dumps(mutant)
             with self.subTest(leaf=hex(leaf), register=register):
-                self.refused(dict(self.files, **{"state.json": json.dumps(state).encode()}), [f"{leaf:#x}", register])
+                self.refused(dict(self.files, **{"state.json": json.dumps(state).encode()}), ["this host lacks", f" {name}"])
         self.assertGreater(tried, 3)
         self.still_restores()
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* vmm/x86/cpuid and topology: what a guest is told, each vCPU's own leaves, and the check at restore. KVM is fake_kvm(). */
+/* vmm/x86/cpuid and topology: what a guest is told, and each vCPU's own leaves. KVM is fake_kvm(). */
 #include "vmm/x86/cpuid.h"
 
 #include "tests/unit/fake_kvm.h"
@@ -240,82 +240,13 @@ static void writes_to_kvm(void **state)
 	assert_memory_equal(&set_entries[1], &e[1], sizeof(e[1]));
 }
 
-/* One register of the saved table changed: whether this host will do, and what is said. */
-/* 0: eax … 3: edx */
-static void set_reg(struct cpuid_entry *e, unsigned reg, uint32_t value)
-{
-	uint32_t *const regs[] = { &e->eax, &e->ebx, &e->ecx, &e->edx };
-
-	*regs[reg] = value;
-}
-
-static void check_at_restore(void **state)
-{
-	static const struct {
-		uint32_t function, index;
-		unsigned reg;
-		uint32_t saved, host;
-		const char *what;
-	} cases[] = {
-		{ 1, 0, 2, 0x5, 0x7, NULL },
-		{ 1, 0, 2, 0x5, 0x4,
-		  "leaf 0x1.0 ecx is 0x00000005 in the snapshot, 0x00000004 here (a bit is missing)" },
-		{ 1, 0, 3, 0x80000000, 0, "leaf 0x1.0 edx is 0x80000000" },
-		{ 1, 0, 1, 1, 0, NULL }, /* APIC id and the like */
-		{ 1, 0, 0, 1, 0, NULL }, /* family, model */
-		{ 7, 0, 0, 2, 2, NULL },
-		{ 7, 0, 0, 3, 2, "leaf 0x7.0 eax is 0x00000003 in the snapshot, 0x00000002 here" },
-		{ 7, 0, 1, 1, 2, "leaf 0x7.0 ebx" },
-		{ 7, 0, 2, 1, 2, "leaf 0x7.0 ecx" },
-		{ 7, 0, 3, 1, 2, "leaf 0x7.0 edx" },
-		{ 7, 1, 0, 1, 2, "leaf 0x7.1 eax" },
-		{ 7, 1, 1, 1, 2, NULL },
-		{ 7, 1, 3, 1, 2, "leaf 0x7.1 edx" },
-		{ 7, 2, 3, 1, 2, "leaf 0x7.2 edx" },
-		{ 0x1d, 0, 0, 1, 0, "leaf 0x1d.0 eax" },
-		{ 0x1e, 0, 1, 1, 0, "leaf 0x1e.0 ebx" },
-		{ 0x80000001, 0, 2, 1, 0, "leaf 0x80000001.0 ecx" },
-		{ 0x80000001, 0, 3, 1, 0, "leaf 0x80000001.0 edx" },
-		{ 0x40000000, 0, 0, 2, 1, "leaf 0x40000000.0 eax" },
-		{ 0x40000000, 0, 0, 1, 2, NULL },
-		{ 0x40000000, 0, 1, 1, 3, "leaf 0x40000000.0 ebx is 0x00000001 in the snapshot, 0x00000003 here" },
-		{ 0x40000000, 0, 2, 1, 3, "leaf 0x40000000.0 ecx" },
-		{ 0x40000000, 0, 3, 1, 3, "leaf 0x40000000.0 edx" },
-		{ 0x40000001, 0, 0, 1, 2, "leaf 0x40000001.0 eax" },
-		{ 0x80000008, 0, 0, 46, 46, NULL },
-		{ 0x80000008, 0, 0, 0x3000 | 46, 46, NULL },
-		{ 0x80000008, 0, 0, 46, 0x3000 | 45,
-		  "leaf 0x80000008.0 eax is 0x0000002e in the snapshot, 0x0000002d here" },
-		{ 0x80000002, 0, 1, 1, 2, NULL }, /* the brand */
-	};
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-		struct cpuid_entry s = { .function = cases[i].function, .index = cases[i].index, .flags = INDEXED },
-				   h = s;
-		set_reg(&s, cases[i].reg, cases[i].saved);
-		set_reg(&h, cases[i].reg, cases[i].host);
-		const struct cpuid_table saved = { &s, 1 }, host = { &h, 1 };
-		struct err err = {};
-		int r = cpuid_check(&saved, &host, &err);
-		if ((r < 0) != (cases[i].what != NULL) || (r < 0 && !strstr(err.msg, cases[i].what)))
-			fail_msg("case %zu: %d %s", i, r, err.msg);
-		if (r < 0)
-			assert_non_null(strstr(err.msg, "this host's CPU lacks what the guest was told: CPUID "));
-	}
-	struct cpuid_entry one = { .function = 1, .ecx = 1 }; /* a leaf that the host has not at all */
-	struct err err = {};
-	assert_true(cpuid_check(&(struct cpuid_table){ &one, 1 }, &(struct cpuid_table){}, &err) < 0);
-	assert_int_equal(cpuid_check(&(struct cpuid_table){}, &(struct cpuid_table){ &one, 1 }, &err), 0);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(host_table, make), cmocka_unit_test_setup(common_table, make),
 		cmocka_unit_test_setup(nested, make),     cmocka_unit_test(apic_ids),
 		cmocka_unit_test_setup(vcpu_table, make), cmocka_unit_test_setup(many_vcpus, make),
-		cmocka_unit_test(writes_to_kvm),          cmocka_unit_test(check_at_restore),
+		cmocka_unit_test(writes_to_kvm),
 	};
 
 	return cmocka_run_group_tests_name("cpuid", tests, NULL, NULL);

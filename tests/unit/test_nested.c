@@ -123,12 +123,16 @@ static void save(struct strbuf *json)
 
 static int load(char *text, struct err *err)
 {
+	static const struct arch_state none;
+	struct arch_needs needs;
 	struct vcpu_state state;
 	autojson struct json json = {};
 
 	fields_init(vcpu_state_fields, &state);
 	assert_int_equal(json_parse(&json, text, strlen(text), err), 0);
 	int r = fields_load(vcpu_state_fields, &state, &json.nodes[0], "vCPU", err);
+	if (r == 0)
+		r = arch_needs_of(&none, &state, 1, &needs, err);
 	if (r == 0)
 		r = arch_vcpu_load(&vcpu, &state, err);
 	fields_free(vcpu_state_fields, &state);

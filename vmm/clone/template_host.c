@@ -92,11 +92,14 @@ static int describe(const struct template *t, struct strbuf *out, struct err *er
 		.host_cpu = host_cpu,
 	};
 
-	int r = describe_nets(c, &d, err);
+	int r = arch_needs_save(&t->saved.needs, &d.needs, err);
+	if (r == 0)
+		r = describe_nets(c, &d, err);
 	if (r == 0)
 		r = describe_disks(c, &d, err);
 	if (r == 0)
 		ctl_reply(out, ctl_template_fields, &d);
+	fields_free(host_needs_fields, &d.needs);
 	free(d.nets);
 	free(d.disks);
 	return r;
@@ -136,10 +139,39 @@ static int load_template(struct host *h, struct ctl_packet *p, struct strbuf *ou
 	if (snapshot_open_at(&t->snap, p->fds[0], "snapshot", err) < 0 ||
 	    snapshot_config(&t->snap, &t->config, err) < 0 || vm_config_check(&t->config, err) < 0 ||
 	    check_rng(&t->config, err) < 0 || check_memory(t, err) < 0 || kvm_open(&t->kvm, err) < 0 ||
-	    saved_read(&t->saved, &t->snap, t->kvm.fd, t->config.cpus.boot_vcpus, err) < 0)
+	    saved_read(&t->saved, &t->snap, t->config.cpus.boot_vcpus, err) < 0 ||
+	    arch_needs_check(t->kvm.fd, &t->saved.needs, true, err) < 0)
 		return err->num;
 	h->want_parked = rq.park;
 	return describe(t, out, err);
+}
+
+/* ---- check: what some template needs, with no snapshot at hand ---- */
+
+static int compare(const struct host_needs *needs, struct err *err)
+{
+	struct arch_needs n;
+	struct kvm kvm = { .fd = -1, .vm_fd = -1 };
+
+	if (arch_needs_load(needs, &n, err) < 0 || kvm_open(&kvm, err) < 0)
+		return err->num;
+	int r = arch_needs_check(kvm.fd, &n, true, err);
+	kvm_close(&kvm);
+	return r;
+}
+
+static int check(const struct ctl_packet *p, struct strbuf *out, struct err *err)
+{
+	struct host_needs needs;
+
+	fields_init(host_needs_fields, &needs);
+	int r = fields_load(host_needs_fields, &needs, &p->json.nodes[0], "check", err);
+	if (r == 0)
+		r = compare(&needs, err);
+	if (r == 0)
+		ctl_reply(out, NULL, NULL);
+	fields_free(host_needs_fields, &needs);
+	return r;
 }
 
 /* ---- children ---- */
@@ -277,6 +309,8 @@ static int run_request(struct host *h, struct ctl_packet *p, struct strbuf *out,
 	const struct json_node *op = json_get(&p->json.nodes[0], "op");
 	const char *name = op && op->type == JSON_STRING ? op->str : "";
 
+	if (strcmp(name, "check") == 0)
+		return check(p, out, err);
 	if (strcmp(name, "load") == 0)
 		return load_template(h, p, out, err);
 	if (strcmp(name, "fork") != 0)

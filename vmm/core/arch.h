@@ -14,6 +14,7 @@
 struct vm;
 struct vcpu;
 struct gmem;
+struct host_needs;
 
 /* ---- the VM, in the order of use ---- */
 
@@ -110,11 +111,19 @@ MUST_CHECK int arch_state_save(struct vm *vm, struct arch_state *state, struct e
  * told about its CPU.
  */
 void arch_state_load(struct vm *vm, struct arch_state *state);
-/* Checks that this host's CPU has what the guest was told about its own. Any thread. */
-MUST_CHECK int arch_state_check(int kvm_fd, const struct arch_state *state, struct err *err);
+/* What a host must have for this state. ERR_INVALID: the state itself is wrong. */
+MUST_CHECK int arch_needs_of(const struct arch_state *state, const struct vcpu_state *cpus, unsigned n_cpus,
+			     struct arch_needs *ret, struct err *err);
 /*
- * Says in words what a host must have for this state: "GenuineIntel family 6 model 85, TSC 2000000
- * kHz".
+ * Compares the needs with this host: ERR_HOST names all that is missing. `tsc`: the TSC's rate as
+ * well, for which a VM is made for a moment; else arch_vcpu_load() finds that out. Any thread.
+ */
+MUST_CHECK int arch_needs_check(int kvm_fd, const struct arch_needs *needs, bool tsc, struct err *err);
+/* The needs as names, released with fields_free(host_needs_fields, ret); and back. */
+MUST_CHECK int arch_needs_save(const struct arch_needs *needs, struct host_needs *ret, struct err *err);
+MUST_CHECK int arch_needs_load(const struct host_needs *from, struct arch_needs *ret, struct err *err);
+/*
+ * Says in words which CPU the guest knows: "GenuineIntel family 6 model 85, TSC 2000000 kHz".
  */
 void arch_state_describe(const struct arch_state *state, const struct vcpu_state *vcpu, char *buf, size_t size);
 /*

@@ -49,8 +49,9 @@ static void *read_state(void *arg)
 	struct build *b = arg;
 
 	log_thread_name("reader");
-	if (saved_read(&b->own, b->snap, b->kvm_fd, b->n_cpus, &b->reader_err) < 0)
-		log_debug("state.json was not read");
+	if (saved_read(&b->own, b->snap, b->n_cpus, &b->reader_err) < 0 ||
+	    arch_needs_check(b->kvm_fd, &b->own.needs, false, &b->reader_err) < 0)
+		log_debug("state.json is of no use here");
 	return NULL;
 }
 

@@ -6,7 +6,7 @@
 
 #include "vmm/state/state.h"
 
-static int read_arch_state(struct saved *s, const struct snapshot *snap, int kvm_fd, struct err *err)
+static int read_arch_state(struct saved *s, const struct snapshot *snap, struct err *err)
 {
 	const struct json_node *state = NULL;
 	autojson struct json json = {};
@@ -15,7 +15,7 @@ static int read_arch_state(struct saved *s, const struct snapshot *snap, int kvm
 		return err->num;
 	if (fields_load(arch_state_fields, &s->arch, state, "root", err) < 0)
 		return err_wrap(err, "state.json");
-	return arch_state_check(kvm_fd, &s->arch, err);
+	return 0;
 }
 
 static int read_vcpus(struct saved *s, const struct snapshot *snap, struct err *err)
@@ -37,15 +37,15 @@ static int read_vcpus(struct saved *s, const struct snapshot *snap, struct err *
 	return 0;
 }
 
-int saved_read(struct saved *s, const struct snapshot *snap, int kvm_fd, unsigned n_cpus, struct err *err)
+int saved_read(struct saved *s, const struct snapshot *snap, unsigned n_cpus, struct err *err)
 {
 	s->n_cpus = n_cpus;
 	s->cpu = calloc(n_cpus, sizeof(*s->cpu));
 	if (!s->cpu)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "read %u vCPUs", n_cpus);
-	if (read_arch_state(s, snap, kvm_fd, err) < 0)
+	if (read_arch_state(s, snap, err) < 0 || read_vcpus(s, snap, err) < 0)
 		return err->num;
-	return read_vcpus(s, snap, err);
+	return arch_needs_of(&s->arch, s->cpu, n_cpus, &s->needs, err) < 0 ? err_wrap(err, "state.json") : 0;
 }
 
 void saved_done(struct saved *s)

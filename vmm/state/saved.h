@@ -13,10 +13,11 @@ struct saved {
 	struct arch_state arch;
 	struct vcpu_state *cpu; /* n_cpus */
 	unsigned n_cpus;
+	struct arch_needs needs;
 };
 
-/* Fills the zeroed *s, and checks that this host's CPU has what the guest was told. Release: saved_done(), also after a failure. */
-MUST_CHECK int saved_read(struct saved *s, const struct snapshot *snap, int kvm_fd, unsigned n_cpus, struct err *err);
+/* Fills the zeroed *s; whether this host has what it needs, arch_needs_check() says. Release: saved_done(), also after a failure. */
+MUST_CHECK int saved_read(struct saved *s, const struct snapshot *snap, unsigned n_cpus, struct err *err);
 void saved_done(struct saved *s);
 
 #endif

@@ -13,7 +13,8 @@
 
 #include "vmm/x86/acpi_regs.h"
 
-enum { IOAPIC_PINS = 24, MAX_CPUID_ENTRIES = 256 };
+enum { IOAPIC_PINS = 24, MAX_CPUID_ENTRIES = 256, MSR_MAX = 1024, CPU_NEEDS = 19 };
+enum { XSAVE_WORDS = sizeof(struct kvm_xsave) / sizeof(uint32_t) }; /* of a CPU without larger extensions */
 
 /* As in state.json ("__ioapic"). */
 struct ioapic_state {
@@ -96,6 +97,15 @@ struct arch_state {
 	} clock;
 	struct cpuid_entry *common_cpuid;
 	uint32_t n_common_cpuid;
+};
+
+/* What a host must have to run a guest. */
+struct arch_needs {
+	uint32_t cpu[CPU_NEEDS]; /* vmm/x86/cpu_needs.h */
+	uint32_t tsc_khz;        /* 0: any */
+	uint32_t xsave_bytes;
+	uint32_t kvm; /* a bit for each of the capabilities in needs.c */
+	uint32_t msrs[MSR_MAX], n_msrs;
 };
 
 #endif

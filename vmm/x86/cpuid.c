@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* CPUID: the guest's table and the comparison of two of them. */
+/* CPUID: the guest's table. */
 #include "vmm/x86/cpuid.h"
 
 #include <cpuid.h>
@@ -7,8 +7,6 @@
 #include <string.h>
 
 #include "vmm/config/config.h"
-
-enum reg { EAX, EBX, ECX, EDX };
 
 enum {
 	LEAF1_ECX_VMX = 1 << 5,
@@ -39,7 +37,7 @@ const struct field cpuid_entry_fields[] = {
 	F(struct cpuid_entry, edx, .flags = F_REQUIRED),      F_END,
 };
 
-static struct cpuid_entry *find_entry(const struct cpuid_table *t, uint32_t function, uint32_t index)
+struct cpuid_entry *cpuid_find(const struct cpuid_table *t, uint32_t function, uint32_t index)
 {
 	for (uint32_t i = 0; i < t->n_entry; i++) {
 		struct cpuid_entry *e = &t->entry[i];
@@ -50,10 +48,15 @@ static struct cpuid_entry *find_entry(const struct cpuid_table *t, uint32_t func
 	return NULL;
 }
 
+uint32_t cpuid_register(const struct cpuid_entry *e, enum cpuid_reg reg)
+{
+	return reg == CPUID_EAX ? e->eax : reg == CPUID_EBX ? e->ebx : reg == CPUID_ECX ? e->ecx : e->edx;
+}
+
 /* Finds an entry or appends it; the table has room for MAX_CPUID_ENTRIES. */
 static struct cpuid_entry *entry(struct cpuid_table *t, uint32_t function, uint32_t index, uint32_t flags)
 {
-	struct cpuid_entry *e = find_entry(t, function, index);
+	struct cpuid_entry *e = cpuid_find(t, function, index);
 
 	if (!e && t->n_entry < MAX_CPUID_ENTRIES) {
 		e = &t->entry[t->n_entry++];
@@ -111,7 +114,7 @@ int cpuid_host(const struct kvm *kvm, struct cpuid_table *ret, struct err *err)
 
 unsigned cpuid_phys_bits(const struct cpuid_table *t)
 {
-	const struct cpuid_entry *e = find_entry(t, LEAF_ADDRESS, 0);
+	const struct cpuid_entry *e = cpuid_find(t, LEAF_ADDRESS, 0);
 
 	return e ? e->eax & 0xff : 36;
 }
@@ -237,14 +240,14 @@ int cpuid_for_vcpu(const struct cpuid_table *common, const struct cpus_config *c
 	if (!t.entry)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make the CPUID of vCPU %u", vcpu);
 	memcpy(t.entry, common->entry, common->n_entry * sizeof(*t.entry));
-	struct cpuid_entry *e = find_entry(&t, 1, 0);
+	struct cpuid_entry *e = cpuid_find(&t, 1, 0);
 	if (e) {
 		unsigned n = cfg->max_vcpus < 255 ? cfg->max_vcpus : 255;
 		e->ebx = (e->ebx & 0xff00) | apic_id << 24 | (n > 1 ? n << 16 : 0);
 		if (n > 1)
 			e->edx |= LEAF1_EDX_HTT;
 	}
-	e = find_entry(&t, 0x8000001e, 0);
+	e = cpuid_find(&t, 0x8000001e, 0);
 	if (e)
 		e->eax = apic_id;
 	set_topology(&t, cfg, apic_id);
@@ -270,63 +273,4 @@ int cpuid_set(int vcpu_fd, const struct cpuid_entry *list, uint32_t n, struct er
 			.edx = list[i].edx,
 		};
 	return kvm_ioctl(vcpu_fd, KVM_SET_CPUID2, k, "set CPUID", err);
-}
-
-/*
- * What must hold between the saved and the host's value of a register (cloud-hypervisor checks the
- * same leaves).
- */
-static const struct check {
-	uint32_t function, index;
-	enum reg reg;
-	enum { SUBSET, NOT_ABOVE, EQUAL } rule;
-} checks[] = {
-	{ 1, 0, ECX, SUBSET },
-	{ 1, 0, EDX, SUBSET },
-	{ 7, 0, EAX, NOT_ABOVE },
-	{ 7, 0, EBX, SUBSET },
-	{ 7, 0, ECX, SUBSET },
-	{ 7, 0, EDX, SUBSET },
-	{ 7, 1, EAX, SUBSET },
-	{ 7, 1, ECX, SUBSET },
-	{ 7, 1, EDX, SUBSET },
-	{ 7, 2, EDX, SUBSET },
-	{ 0x1d, 0, EAX, NOT_ABOVE },
-	{ 0x1e, 0, EBX, SUBSET },
-	{ 0x80000001, 0, ECX, SUBSET },
-	{ 0x80000001, 0, EDX, SUBSET },
-	{ 0x40000000, 0, EAX, NOT_ABOVE },
-	{ 0x40000000, 0, EBX, EQUAL },
-	{ 0x40000000, 0, ECX, EQUAL },
-	{ 0x40000000, 0, EDX, EQUAL },
-	{ 0x40000001, 0, EAX, SUBSET },
-	{ 0x80000008, 0, EAX, NOT_ABOVE },
-};
-
-static uint32_t value(const struct cpuid_entry *e, enum reg reg)
-{
-	return !e ? 0 : reg == EAX ? e->eax : reg == EBX ? e->ebx : reg == ECX ? e->ecx : e->edx;
-}
-
-int cpuid_check(const struct cpuid_table *saved, const struct cpuid_table *host, struct err *err)
-{
-	static const char *const regs[] = { "eax", "ebx", "ecx", "edx" };
-
-	for (size_t i = 0; i < ARRAY_LEN(checks); i++) {
-		const struct check *c = &checks[i];
-		const struct cpuid_entry *se = find_entry(saved, c->function, c->index);
-		uint32_t s = value(se, c->reg), h = value(find_entry(host, c->function, c->index), c->reg);
-		if (c->function == LEAF_ADDRESS) {
-			s &= 0xff;
-			h &= 0xff;
-		}
-		if (c->rule == SUBSET ? !(s & ~h) : c->rule == NOT_ABOVE ? s <= h : s == h)
-			continue;
-		return err_set(err, ERR_INTERNAL,
-			       "this host's CPU lacks what the guest was told: CPUID leaf 0x%x.%u %s is 0x%08x in the "
-			       "snapshot, 0x%08x here%s",
-			       c->function, c->index, regs[c->reg], s, h,
-			       c->rule == SUBSET ? " (a bit is missing)" : "");
-	}
-	return 0;
 }

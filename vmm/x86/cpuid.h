@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What guests are told about their CPU: made from what KVM supports, and checked against that at a
- * restore.
+ * What guests are told about their CPU: made from what KVM supports. vmm/x86/cpu_needs.h says whether
+ * a host has it.
  */
 #ifndef VMM_X86_CPUID_H
 #define VMM_X86_CPUID_H
@@ -30,11 +30,10 @@ void cpuid_free(struct cpuid_table *t);
 MUST_CHECK int cpuid_for_vcpu(const struct cpuid_table *common, const struct cpus_config *cfg, unsigned vcpu,
 			      struct cpuid_table *ret, struct err *err);
 MUST_CHECK int cpuid_set(int vcpu_fd, const struct cpuid_entry *entry, uint32_t n, struct err *err);
-/*
- * Checks that `host` has everything that `saved` promises. The message names leaf, register and
- * bits.
- */
-MUST_CHECK int cpuid_check(const struct cpuid_table *saved, const struct cpuid_table *host, struct err *err);
+enum cpuid_reg { CPUID_EAX, CPUID_EBX, CPUID_ECX, CPUID_EDX };
+/* NULL: the table has no such leaf. */
+struct cpuid_entry *cpuid_find(const struct cpuid_table *t, uint32_t function, uint32_t index);
+uint32_t cpuid_register(const struct cpuid_entry *e, enum cpuid_reg reg);
 struct cpu_topology cpuid_topology(const struct cpus_config *cfg);
 
 extern const struct field cpuid_entry_fields[];

@@ -36,7 +36,7 @@ static const struct {
 	{ 0x2ff, 0x2ff }, { 0x200, 0x20f }, { 0x250, 0x250 }, { 0x258, 0x259 }, { 0x268, 0x26f },
 };
 
-static int list_indices(const struct kvm *kvm, struct msr_list *l, struct err *err)
+int msr_list(const struct kvm *kvm, uint32_t *ret_index, uint32_t *ret_n, struct err *err)
 {
 	struct {
 		struct kvm_msr_list head;
@@ -47,11 +47,11 @@ static int list_indices(const struct kvm *kvm, struct msr_list *l, struct err *e
 		return err->num;
 	uint32_t n = 0;
 	for (uint32_t i = 0; i < list.head.nmsrs && n < MSR_MAX - 64; i++)
-		l->entry[n++].index = list.index[i];
+		ret_index[n++] = list.index[i];
 	for (size_t r = 0; r < ARRAY_LEN(mtrrs); r++)
 		for (uint32_t index = mtrrs[r].first; index <= mtrrs[r].last; index++)
-			l->entry[n++].index = index;
-	l->head.nmsrs = n;
+			ret_index[n++] = index;
+	*ret_n = n;
 	return 0;
 }
 
@@ -59,13 +59,16 @@ int msr_save(const struct kvm *kvm, int vcpu_fd, struct msr_entry **ret_msrs, ui
 {
 	autofree struct msr_list *l = calloc(1, sizeof(*l));
 	autofree struct msr_entry *out = calloc(MSR_MAX, sizeof(*out));
-	uint32_t n = 0;
+	autofree uint32_t *index = calloc(MSR_MAX, sizeof(*index));
+	uint32_t n = 0, total = 0;
 
-	if (!l || !out)
+	if (!l || !out || !index)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "save MSRs");
-	if (list_indices(kvm, l, err) < 0)
+	if (msr_list(kvm, index, &total, err) < 0)
 		return err->num;
-	for (uint32_t at = 0, total = l->head.nmsrs; at < total;) {
+	for (uint32_t i = 0; i < total; i++)
+		l->entry[i].index = index[i];
+	for (uint32_t at = 0; at < total;) {
 		struct kvm_msrs *rest = (struct kvm_msrs *)(void *)((char *)&l->entry[at] - sizeof(l->head));
 		uint32_t asked = total - at < MSR_PER_CALL ? total - at : MSR_PER_CALL;
 		rest->nmsrs = asked; /* over the entry before: already copied */

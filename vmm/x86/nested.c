@@ -40,7 +40,7 @@ int nested_save(const struct kvm *kvm, int vcpu_fd, uint8_t **ret_state, uint32_
 	return 0;
 }
 
-int nested_load(int vcpu_fd, const uint8_t *state, uint32_t n, struct err *err)
+int nested_check(const uint8_t *state, uint32_t n, struct err *err)
 {
 	struct kvm_nested_state head;
 
@@ -50,6 +50,11 @@ int nested_load(int vcpu_fd, const uint8_t *state, uint32_t n, struct err *err)
 	memcpy(&head, state, sizeof(head));
 	if (head.size < sizeof(head) || head.size > n)
 		return err_set(err, ERR_INVALID, "nested_state of %u bytes says that it has %u", n, head.size);
+	return 0;
+}
+
+int nested_load(int vcpu_fd, const uint8_t *state, uint32_t n, struct err *err)
+{
 	/* a copy that is aligned, and as long as KVM may read */
 	autofree uint8_t *copy = calloc(1, NESTED_BYTES);
 	if (!copy)

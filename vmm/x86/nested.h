@@ -16,10 +16,11 @@ enum { NESTED_BYTES = 128 + 8192 }; /* head, and the two pages of VMX; SVM has o
  * made, or this host's KVM has no such state.
  */
 MUST_CHECK int nested_save(const struct kvm *kvm, int vcpu_fd, uint8_t **ret_state, uint32_t *ret_n, struct err *err);
+/* Checks a nested state from outside. ERR_INVALID: the bytes are none. */
+MUST_CHECK int nested_check(const uint8_t *state, uint32_t n, struct err *err);
 /*
- * Writes the nested state. After the system registers, since SVM must be on, and after the MSRs,
- * since a CPU in VMX operation takes no VMX capabilities any more. ERR_INVALID: the bytes are no
- * such state.
+ * Writes a nested state that was checked. After the system registers, since SVM must be on, and
+ * after the MSRs, since a CPU in VMX operation takes no VMX capabilities any more.
  */
 MUST_CHECK int nested_load(int vcpu_fd, const uint8_t *state, uint32_t n, struct err *err);
 

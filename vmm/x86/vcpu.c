@@ -13,10 +13,10 @@
 #include "vmm/x86/cpuid.h"
 #include "vmm/x86/ioapic.h"
 #include "vmm/x86/msr.h"
+#include "vmm/x86/needs.h"
 #include "vmm/x86/nested.h"
 
 enum { XSAVE_MAX_WORDS = 1 << 20, APIC_LVT0 = 0x350, APIC_LVT1 = 0x360, APIC_MODE_EXTINT = 7, APIC_MODE_NMI = 4 };
-enum { XSAVE_WORDS = sizeof(struct kvm_xsave) / sizeof(uint32_t) };
 
 static const struct field msr_fields[] = {
 	F(struct msr_entry, index, .flags = F_REQUIRED),
@@ -199,9 +199,6 @@ static int load_xsave(struct vcpu *vcpu, const struct vcpu_kvm_state *s, struct 
 	int bytes = kvm_check_cap(&vcpu_vm(vcpu)->kvm, KVM_CAP_XSAVE2);
 	size_t words = bytes > (int)sizeof(struct kvm_xsave) ? (size_t)bytes / 4 : XSAVE_WORDS;
 
-	if (s->xsave.n_region < XSAVE_WORDS)
-		return err_set(err, ERR_INVALID, "vCPU %u: xsave.region has %u words, expected %d or more", vcpu->index,
-			       s->xsave.n_region, XSAVE_WORDS);
 	/* as long as KVM reads, which depends on this host's FPU */
 	autofree uint32_t *region = calloc(words > s->xsave.n_region ? words : s->xsave.n_region, sizeof(*region));
 	if (!region)
@@ -211,17 +208,13 @@ static int load_xsave(struct vcpu *vcpu, const struct vcpu_kvm_state *s, struct 
 }
 
 /* Sets the TSC rate. A rate that the vCPU has anyway is not set: the call is not free. */
-static int load_tsc_khz(struct vcpu *vcpu, const struct vcpu_kvm_state *s, struct err *err)
+static int load_tsc_khz(const struct vcpu *vcpu, const struct vcpu_kvm_state *s, struct err *err)
 {
 	int khz = ioctl(vcpu->fd, KVM_GET_TSC_KHZ);
 
 	if (!s->has_tsc_khz || (uint32_t)khz == s->tsc_khz)
 		return 0;
-	if (ioctl(vcpu->fd, KVM_SET_TSC_KHZ, s->tsc_khz) < 0)
-		return err_sys(err, ERR_INTERNAL,
-			       "vCPU %u: this host cannot give the guest its TSC rate of %u kHz (it has %d)",
-			       vcpu->index, s->tsc_khz, khz);
-	return 0;
+	return ioctl(vcpu->fd, KVM_SET_TSC_KHZ, s->tsc_khz) < 0 ? needs_refuse_tsc(s->tsc_khz, khz, err) : 0;
 }
 
 int arch_vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state, struct err *err)

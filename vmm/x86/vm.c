@@ -14,6 +14,7 @@
 #include "vmm/x86/cpuid.h"
 #include "vmm/x86/ioapic.h"
 #include "vmm/x86/layout.h"
+#include "vmm/x86/needs.h"
 
 #ifndef KVM_VCPU_TSC_OFFSET
 #define KVM_VCPU_TSC_CTRL 0
@@ -28,20 +29,11 @@ void arch_layout_ram(struct gmem *mem, uint64_t size)
 	gmem_layout(mem, size, LOW_RAM_END, HIGH_RAM_START);
 }
 
-static int need_cap(struct vm *vm, int cap, const char *name, struct err *err)
-{
-	if (kvm_check_cap(&vm->kvm, cap))
-		return 0;
-	return err_set(err, ERR_INTERNAL, "this host's KVM has no %s", name);
-}
-
 int arch_vm_init(struct vm *vm, struct err *err)
 {
 	uint64_t identity_map = KVM_IDENTITY_MAP_ADDRESS;
 
-	if (need_cap(vm, KVM_CAP_SPLIT_IRQCHIP, "split irqchip", err) < 0 ||
-	    need_cap(vm, KVM_CAP_SIGNAL_MSI, "message-signalled interrupts", err) < 0 ||
-	    need_cap(vm, KVM_CAP_IMMEDIATE_EXIT, "immediate exit", err) < 0)
+	if (needs_check_kvm(&vm->kvm, err) < 0)
 		return err->num;
 	int khz = ioctl(vm->kvm.vm_fd, KVM_GET_TSC_KHZ);
 	vm->arch.tsc_khz = khz > 0 ? (uint32_t)khz : 0;
@@ -418,19 +410,6 @@ int arch_state_save(struct vm *vm, struct arch_state *state, struct err *err)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "save the CPUID");
 	memcpy(state->common_cpuid, t->entry, t->n_entry * sizeof(*t->entry));
 	return 0;
-}
-
-int arch_state_check(int kvm_fd, const struct arch_state *state, struct err *err)
-{
-	const struct kvm kvm = { .fd = kvm_fd, .vm_fd = -1 };
-	const struct cpuid_table saved = { .entry = state->common_cpuid, .n_entry = state->n_common_cpuid };
-	struct cpuid_table host = {};
-
-	if (cpuid_host(&kvm, &host, err) < 0)
-		return err->num;
-	int r = cpuid_check(&saved, &host, err);
-	cpuid_free(&host);
-	return r;
 }
 
 /* A leaf of what the guest was told about its CPU; all zero: it was told of no such leaf. */
