@@ -2,6 +2,7 @@
 /* Keys and answers in lists, one of each caller. */
 #include "forkd/rest/idempotency.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <gnutls/crypto.h>
 #include <pthread.h>
@@ -281,12 +282,12 @@ static bool keep_answer(struct entry *e, const struct reply *reply)
 	return true;
 }
 
-/* The entry is at work, so it and its owner are there. */
 static void end_locked(struct idempotency *i, const struct caller *who, const char *key, const struct reply *reply)
 {
 	struct owner *o = find_owner_locked(i, who);
-	struct entry *e = find_in(&o->at_work, key);
+	struct entry *e = o ? find_in(&o->at_work, key) : NULL;
 
+	assert(e); /* idempotency_begin() has made it */
 	if (reply && keep_answer(e, reply)) {
 		TAILQ_REMOVE(&o->at_work, e, link);
 		TAILQ_INSERT_TAIL(&o->done, e, link);
