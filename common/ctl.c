@@ -84,6 +84,8 @@ static const struct field net_fields[] = {
 	F(struct ctl_net, tap),
 	F(struct ctl_net, num_fds, .flags = F_REQUIRED),
 	F(struct ctl_net, mac),
+	F(struct ctl_net, host_mac),
+	F(struct ctl_net, mtu),
 	F_END,
 };
 

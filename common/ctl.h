@@ -123,6 +123,8 @@ struct ctl_net {
 	char *tap;        /* name in config.json; NULL: none */
 	uint32_t num_fds; /* queue pairs: descriptors to give */
 	char *mac;
+	char *host_mac; /* the tap's; NULL: not known */
+	uint16_t mtu;   /* the tap's; 0: as it is */
 };
 struct ctl_disk {
 	char *id, *path;

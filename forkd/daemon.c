@@ -12,6 +12,7 @@
 #include "common/fs.h"
 #include "common/log.h"
 #include "forkd/access/admission.h"
+#include "forkd/access/announce.h"
 #include "forkd/access/opener.h"
 #include "forkd/access/policy.h"
 #include "forkd/clone/follow.h"
@@ -144,6 +145,7 @@ static int start_parts(struct forkd *d, struct err *err)
 	    opener_start(d, &d->opener, err) < 0)
 		return err->num;
 	templates_check_host(d);
+	d->announcer = announce_start(d);
 	metrics_set_gauges(d->metrics, gauges, d);
 	events_emit(d->events, "daemon.started", NULL, NULL, NULL);
 	return 0;
@@ -174,6 +176,7 @@ void forkd_stop(struct forkd *d)
 	watch_stop(d->watcher);
 	drop_hosts(d);
 	watch_free(d->watcher);
+	announce_free(d->announcer);
 	follow_free(d->followed);
 	registry_free(d->registry);
 	idempotency_free(d->idempotency);

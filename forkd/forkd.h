@@ -25,6 +25,7 @@ struct forkd {
 	struct watcher *watcher;
 	struct followed *followed; /* the clones that it watches */
 	struct opener *opener;
+	struct announcer *announcer; /* NULL: none */
 	struct idempotency *idempotency;
 	struct admission *admission;
 	const char *runtime_dir; /* of the options, made absolute */

@@ -5,10 +5,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
+#include <net/if_arp.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include "common/mac.h"
 #include "forkd/errors.h"
 #include "forkd/registry/record.h"
 
@@ -35,13 +37,48 @@ static int open_queue(const char *name, bool multi, int *ret_fd, struct err *err
 	return 0;
 }
 
-static int bring_up(const char *name, struct err *err)
+/* What the interface has already is not set: a daemon that is not root may set nothing but the MAC of a tap of its own. */
+static int set_mac(const char *name, int tap_fd, const char *text, struct err *err)
+{
+	struct ifreq ifr = {};
+	uint8_t mac[MAC_BYTES];
+
+	if (!mac_parse(text, mac))
+		return fail(err, E_INVALID, "host_mac '%.40s' is not a MAC address", text);
+	if (ioctl(tap_fd, SIOCGIFHWADDR, &ifr) == 0 && memcmp(ifr.ifr_hwaddr.sa_data, mac, MAC_BYTES) == 0)
+		return 0;
+	ifr.ifr_hwaddr.sa_family = ARPHRD_ETHER;
+	memcpy(ifr.ifr_hwaddr.sa_data, mac, MAC_BYTES);
+	if (ioctl(tap_fd, SIOCSIFHWADDR, &ifr) == 0)
+		return 0;
+	err_sys(err, ERR_INTERNAL, "tap '%s': set the MAC address '%s'", name, text);
+	return fail_as(err, E_INVALID, NULL);
+}
+
+static int set_mtu(int sock, struct ifreq *ifr, uint16_t mtu, struct err *err)
+{
+	if (ioctl(sock, SIOCGIFMTU, ifr) == 0 && ifr->ifr_mtu == mtu)
+		return 0;
+	ifr->ifr_mtu = mtu;
+	if (ioctl(sock, SIOCSIFMTU, ifr) == 0)
+		return 0;
+	err_sys(err, ERR_INTERNAL, "tap '%s': set the MTU %u", ifr->ifr_name, mtu);
+	return fail_as(err, E_INVALID, NULL);
+}
+
+static int set_up(const char *name, int tap_fd, const struct tap_settings *settings, struct err *err)
 {
 	struct ifreq ifr = {};
 	autoclose int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	snprintf(ifr.ifr_name, IFNAMSIZ, "%s", name);
-	if (sock < 0 || ioctl(sock, SIOCGIFFLAGS, &ifr) < 0)
+	if (settings->host_mac && set_mac(name, tap_fd, settings->host_mac, err) < 0)
+		return err->num;
+	if (sock < 0)
+		return err_sys(err, ERR_INTERNAL, "make a socket");
+	if (settings->mtu && set_mtu(sock, &ifr, settings->mtu, err) < 0)
+		return err->num;
+	if (ioctl(sock, SIOCGIFFLAGS, &ifr) < 0)
 		return err_sys(err, ERR_INTERNAL, "tap '%s': get its flags", name);
 	if (ifr.ifr_flags & IFF_UP)
 		return 0;
@@ -49,7 +86,8 @@ static int bring_up(const char *name, struct err *err)
 	return ioctl(sock, SIOCSIFFLAGS, &ifr) < 0 ? err_sys(err, ERR_INTERNAL, "tap '%s': bring it up", name) : 0;
 }
 
-int taps_open(const char *name, unsigned n, int ret_fds[TAP_QUEUES_MAX], struct err *err)
+int taps_open(const char *name, unsigned n, const struct tap_settings *settings, int ret_fds[TAP_QUEUES_MAX],
+	      struct err *err)
 {
 	unsigned made = 0;
 	int r = 0;
@@ -61,7 +99,7 @@ int taps_open(const char *name, unsigned n, int ret_fds[TAP_QUEUES_MAX], struct 
 		made += r >= 0;
 	}
 	if (r >= 0)
-		r = bring_up(name, err);
+		r = set_up(name, ret_fds[0], settings, err);
 	while (r < 0 && made > 0)
 		close(ret_fds[--made]);
 	return r;

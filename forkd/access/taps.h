@@ -10,11 +10,17 @@
 
 enum { TAP_QUEUES_MAX = 32 };
 
+/* What a configuration says of the host's side. */
+struct tap_settings {
+	const char *host_mac; /* NULL: as it is */
+	uint16_t mtu;         /* 0: as it is */
+};
 /*
- * Opens `n` queues of the interface, which is made when there is none (then it goes away with its descriptors), and brings it up.
- * E_CONFLICT when it is in use. On failure nothing stays open.
+ * Opens `n` queues of the interface, which is made when there is none (then it goes away with its descriptors), sets it up and brings
+ * it up. E_CONFLICT when it is in use. On failure nothing stays open.
  */
-MUST_CHECK int taps_open(const char *name, unsigned n, int ret_fds[TAP_QUEUES_MAX], struct err *err);
+MUST_CHECK int taps_open(const char *name, unsigned n, const struct tap_settings *settings, int ret_fds[TAP_QUEUES_MAX],
+			 struct err *err);
 /* The name for the i-th net of a clone that gets a tap of its own. */
 void taps_auto_name(const char *clone_id, unsigned i, char ret_name[IFNAMSIZ]);
 /*

@@ -4,6 +4,7 @@
 #include <net/if.h>
 #include <string.h>
 
+#include "common/mac.h"
 #include "forkd/clone/clone_request.h"
 #include "forkd/errors.h"
 
@@ -47,6 +48,21 @@ static int plan_fds(const struct clone_spec *s, const struct ctl_template *t, st
 	return 0;
 }
 
+static int plan_host_mac(const struct host_object *o, struct net_plan *net, unsigned i, struct err *err)
+{
+	uint8_t mac[MAC_BYTES];
+
+	if (!mac_parse(o->host_mac, mac))
+		return fail(err, E_BAD_OVERRIDE, "overrides.net[%u].host_mac: '%.40s' is not a MAC address", i,
+			    o->host_mac);
+	if (net->from == NET_FDS)
+		return fail(err, E_BAD_OVERRIDE,
+			    "overrides.net[%u].host_mac: the tap of net '%s' comes as a descriptor, and stays as it is",
+			    i, o->id);
+	net->host_mac = o->host_mac;
+	return 0;
+}
+
 static int plan_nets(const struct clone_spec *s, const struct ctl_template *t, struct clone_plan *plan, struct err *err)
 {
 	for (uint32_t i = 0; i < s->n_nets; i++) {
@@ -61,13 +77,16 @@ static int plan_nets(const struct clone_spec *s, const struct ctl_template *t, s
 		}
 		if (plan->nets[n].tap || (o->tap && plan->nets[n].from == NET_FDS))
 			return fail(err, E_BAD_OVERRIDE, "overrides.net[%u]: net '%s' gets a tap twice", i, o->id);
+		if (o->host_mac && plan_host_mac(o, &plan->nets[n], i, err) < 0)
+			return err->num;
 		if (!o->tap)
 			continue;
 		if (o->tap[0] == '\0' || strlen(o->tap) >= IFNAMSIZ || strpbrk(o->tap, "/%: \t\n") ||
 		    strcmp(o->tap, ".") == 0 || strcmp(o->tap, "..") == 0)
 			return fail(err, E_BAD_OVERRIDE, "overrides.net[%u].tap: '%.40s' is not a name of an interface",
 				    i, o->tap);
-		plan->nets[n] = (struct net_plan){ .from = NET_TAP, .tap = o->tap };
+		plan->nets[n].from = NET_TAP;
+		plan->nets[n].tap = o->tap;
 	}
 	return 0;
 }

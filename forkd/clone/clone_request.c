@@ -47,6 +47,7 @@ static void objects_free(struct host_object *objects, uint32_t n)
 		free(objects[i].id);
 		free(objects[i].path);
 		free(objects[i].tap);
+		free(objects[i].host_mac);
 	}
 	free(objects);
 }
@@ -111,7 +112,8 @@ static int load_objects(const struct json_node *list, const char *key, struct ho
 				    json_type_name(entry));
 		if (copy_string(json_get(entry, "id"), what, &o->id, err) < 0 ||
 		    copy_string(json_get(entry, "path"), what, &o->path, err) < 0 ||
-		    copy_string(json_get(entry, "tap"), what, &o->tap, err) < 0)
+		    copy_string(json_get(entry, "tap"), what, &o->tap, err) < 0 ||
+		    copy_string(json_get(entry, "host_mac"), what, &o->host_mac, err) < 0)
 			return err->num;
 		if (!o->id)
 			return fail(err, E_BAD_OVERRIDE, "%s: 'id' is missing: entries are matched by it", what);

@@ -13,7 +13,7 @@
 enum { CLONES_MAX = 1000 };
 
 struct host_object { /* an entry of overrides.disks or overrides.net */
-	char *id, *path, *tap;
+	char *id, *path, *tap, *host_mac;
 };
 struct net_fds {
 	char *id;
@@ -58,7 +58,8 @@ struct clone_plan {
 	struct net_plan {
 		enum { NET_AUTO, NET_TAP, NET_FDS } from;
 		const char *tap;
-		uint32_t first_fd; /* index into the request's descriptors */
+		const char *host_mac; /* of the override; NULL: the template's */
+		uint32_t first_fd;    /* index into the request's descriptors */
 	} * nets;
 	struct disk_plan {
 		const char *path; /* of the override; NULL: the template's */

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "common/clock.h"
+#include "forkd/access/announce.h"
 #include "forkd/access/handover.h"
 #include "forkd/access/policy.h"
 #include "forkd/access/taps.h"
@@ -76,6 +77,7 @@ static int add_taps(const struct batch *b, const struct job *j, struct handover 
 	const struct caller *caller = b->from->caller;
 	bool given = plan->from == NET_FDS;
 	char name[IFNAMSIZ] = "", other[CLONE_ID_CHARS + 1] = "";
+	const struct tap_settings settings = { plan->host_mac ? plan->host_mac : net->host_mac, net->mtu };
 	int fds[TAP_QUEUES_MAX];
 
 	if (net->num_fds > TAP_QUEUES_MAX)
@@ -95,8 +97,10 @@ static int add_taps(const struct batch *b, const struct job *j, struct handover 
 	if (!registry_claim_tap(b->d->registry, j->c, i, name, given ? NULL : other))
 		return other[0] ? fail(err, E_CONFLICT, "net '%s': clone '%s' has tap '%s'", net->id, other, name)
 				: err_num(err, ERR_INTERNAL, ENOMEM, "net '%s'", net->id);
-	if (!given && taps_open(name, net->num_fds, fds, err) < 0)
+	if (!given && taps_open(name, net->num_fds, &settings, fds, err) < 0)
 		return err_wrap(err, "net '%s'", net->id);
+	if (plan->from == NET_TAP)
+		announce_tap(name);
 	for (uint32_t k = 0; k < net->num_fds; k++)
 		if (handover_add(h, CTL_FD_NET, net->id, fds[k], given, err) < 0) {
 			while (!given && ++k < net->num_fds)

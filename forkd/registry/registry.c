@@ -267,16 +267,29 @@ static bool has_tap(const struct clone *c, const char *tap)
 	return false;
 }
 
+static const struct clone *tap_owner_locked(const struct registry *r, const char *tap)
+{
+	for (size_t i = 0; i < ARRAY_LEN(r->buckets); i++)
+		for (const struct clone *c = r->buckets[i]; c; c = c->next)
+			if (c->state != CLONE_EXITED && has_tap(c, tap))
+				return c;
+	return NULL;
+}
+
+bool registry_has_tap(struct registry *r, const char *tap)
+{
+	pthread_mutex_lock(&r->lock);
+	bool found = tap_owner_locked(r, tap);
+	pthread_mutex_unlock(&r->lock);
+	return found;
+}
+
 bool registry_claim_tap(struct registry *r, struct clone *c, uint32_t net, const char *tap, char *ret_id)
 {
 	char *copy = strdup(tap);
-	const struct clone *found = NULL;
 
 	pthread_mutex_lock(&r->lock);
-	for (size_t i = 0; ret_id && i < ARRAY_LEN(r->buckets); i++)
-		for (const struct clone *other = r->buckets[i]; other && !found; other = other->next)
-			if (other->state != CLONE_EXITED && has_tap(other, tap))
-				found = other;
+	const struct clone *found = ret_id ? tap_owner_locked(r, tap) : NULL;
 	if (ret_id)
 		snprintf(ret_id, CLONE_ID_CHARS + 1, "%s", found ? found->record.id : "");
 	if (!found)

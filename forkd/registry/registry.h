@@ -108,6 +108,8 @@ unsigned registry_count_locked(const struct registry *r, const char *template, s
  * memory (""). ret_id NULL: another one may have one of this name, in another network namespace.
  */
 bool registry_claim_tap(struct registry *r, struct clone *c, uint32_t i, const char *tap, char *ret_id);
+/* Whether a clone has a tap of that name. */
+bool registry_has_tap(struct registry *r, const char *tap);
 /* Waits until the clone has the state, or can never have it, or the time is over. */
 MUST_CHECK int registry_wait(struct registry *r, struct clone *c, enum clone_state state, uint64_t deadline_ns,
 			     const atomic_bool *stopping, struct err *err);

@@ -118,10 +118,12 @@ static int add_net(struct vm_needs *n, const struct json_node *entry, unsigned i
 	unsigned pairs = queues && queues->type == JSON_INT && queues->num >= 2 ? (unsigned)(queues->num / 2) : 1;
 	char what[32], name[IFNAMSIZ];
 	int taps[TAP_QUEUES_MAX];
+	struct tap_settings settings = { .mtu = (uint16_t)number(entry, "mtu", 0, UINT16_MAX) };
 	const char *tap;
 
 	snprintf(what, sizeof(what), "vm.net[%u]", i);
-	if (get_string(entry, "tap", what, &tap, err) < 0)
+	if (get_string(entry, "tap", what, &tap, err) < 0 ||
+	    get_string(entry, "host_mac", what, &settings.host_mac, err) < 0)
 		return err->num;
 	if (fds && fds->type != JSON_NULL && fds->count > 0)
 		return fail(err, E_INVALID, "%s.fds: numbers of descriptors mean nothing here; name a tap, or none",
@@ -137,7 +139,7 @@ static int add_net(struct vm_needs *n, const struct json_node *entry, unsigned i
 	char *number = place_id(n, i);
 	if (!number)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "%s", what);
-	if (taps_open(name, pairs, taps, err) < 0)
+	if (taps_open(name, pairs, &settings, taps, err) < 0)
 		return err_wrap(err, "%s", what);
 	int r = 0;
 	for (unsigned k = 0; k < pairs; k++)

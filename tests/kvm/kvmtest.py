@@ -390,16 +390,8 @@ class Tap:
             self.echo.wait()
             self.echo.stdout.close()
             self.echo = None
-        with contextlib.suppress(OSError):
-            fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-            try:
-                for flags in (0x5002, 0x5102):
-                    with contextlib.suppress(OSError):
-                        fcntl.ioctl(fd, 0x400454ca, struct.pack("16sH22x", self.name.encode(), flags))
-                        fcntl.ioctl(fd, 0x400454cb, 0)
-                        break
-            finally:
-                os.close(fd)
+        with contextlib.suppress(OSError):          # gone with its last descriptor, when nobody else has it
+            self.delete()
 
 
 def mac_of(name):

@@ -6,6 +6,7 @@
 
 static const struct field net_override[] = {
 	F(struct net_config, tap),
+	F(struct net_config, host_mac),
 	F_END,
 };
 static const struct field disk_override[] = {

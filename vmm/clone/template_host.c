@@ -55,8 +55,14 @@ static int describe_nets(const struct vm_config *c, struct ctl_template *d, stru
 		const struct net_config *n = &c->net[d->n_nets];
 		if (!n->id)
 			return err_set(err, ERR_INVALID, "config.json: net[%u].id: missing", d->n_nets);
-		d->nets[d->n_nets] =
-			(struct ctl_net){ .id = n->id, .tap = n->tap, .num_fds = n->num_queues / 2, .mac = n->mac };
+		d->nets[d->n_nets] = (struct ctl_net){
+			.id = n->id,
+			.tap = n->tap,
+			.num_fds = n->num_queues / 2,
+			.mac = n->mac,
+			.host_mac = n->host_mac,
+			.mtu = n->has_mtu ? n->mtu : 0,
+		};
 	}
 	return 0;
 }

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The frame, and the kernel's news of addresses. */
+#include "forkd/access/announce.h"
+
+#include <errno.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <net/if_arp.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "common/auto.h"
+#include "common/log.h"
+#include "common/mac.h"
+#include "forkd/registry/registry.h"
+#include "forkd/watch/watch.h"
+
+enum { NEWS_BYTES = 16384 };
+
+struct announcer {
+	struct watch news; /* rtnetlink */
+	struct forkd *d;
+};
+
+/* "I am `ip`", to all. */
+static int send_frame(int index, const uint8_t mac[MAC_BYTES], struct in_addr ip)
+{
+	struct {
+		struct ethhdr eth;
+		uint16_t hw, proto;
+		uint8_t hw_len, proto_len;
+		uint16_t op;
+		uint8_t sender[MAC_BYTES], sender_ip[4], target[MAC_BYTES], target_ip[4];
+		uint8_t padding[18];
+	} __attribute__((packed)) f = {
+		.eth.h_proto = htons(ETH_P_ARP),
+		.hw = htons(ARPHRD_ETHER),
+		.proto = htons(ETH_P_IP),
+		.hw_len = MAC_BYTES,
+		.proto_len = sizeof(ip),
+		.op = htons(ARPOP_REQUEST),
+	};
+	const struct sockaddr_ll to = { .sll_family = AF_PACKET, .sll_ifindex = index, .sll_halen = MAC_BYTES };
+	autoclose int sock = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0); /* protocol 0: hears nothing */
+
+	memset(f.eth.h_dest, 0xff, MAC_BYTES);
+	memcpy(f.eth.h_source, mac, MAC_BYTES);
+	memcpy(f.sender, mac, MAC_BYTES);
+	memcpy(f.sender_ip, &ip, sizeof(ip));
+	memcpy(f.target_ip, &ip, sizeof(ip));
+	if (sock < 0 ||
+	    sendto(sock, &f, sizeof(f), 0, (const struct sockaddr *)(const void *)&to, sizeof(to)) != sizeof(f))
+		return -errno;
+	return 0;
+}
+
+static void announce(const char *name, struct in_addr ip)
+{
+	struct ifreq ifr = {};
+	autoclose int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	uint8_t mac[MAC_BYTES];
+
+	snprintf(ifr.ifr_name, IFNAMSIZ, "%s", name);
+	int r = sock < 0 || ioctl(sock, SIOCGIFHWADDR, &ifr) < 0 ? -errno : 0;
+	memcpy(mac, ifr.ifr_hwaddr.sa_data, MAC_BYTES);
+	if (r == 0)
+		r = ioctl(sock, SIOCGIFINDEX, &ifr) < 0 ? -errno : send_frame(ifr.ifr_ifindex, mac, ip);
+	if (r < 0)
+		log_warn("tap '%s': its guest cannot be told whose its address is: %s", name, strerror(-r));
+}
+
+void announce_tap(const char *name)
+{
+	struct ifreq ifr = { .ifr_addr.sa_family = AF_INET };
+	struct sockaddr_in in;
+	autoclose int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	snprintf(ifr.ifr_name, IFNAMSIZ, "%s", name);
+	if (sock < 0 || ioctl(sock, SIOCGIFADDR, &ifr) < 0)
+		return;
+	memcpy(&in, &ifr.ifr_addr, sizeof(in));
+	announce(name, in.sin_addr);
+}
+
+static void take_address(struct forkd *d, const struct nlmsghdr *h)
+{
+	const struct ifaddrmsg *m = NLMSG_DATA(h);
+	char name[IFNAMSIZ];
+	struct in_addr ip;
+
+	if (h->nlmsg_type != RTM_NEWADDR || !if_indextoname(m->ifa_index, name) || !registry_has_tap(d->registry, name))
+		return;
+	int left = (int)IFA_PAYLOAD(h);
+	for (const struct rtattr *a = IFA_RTA(m); RTA_OK(a, left); a = RTA_NEXT(a, left))
+		if (a->rta_type == IFA_LOCAL && RTA_PAYLOAD(a) == sizeof(ip)) {
+			memcpy(&ip, RTA_DATA(a), sizeof(ip));
+			announce(name, ip);
+		}
+}
+
+static void on_news(struct watch *w)
+{
+	struct announcer *a = container_of(w, struct announcer, news);
+	_Alignas(struct nlmsghdr) char text[NEWS_BYTES];
+	ssize_t n = recv(w->fd, text, sizeof(text), MSG_DONTWAIT);
+	unsigned left = n > 0 ? (unsigned)n : 0;
+
+	for (const struct nlmsghdr *h = (void *)text; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left))
+		take_address(a->d, h);
+}
+
+struct announcer *announce_start(struct forkd *d)
+{
+	const struct sockaddr_nl addresses = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_IPV4_IFADDR };
+	struct announcer *a = calloc(1, sizeof(*a));
+	struct err err = {};
+
+	if (!a)
+		return NULL;
+	a->d = d;
+	a->news = (struct watch){ .fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), .ready = on_news };
+	if (a->news.fd < 0 ||
+	    bind(a->news.fd, (const struct sockaddr *)(const void *)&addresses, sizeof(addresses)) < 0)
+		err_sys(&err, ERR_INTERNAL, "hear of new addresses");
+	if (err.code == ERR_NONE && watch_add(d->watcher, &a->news, &err) >= 0)
+		return a;
+	log_warn("%s: guests are not told of addresses that their taps get later", err.msg);
+	announce_free(a);
+	return NULL;
+}
+
+void announce_free(struct announcer *a)
+{
+	if (a && a->news.fd >= 0)
+		close(a->news.fd);
+	free(a);
+}
