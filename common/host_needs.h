@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What a host must have to run the clones of a snapshot, by names that people know: in a template's manifest, in the API, between the
- * daemon and its template hosts. What the names mean on a host is known to forkd-vmm alone (vmm/x86/needs.c).
+ * What a host must have to run the clones of a snapshot, by names that people know: in a template's
+ * manifest, in the API, and between the daemon and its template hosts. Only forkd-vmm knows what the
+ * names mean on a host (vmm/x86/needs.c).
  */
 #ifndef COMMON_HOST_NEEDS_H
 #define COMMON_HOST_NEEDS_H

@@ -121,7 +121,7 @@ static void gauges(void *arg, struct strbuf *out)
 	if (templates_list(d->registry, &list, &n, &err) < 0)
 		return;
 	for (unsigned i = 0; i < n; i++)
-		templates += list[i].state == TMPL_READY;
+		templates += list[i].state == TMPL_READY && !list[i].lacking;
 	free(list);
 	metrics_gauge(out, "forkd_templates", "Templates that are ready.", templates);
 }

@@ -141,7 +141,10 @@ static int load_template(struct template_host *h, int dir_fd, unsigned park, str
 			    err);
 }
 
-/* What a process says of the snapshot and of this host stands as it is; that it broke, or has no /dev/kvm, is another matter. */
+/*
+ * What a template host says of the snapshot and of this machine stands as it is. Any other error says
+ * that the template host itself failed.
+ */
 static void not_started(const char *name, bool spawned, struct err *err)
 {
 	if (spawned && err->code == ERR_HOST)
@@ -220,7 +223,10 @@ static int start_for(struct forkd *d, struct tmpl *t, struct err *err)
 	return err->num;
 }
 
-/* What was found out once, at the daemon's start or by a host that loaded the template, is not tried again. */
+/*
+ * A template that was found incompatible, at the daemon's start or by a template host that loaded it, is
+ * not tried again.
+ */
 static int start_if_compatible(struct forkd *d, struct tmpl *t, struct err *err)
 {
 	autofree char *lacks = tmpl_lacks(d->registry, t->name);

@@ -215,6 +215,7 @@ int templates_list(struct registry *r, struct tmpl_info **ret, unsigned *ret_n, 
 		memcpy(list[i].name, t->name, sizeof(t->name));
 		list[i].state = t->state;
 		list[i].step = t->step;
+		list[i].lacking = t->lacks != NULL;
 	}
 	pthread_mutex_unlock(&r->lock);
 	if (!list)

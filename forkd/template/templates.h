@@ -39,6 +39,7 @@ struct tmpl_info {
 	char name[STORE_NAME_MAX + 1];
 	enum tmpl_state state;
 	const char *step;
+	bool lacking; /* tmpl_lacks() says what */
 };
 /* All of them, sorted by name; heap. */
 MUST_CHECK int templates_list(struct registry *r, struct tmpl_info **ret, unsigned *ret_n, struct err *err);

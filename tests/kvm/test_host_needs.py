@@ -131,6 +131,7 @@ class HostNeeds(ForkdTest):
         for _ in range(2):
             self.assert_names(d.refused(409, "host_incompatible", "POST", "/v1/templates/bad/clones", {}), ["ia64", "template 'bad'"])
         self.wait_ticks(d.clone("good"))
+        self.assertIn(b"\nforkd_templates 1\n", d.call("GET", "/metrics").body)
         self.assertIn("ia64", d.ctl("template", "show", "bad"))
         found = self.doctor(d, "bad")
         self.assertEqual(found["result"], "fail")

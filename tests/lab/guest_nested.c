@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Runs in a guest that is a hypervisor: a virtual machine of its own that counts, and a file with how far it is.
- *   guest_nested FILE ROUNDS      the innermost guest stays in its loop for so many rounds between two numbers
- * Ends with a word on the console when a number is not the one after the last.
+ * Makes its guest a hypervisor: runs a virtual machine that counts, and keeps the last number in a file.
+ *   guest_nested FILE ROUNDS      between two numbers the innermost guest loops for so many rounds
+ * A number that is not the one after the last ends the program, with a word on the console.
  */
 #include <err.h>
 #include <fcntl.h>

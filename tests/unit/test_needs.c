@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* vmm/x86/needs and cpu_needs: what a host must have, by name, and whether this one has it. KVM is fake_kvm(). */
+/*
+ * vmm/x86/needs and cpu_needs: what a host must have, by name, and whether this host has it. KVM is
+ * fake_kvm().
+ */
 #include "tests/unit/fake_kvm.h"
 
 #include "common/host_needs.h"
@@ -242,7 +245,7 @@ static void tsc_rate(void **unused)
 	/* whoever cannot have something else hears of the rate, too */
 	make(unused);
 	leaf(7, 0)->ecx |= LA57;
-	cpus[0].Kvm.tsc_khz = BELOW_KHZ;
+	cpus[0].Kvm.tsc_khz = cpus[1].Kvm.tsc_khz = BELOW_KHZ;
 	struct arch_needs n = needs_of();
 	assert_string_equal(lacks(&n, false), "la57, tsc_khz=2500104 (it has 2596080 and cannot scale that)");
 }
@@ -308,6 +311,10 @@ static void wrong_state(void **unused)
 	cpus[1].Kvm.xsave.n_region--;
 	assert_int_equal(arch_needs_of(&state, cpus, 2, &n, &err), -EINVAL);
 	assert_string_equal(err.msg, "vCPU 1\nxsave.region has 1023 words, expected 1024 or more");
+	cpus[1].Kvm.xsave.n_region++;
+	cpus[1].Kvm.tsc_khz--;
+	assert_int_equal(arch_needs_of(&state, cpus, 2, &n, &err), -EINVAL);
+	assert_string_equal(err.msg, "vCPU 1\ntsc_khz: 2596079, but another vCPU has 2596080");
 	cpus[0].Kvm.nested_state = nested;
 	cpus[0].Kvm.n_nested_state = sizeof(nested);
 	assert_int_equal(arch_needs_of(&state, cpus, 2, &n, &err), -EINVAL);

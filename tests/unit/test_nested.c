@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * vmm/x86/nested, through a vCPU's saving and loading: guests that are hypervisors themselves. KVM is fake_kvm(), one that has VMX or SVM
- * and keeps its rules of order.
+ * vmm/x86/nested, through a vCPU's saving and loading: guests that are hypervisors themselves. KVM is
+ * fake_kvm(), which has VMX or SVM, and KVM's rules of order.
  */
 #include "tests/unit/fake_kvm.h"
 

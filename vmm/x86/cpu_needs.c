@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The table of CPUID registers that count at a restore (Cloud Hypervisor compares the same ones), and the names of their bits. */
+/*
+ * The table of CPUID registers that count at a restore, and the names of their bits. Cloud Hypervisor
+ * compares the same registers.
+ */
 #include "vmm/x86/cpu_needs.h"
 
 #include <stdio.h>
@@ -13,7 +16,10 @@
 /* Bits of 0x80000001 edx that AMD has in leaf 1, too. */
 #define AMD_COPIES 0x0183f3ffU
 
-/* A register: its bits have names, all of which the host must have; or it is a number, which must not be lower on the host. */
+/*
+ * A register. Its bits have names, and the host must have each bit that the guest was told of; or the
+ * register is a number, which must not be lower on the host.
+ */
 static const struct need {
 	uint32_t function, index;
 	enum cpuid_reg reg;

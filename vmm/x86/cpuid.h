@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What guests are told about their CPU: made from what KVM supports. vmm/x86/cpu_needs.h says whether
- * a host has it.
+ * What guests are told about their CPU: made from what KVM supports. Whether a host has it, is for
+ * vmm/x86/cpu_needs.h to say.
  */
 #ifndef VMM_X86_CPUID_H
 #define VMM_X86_CPUID_H

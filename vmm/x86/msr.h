@@ -11,7 +11,7 @@ enum { MSR_IA32_TSC = 0x10, MSR_IA32_TSC_DEADLINE = 0x6e0 };
 MUST_CHECK int msr_init(int vcpu_fd, struct err *err);
 /* Lists the indices of all MSRs that KVM lists, and of the MTRRs: *ret_n of them, up to MSR_MAX. */
 MUST_CHECK int msr_list(const struct kvm *kvm, uint32_t *ret_index, uint32_t *ret_n, struct err *err);
-/* Saves all of those, less those that this host does not have after all. *ret_msrs is on the heap. */
+/* Saves the MSRs of that list, less those that this host does not have after all. *ret_msrs: heap. */
 MUST_CHECK int msr_save(const struct kvm *kvm, int vcpu_fd, struct msr_entry **ret_msrs, uint32_t *ret_n,
 			struct err *err);
 /*

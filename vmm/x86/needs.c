@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What a host must have to run a guest: read from its saved state, compared with this host, and to and from names. */
+/*
+ * What a host must have to run a guest: read from the guest's saved state, compared with this host,
+ * and turned into names and back.
+ */
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -66,7 +69,9 @@ static int add_vcpu(struct arch_needs *n, const struct vcpu_kvm_state *s, struct
 		n->kvm |= 1U << CAP_NESTED_STATE;
 	if (s->xsave.n_region * sizeof(uint32_t) > n->xsave_bytes)
 		n->xsave_bytes = s->xsave.n_region * (uint32_t)sizeof(uint32_t);
-	if (!n->tsc_khz && s->has_tsc_khz)
+	if (s->has_tsc_khz && n->tsc_khz && s->tsc_khz != n->tsc_khz)
+		return err_set(err, ERR_INVALID, "tsc_khz: %u, but another vCPU has %u", s->tsc_khz, n->tsc_khz);
+	if (s->has_tsc_khz)
 		n->tsc_khz = s->tsc_khz;
 	add_msrs(n, s);
 	return 0;
@@ -244,7 +249,7 @@ static const char *tsc_text(uint32_t khz, int host_khz, char text[80])
 	return text;
 }
 
-/* Only a vCPU knows: whether rates are near enough, scaled, or caught up with, is KVM's own affair. */
+/* Asks a vCPU: whether a rate is near enough, is scaled, or is caught up with, only KVM knows. */
 static int lack_tsc(const struct kvm *kvm, uint32_t khz, struct names *lacks, struct err *err)
 {
 	struct kvm own = { .fd = kvm->fd, .vm_fd = -1 };
