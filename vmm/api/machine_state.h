@@ -81,7 +81,8 @@ MUST_CHECK int vmm_resize_disk(struct vmm *vmm, const char *id, uint64_t bytes, 
 /*
  * Adds a device to the configuration, or removes one, and in the machine if there is one; *out
  * becomes {"id", "bdf"} then. The device's configuration is moved from; its descriptors are taken
- * over or closed. A clone takes no device that names a file or a tap: those are forkd's to open.
+ * over or closed. A clone takes only a net whose descriptors come with the request: files and taps
+ * are forkd's to open.
  */
 MUST_CHECK int vmm_add_disk(struct vmm *vmm, struct disk_config *disk, struct strbuf *out, struct err *err);
 MUST_CHECK int vmm_add_net(struct vmm *vmm, struct net_config *net, struct strbuf *out, struct err *err);
