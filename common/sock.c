@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/un.h>
 
 #include "common/fs.h"
@@ -52,7 +53,29 @@ static bool to_address(const char *path, struct sockaddr_un *ret_addr)
 	return true;
 }
 
-int sock_bind(const char *path, int type, mode_t mode)
+static struct sock_file file_at(const char *path)
+{
+	struct statx st;
+
+	if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_BTIME, &st) < 0)
+		return (struct sock_file){};
+	return (struct sock_file){
+		.dev = makedev(st.stx_dev_major, st.stx_dev_minor),
+		.ino = st.stx_ino,
+		.born_ns = st.stx_mask & STATX_BTIME ? (uint64_t)st.stx_btime.tv_sec * 1000000000 + st.stx_btime.tv_nsec
+						     : 0,
+	};
+}
+
+void sock_remove(const char *path, const struct sock_file *file)
+{
+	const struct sock_file now = file_at(path);
+
+	if (file->ino != 0 && now.ino == file->ino && now.dev == file->dev && now.born_ns == file->born_ns)
+		unlink(path);
+}
+
+int sock_bind(const char *path, int type, mode_t mode, struct sock_file *ret_file)
 {
 	struct sockaddr_un addr;
 
@@ -65,12 +88,15 @@ int sock_bind(const char *path, int type, mode_t mode)
 	 */
 	if (fd < 0 || fchmod(fd, mode) < 0 || bind(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
 		return -errno;
+	if (ret_file)
+		*ret_file = file_at(path);
 	return steal_fd(&fd);
 }
 
 int sock_listen(const char *path, struct sock_listener *ret_listener, struct err *err)
 {
 	autoclose int lock_fd = -1;
+	struct sock_file file;
 	struct stat st;
 
 	if (path[0] == '\0' || strlen(path) > SOCK_PATH_MAX)
@@ -82,18 +108,19 @@ int sock_listen(const char *path, struct sock_listener *ret_listener, struct err
 		return err_num(err, ERR_INTERNAL, ENOMEM, "listen at '%s'", path);
 	if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
 		unlink(path); /* this process has the lock, so the socket belongs to nobody alive */
-	autoclose int fd = sock_bind(path, SOCK_STREAM, 0700);
+	autoclose int fd = sock_bind(path, SOCK_STREAM, 0700, &file);
 	if (fd < 0)
 		return err_num(err, ERR_INTERNAL, -fd, "bind socket '%s'", path);
 	if (listen(fd, SOMAXCONN) < 0) {
 		int num = errno;
-		unlink(path);
+		sock_remove(path, &file);
 		return err_num(err, ERR_INTERNAL, num, "listen at '%s'", path);
 	}
 	*ret_listener = (struct sock_listener){
 		.fd = steal_fd(&fd),
 		.lock_fd = steal_fd(&lock_fd),
 		.path = steal_ptr(&copy),
+		.file = file,
 	};
 	return 0;
 }
@@ -119,7 +146,7 @@ int sock_listen_fd(int fd, struct sock_listener *ret_listener, struct err *err)
 void sock_listener_done(struct sock_listener *l)
 {
 	if (l->path)
-		unlink(l->path); /* before the lock goes: until then the path belongs to this process */
+		sock_remove(l->path, &l->file); /* before the lock goes: no other instance replaces it meanwhile */
 	if (l->fd > 0)
 		close(l->fd);
 	if (l->lock_fd > 0)

@@ -17,16 +17,29 @@ enum { SOCK_FDS_MAX = 253 };  /* the kernel's limit for one message (SCM_MAX_FD)
 enum { SOCK_PATH_MAX = 107 }; /* bytes of a unix socket's path (sun_path without its NUL) */
 
 /*
+ * Which file a socket was bound to: another file may have the name by now. Plain data; all zero: not
+ * known.
+ */
+struct sock_file {
+	uint64_t dev, ino;
+	uint64_t born_ns; /* file systems use numbers again; 0: this one does not say it */
+};
+
+/*
  * Makes a socket of that type (SOCK_STREAM, SOCK_SEQPACKET), non-blocking and close-on-exec, and
  * binds it to `path`, whose mode becomes mode & ~umask. The socket does not listen yet. A
- * descriptor or -errno; -ENAMETOOLONG: the path is longer than SOCK_PATH_MAX.
+ * descriptor or -errno; -ENAMETOOLONG: the path is longer than SOCK_PATH_MAX. *ret_file is for
+ * sock_remove(); NULL: nobody asks.
  */
-MUST_CHECK int sock_bind(const char *path, int type, mode_t mode);
+MUST_CHECK int sock_bind(const char *path, int type, mode_t mode, struct sock_file *ret_file);
+/* Removes the socket at `path`; leaves any other file there, and everything when it is not known. */
+void sock_remove(const char *path, const struct sock_file *file);
 
 struct sock_listener {
 	int fd;      /* non-blocking, listening */
 	int lock_fd; /* holds the write lock on `<path>.lock`; -1: made from a descriptor */
 	char *path;  /* NULL: made from a descriptor */
+	struct sock_file file;
 };
 
 /*

@@ -121,7 +121,7 @@ void place_clear(const struct forkd *d, const char *parent, const char *name)
 void place_clear_clone(const struct forkd *d, const struct record *r)
 {
 	if (r->vsock_socket)
-		unlink(r->vsock_socket);
+		sock_remove(r->vsock_socket, &r->vsock_file);
 	place_clear(d, "clones", r->id);
 }
 
@@ -137,18 +137,16 @@ static int give(const struct place *p, const char *name, struct err *err)
 	return 0;
 }
 
-static int listen_at(const char *path, int type, int *ret_fd, struct err *err)
+static int listen_at(const char *path, int type, struct sock_file *ret_file, int *ret_fd, struct err *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	autoclose int fd = sock_bind(path, type, 0600, ret_file);
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return err_set(err, ERR_INVALID, "the socket path '%s' is longer than %zu bytes", path,
-			       sizeof(addr.sun_path) - 1);
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	autoclose int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0 || fchmod(fd, 0600) < 0 || /* bind() gives the file the socket's mode */
-	    bind(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0 || listen(fd, SOMAXCONN) < 0)
-		return err_sys(err, errno == EADDRINUSE ? ERR_CONFLICT : ERR_INTERNAL, "listen at '%s'", path);
+	if (fd == -ENAMETOOLONG)
+		return err_set(err, ERR_INVALID, "the socket path '%s' is longer than %d bytes", path, SOCK_PATH_MAX);
+	if (fd < 0)
+		return err_num(err, fd == -EADDRINUSE ? ERR_CONFLICT : ERR_INTERNAL, -fd, "listen at '%s'", path);
+	if (listen(fd, SOMAXCONN) < 0)
+		return err_sys(err, ERR_INTERNAL, "listen at '%s'", path);
 	*ret_fd = steal_fd(&fd);
 	return 0;
 }
@@ -162,7 +160,7 @@ int place_listen(const struct place *p, const char *name, int type, int *ret_fd,
 		return err_num(err, ERR_INTERNAL, ENOMEM, "listen at '%s'", name);
 	}
 	autoclose int fd = -1;
-	if (listen_at(path, type, &fd, err) < 0 || (type == SOCK_STREAM && give(p, name, err) < 0))
+	if (listen_at(path, type, NULL, &fd, err) < 0 || (type == SOCK_STREAM && give(p, name, err) < 0))
 		return err->num;
 	*ret_fd = steal_fd(&fd);
 	return 0;
@@ -187,16 +185,16 @@ int handover_socket(struct handover *h, enum ctl_fd_kind kind, const struct plac
 	return path_of(p, name, ret_path, err);
 }
 
-int handover_socket_at(struct handover *h, enum ctl_fd_kind kind, const char *path, char **ret_path, struct err *err)
+int handover_vsock_at(struct handover *h, const char *path, struct record *r, struct err *err)
 {
 	int fd;
 
-	if (listen_at(path, SOCK_STREAM, &fd, err) < 0)
+	r->vsock_socket = strdup(path);
+	if (!r->vsock_socket)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "listen at '%s'", path);
+	if (listen_at(path, SOCK_STREAM, &r->vsock_file, &fd, err) < 0)
 		return err->num;
-	*ret_path = strdup(path); /* known from here on: removed with the clone */
-	if (handover_add(h, kind, NULL, fd, false, err) < 0)
-		return err->num;
-	return *ret_path ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "listen at '%s'", path);
+	return handover_add(h, CTL_FD_VSOCK, NULL, fd, false, err);
 }
 
 int handover_log(struct handover *h, enum ctl_fd_kind kind, const struct place *p, const char *name, char **ret_path,

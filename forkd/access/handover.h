@@ -38,7 +38,7 @@ char *place_path(const struct forkd *d, const char *parent, const char *name);
 MUST_CHECK int place_open(const struct forkd *d, const char *parent, const char *name, int *ret_fd, struct err *err);
 MUST_CHECK int place_connect(const struct forkd *d, const char *parent, const char *name, int *ret_fd, struct err *err);
 void place_clear(const struct forkd *d, const char *parent, const char *name);
-/* A clone's directory, and its vsock socket where the caller wanted it. */
+/* A clone's directory, and its vsock socket where the caller wanted it, unless another one is there by now. */
 void place_clear_clone(const struct forkd *d, const struct record *r);
 
 MUST_CHECK int handover_add(struct handover *h, enum ctl_fd_kind kind, char *id, int fd, bool borrowed,
@@ -48,9 +48,8 @@ MUST_CHECK int place_listen(const struct place *p, const char *name, int type, i
 /* The same, as one of the descriptors; its path is returned in heap unless NULL. */
 MUST_CHECK int handover_socket(struct handover *h, enum ctl_fd_kind kind, const struct place *p, const char *name,
 			       char **ret_path, struct err *err);
-/* The same at a path that the caller names, who must be trusted. */
-MUST_CHECK int handover_socket_at(struct handover *h, enum ctl_fd_kind kind, const char *path, char **ret_path,
-				  struct err *err);
+/* The clone's vsock socket, at a path that the caller names, who must be trusted. It is in the record, to be removed with the clone. */
+MUST_CHECK int handover_vsock_at(struct handover *h, const char *path, struct record *r, struct err *err);
 /* A new file `name` in the place for output, its owner's. */
 MUST_CHECK int handover_log(struct handover *h, enum ctl_fd_kind kind, const struct place *p, const char *name,
 			    char **ret_path, struct err *err);

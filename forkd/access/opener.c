@@ -189,7 +189,7 @@ static void *opener_main(void *arg)
 static int listen_at(const char *path, int *ret_fd, struct err *err)
 {
 	unlink(path); /* the runtime directory's lock is ours: nobody alive listens there */
-	autoclose int fd = sock_bind(path, SOCK_SEQPACKET, 0600);
+	autoclose int fd = sock_bind(path, SOCK_SEQPACKET, 0600, NULL);
 	if (fd == -ENAMETOOLONG)
 		return err_set(err, ERR_INVALID, "the socket path '%s' is too long", path);
 	if (fd < 0)

@@ -166,16 +166,16 @@ static int check_rng(const char *path, struct err *err)
 static int add_vsock(const struct batch *b, const struct job *j, const struct place *place, struct handover *h,
 		     struct err *err)
 {
-	char **ret = &j->c->record.vsock_socket;
+	struct record *r = &j->c->record;
 	const char *path = j->spec->vsock_socket;
 
 	if (!path)
-		return handover_socket(h, CTL_FD_VSOCK, place, "vsock.sock", ret, err);
+		return handover_socket(h, CTL_FD_VSOCK, place, "vsock.sock", &r->vsock_socket, err);
 	if (!b->from->caller->trusted)
 		return fail(err, E_FORBIDDEN, "overrides.vsock.socket: only root may name a socket ('%s')", path);
 	if (path[0] != '/')
 		return fail(err, E_BAD_OVERRIDE, "overrides.vsock.socket: '%s' is not an absolute path", path);
-	return handover_socket_at(h, CTL_FD_VSOCK, path, ret, err);
+	return handover_vsock_at(h, path, r, err);
 }
 
 static int gather(const struct batch *b, const struct job *j, const struct place *place, struct handover *h,

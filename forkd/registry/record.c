@@ -26,6 +26,13 @@ static const struct field net_fields[] = {
 	F_END,
 };
 
+static const struct field file_fields[] = {
+	F(struct sock_file, dev),
+	F(struct sock_file, ino),
+	F(struct sock_file, born_ns),
+	F_END,
+};
+
 const struct field record_fields[] = {
 	F(struct record, id, .flags = F_REQUIRED),
 	F(struct record, template, .flags = F_REQUIRED),
@@ -39,6 +46,7 @@ const struct field record_fields[] = {
 	F(struct record, console),
 	F(struct record, console_socket),
 	F(struct record, vsock_socket),
+	F_OBJ(struct record, vsock_file, file_fields),
 	F_OBJ_LIST(struct record, labels, label_fields),
 	F(struct record, ttl_s),
 	F(struct record, expires_ns),

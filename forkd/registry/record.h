@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "common/field.h"
+#include "common/sock.h"
 
 enum { CLONE_ID_CHARS = 14, LABELS_MAX = 32, LABEL_CHARS_MAX = 63 };
 #define OWNER_REMOTE UINT32_MAX /* uid and gid of a caller that has none here */
@@ -30,6 +31,7 @@ struct record {
 	struct record_net *net;
 	uint32_t n_net;
 	char *serial, *serial_socket, *console, *console_socket, *vsock_socket; /* paths; NULL: none */
+	struct sock_file vsock_file; /* of a vsock socket that the caller named: removed with the clone */
 	struct label *labels;
 	uint32_t n_labels;
 	uint64_t ttl_s;       /* 0: none */

@@ -28,7 +28,7 @@ TABLES = {
 # Keys that a handler loads beside its table: the list of them, and the table.
 BY_HAND = {"clone_request.c": "scalars", "api_clones.c": "patch", "api_templates.c": "wanted"}
 # Tables of clone.json and of the control protocol.
-INTERNAL = {("record.c", "record"), ("record.c", "record_net"), ("record.c", "label"), ("template_host.c", "forked")}
+INTERNAL = {("record.c", "record"), ("record.c", "record_net"), ("record.c", "label"), ("record.c", "sock_file"), ("template_host.c", "forked")}
 # Files that write answers key by key, the schemas of what they write, and their other keys: members of events.
 WRITERS = [
     (["clone_json.c"], ["Clone", "CloneNet", "Phases", "Exit"], set()),

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import threading
 import time
 
@@ -260,6 +261,62 @@ class Vsock(ForkdTest):
         d.refused(400, "invalid_request", "POST", "/v1/templates/t/clones", {"count": 2, "overrides": {"vsock": {"socket": own + "2"}}})
         d.delete(clones)
         self.assertFalse(os.path.exists(own))
+
+    def daemon(self):
+        vmm = self.boot("ticker", "tick=2000000 warm=4", extra=["--vsock", f"cid=3,socket={self.path('v')}"])
+        vmm.wait_bytes(5)
+        directory = vmm.snapshot()
+        vmm.stop()
+        d = Daemon(self)
+        d.template("t", directory)
+        return d
+
+    def at(self, d, path):
+        return d.clone("t", overrides={"vsock": {"socket": path}})[0]
+
+    def test_name_of_a_socket_goes_to_another_clone(self):
+        """A clone that ends, and DELETE, remove the clone's own socket; a name that is another's by now stays."""
+        d = self.daemon()
+        own = self.path("own.vsock")
+        exited = self.at(d, own)
+        os.kill(exited["pid"], signal.SIGKILL)
+        d.must(200, "GET", f"/v1/clones/{exited['id']}/wait?state=exited")
+        self.assertFalse(os.path.exists(own))
+        running = self.at(d, own)
+        d.delete([exited])
+        self.assertTrue(os.path.exists(own))
+        os.unlink(own)
+        last = self.at(d, own)
+        d.delete([running])
+        wait_for("its release", lambda: [e for e in d.events() if e["type"] == "clone.released" and e["clone"] == running["id"]])
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(own)
+        d.delete([last])
+        self.assertFalse(os.path.exists(own))
+
+    def test_name_of_a_socket_and_a_restart(self):
+        """The record on disk says which socket is the clone's."""
+        d = self.daemon()
+        lives, replaced, dead = (self.path(f"{name}.vsock") for name in ("lives", "replaced", "dead"))
+        clones = [self.at(d, path) for path in (lives, replaced, dead)]
+        d.kill()
+        for c in clones[1:]:
+            os.kill(c["pid"], signal.SIGKILL)
+            wait_for("the process to end", lambda c=c: not alive(c["pid"]))
+        os.unlink(replaced)
+        other = socket.socket(socket.AF_UNIX)
+        self.addCleanup(other.close)
+        other.bind(replaced)
+        d.start()
+        self.assertEqual([c["id"] for c in d.get("/v1/clones")["clones"]], [clones[0]["id"]])
+        self.assertTrue(os.path.exists(replaced))
+        self.assertFalse(os.path.exists(dead))
+        os.unlink(lives)
+        heir = self.at(d, lives)
+        d.delete(clones[:1])
+        self.assertTrue(os.path.exists(lives))
+        d.delete([heir])
+        self.assertFalse(os.path.exists(lives))
 
 
 class Peers(ForkdTest):

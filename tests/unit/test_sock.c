@@ -137,18 +137,55 @@ static void binds(void **state)
 	memcpy(longest, dir, strlen(dir));
 	longest[strlen(dir)] = '/';
 	longest[SOCK_PATH_MAX + 1] = '\0';
-	assert_int_equal(sock_bind(longest, SOCK_STREAM, 0600), -ENAMETOOLONG);
+	assert_int_equal(sock_bind(longest, SOCK_STREAM, 0600, NULL), -ENAMETOOLONG);
 	longest[SOCK_PATH_MAX] = '\0';
 	mode_t mask = umask(0);
-	autoclose int fd = sock_bind(longest, SOCK_SEQPACKET, 0640);
+	autoclose int fd = sock_bind(longest, SOCK_SEQPACKET, 0640, NULL);
 	umask(mask);
 	assert_true(fd >= 0);
 	assert_int_equal(stat(longest, &st), 0);
 	assert_int_equal(st.st_mode, S_IFSOCK | 0640);
 	assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
 	assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
-	assert_int_equal(sock_bind(longest, SOCK_SEQPACKET, 0600), -EADDRINUSE);
+	assert_int_equal(sock_bind(longest, SOCK_SEQPACKET, 0600, NULL), -EADDRINUSE);
 	assert_int_equal(unlink(longest), 0);
+}
+
+/* Only the file that was bound; a name can be another's by now. */
+static void removes_its_own(void **state)
+{
+	struct sock_file first = {}, second = {};
+	const struct sock_file unknown = {};
+	struct sock_listener l = {};
+	struct err err = {};
+	char aside[80];
+
+	(void)state;
+	snprintf(aside, sizeof(aside), "%s.aside", path);
+	autoclose int a = sock_bind(path, SOCK_STREAM, 0600, &first);
+	assert_true(a >= 0);
+	assert_int_equal(rename(path, aside), 0); /* its number stays in use */
+	sock_remove(path, &first);
+	autoclose int b = sock_bind(path, SOCK_STREAM, 0600, &second);
+	assert_true(b >= 0);
+	sock_remove(path, &first);
+	sock_remove(path, &unknown);
+	assert_int_equal(access(path, F_OK), 0);
+	struct sock_file reused = second;
+	reused.born_ns--;
+	sock_remove(path, &reused);
+	assert_int_equal(access(path, F_OK), 0);
+	sock_remove(path, &second);
+	assert_int_equal(access(path, F_OK), -1);
+	assert_int_equal(unlink(aside), 0);
+
+	assert_int_equal(sock_listen(path, &l, &err), 0);
+	assert_int_equal(rename(path, aside), 0);
+	autoclose int c = sock_bind(path, SOCK_STREAM, 0600, NULL);
+	assert_true(c >= 0);
+	sock_listener_done(&l);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(unlink(aside), 0);
 }
 
 static void connects(void **state)
@@ -273,6 +310,7 @@ int main(void)
 		cmocka_unit_test(replaces_a_stale_socket_only),
 		cmocka_unit_test(names_bad_paths),
 		cmocka_unit_test(binds),
+		cmocka_unit_test(removes_its_own),
 		cmocka_unit_test(connects),
 		cmocka_unit_test(takes_only_listening_descriptors),
 		cmocka_unit_test(carries_descriptors),

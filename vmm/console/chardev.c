@@ -122,7 +122,7 @@ static int open_pty(struct chardev *c, struct console_config *cfg, struct err *e
 
 static int open_socket(struct chardev *c, const char *path, struct err *err)
 {
-	c->listener.fd = host_bind(path, "bind socket", err);
+	c->listener.fd = host_bind(path, "bind socket", &c->socket_file, err);
 	if (c->listener.fd < 0)
 		return err->num;
 	c->socket_path = path;
@@ -214,7 +214,7 @@ void chardev_close(struct chardev *c)
 		close(c->listener.fd);
 	}
 	if (c->socket_path)
-		host_unbind(c->socket_path);
+		host_unbind(c->socket_path, &c->socket_file);
 	if (c->raw_terminal)
 		tcsetattr(STDIN_FILENO, TCSANOW, &saved_terminal);
 	if (c->mode != CONSOLE_TTY && c->in.fd >= 0 && c->in.fd != c->out_fd)

@@ -9,6 +9,7 @@
 
 #include <pthread.h>
 
+#include "common/sock.h"
 #include "vmm/config/config.h"
 #include "vmm/core/loop.h"
 
@@ -26,8 +27,9 @@ struct chardev {
 	uint64_t log_bytes;
 	bool log_stuck;          /* the log is full and cannot be cut; said in the log of the process */
 	bool stuck;              /* a terminal or pipe that took nothing for a while: do not wait for it again */
-	const char *socket_path; /* of the config, unlinked at the end */
-	pthread_mutex_t lock;    /* out_fd: a socket's peer may come and go */
+	const char *socket_path; /* of the config, removed at the end */
+	struct sock_file socket_file;
+	pthread_mutex_t lock; /* out_fd: a socket's peer may come and go */
 	/* Called with 1..256 bytes, never before the first chardev_want_input(). */
 	void (*input)(void *opaque, const uint8_t *data, size_t len);
 	void *opaque;

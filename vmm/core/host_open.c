@@ -50,18 +50,18 @@ int host_open(const char *path, int flags, mode_t mode)
 	return open(path, flags | O_CLOEXEC, mode);
 }
 
-int host_bind(const char *path, const char *what, struct err *err)
+int host_bind(const char *path, const char *what, struct sock_file *ret_file, struct err *err)
 {
-	int fd = may(path) ? sock_bind(path, SOCK_STREAM, 0777) : -EPERM;
+	int fd = may(path) ? sock_bind(path, SOCK_STREAM, 0777, ret_file) : -EPERM;
 
 	if (fd == -ENAMETOOLONG)
 		return err_set(err, ERR_INVALID, "socket path '%s' is longer than %d bytes", path, SOCK_PATH_MAX);
 	return fd < 0 ? err_num(err, ERR_INTERNAL, -fd, "%s '%s'", what, path) : fd;
 }
 
-void host_unbind(const char *path)
+void host_unbind(const char *path, const struct sock_file *file)
 {
-	unlink(path);
+	sock_remove(path, file);
 }
 
 int host_connect_port(const char *path, uint32_t port)

@@ -14,7 +14,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "common/err.h"
+#include "common/sock.h"
 
 /*
  * Where the door is shut: asks for a connection of the guest to `port` of the host. Returns a
@@ -38,9 +38,9 @@ int host_open(const char *path, int flags, mode_t mode);
  * Binds a non-blocking stream socket to `path`; it does not listen yet. A descriptor, or < 0;
  * `what` begins the message.
  */
-MUST_CHECK int host_bind(const char *path, const char *what, struct err *err);
-/* Removes what host_bind() made. */
-void host_unbind(const char *path);
+MUST_CHECK int host_bind(const char *path, const char *what, struct sock_file *ret_file, struct err *err);
+/* Removes what host_bind() made; not what others have put in its place. */
+void host_unbind(const char *path, const struct sock_file *file);
 /*
  * Connects to the unix socket that stands for port `port` of the host, beside the socket at `path`:
  * a non-blocking descriptor, or -1.

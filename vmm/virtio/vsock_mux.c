@@ -366,7 +366,7 @@ bool vsock_mux_lose(struct vsock_mux *m, uint32_t local_port, uint32_t peer_port
 
 static int bind_path(struct vsock_mux *m, const char *path, struct err *err)
 {
-	m->listen_fd = host_bind(path, "Error binding to the host-side Unix socket", err);
+	m->listen_fd = host_bind(path, "Error binding to the host-side Unix socket", &m->file, err);
 	if (m->listen_fd < 0)
 		return err->num;
 	m->bound = true;
@@ -408,7 +408,7 @@ void vsock_mux_done(struct vsock_mux *m)
 {
 	vsock_mux_clear(m);
 	if (m->bound)
-		host_unbind(m->path);
+		host_unbind(m->path, &m->file);
 	if (m->listen_fd >= 0)
 		close(m->listen_fd);
 	if (m->wake_fd >= 0)

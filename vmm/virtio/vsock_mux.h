@@ -7,7 +7,7 @@
 #ifndef VMM_VIRTIO_VSOCK_MUX_H
 #define VMM_VIRTIO_VSOCK_MUX_H
 
-#include "common/err.h"
+#include "common/sock.h"
 #include "vmm/virtio/vsock_conn.h"
 
 enum { VSOCK_CONNS_MAX = 1023, VSOCK_HASHES = 1024, VSOCK_RESETS_MAX = 2048, VSOCK_RESETS_FULL = VSOCK_RESETS_MAX / 2 };
@@ -22,7 +22,8 @@ struct vsock_reset {
 struct vsock_mux {
 	uint32_t guest_cid;
 	const char *path; /* the configuration's */
-	bool bound;       /* ours to unlink */
+	struct sock_file file;
+	bool bound; /* ours to unlink */
 	int listen_fd, wake_fd;
 	int epoll_fd; /* of the listener, wake_fd and all connections; readable: call vsock_mux_poll() */
 	bool listens; /* unless descriptors ran out */
