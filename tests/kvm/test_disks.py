@@ -73,3 +73,59 @@ class BlockDevices(DiskTest):
         vmm.put("vm.reboot")
         vmm.wait_output(rb"blk: 24576 sectors")
         vmm.stop()
+
+
+class LargeBlocks(DiskTest):
+    """Storage that takes 4 KiB at a time, and guests that ask for single sectors: 12 sectors for each request of theirs in flight."""
+    GUEST = "dev=blk cpus=2 sectors=200 pause=2"
+
+    def told(self, directory):
+        space = self.saved(directory)["config"]
+        return space["blk_size"], space["discard_sector_alignment"]
+
+    def boot_on(self, path, more="", rounds=0, batches=8):
+        return self.boot("devices", f"{self.GUEST} rounds={rounds} batches={batches}", cpus=2, extra=[
+            "--disk", f"path={path},image_type=raw,num_queues=2{more}"])
+
+    def test_guest_of_sectors(self):
+        for more in (",direct=on", "", ",direct=on,_disable_io_uring=on"):
+            with self.subTest(options=more):
+                vmm = self.boot_on(self.loop(self.disk(8), 4096), more, rounds=5)
+                vmm.wait_output(rb"PASS")
+                self.assertNotIn("failed", vmm.stderr)
+                vmm.stop()
+
+    def test_from_small_blocks_and_back(self):
+        """A snapshot moves between storages: the guest keeps what it was told."""
+        for block, other in ((512, 4096), (4096, 512)):
+            with self.subTest(begins_on=block):
+                image = self.disk(8)
+                vmm = self.boot_on(self.loop(image, block), ",direct=on")
+                vmm.wait_rounds(2)
+                directory = vmm.snapshot()
+                vmm.stop()
+                self.assertEqual(self.told(directory), (block, block // 512))
+                device = self.loop(self.clone_disk(image), other)
+                moved = self.copy_snapshot(directory, lambda c: c["disks"][0].update(path=device))
+                clone = self.restore(moved)
+                clone.wait_rounds(3)
+                self.assertEqual(self.told(clone.snapshot()), (block, block // 512))
+                self.assertNotIn("failed", clone.stderr)
+                clone.stop()
+
+    def test_file_that_ends_within_a_block(self):
+        """It does not grow, and its last sectors are read and written like all others."""
+        device, folder = self.loop(self.disk(64), 4096), self.new_dir("mnt")
+        subprocess.run(["mkfs.ext4", "-q", "-b", "4096", device], check=True)
+        subprocess.run(["mount", device, folder], check=True)
+        self.addCleanup(subprocess.run, ["umount", "-l", folder], check=True)
+        path, tail = os.path.join(folder, "disk.img"), b"tail"
+        write(path, bytes(166 * 512) + tail)             # two areas of 83, of which the guest writes to 80
+        vmm = self.boot_on(path, ",direct=on", batches=64)
+        vmm.wait_rounds(3)
+        self.assertEqual(self.told(vmm.snapshot()), (4096, 8))
+        vmm.stop()
+        with open(path, "rb") as f:
+            data = f.read()
+        self.assertEqual((len(data), data[166 * 512:]), (166 * 512 + len(tail), tail))
+        self.assertTrue(any(data[160 * 512:163 * 512]))

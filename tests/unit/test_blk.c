@@ -3,7 +3,7 @@
  * vmm/virtio_blk: zeroes on file systems that know none, one or all of the ways to make them, through io_uring and without.
  * Without it the file system is this file's fallocate(); with it, a tmpfs (holes only) and a ramfs (nothing at all).
  */
-#include "tests/unit/rounds.h"
+#include "tests/unit/disk.h"
 
 #include <errno.h>
 #include <linux/falloc.h>
@@ -13,20 +13,9 @@
 #include <sys/stat.h>
 
 #include "common/log.h"
-#include "vmm/machine/devices.h"
-#include "vmm/virtio/kinds.h"
 
-enum { MIB = 1 << 20, RAM_BYTES = 1 << 20, IMAGE_BYTES = 80 << 20, SECTOR = 512 };
-enum { DESC = 0, AVAIL = 0x1000, USED = 0x2000, HEAD = 0x3000, RANGE = 0x3100, STATUS = 0x3200 };
-enum { NEXT = 1, WRITE = 2, NO_INTERRUPT = 1 };
-enum { T_DISCARD = 11, T_WRITE_ZEROES = 13, UNMAP = 1, F_DISCARD = 13, F_WRITE_ZEROES = 14 };
-enum { S_OK = 0, S_IOERR = 1, S_UNSUPP = 2, S_NONE = 0xff };
+enum { IMAGE_BYTES = 80 << 20 };
 
-#define PLAIN ",_disable_io_uring=on"
-
-static struct vm vm;
-static struct device_env env = { .mem = &vm.mem, .kvm = &vm.kvm, .mmio = &vm.mmio, .pci = &vm.pci };
-static struct virtio_dev *vdev;
 static char dir[] = "/tmp/forkd-test-blk-XXXXXX", path[64];
 static int image_fd;
 
@@ -48,8 +37,6 @@ int fallocate(int fd, int mode, off_t off, off_t len)
 
 /* ---- memory ---- */
 
-static uint16_t used_idx(void);
-
 static uint64_t n_copies, most_copies; /* made; at a time: one with each request that is not answered */
 
 int posix_memalign(void **p, size_t align, size_t bytes)
@@ -60,59 +47,12 @@ int posix_memalign(void **p, size_t align, size_t bytes)
 	return *p ? 0 : ENOMEM;
 }
 
-/* ---- the device ---- */
-
-static void put(uint64_t gpa, const void *data, size_t len)
-{
-	memcpy(gmem_ptr(&vm.mem, gpa, len), data, len);
-}
-
-static uint16_t used_idx(void)
-{
-	uint16_t v;
-
-	memcpy(&v, gmem_ptr(&vm.mem, USED + 2, 2), 2);
-	return v;
-}
-
-static void put_desc(unsigned i, uint64_t addr, uint32_t len, uint16_t flags)
-{
-	const struct {
-		uint64_t addr;
-		uint32_t len;
-		uint16_t flags, next;
-	} d = { addr, len, flags, (uint16_t)(i + 1) };
-
-	put(DESC + 16 * i, &d, sizeof(d));
-}
-
 static void open_disk(const char *where, const char *more)
 {
-	struct disk_config cfg;
-	struct err err = {};
-	char text[128];
-
 	snprintf(path, sizeof(path), "%s/disk", where);
 	image_fd = open(path, O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0600);
 	assert_int_equal(ftruncate(image_fd, IMAGE_BYTES), 0);
-	snprintf(text, sizeof(text), "id=disk0,path=%s,image_type=raw%s", path, more);
-	fields_init(disk_fields, &cfg);
-	assert_int_equal(fields_parse_options(disk_fields, &cfg, text, &err), 0);
-	vm = (struct vm){ .loop = &loop };
-	env.loop = &loop;
-	gmem_layout(&vm.mem, RAM_BYTES, RAM_BYTES, 1ULL << 32);
-	assert_int_equal(gmem_map_anon(&vm.mem, false, false, &err), 0);
-	assert_int_equal(loop_init(&loop, &err), 0);
-	assert_int_equal(virtio_blk_new(&env, &cfg, &vdev, &err), 0);
-	fields_free(disk_fields, &cfg);
-	vdev->acked_features = 1ULL << VIRTIO_F_VERSION_1 | 1ULL << F_DISCARD | 1ULL << F_WRITE_ZEROES | 1ULL << 9;
-	vdev->queue[0].s.ready = true;
-	vdev->queue[0].s.desc_table = DESC;
-	vdev->queue[0].s.avail_ring = AVAIL;
-	vdev->queue[0].s.used_ring = USED;
-	put(AVAIL, &(uint16_t){ NO_INTERRUPT }, 2);
-	virtio_activate(vdev);
-	assert_true(vdev->active);
+	attach_disk(path, more);
 	n_calls = 0;
 	other_errno = 0;
 	n_copies = most_copies = 0;
@@ -120,9 +60,7 @@ static void open_disk(const char *where, const char *more)
 
 static void close_disk(void)
 {
-	vdev->ops->free(vdev);
-	loop_done(&loop);
-	gmem_unmap(&vm.mem);
+	detach_disk();
 	close(image_fd);
 	unlink(path);
 }
@@ -152,11 +90,7 @@ static uint8_t request(uint32_t type, uint64_t off, uint64_t len, uint32_t flags
 	if (paused)
 		vdev->ops->pause(vdev);
 	pthread_mutex_unlock(&vdev->lock);
-	for (unsigned i = 0; i < 20000 && used_idx() == before; i++) {
-		run_rounds(1);
-		usleep(500);
-	}
-	assert_int_equal(used_idx(), next);
+	wait_used(next);
 	return *(uint8_t *)gmem_ptr(&vm.mem, STATUS, 1);
 }
 
@@ -273,7 +207,7 @@ static void read_oddly(unsigned n, unsigned pieces)
 	for (unsigned i = 0; i < pieces; i++)
 		put_desc(i, ODD, PIECE, NEXT | WRITE);
 	put_desc(pieces, STATUS, 1, WRITE);
-	for (uint16_t i = 0; i < n; i++) { /* the heads are behind, and all lead to the same pieces */
+	for (unsigned i = 0; i < n; i++) { /* the heads are behind, and all lead to the same pieces */
 		uint16_t at = (uint16_t)(pieces + 1 + i);
 		put_desc(at, HEAD, sizeof(head), NEXT);
 		put(DESC + 16 * at + 14, &(uint16_t){ 0 }, 2);
@@ -296,11 +230,7 @@ static void copies_are_bounded(void **state)
 		read_oddly(REQUESTS, PIECES);
 		if (drained) /* by another than the queue or its completions: it is looked at again all the same */
 			vdev->ops->pause(vdev);
-		for (unsigned i = 0; i < 20000 && used_idx() < REQUESTS; i++) {
-			run_rounds(1);
-			usleep(500);
-		}
-		assert_int_equal(used_idx(), REQUESTS);
+		wait_used(REQUESTS);
 		assert_int_equal(*(uint8_t *)gmem_ptr(&vm.mem, STATUS, 1), S_OK);
 		assert_int_equal(vdev->counters.disk_read_bytes, REQUESTS * PIECES * (448ULL << 10));
 		assert_int_equal(n_copies, REQUESTS);

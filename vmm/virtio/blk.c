@@ -41,7 +41,7 @@ static void release(struct blk *blk, struct request *rq)
 	rq->bounce = NULL;
 	blk->held -= rq->held;
 	rq->held = 0;
-	rq->next_free = blk->free_list;
+	rq->next = blk->free_list;
 	blk->free_list = rq;
 }
 
@@ -55,7 +55,7 @@ static void answer(struct blk *blk, struct request *rq, uint8_t status, uint64_t
 		(void)!write(blk->done.fd, &(uint64_t){ 1 }, sizeof(uint64_t));
 }
 
-/* Takes so much of the memory that all requests of the device may have at a time; false: it is used up. */
+/* Takes memory of what all requests of the device may have at a time; false: that is used up. */
 static bool hold(struct blk *blk, struct request *rq, size_t bytes)
 {
 	if (bytes > HELD_MAX_BYTES - blk->held)
@@ -92,26 +92,32 @@ static bool take_segments(struct blk *blk, struct request *rq, const struct chai
 	return rq->guest_iov;
 }
 
-/* O_DIRECT wants aligned memory, and no system call takes more than IOV_MAX segments; guests mostly keep to both. */
+/* O_DIRECT wants all of it aligned, and no system call takes more than IOV_MAX segments; guests mostly keep to it. */
 static bool needs_bounce(const struct blk *blk, const struct request *rq)
 {
-	uintptr_t bits = 0;
+	uintptr_t addresses = 0, lengths = rq->offset;
 
-	for (unsigned i = 0; i < rq->n_guest_iov; i++)
-		bits |= (uintptr_t)rq->guest_iov[i].iov_base | rq->guest_iov[i].iov_len;
-	return (blk->direct && bits % SECTOR_BYTES) || rq->n_guest_iov > IOV_MAX;
+	for (unsigned i = 0; i < rq->n_guest_iov; i++) {
+		addresses |= (uintptr_t)rq->guest_iov[i].iov_base;
+		lengths |= rq->guest_iov[i].iov_len;
+	}
+	return (addresses & (blk->align.mem - 1)) || blk_inside(blk, lengths) || rq->n_guest_iov > IOV_MAX;
 }
 
-static bool make_bounce(struct blk *blk, struct request *rq)
+/* Of zeroes only the edges go through it. */
+static int make_bounce(struct blk *blk, struct request *rq)
 {
-	if (!hold(blk, rq, rq->len) || posix_memalign(&rq->bounce, GUEST_PAGE, rq->len) != 0)
-		return false;
-	rq->one = (struct iovec){ .iov_base = rq->bounce, .iov_len = rq->len };
+	uint64_t bytes = blk->align.io;
+
+	if (rq->type != T_WRITE_ZEROES)
+		bytes = blk_up(blk, rq->offset + rq->len) - blk_down(blk, rq->offset);
+	if (bytes > BOUNCE_MAX_BYTES)
+		return S_IOERR;
+	if (!hold(blk, rq, bytes) || posix_memalign(&rq->bounce, GUEST_PAGE, bytes) != 0)
+		return NO_MEMORY;
 	rq->iov = &rq->one;
 	rq->n_iov = 1;
-	if (rq->type == T_OUT)
-		iov_to_buf(rq->guest_iov, rq->n_guest_iov, 0, rq->bounce, rq->len);
-	return true;
+	return S_OK;
 }
 
 static void count(struct virtio_op_counters *c, const struct request *rq)
@@ -131,7 +137,8 @@ void blk_complete(struct blk *blk, struct request *rq, int res)
 	bool filled = status == S_OK && rq->type == T_IN;
 
 	if (filled && rq->bounce)
-		iov_from_buf(rq->guest_iov, rq->n_guest_iov, 0, rq->bounce, rq->len);
+		iov_from_buf(rq->guest_iov, rq->n_guest_iov, 0, (char *)rq->bounce + blk_inside(blk, rq->offset),
+			     rq->len);
 	blk->vdev.counters.disk_ops++;
 	if (filled) {
 		blk->vdev.counters.disk_read_bytes += rq->len;
@@ -158,6 +165,15 @@ static bool in_range(const struct blk *blk, uint64_t sector, uint64_t bytes)
 	return bytes % SECTOR_BYTES == 0 && sector <= blk->space.capacity && sectors <= blk->space.capacity - sector;
 }
 
+/* A discard is advice: what the image cannot discard stays. */
+static void keep_whole_blocks(const struct blk *blk, struct request *rq)
+{
+	uint64_t mask = blk->align.zero - 1, end = (rq->offset + rq->len) & ~mask;
+
+	rq->offset = (rq->offset + mask) & ~mask;
+	rq->len = end > rq->offset ? end - rq->offset : 0;
+}
+
 /* Checks a discard or write-zeroes request and replaces its data by the range it names. */
 static int take_range(const struct blk *blk, struct request *rq)
 {
@@ -174,15 +190,17 @@ static int take_range(const struct blk *blk, struct request *rq)
 	rq->offset = r.sector << SECTOR_SHIFT;
 	rq->len = (uint64_t)r.num_sectors << SECTOR_SHIFT;
 	rq->flags = r.flags;
-	return in_range(blk, r.sector, rq->len) && rq->len > 0 ? S_OK : S_IOERR;
+	if (!in_range(blk, r.sector, rq->len) || rq->len == 0)
+		return S_IOERR;
+	if (rq->type == T_DISCARD)
+		keep_whole_blocks(blk, rq);
+	return S_OK;
 }
 
 /* S_OK: to be done; anything else is the answer. */
 static int check(const struct blk *blk, struct request *rq, uint64_t sector)
 {
-	bool writes = rq->type == T_OUT || rq->type == T_DISCARD || rq->type == T_WRITE_ZEROES;
-
-	if (writes && blk->readonly)
+	if (blk_is_write(rq) && blk->readonly)
 		return S_IOERR;
 	switch (rq->type) {
 	case T_IN:
@@ -208,11 +226,11 @@ static int prepare(struct blk *blk, struct request *rq, const struct chain *c, u
 	if (!take_segments(blk, rq, c, rq->type == T_IN || rq->type == T_GET_ID))
 		return NO_MEMORY;
 	int status = check(blk, rq, sector);
-	if (status != S_OK || (rq->type != T_IN && rq->type != T_OUT) || !needs_bounce(blk, rq))
+	if (status != S_OK)
 		return status;
-	if (rq->len > BOUNCE_MAX_BYTES)
-		return S_IOERR;
-	return make_bounce(blk, rq) ? S_OK : NO_MEMORY;
+	bool transfers = rq->type == T_IN || rq->type == T_OUT;
+	rq->partial = (rq->type == T_OUT || rq->type == T_WRITE_ZEROES) && blk_inside(blk, rq->offset | rq->len);
+	return (transfers && needs_bounce(blk, rq)) || rq->partial ? make_bounce(blk, rq) : S_OK;
 }
 
 /* Takes one chain. */
@@ -224,7 +242,7 @@ static enum start start(struct blk *blk, unsigned queue, const struct chain *c)
 	if (c->n_write == 0 || c->iov[c->n_read + c->n_write - 1].iov_len == 0 ||
 	    iov_to_buf(c->iov, c->n_read, 0, &head, sizeof(head)) < sizeof(head))
 		return START_BROKEN;
-	blk->free_list = rq->next_free;
+	blk->free_list = rq->next;
 	const struct iovec *last = &c->iov[c->n_read + c->n_write - 1];
 	rq->status = (uint8_t *)last->iov_base + last->iov_len - 1;
 	rq->type = head.type;
@@ -237,7 +255,7 @@ static enum start start(struct blk *blk, unsigned queue, const struct chain *c)
 	}
 	if (status == NO_MEMORY)
 		status = S_IOERR;
-	if (status != S_OK || ((rq->type == T_IN || rq->type == T_OUT) && rq->len == 0)) {
+	if (status != S_OK || (rq->len == 0 && rq->type != T_FLUSH)) {
 		answer(blk, rq, (uint8_t)status, 0);
 	} else if (rq->type == T_GET_ID) {
 		get_id(blk, rq);

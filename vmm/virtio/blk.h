@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * virtio-blk over a raw image, inside: blk.c takes the guest's requests and answers them, blk_io.c does the input and output,
- * blk_image.c opens the image, locks it, sizes it, and has the configuration space. Guarded by the device's lock.
+ * virtio-blk over a raw image, inside. blk.c takes the guest's requests and answers them, blk_steps.c says what
+ * operations each needs, blk_io.c does these, blk_image.c opens the image, locks it, sizes it, and has the
+ * configuration space. All is guarded by the device's lock.
  */
 #ifndef VMM_VIRTIO_BLK_H
 #define VMM_VIRTIO_BLK_H
@@ -48,27 +49,38 @@ struct blk_space {
 };
 enum { SPACE_BYTES = 60 };
 
+/* Write zeroes: tried one after the other, until the file system has one. The guest's wish decides what FIRST is. */
+enum zero_way { ZERO_FIRST, ZERO_SECOND, ZERO_WRITE };
+/* Of a piece of a request. An unaligned write reads the blocks at its edges first. */
+enum step { STEP_NONE, STEP_READ_FIRST, STEP_READ_LAST, STEP_MAIN };
+
 struct request {
-	struct request *next_free;
+	struct request *next;    /* in the list of free ones, or in the lane */
 	uint8_t *status;         /* in guest RAM */
 	uint64_t offset, len;    /* in the image; len: bytes of data */
 	const struct iovec *iov; /* what is read or written: guest_iov, or `one` */
 	unsigned n_iov;
 	struct iovec one;
-	void *bounce;            /* see make_bounce() */
+	void *bounce;            /* whole blocks around the data, see needs_bounce() */
 	struct iovec *guest_iov; /* the guest's data segments: own, or `few` */
 	unsigned n_guest_iov;
 	struct iovec few[INLINE_SEGMENTS];
 	uint32_t held; /* bytes of blk->held */
 	uint32_t type, flags;
-	unsigned zero_way; /* enum zero_way: of write zeroes */
-	uint64_t zeroed;   /* bytes; ZERO_WRITE only */
+	uint64_t at, size; /* the piece under way; of write zeroes only it is less than the whole */
+	enum zero_way zero_way;
+	enum step step;
+	bool partial; /* a write that is not aligned to blk->align.io */
+	bool running; /* the ring has it */
 	uint16_t head, queue;
 	uint64_t began_ns;
 };
 
-/* Write zeroes: tried one after the other, until the file system has one. The guest's wish decides what FIRST is. */
-enum zero_way { ZERO_FIRST, ZERO_SECOND, ZERO_WRITE };
+/* What the image takes, whatever the guest was told: powers of two. */
+struct blk_align {
+	uint32_t io, mem; /* of offset and length, and of memory; 1 without direct=on */
+	uint32_t zero;    /* of fallocate() */
+};
 
 struct blk {
 	struct virtio_dev vdev;
@@ -77,23 +89,63 @@ struct blk {
 	char *path;
 	char serial[ID_BYTES];
 	int fd;
-	int lock_fd; /* the lock's own open file: a ring lets go of its files only some time after we ended */
+	int lock_fd;    /* the lock's own open file: a ring lets go of its files only some time after we ended */
+	uint64_t bytes; /* of the image */
+	struct blk_align align;
 	bool readonly, direct, no_uring, has_ring;
 	uint8_t lock_granularity;
 	struct io_uring ring;
 	struct source done; /* eventfd of completions that were not immediate */
 	struct loop *loop;  /* which waits for them */
 	struct request *requests, *free_list;
+	struct request *lane, *lane_last; /* see advance_lane() */
 	unsigned in_flight, n_requests;
 	uint64_t held; /* bytes of memory that requests have, see hold() */
-	bool starved; /* chains wait in their rings for a request or for memory: when one is answered, all queues are looked at */
+	bool starved;  /* chains wait in their rings until a request is answered: all queues are looked at then */
 	uint64_t ring_faults;
 };
+
+static inline uint64_t blk_inside(const struct blk *blk, uint64_t off)
+{
+	return off & (blk->align.io - 1);
+}
+
+static inline uint64_t blk_down(const struct blk *blk, uint64_t off)
+{
+	return off - blk_inside(blk, off);
+}
+
+static inline uint64_t blk_up(const struct blk *blk, uint64_t off)
+{
+	return blk_down(blk, off + blk->align.io - 1);
+}
+
+static inline bool blk_is_write(const struct request *rq)
+{
+	return rq->type == T_OUT || rq->type == T_DISCARD || rq->type == T_WRITE_ZEROES;
+}
 
 /* ---- blk.c ---- */
 
 /* A request of the guest's was done, with `res`: answers it. */
 void blk_complete(struct blk *blk, struct request *rq, int res);
+
+/* ---- blk_steps.c ---- */
+
+enum op_kind { OP_READ, OP_WRITE, OP_FLUSH, OP_ZERO };
+struct op {
+	enum op_kind kind;
+	const struct iovec *iov;
+	unsigned n_iov;
+	uint64_t off, len;
+	int flags; /* RWF_… of a write, FALLOC_FL_… of zeroes */
+};
+
+void blk_begin(const struct blk *blk, struct request *rq);
+struct op blk_next_op(const struct blk *blk, struct request *rq);
+/* After an operation came back with *res: whether there is another one. If not, *res is the request's. */
+bool blk_has_next_op(const struct blk *blk, struct request *rq, int *res);
+bool blk_writes_through(const struct blk *blk);
 
 /* ---- blk_io.c ---- */
 

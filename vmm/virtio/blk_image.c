@@ -14,6 +14,7 @@
 #include "vmm/virtio/blk.h"
 
 #define QCOW2_MAGIC "QFI\xfb"
+enum { ALIGN_MAX = 64 << 10 };
 
 struct blk_state {
 	char *disk_path;
@@ -136,7 +137,7 @@ static int check_format(const struct blk *blk, struct disk_config *cfg, struct e
 {
 	char magic[4];
 
-	if (cfg->image_type == IMAGE_UNKNOWN && pread(blk->fd, magic, sizeof(magic), 0) == sizeof(magic) &&
+	if (cfg->image_type == IMAGE_UNKNOWN && pread(blk->lock_fd, magic, sizeof(magic), 0) == sizeof(magic) &&
 	    memcmp(magic, QCOW2_MAGIC, sizeof(magic)) == 0)
 		return err_set(
 			err, ERR_INVALID,
@@ -165,20 +166,85 @@ static const struct virtio_op_counters no_ops = {
 	.latency_avg = UINT64_MAX / 10000,
 };
 
-static void set_space(struct blk *blk, const struct disk_config *cfg, uint64_t bytes)
+static bool reads_direct(const struct blk *blk, uint32_t bytes)
+{
+	void *p;
+
+	if (posix_memalign(&p, GUEST_PAGE, bytes) != 0)
+		return false;
+	bool taken = pread(blk->fd, p, bytes, 0) >= 0;
+	free(p);
+	return taken;
+}
+
+/* Of direct input and output: the file says it, or its block device; else a read tells. */
+static void ask_direct(struct blk *blk, uint32_t logical)
+{
+	struct statx s;
+
+	blk->align.io = blk->align.mem = logical;
+	if (statx(blk->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &s) == 0 && (s.stx_mask & STATX_DIOALIGN) &&
+	    s.stx_dio_offset_align) {
+		blk->align.io = s.stx_dio_offset_align;
+		blk->align.mem = s.stx_dio_mem_align;
+	} else if (logical == 1) {
+		uint32_t bytes = SECTOR_BYTES;
+		while (bytes < GUEST_PAGE && !reads_direct(blk, bytes))
+			bytes *= 2;
+		blk->align.io = blk->align.mem = bytes;
+	}
+	blk->align.zero = blk->align.io;
+}
+
+static int ask_alignment(struct blk *blk, const struct stat *st, struct err *err)
+{
+	int logical = 1;
+
+	if (S_ISBLK(st->st_mode) && ioctl(blk->fd, BLKSSZGET, &logical) < 0)
+		return err_sys(err, ERR_INTERNAL, "block size of '%s'", blk->path);
+	blk->align = (struct blk_align){ .io = 1, .mem = 1, .zero = (uint32_t)logical };
+	if (blk->direct)
+		ask_direct(blk, (uint32_t)logical);
+	const struct blk_align *a = &blk->align;
+	if ((a->io & (a->io - 1)) || (a->mem & (a->mem - 1)) || a->io > ALIGN_MAX || a->mem > GUEST_PAGE)
+		return err_set(
+			err, ERR_INVALID,
+			"disk image '%s' with direct=on wants alignment to %u bytes, of memory to %u: not supported",
+			blk->path, a->io, a->mem);
+	return 0;
+}
+
+/* As the host's block device says it; in the guest's blocks. */
+static void set_topology(struct blk *blk, const struct stat *st)
+{
+	uint32_t block = blk->align.zero > SECTOR_BYTES ? blk->align.zero : SECTOR_BYTES;
+	unsigned physical = 0, least = 0, best = 0;
+
+	blk->space.blk_size = block;
+	blk->space.min_io_size = 1;
+	blk->space.discard_sector_alignment = blk->space.max_discard_seg * (block >> SECTOR_SHIFT);
+	if (!S_ISBLK(st->st_mode))
+		return;
+	if (ioctl(blk->fd, BLKPBSZGET, &physical) == 0)
+		while (block << blk->space.physical_block_exp < physical && blk->space.physical_block_exp < 15)
+			blk->space.physical_block_exp++;
+	if (ioctl(blk->fd, BLKIOMIN, &least) == 0 && least / block > 1 && least / block <= UINT16_MAX)
+		blk->space.min_io_size = (uint16_t)(least / block);
+	if (ioctl(blk->fd, BLKIOOPT, &best) == 0)
+		blk->space.opt_io_size = best / block;
+}
+
+static void set_space(struct blk *blk, const struct disk_config *cfg)
 {
 	bool writes = !cfg->readonly, discards = writes && cfg->sparse;
 
 	blk->space = (struct blk_space){
-		.capacity = bytes >> SECTOR_SHIFT,
+		.capacity = blk->bytes >> SECTOR_SHIFT,
 		.seg_max = cfg->queue_size - 2U,
-		.blk_size = SECTOR_BYTES,
-		.min_io_size = 1,
 		.writeback = 1,
 		.num_queues = cfg->num_queues > 1 ? (uint16_t)cfg->num_queues : 0,
 		.max_discard_sectors = discards ? UINT32_MAX : 0,
 		.max_discard_seg = discards,
-		.discard_sector_alignment = discards,
 		.max_write_zeroes_sectors = writes ? UINT32_MAX : 0,
 		.max_write_zeroes_seg = writes,
 		.write_zeroes_may_unmap = discards,
@@ -209,7 +275,6 @@ static int no_image(const struct disk_config *cfg, struct err *err)
 int blk_open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
 {
 	struct stat st;
-	uint64_t bytes = 0;
 
 	blk->path = strdup(cfg->path);
 	blk->readonly = cfg->readonly;
@@ -224,13 +289,16 @@ int blk_open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
 		return no_image(cfg, err);
 	if (fstat(blk->fd, &st) < 0)
 		return err_sys(err, ERR_INTERNAL, "stat disk image '%s'", cfg->path);
-	if (image_bytes(blk, &st, &bytes, err) < 0 || check_format(blk, cfg, err) < 0 ||
-	    lock_image(blk, bytes, err) < 0)
+	if (image_bytes(blk, &st, &blk->bytes, err) < 0 || check_format(blk, cfg, err) < 0 ||
+	    lock_image(blk, blk->bytes, err) < 0)
 		return err->num;
 	if (fcntl(blk->fd, F_SETFL, cfg->direct ? O_DIRECT : 0) < 0)
 		return err_sys(err, ERR_INTERNAL, "disk image '%s' with direct=on", cfg->path);
+	if (ask_alignment(blk, &st, err) < 0)
+		return err->num;
 	set_serial(blk, cfg, &st);
-	set_space(blk, cfg, bytes);
+	set_space(blk, cfg);
+	set_topology(blk, &st);
 	blk->done = (struct source){ .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .ready = blk_on_done };
 	return blk->done.fd < 0 ? err_sys(err, ERR_INTERNAL, "make an eventfd") : 0;
 }
@@ -274,8 +342,10 @@ int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct err *err)
 	struct blk *blk = container_of(vdev, struct blk, vdev);
 
 	pthread_mutex_lock(&vdev->lock);
+	blk_drain(vdev); /* what is under way knows the old size */
 	int r = resize(blk, bytes, err);
 	if (r == 0) {
+		blk->bytes = bytes;
 		blk->space.capacity = bytes >> SECTOR_SHIFT;
 		if (vdev->active)
 			virtio_pci_interrupt(vdev->transport, VIRTIO_CONFIG_CHANGE);

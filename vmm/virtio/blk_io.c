@@ -1,127 +1,90 @@
 // SPDX-License-Identifier: Apache-2.0
-/* virtio-blk: input and output, through the ring or plainly, and the ways to make zeroes. */
+/* virtio-blk: input and output, through the ring or plainly. */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/falloc.h>
 
 #include "common/clock.h"
 #include "common/log.h"
 #include "vmm/virtio/blk.h"
 
-enum { CACHED_WRITE_MAX_BYTES = 256 << 10, ZERO_PIECE_BYTES = 1 << 20, ZERO_WRITE_MAX_BYTES = 64 << 20 };
-
-static _Alignas(GUEST_PAGE) char zero_piece[ZERO_PIECE_BYTES]; /* never written: no memory is behind it */
-
-/* virtio 1.2, 5.2.6.2: writes are on stable storage when answered, unless the guest can flush and wants a cache. */
-static bool write_through(const struct blk *blk)
-{
-	return !virtio_has(&blk->vdev, F_FLUSH) || (virtio_has(&blk->vdev, F_CONFIG_WCE) && !blk->space.writeback);
-}
-
-static int zero_mode(const struct request *rq)
-{
-	bool punch = rq->type == T_DISCARD || !(rq->flags & WRITE_ZEROES_UNMAP) == (rq->zero_way == ZERO_SECOND);
-
-	return (punch ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE;
-}
-
-static unsigned next_zeroes(const struct request *rq)
-{
-	uint64_t left = rq->len - rq->zeroed;
-
-	return (unsigned)(left < ZERO_PIECE_BYTES ? left : ZERO_PIECE_BYTES);
-}
-
-/*
- * After a step of a request came back with `res`: whether it takes another one. Write zeroes may: the next way, the next
- * piece. But a pause has to wait for it, so much is not written here: the guest is told to write its zeroes itself.
- */
-static bool has_next_step(struct request *rq, int res)
-{
-	if (rq->type != T_WRITE_ZEROES && rq->type != T_DISCARD)
-		return false;
-	if (res == -EAGAIN || res == -EINTR)
-		return true;
-	if (rq->zero_way == ZERO_WRITE) {
-		rq->zeroed += res > 0 ? (uint64_t)res : 0;
-		return res > 0 && rq->zeroed < rq->len;
-	}
-	if (rq->type == T_DISCARD || (res != -EOPNOTSUPP && res != -ENOSYS))
-		return false;
-	if (rq->zero_way == ZERO_SECOND && rq->len > ZERO_WRITE_MAX_BYTES)
-		return false;
-	rq->zero_way++;
-	return true;
-}
+enum { CACHED_WRITE_MAX_BYTES = 256 << 10 };
 
 static void prepare(const struct blk *blk, struct request *rq, struct io_uring_sqe *sqe)
 {
-	switch (rq->type) {
-	case T_IN:
-		io_uring_prep_readv(sqe, 0, rq->iov, rq->n_iov, rq->offset);
+	const struct op op = blk_next_op(blk, rq);
+
+	switch (op.kind) {
+	case OP_READ:
+		io_uring_prep_readv(sqe, 0, op.iov, op.n_iov, op.off);
 		break;
-	case T_OUT:
-		io_uring_prep_writev(sqe, 0, rq->iov, rq->n_iov, rq->offset);
-		sqe->rw_flags = write_through(blk) ? RWF_DSYNC : 0;
+	case OP_WRITE:
+		io_uring_prep_writev(sqe, 0, op.iov, op.n_iov, op.off);
+		sqe->rw_flags = op.flags;
 		break;
-	case T_FLUSH:
+	case OP_FLUSH:
 		io_uring_prep_fsync(sqe, 0, IORING_FSYNC_DATASYNC);
 		break;
-	default:
-		if (rq->zero_way == ZERO_WRITE) {
-			io_uring_prep_write(sqe, 0, zero_piece, next_zeroes(rq), rq->offset + rq->zeroed);
-			sqe->rw_flags = write_through(blk) ? RWF_DSYNC : 0;
-		} else {
-			io_uring_prep_fallocate(sqe, 0, zero_mode(rq), (off_t)rq->offset, (off_t)rq->len);
-		}
+	case OP_ZERO:
+		io_uring_prep_fallocate(sqe, 0, op.flags, (off_t)op.off, (off_t)op.len);
 	}
 	sqe->flags |= IOSQE_FIXED_FILE;
 	io_uring_sqe_set_data(sqe, rq);
 }
 
-static int execute(const struct blk *blk, const struct request *rq)
+static int execute(const struct blk *blk, struct request *rq)
 {
-	ssize_t n;
+	const struct op op = blk_next_op(blk, rq);
+	ssize_t n = -1;
 
-	switch (rq->type) {
-	case T_IN:
-		n = preadv(blk->fd, rq->iov, (int)rq->n_iov, (off_t)rq->offset);
+	switch (op.kind) {
+	case OP_READ:
+		n = preadv(blk->fd, op.iov, (int)op.n_iov, (off_t)op.off);
 		break;
-	case T_OUT:
-		n = pwritev2(blk->fd, rq->iov, (int)rq->n_iov, (off_t)rq->offset, write_through(blk) ? RWF_DSYNC : 0);
+	case OP_WRITE:
+		n = pwritev2(blk->fd, op.iov, (int)op.n_iov, (off_t)op.off, op.flags);
 		break;
-	case T_FLUSH:
+	case OP_FLUSH:
 		n = fdatasync(blk->fd);
 		break;
-	default:
-		if (rq->zero_way == ZERO_WRITE) {
-			struct iovec v = { .iov_base = zero_piece, .iov_len = next_zeroes(rq) };
-			n = pwritev2(blk->fd, &v, 1, (off_t)(rq->offset + rq->zeroed),
-				     write_through(blk) ? RWF_DSYNC : 0);
-		} else {
-			n = fallocate(blk->fd, zero_mode(rq), (off_t)rq->offset, (off_t)rq->len);
-		}
+	case OP_ZERO:
+		n = fallocate(blk->fd, op.flags, (off_t)op.off, (off_t)op.len);
 	}
 	return n < 0 ? -errno : (int)n;
 }
 
-/* The rest of a transfer that came back short: plainly, it is rare. */
-static bool finish_short(const struct blk *blk, const struct request *rq, uint64_t done)
+/*
+ * The rest of a transfer if it came back short: plainly, it is rare. A read of whole blocks may end with the image, if it has what
+ * the guest asked for.
+ */
+static bool finish_transfer(const struct blk *blk, const struct request *rq, uint64_t done)
 {
-	while (done < rq->len) {
-		uint64_t skip = done;
+	uint64_t from = blk_down(blk, rq->offset), end = rq->offset + rq->len;
+	uint64_t needed = (rq->type == T_IN ? end : blk_up(blk, end)) - from;
+
+	if (done >= needed)
+		return true;
+	while (done < needed) {
+		uint64_t begin = blk_down(blk, done), skip = begin;
 		unsigned i = 0;
 		while (skip >= rq->iov[i].iov_len)
 			skip -= rq->iov[i++].iov_len;
 		char *p = (char *)rq->iov[i].iov_base + skip;
 		size_t len = rq->iov[i].iov_len - skip;
-		ssize_t n = rq->type == T_IN ? pread(blk->fd, p, len, (off_t)(rq->offset + done))
-					     : pwrite(blk->fd, p, len, (off_t)(rq->offset + done));
-		if (n <= 0)
+		ssize_t n = rq->type == T_IN ? pread(blk->fd, p, len, (off_t)(from + begin))
+					     : pwrite(blk->fd, p, len, (off_t)(from + begin));
+		if (n <= 0 || begin + (uint64_t)n <= done)
 			return false;
-		done += (uint64_t)n;
+		done = begin + (uint64_t)n;
 	}
-	return rq->type == T_IN || !write_through(blk) || fdatasync(blk->fd) == 0;
+	return rq->type == T_IN || !blk_writes_through(blk) || fdatasync(blk->fd) == 0;
+}
+
+/* Whole blocks were written at the end of an image that ends within one: it is not to grow. */
+static bool cut_to_size(const struct blk *blk, const struct request *rq)
+{
+	return !rq->partial || blk_up(blk, rq->offset + rq->len) <= blk->bytes ||
+	       ftruncate(blk->fd, (off_t)blk->bytes) == 0;
 }
 
 uint8_t blk_status(struct blk *blk, const struct request *rq, int res)
@@ -129,15 +92,14 @@ uint8_t blk_status(struct blk *blk, const struct request *rq, int res)
 	bool ok = res >= 0, unsupported = res == -EOPNOTSUPP || res == -ENOSYS;
 
 	if (rq->type == T_IN || rq->type == T_OUT) {
-		if ((ok && (uint64_t)res < rq->len) || res == -EAGAIN || res == -EINTR)
-			ok = finish_short(blk, rq, ok ? (uint64_t)res : 0);
+		if (ok || res == -EAGAIN || res == -EINTR)
+			ok = finish_transfer(blk, rq, ok ? (uint64_t)res : 0);
 	} else if (rq->type == T_DISCARD && unsupported) {
 		ok = true; /* it was advice */
 	} else if (rq->type == T_WRITE_ZEROES && unsupported) {
 		return S_UNSUPP;
-	} else if (rq->zero_way == ZERO_WRITE) {
-		ok = ok && rq->zeroed == rq->len;
 	}
+	ok = cut_to_size(blk, rq) && ok;
 	uint64_t *failed = &blk->vdev.counters.disk_failed_ops;
 	if (!ok && log_deserves(failed))
 		log_warn("disk '%s': request type %u at %llu failed: errno %d; %llu failed by now", blk->vdev.id,
@@ -151,33 +113,91 @@ uint8_t blk_status(struct blk *blk, const struct request *rq, int res)
  */
 static bool is_cached_write(const struct blk *blk, const struct request *rq)
 {
-	return rq->type == T_OUT && !blk->direct && !write_through(blk) && rq->len <= CACHED_WRITE_MAX_BYTES;
+	return rq->type == T_OUT && !blk->direct && !blk_writes_through(blk) && rq->len <= CACHED_WRITE_MAX_BYTES;
 }
 
 static void queue_request(struct blk *blk, struct request *rq)
 {
-	prepare(blk, rq, io_uring_get_sqe(&blk->ring)); /* an entry for each request: never NULL */
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&blk->ring);
+
+	assert(sqe); /* there is an entry for each request */
+	prepare(blk, rq, sqe);
+	rq->running = true;
 	blk->in_flight++;
+}
+
+/* ---- writes that are not aligned, one at a time ---- */
+
+static bool overlap(const struct blk *blk, const struct request *a, const struct request *b)
+{
+	return blk_down(blk, a->offset) < blk_up(blk, b->offset + b->len) &&
+	       blk_down(blk, b->offset) < blk_up(blk, a->offset + a->len);
+}
+
+static bool meets_running(const struct blk *blk, const struct request *rq)
+{
+	for (unsigned i = 0; i < blk->n_requests; i++) {
+		const struct request *other = &blk->requests[i];
+		if (other->running && other != rq && blk_is_write(other) && overlap(blk, rq, other))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * An unaligned write reads blocks and writes them whole: meanwhile no other write may touch them. Unaligned writes
+ * go one after the other, through the lane. The first of the lane waits for the writes under way in its blocks, and
+ * later writes to its blocks wait behind it.
+ */
+static void advance_lane(struct blk *blk)
+{
+	for (struct request *rq = blk->lane; rq && !rq->running; rq = blk->lane) {
+		if (rq->partial && meets_running(blk, rq))
+			return;
+		queue_request(blk, rq);
+		if (!rq->partial)
+			blk->lane = rq->next;
+	}
+}
+
+static void enter_lane(struct blk *blk, struct request *rq)
+{
+	struct request **end = blk->lane ? &blk->lane_last->next : &blk->lane;
+
+	*end = blk->lane_last = rq;
+	rq->next = NULL;
+	advance_lane(blk);
+}
+
+static void finish(struct blk *blk, struct request *rq, int res)
+{
+	rq->running = false;
+	if (blk->lane == rq)
+		blk->lane = rq->next;
+	blk_complete(blk, rq, res);
+	advance_lane(blk);
 }
 
 void blk_run(struct blk *blk, struct request *rq)
 {
 	int res;
 
-	rq->zero_way = ZERO_FIRST;
-	rq->zeroed = 0;
+	blk_begin(blk, rq);
 	rq->began_ns = monotonic_ns();
 	if (blk->has_ring && !is_cached_write(blk, rq)) {
-		queue_request(blk, rq);
+		if (rq->partial || (blk->lane && blk_is_write(rq) && overlap(blk, rq, blk->lane)))
+			enter_lane(blk, rq);
+		else
+			queue_request(blk, rq);
 		return;
 	}
 	do
 		res = execute(blk, rq);
-	while (has_next_step(rq, res));
+	while (blk_has_next_op(blk, rq, &res));
 	blk_complete(blk, rq, res);
 }
 
-/* Answers what is done, and queues the next step of what is not; interrupts each queue at most once. */
+/* Answers what is done, and queues the next operation of what is not; interrupts each queue at most once. */
 static void reap(struct blk *blk)
 {
 	struct io_uring_cqe *cqe;
@@ -188,12 +208,12 @@ static void reap(struct blk *blk)
 		int res = cqe->res;
 		io_uring_cqe_seen(&blk->ring, cqe);
 		blk->in_flight--;
-		if (has_next_step(rq, res)) {
+		if (blk_has_next_op(blk, rq, &res)) {
 			queue_request(blk, rq);
 			continue;
 		}
 		queues |= 1ULL << rq->queue % 64;
-		blk_complete(blk, rq, res);
+		finish(blk, rq, res);
 	}
 	for (unsigned q = 0; queues && q < blk->vdev.n_queues; q++)
 		if (queues >> q % 64 & 1)
@@ -263,8 +283,7 @@ void blk_drain(struct virtio_dev *vdev)
 
 int blk_open_ring(struct blk *blk, struct err *err)
 {
-	static const uint8_t ops[] = { IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_WRITE, IORING_OP_FSYNC,
-				       IORING_OP_FALLOCATE };
+	static const uint8_t ops[] = { IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE };
 	unsigned entries = blk->n_requests < RING_MAX ? blk->n_requests : RING_MAX;
 
 	if (uring_open(&blk->ring, entries, &blk->fd, 1, ops, ARRAY_LEN(ops), blk->done.fd, err) < 0)
