@@ -55,7 +55,7 @@ static const struct option_row *find_option(const struct args *args, const char 
 	return row || !args->verb ? row : find_in(args->verb->options, name, len, letter);
 }
 
-/* Takes one option, and its value from the next argument when it is there. Moves *i to the last one used. */
+/* Takes one option, and the option's value, which may be the next argument. Moves *i to the last argument used. */
 static bool take_option(struct args *args, int argc, char **argv, int *i)
 {
 	const char *text = argv[*i], *value = NULL;

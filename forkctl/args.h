@@ -16,7 +16,7 @@ enum { ARGS_WORDS_MAX = 4096, ARGS_OPTIONS_MAX = 4096 };
 
 struct option_row {
 	const char *name; /* without dashes; NULL ends a list */
-	const char *meta; /* what stands for its value in help; NULL: takes none */
+	const char *meta; /* what stands for the option's value in help; NULL: the option takes no value */
 	const char *help;
 	char letter; /* 0: none */
 	bool many;   /* may be given more than once */
@@ -34,7 +34,7 @@ struct verb {
 
 struct given {
 	const struct option_row *row;
-	const char *value; /* "" when it takes none */
+	const char *value; /* "" when the option takes no value */
 };
 
 struct args {
@@ -58,7 +58,7 @@ MUST_CHECK bool args_number(const struct args *args, const char *name, uint64_t 
 /* Says on stderr what is wrong and where help is; returns false. */
 bool args_wrong(const struct args *args, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-/* An object from an option: `text` as it was given, the nodes in a copy of it. */
+/* A JSON object from an option: `text` as it was given; the nodes point into a copy of `text`. */
 struct object {
 	struct strbuf text;
 	char *copy;

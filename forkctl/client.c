@@ -16,7 +16,7 @@ enum { TOKEN_MAX = 4096, CONNECT_TIMEOUT_MS = 5000, ANSWER_MAX = 256 << 20 };
 struct client {
 	CURL *curl;
 	const char *socket; /* NULL: by URL */
-	char *own_socket;   /* holds it, when it is a default */
+	char *own_socket;   /* owns the path of a default socket */
 	const char *base;
 	char *token_header;
 	const char *cacert;
@@ -53,7 +53,9 @@ static int read_token(const char *path, char **ret_header)
 	return asprintf(ret_header, "Authorization: Bearer %s", token) < 0 ? EXIT_FAILED : EXIT_FINE;
 }
 
-/* As forkd chooses: root's, else the user's own; but that of root's daemon when it is there. */
+/*
+ * The socket that forkd chooses: root's, else the user's own. The socket of root's daemon comes first when it exists.
+ */
 static void default_socket(struct client *c)
 {
 	const char *env = getenv("FORKD_SOCKET"), *dir = getenv("XDG_RUNTIME_DIR");
@@ -346,7 +348,7 @@ static size_t on_stream(char *bytes, size_t size, size_t n, void *arg)
 			strbuf_putc(&s->line, bytes[i]);
 			continue;
 		}
-		strbuf_puts(&s->line, ""); /* terminates it, also when it is empty */
+		strbuf_puts(&s->line, ""); /* ends the text with NUL, an empty text too */
 		if (!s->line.failed)
 			on_line(s);
 		s->line.len = 0;

@@ -20,7 +20,7 @@ void client_free(struct client *c);
 /* An answer: zeroed before first use, answer_done() after the last. */
 struct answer {
 	long status;
-	struct strbuf body; /* as it came */
+	struct strbuf body; /* as the server sent the body */
 	char *text;         /* a copy, into which the JSON points */
 	struct json json;
 };
@@ -32,7 +32,7 @@ MUST_CHECK int client_call(struct client *c, const char *method, const char *pat
 /* The same with the body parsed: a->json.nodes[0]. */
 MUST_CHECK int client_call_json(struct client *c, const char *method, const char *path, const char *body,
 				struct answer *a);
-/* A GET that prints nothing: false when there is no 2xx; `why` (of 256 bytes) says it. */
+/* A GET that prints nothing: false when there is no 2xx; `why` (of 256 bytes) has the reason. */
 MUST_CHECK bool client_probe(struct client *c, const char *path, struct answer *a, char *why);
 
 struct event_handler {

@@ -281,7 +281,7 @@ static void show_labels(const struct json_node *c)
 	table_print(&t, stdout);
 }
 
-/* The labels that are there and those of the command line; "k=" takes one away. */
+/* The clone's labels together with those of the command line; "k=" takes label k away. */
 static bool merge_labels(const struct args *args, const struct json_node *old, struct strbuf *out)
 {
 	strbuf_putc(out, '{');

@@ -63,7 +63,10 @@ static bool write_all(int fd, const char *bytes, size_t len)
 
 /* ---- logs ---- */
 
-/* What the file has from *at on. A file that got shorter was cut by its cap: from the start again. */
+/*
+ * What the file has from *at on. A file that got shorter has reached its bound and was cut: reading begins at the start
+ * again.
+ */
 static bool copy_rest(int fd, off_t *at)
 {
 	char piece[65536];
@@ -117,7 +120,10 @@ static void terminal_done(struct terminal *t)
 		tcsetattr(STDIN_FILENO, TCSAFLUSH, &t->before);
 }
 
-/* Raw, when stdin is a terminal. Signals become readable first, so that none ends the process before the terminal is back. */
+/*
+ * Makes the terminal raw, when stdin is one. Signals become readable first: so no signal ends the process before the
+ * terminal is restored.
+ */
 static int terminal_init(struct terminal *t)
 {
 	static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
@@ -160,7 +166,7 @@ static bool from_guest(int from)
 	return n > 0 && write_all(STDOUT_FILENO, bytes, (size_t)n);
 }
 
-/* Until either side ends. Input that is no terminal may end earlier: then until the guest is quiet. */
+/* Copies until either side ends. Input that is no terminal may end earlier: then until the guest is quiet. */
 static void pump(int socket_fd, int signal_fd, bool raw)
 {
 	struct pollfd p[] = { { .fd = STDIN_FILENO, .events = POLLIN },

@@ -434,7 +434,7 @@ static int compare_needs(const struct host_needs *needs, struct err *err)
 		r = ctl_parse_reply(&p, NULL, NULL, err);
 	else if (r == 0 || r == -EAGAIN)
 		r = err_set(err, ERR_INTERNAL, "%.200s does not answer", path);
-	close(ends[0]); /* ends it */
+	close(ends[0]); /* the child, which waits for that, ends */
 	if (pid > 0)
 		waitpid(pid, &status, 0);
 	return r;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * forkctl's commands: each takes what the command line gave, asks the daemon, prints, and returns the exit status.
- * What went wrong has been said on stderr by whoever found it.
+ * Whoever finds an error says it on stderr.
  */
 #ifndef FORKCTL_FORKCTL_H
 #define FORKCTL_FORKCTL_H

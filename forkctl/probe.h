@@ -7,7 +7,7 @@
 
 enum probe_result {
 	PROBE_LINUX,    /* runs what a Linux kernel needs */
-	PROBE_EMULATED, /* a software KVM that cannot run Linux: its kernel mode is emulated, and incompletely */
+	PROBE_EMULATED, /* a software KVM that cannot run Linux: it emulates kernel mode, and not all of it */
 };
 
 /* Runs the guest on an open /dev/kvm: one VM, one vCPU, about a millisecond. enum probe_result, or < 0. */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* forkctl template …: making one takes long, so its progress goes to stderr meanwhile. */
+/* forkctl template …: making a template takes long, so the progress goes to stderr meanwhile. */
 #include <string.h>
 
 #include "common/clock.h"

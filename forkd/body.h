@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Bodies of requests, loaded by a field table with nothing in them overlooked; and of answers. Used by the handlers, in their threads. */
+/*
+ * Bodies of requests are loaded by a field table, and an unknown member is an error; bodies of answers are put together.
+ * Any thread.
+ */
 #ifndef FORKD_BODY_H
 #define FORKD_BODY_H
 

@@ -12,7 +12,7 @@ static const struct error_info rows[] = {
 #undef X
 };
 
-/* What an error from a layer below is, that knows no REST. */
+/* The row for an error of a layer that knows no REST. */
 static enum error_row row_of(const struct err *err)
 {
 	if (err->detail > E_NONE && err->detail < ARRAY_LEN(rows))
@@ -96,7 +96,7 @@ void error_json(const struct err *err, struct strbuf *out)
 	char line[ERR_MSG_BYTES + 64];
 
 	err_line(err, line, sizeof(line));
-	if (!utf8_valid(line)) /* a client's bytes, or a message that was cut */
+	if (!utf8_valid(line)) /* the message has a client's bytes, or was cut within a character */
 		for (char *p = line; *p; p++)
 			*p = (unsigned char)*p < 0x80 ? *p : '?';
 	strbuf_puts(out, "{\"code\":");

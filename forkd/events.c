@@ -12,8 +12,8 @@
 struct events {
 	pthread_mutex_t lock; /* of all below */
 	pthread_cond_t added;
-	uint64_t first, next;    /* number of the oldest one kept, and of the one to come */
-	char *text[EVENTS_KEPT]; /* at its number modulo EVENTS_KEPT; NULL: lost */
+	uint64_t first, next;    /* numbers of the oldest event that is kept, and of the next one to come */
+	char *text[EVENTS_KEPT]; /* an event stands at its number modulo EVENTS_KEPT; NULL: the event was lost */
 };
 
 int events_new(struct events **ret, struct err *err)

@@ -17,8 +17,8 @@ MUST_CHECK int events_new(struct events **ret, struct err *err);
 void events_free(struct events *ev);
 
 /*
- * Adds one: `type` is a name like "clone.created"; template, clone and extra (`"key":value` members of JSON) may be NULL.
- * An event that cannot be kept for want of memory leaves a gap that readers see as events lost.
+ * Adds an event: `type` is a name like "clone.created"; template, clone and extra (`"key":value` members of JSON) may be
+ * NULL. An event that cannot be kept for want of memory leaves a gap that readers see as events lost.
  */
 void events_emit(struct events *ev, const char *type, const char *template_name, const char *clone_id,
 		 const char *extra);

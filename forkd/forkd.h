@@ -23,13 +23,13 @@ struct forkd {
 	struct store *store;
 	struct registry *registry;
 	struct watcher *watcher;
-	struct followed *followed; /* the clones that it watches */
+	struct followed *followed; /* the clones that the watcher watches */
 	struct opener *opener;
 	struct announcer *announcer; /* NULL: none */
 	struct idempotency *idempotency;
 	struct admission *admission;
 	const char *runtime_dir; /* of the options, made absolute */
-	char *runtime_path;      /* owns it */
+	char *runtime_path;      /* owns the text of runtime_dir */
 	char *open_socket;       /* path of the open service */
 	int lock_fd;             /* held on RUNTIME/lock */
 	atomic_bool stopping;    /* whoever waits gives up */

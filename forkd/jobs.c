@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Threads that are counted. */
+/* Threads of jobs; the number of those at work has a bound. */
 #include "forkd/jobs.h"
 
 #include <errno.h>

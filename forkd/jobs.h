@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Work that goes on when its request has been answered: a thread each, a bounded number of them, waited for at the end. */
+/*
+ * Work that goes on after the request has been answered. Each job has a thread, the number of jobs has a bound, and
+ * jobs_free() waits for all of them.
+ */
 #ifndef FORKD_JOBS_H
 #define FORKD_JOBS_H
 

@@ -95,7 +95,7 @@ int main(int argc, char **argv)
 	char line[ERR_MSG_BYTES];
 	sigset_t ends;
 
-	umask(022); /* every file and directory is made with the mode that it needs */
+	umask(022); /* whoever makes a file or directory gives the right mode */
 	if (options_parse(argc, argv, &opt, &err) < 0) {
 		fprintf(stderr, "forkd: %s\nTry 'forkd --help'.\n", err_line(&err, line, sizeof(line)));
 		return EXIT_USAGE;

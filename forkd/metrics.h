@@ -47,15 +47,15 @@ void metrics_free(struct metrics *m);
 
 void metrics_count(struct metrics *m, enum metric metric, uint64_t n);
 void metrics_observe_us(struct metrics *m, enum histogram histogram, uint64_t us);
-/* A request was answered. route NULL: there is none for its path. */
+/* A request was answered. route NULL: the path has no route. */
 void metrics_request(struct metrics *m, const struct route *route, unsigned status, uint64_t us);
 
 /* Called at each scrape: adds gauges with metrics_gauge(). Set before the first request. */
 typedef void metrics_gauges_fn(void *arg, struct strbuf *out);
 void metrics_set_gauges(struct metrics *m, metrics_gauges_fn *gauges, void *arg);
-/* One gauge, with its help. */
+/* One gauge with a line of help. */
 void metrics_gauge(struct strbuf *out, const char *name, const char *help, uint64_t value);
-/* One of several of a name, told apart by a label; help only with the first. */
+/* One of several gauges of the same name, told apart by a label; `help` only with the first. */
 void metrics_gauge_of(struct strbuf *out, const char *name, const char *help, const char *label,
 		      const char *label_value, uint64_t value);
 

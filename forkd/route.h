@@ -12,7 +12,7 @@ struct request;
 
 typedef int handler_fn(struct forkd *d, struct request *rq, struct reply *reply, struct err *err);
 
-/* One row each, the same as in api-spec/openapi.yaml. Path parts in braces are parameters. */
+/* An endpoint: each has one row, the same as in api-spec/openapi.yaml. Parts of the path in braces are parameters. */
 struct route {
 	const char *method, *path;
 	handler_fn *run;
