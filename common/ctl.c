@@ -94,6 +94,7 @@ static const struct field disk_fields[] = {
 	F(struct ctl_disk, path),
 	F(struct ctl_disk, readonly),
 	F(struct ctl_disk, direct),
+	F(struct ctl_disk, bytes),
 	F_END,
 };
 

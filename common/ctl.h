@@ -129,6 +129,7 @@ struct ctl_net {
 struct ctl_disk {
 	char *id, *path;
 	bool readonly, direct;
+	uint64_t bytes; /* as the guest knows it, whole sectors; 0: not known */
 };
 struct ctl_template {
 	uint64_t ram_bytes;

@@ -38,6 +38,8 @@
 	X(E_TEMPLATE_BUILDING, "template_not_ready", 409, "Wait for the event template.ready.")                    \
 	X(E_BAD_STATE, "invalid_state", 409, "Look at the clone's state and do what leads to the right one.")      \
 	X(E_CONFLICT, "conflict", 409, "Use another name, path or tap: this one is in use.")                       \
+	X(E_DISK_UNUSABLE, "disk_unusable", 409,                                                                   \
+	  "Put the file back, or name another: overrides.disks[].path, or config.json before an import.")          \
 	X(E_INCOMPATIBLE, "host_incompatible", 409,                                                                \
 	  "Clone it on a host that has what the message names; forkctl doctor --template compares a host.")        \
 	X(E_IDEMPOTENCY, "idempotency_key_reused", 409, "Use a new Idempotency-Key for a different request.")      \

@@ -25,6 +25,13 @@ const struct field store_file_fields[] = {
 	F_END,
 };
 
+static const struct field disk_fields[] = {
+	F(struct manifest_disk, id, .flags = F_REQUIRED),
+	F(struct manifest_disk, path, .flags = F_REQUIRED),
+	F(struct manifest_disk, bytes, .flags = F_REQUIRED),
+	F_END,
+};
+
 const struct field manifest_fields[] = {
 	F(struct manifest, format, .flags = F_REQUIRED),
 	F(struct manifest, name, .flags = F_REQUIRED),
@@ -37,6 +44,7 @@ const struct field manifest_fields[] = {
 	F(struct manifest, vcpus, .flags = F_REQUIRED),
 	F(struct manifest, host_cpu, .flags = F_NULL),
 	F_OBJ_PTR(struct manifest, needs, host_needs_fields),
+	F_OBJ_LIST(struct manifest, disks, disk_fields),
 	F_OBJ_LIST(struct manifest, files, store_file_fields, .flags = F_REQUIRED, .count = STORE_FILES),
 	F_END,
 };

@@ -37,6 +37,11 @@ struct store_file {
 	uint32_t n_sha256;
 };
 
+struct manifest_disk {
+	char *id, *path;
+	uint64_t bytes; /* as the guest knows it */
+};
+
 struct manifest {
 	uint32_t format; /* STORE_FORMAT */
 	char *name;
@@ -49,6 +54,9 @@ struct manifest {
 	uint32_t vcpus;
 	char *host_cpu; /* where it was taken, in words: vendor, family/model, TSC rate of the snapshot; NULL: unknown */
 	struct host_needs *needs; /* what a host must have; NULL: made by an older forkd */
+	struct manifest_disk *
+		disks; /* read-only ones that its config.json names: every clone needs them; made by an older forkd: none */
+	uint32_t n_disks;
 	struct store_file *files;
 	uint32_t n_files; /* STORE_FILES */
 };

@@ -15,6 +15,8 @@
 #include "forkd/errors.h"
 #include "forkd/wire/control.h"
 
+enum { SECTOR_BYTES = 512 };
+
 void handover_done(struct handover *h)
 {
 	for (uint32_t i = 0; i < h->n; i++)
@@ -209,14 +211,28 @@ int handover_log(struct handover *h, enum ctl_fd_kind kind, const struct place *
 	return path_of(p, name, ret_path, err);
 }
 
-/* A file or a block device, opened without waiting for anything; io_uring takes O_NONBLOCK at its word, so it goes away. */
-static int check_disk(int fd, const char *path, struct err *err)
+int handover_check_disk(int fd, const char *path, uint64_t bytes, struct err *err)
 {
 	struct stat st;
-	int flags = fcntl(fd, F_GETFL);
 
 	if (fstat(fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
 		return fail(err, E_INVALID, "'%s' is neither a file nor a block device", path);
+	off_t has = lseek(fd, 0, SEEK_END); /* of a block device, too */
+	if (has < 0 || lseek(fd, 0, SEEK_SET) < 0)
+		return err_sys(err, ERR_INTERNAL, "find out the size of '%s'", path);
+	if ((uint64_t)has / SECTOR_BYTES * SECTOR_BYTES < bytes)
+		return fail(err, E_INVALID, "'%s' has %llu bytes, the guest knows a disk of %llu", path,
+			    (unsigned long long)has, (unsigned long long)bytes);
+	return 0;
+}
+
+/* Opened without waiting for anything; io_uring takes O_NONBLOCK at its word, so it goes away. */
+static int check_disk(int fd, const char *path, uint64_t bytes, struct err *err)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (handover_check_disk(fd, path, bytes, err) < 0)
+		return err->num;
 	if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0)
 		return err_sys(err, ERR_INTERNAL, "set the flags of '%s'", path);
 	return 0;
@@ -240,7 +256,7 @@ int handover_disk(struct handover *h, const struct policy *policy, const struct 
 
 	if (policy_open(policy, who, path, flags, &fd, err) < 0)
 		return err_wrap(err, "disk '%s'", disk->id);
-	if (handover_add(h, CTL_FD_DISK, disk->id, fd, false, err) < 0 || check_disk(fd, path, err) < 0)
+	if (handover_add(h, CTL_FD_DISK, disk->id, fd, false, err) < 0 || check_disk(fd, path, disk->bytes, err) < 0)
 		return err_wrap(err, "disk '%s'", disk->id);
 	/* the same file whatever the name is by now, with locks of its own */
 	snprintf(again, sizeof(again), "/proc/self/fd/%d", fd);

@@ -53,6 +53,8 @@ MUST_CHECK int handover_vsock_at(struct handover *h, const char *path, struct re
 /* A new file `name` in the place for output, its owner's. */
 MUST_CHECK int handover_log(struct handover *h, enum ctl_fd_kind kind, const struct place *p, const char *name,
 			    char **ret_path, struct err *err);
+/* Whether it can be a disk at all, and is as long as the guest knows it (bytes 0: whatever it is). `path` is for messages. */
+MUST_CHECK int handover_check_disk(int fd, const char *path, uint64_t bytes, struct err *err);
 /* A disk, opened twice, as `who` may: the caller for what the request names, the template's owner for what it brings. */
 MUST_CHECK int handover_disk(struct handover *h, const struct policy *policy, const struct caller *who,
 			     const struct ctl_disk *disk, const char *path, struct err *err);

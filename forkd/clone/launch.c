@@ -14,6 +14,7 @@
 #include "forkd/access/policy.h"
 #include "forkd/access/taps.h"
 #include "forkd/errors.h"
+#include "forkd/template/disks.h"
 #include "forkd/wire/control.h"
 
 static int fill_record(const struct batch *b, struct job *j, struct err *err)
@@ -198,7 +199,7 @@ static int gather(const struct batch *b, const struct job *j, const struct place
 			return fail(err, E_DISK_SHARED, "disk '%s' has no path: override it", info->disks[i].id);
 		const struct caller *who = own ? b->from->caller : &b->host->owner;
 		if (handover_disk(h, b->d->policy, who, &info->disks[i], path, err) < 0)
-			return err->num;
+			return own ? err->num : disks_unusable(err);
 	}
 	for (uint32_t i = 0; i < info->n_nets; i++)
 		if (add_taps(b, j, h, i, err) < 0)

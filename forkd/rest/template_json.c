@@ -7,6 +7,7 @@
 #include "forkd/forkd.h"
 #include "forkd/registry/registry.h"
 #include "forkd/rest/api.h"
+#include "forkd/template/disks.h"
 #include "forkd/template/templates.h"
 
 /* Sizes, not digests: there is one for every 2 MiB. */
@@ -20,13 +21,21 @@ static void add_files(const struct manifest *m, struct strbuf *out)
 	strbuf_putc(out, ']');
 }
 
-static void add_state(struct forkd *d, const char *name, struct strbuf *out)
+static void add_state(struct forkd *d, const char *name, const struct manifest *m, struct strbuf *out)
 {
 	autofree char *lacks = tmpl_lacks(d->registry, name);
+	char line[ERR_MSG_BYTES];
+	struct err err = {};
 
-	strbuf_puts(out, lacks ? ",\"state\":\"incompatible\"" : ",\"state\":\"ready\"");
-	if (lacks)
+	if (lacks) {
+		json_member(out, "state", "incompatible");
 		json_member(out, "reason", lacks);
+	} else if (disks_check(d, m, &err) < 0) {
+		json_member(out, "state", "incomplete");
+		json_member(out, "reason", err_line(&err, line, sizeof(line)));
+	} else {
+		json_member(out, "state", "ready");
+	}
 }
 
 int template_json(struct forkd *d, const char *name, struct strbuf *out, struct err *err)
@@ -38,7 +47,7 @@ int template_json(struct forkd *d, const char *name, struct strbuf *out, struct 
 		return err->code == ERR_NOT_FOUND ? fail_as(err, E_NO_TEMPLATE, NULL) : err->num;
 	strbuf_puts(out, "{\"name\":");
 	strbuf_json(out, name, strlen(name));
-	add_state(d, name, out);
+	add_state(d, name, &m, out);
 	json_member(out, "source", m.source);
 	json_member(out, "parent", m.parent);
 	json_member(out, "created_at", m.created_at);

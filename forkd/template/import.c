@@ -8,10 +8,10 @@
 
 #include "common/clock.h"
 #include "common/log.h"
-#include "forkd/access/policy.h"
 #include "forkd/errors.h"
 #include "forkd/events.h"
 #include "forkd/metrics.h"
+#include "forkd/template/disks.h"
 #include "forkd/template/template_host.h"
 #include "forkd/template/templates.h"
 #include "store/store.h"
@@ -57,27 +57,12 @@ int build_end(const struct build *b, int r, const struct err *err)
 	return r;
 }
 
-/* Whoever may not read a host path must not reach it through a clone of a snapshot whose config.json names it: told in time. */
-static int check_paths(const struct build *b, const struct ctl_template *info, struct err *err)
-{
-	for (uint32_t i = 0; i < info->n_disks && !b->owner.trusted; i++) {
-		const struct ctl_disk *disk = &info->disks[i];
-		autoclose int fd = -1;
-		if (!disk->path || !disk->readonly)
-			continue; /* is overridden for each clone */
-		if (policy_open(b->d->policy, &b->owner, disk->path, O_RDONLY | O_NONBLOCK | O_NOCTTY, &fd, err) < 0)
-			return err_wrap(err, "disk '%s' of the snapshot", disk->id);
-	}
-	return 0;
-}
-
 static int seal(const struct build *b, struct staged *s, struct manifest *m, const char *source, const char *parent,
 		struct err *err)
 {
 	m->name = strdup(b->t->name);
 	m->source = strdup(source);
 	m->parent = parent ? strdup(parent) : NULL;
-	m->owner_uid = b->owner.local ? b->owner.uid : OWNER_REMOTE;
 	build_step(b, "sealing");
 	return !m->name || !m->source || !m->needs ? err_num(err, ERR_INTERNAL, ENOMEM, "describe the template")
 						   : staged_seal(s, m, err);
@@ -100,8 +85,11 @@ int build_publish(const struct build *b, struct staged **s, const char *source, 
 		*m.needs = host->info.needs;
 		host->info.needs = (struct host_needs){};
 	}
-	int r = check_paths(b, &host->info, err);
+	m.owner_uid = b->owner.local ? b->owner.uid : OWNER_REMOTE;
+	int r = disks_list(&host->info, &m, err);
 	template_host_stop(host);
+	if (r >= 0)
+		r = disks_check(b->d, &m, err);
 	if (r >= 0)
 		r = seal(b, *s, &m, source, parent, err);
 	fields_free(manifest_fields, &m);

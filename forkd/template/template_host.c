@@ -14,6 +14,7 @@
 #include "forkd/events.h"
 #include "forkd/metrics.h"
 #include "forkd/options.h"
+#include "forkd/template/disks.h"
 #include "forkd/template/templates.h"
 #include "forkd/watch/watch.h"
 #include "forkd/wire/control.h"
@@ -191,6 +192,16 @@ int template_host_start(struct forkd *d, const char *name, int dir_fd, unsigned 
 	return 0;
 }
 
+/* Clones that name another file in its place can be made still. */
+static void warn_of_disks(const struct forkd *d, const struct tmpl *t, const struct manifest *m)
+{
+	char line[ERR_MSG_BYTES];
+	struct err err = {};
+
+	if (disks_check(d, m, &err) < 0)
+		log_warn("template '%s': %s", t->name, err_line(&err, line, sizeof(line)));
+}
+
 static int start_acquired(struct forkd *d, struct tmpl *t, int dir_fd, struct err *err)
 {
 	struct manifest m;
@@ -198,6 +209,7 @@ static int start_acquired(struct forkd *d, struct tmpl *t, int dir_fd, struct er
 	if (store_manifest(d->store, t->name, &m, err) < 0)
 		return err->num;
 	const struct caller owner = caller_from_owner(m.owner_uid, OWNER_REMOTE);
+	warn_of_disks(d, t, &m);
 	fields_free(manifest_fields, &m);
 	if (template_host_start(d, t->name, dir_fd, d->options->park, &t->host, err) < 0)
 		return err->num;
@@ -287,6 +299,7 @@ static int check_template(struct forkd *d, struct template_host *h, struct tmpl 
 
 	if (store_manifest(d->store, t->name, &m, &unread) < 0)
 		return 0;
+	warn_of_disks(d, t, &m);
 	int r = m.needs ? ask_host(h, m.needs, err) : 0;
 	fields_free(manifest_fields, &m);
 	if (r >= 0 || err->code != ERR_HOST)

@@ -144,6 +144,29 @@ class AccessTest(ForkdTest):
         return path
 
 
+class SharedDisk(AccessTest):
+    def test_rights_of_the_owner(self):
+        """A read-only disk that the owner of the template may not read is one that his clones cannot have, whoever asks."""
+        image = os.path.join(self.theirs, "base.img")
+        write(image, bytes(MIB))
+        vmm = self.boot("devices", "rounds=0 dev=rng", extra=["--disk", f"path={image},image_type=raw,id=base,readonly=on"])
+        vmm.wait_rounds(1)
+        snapshot = self.give(vmm.snapshot())
+        vmm.stop()
+        d = self.daemon()
+        os.chmod(image, 0o644)
+        self.assertEqual(self.ask(d, "POST", "/v1/templates", {"name": "t", "snapshot": "file://" + snapshot})[0], 201)
+        self.assertEqual(d.get("/v1/templates/t")["state"], "ready")
+        os.chmod(image, 0o600)
+        said = f"open '{image}': Permission denied (os error 13)"
+        shown = d.get("/v1/templates/t")
+        self.assertEqual((shown["state"], shown.get("reason")), ("incomplete", "disk 'base' of the snapshot: " + said))
+        self.assertIn(said, d.refused(409, "disk_unusable", "POST", "/v1/templates/t/clones", {}))
+        status, answer = self.ask(d, "POST", "/v1/templates", {"name": "u", "snapshot": "file://" + snapshot})
+        self.assertEqual((status, answer["code"]), (409, "disk_unusable"), answer)
+        self.assertIn(said, answer["message"])
+
+
 class OwnApi(AccessTest):
     def test_another_machine_in_a_clone(self):
         """vm.delete (or vm.shutdown), vm.create with a file of root's, vm.boot: in one write, so that the process has no time to end."""

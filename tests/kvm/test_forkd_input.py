@@ -168,6 +168,80 @@ class Disks(ForkdTest):
         self.wait_rounds(self.child(d, "t", disk))
 
 
+class SharedDisks(ForkdTest):
+    """Read-only disks that the snapshot names: what is wrong with one is said before a clone needs it."""
+
+    def snapshot(self):
+        """With a read-only disk of 1 MiB, and one that each clone brings."""
+        self.image = self.disk(1, "shared")
+        vmm = self.boot("devices", "rounds=0 dev=rng", extra=["--disk", f"path={self.image},image_type=raw,id=base,readonly=on",
+                                                              f"path={self.disk(1)},image_type=raw,id=own"])
+        vmm.wait_rounds(1)
+        directory = vmm.snapshot()
+        vmm.stop()
+        return directory
+
+    def broken(self):
+        """What can be wrong with a path, and what is said of it."""
+        short, directory = self.disk(1, "short"), self.new_dir("a-directory")
+        os.truncate(short, (1 << 20) - 1)
+        return (("shared.img", "path 'shared.img' must be absolute"),
+                (self.path("missing"), f"open '{self.path('missing')}': No such file or directory (os error 2)"),
+                (short, f"'{short}' has 1048575 bytes, the guest knows a disk of 1048576"),
+                (directory, f"'{directory}' is neither a file nor a block device"))
+
+    def own(self):
+        return {"id": "own", "path": self.disk(1)}
+
+    def test_import(self):
+        directory = self.snapshot()
+        d = Daemon(self)
+        for path, said in self.broken():
+            copy = self.copy_snapshot(directory, lambda c, path=path: c["disks"][0].update(path=path))
+            message = d.refused(409, "disk_unusable", "POST", "/v1/templates", {"name": "t", "snapshot": "file://" + copy})
+            self.assertIn("disk 'base' of the snapshot: " + said, message)
+        self.assertEqual(d.get("/v1/templates")["templates"], [])
+        d.template("t", directory)
+        self.assertEqual(d.get("/v1/templates/t")["state"], "ready")
+
+    def test_later(self):
+        d = Daemon(self)
+        d.template("t", self.snapshot())
+        size = os.stat(self.image).st_size
+        spare = self.clone_disk(self.image)
+        url = "/v1/templates/t/clones"
+
+        def state():
+            shown, listed = d.get("/v1/templates/t"), d.get("/v1/templates")["templates"][0]
+            self.assertEqual((shown["state"], shown.get("reason")), (listed["state"], listed.get("reason")))
+            return shown["state"], shown.get("reason")
+
+        def broken(said):
+            for _ in range(2):                  # with a host that has the template already, and in a new daemon
+                self.assertEqual(state(), ("incomplete", "disk 'base' of the snapshot: " + said))
+                message = d.refused(409, "disk_unusable", "POST", url, {"overrides": {"disks": [self.own()]}})
+                self.assertIn("disk 'base': " + said, message)
+                d.delete(d.clone("t", overrides={"disks": [self.own(), {"id": "base", "path": spare}]}))
+                d.stop()
+                d.start()
+                self.assertIn(f"template 't': disk 'base' of the snapshot: {said}", read(d.log).decode())
+
+        os.rename(self.image, self.path("away"))
+        broken(f"open '{self.image}': No such file or directory (os error 2)")
+        os.rename(self.path("away"), self.image)
+        self.assertEqual(state(), ("ready", None))
+        os.truncate(self.image, 4096)
+        broken(f"'{self.image}' has 4096 bytes, the guest knows a disk of {size}")
+        os.truncate(self.image, size + 4096)    # longer is fine
+        self.assertEqual(state(), ("ready", None))
+        d.delete(d.clone("t", overrides={"disks": [self.own()]}))
+        # a file of the request that is too short is the request's mistake
+        short = self.disk(1, "short")
+        os.truncate(short, 512)
+        message = d.refused(400, "invalid_request", "POST", url, {"overrides": {"disks": [{"id": "own", "path": short}]}})
+        self.assertIn(f"disk 'own': '{short}' has 512 bytes, the guest knows a disk of {size}", message)
+
+
 class Input(ForkdTest):
     def test_names(self):
         d = Daemon(self)

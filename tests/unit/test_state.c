@@ -65,7 +65,11 @@ static void reads_the_tree(void **state)
 	assert_int_equal(state_parse(&json.nodes[0], "root", &inner, &node, &err), 0);
 	assert_int_equal(node->type, JSON_INTS);
 	assert_int_equal(state_child(&json.nodes[0], "group", &group, &err), 0);
-	assert_int_equal(state_load_leaf(group, "a", point_fields, &p, &err), 0);
+	assert_int_equal(state_peek_leaf(group, "a", point_fields, &p, &err), 0);
+	assert_true(p.x == UINT64_MAX);
+	assert_string_equal(p.name, "q\"");
+	fields_free(point_fields, &p);
+	assert_int_equal(state_load_leaf(group, "a", point_fields, &p, &err), 0); /* it is whole still */
 	assert_true(p.x == UINT64_MAX);
 	assert_string_equal(p.name, "q\"");
 	fields_free(point_fields, &p);
@@ -101,11 +105,13 @@ static void errors(void **state)
 		autojson struct json json = {};
 		autofree char *text = exact_copy(cases[i].text, strlen(cases[i].text));
 		struct point p = { .x = 7 };
-		struct err err = {};
+		struct err err = {}, peeked = {};
 		assert_int_equal(json_parse(&json, text, strlen(cases[i].text), &err), 0);
+		assert_int_equal(state_peek_leaf(&json.nodes[0], "a", point_fields, &p, &peeked), -EINVAL);
 		assert_int_equal(state_load_leaf(&json.nodes[0], "a", point_fields, &p, &err), -EINVAL);
 		if (strncmp(err.msg, cases[i].msg, strlen(cases[i].msg)) != 0)
 			fail_msg("case %zu: %s", i, err.msg);
+		assert_string_equal(peeked.msg, err.msg);
 		assert_int_equal(p.x, 7);
 	}
 }

@@ -16,6 +16,7 @@
 #include "common/ctl.h"
 #include "common/log.h"
 #include "vmm/clone/control.h"
+#include "vmm/state/state.h"
 
 enum { IDLE_MS = 3 };
 
@@ -67,8 +68,29 @@ static int describe_nets(const struct vm_config *c, struct ctl_template *d, stru
 	return 0;
 }
 
-static int describe_disks(const struct vm_config *c, struct ctl_template *d, struct err *err)
+/* Of a disk's state, how long the guest knows it. */
+struct known_disk {
+	struct known_space {
+		uint64_t capacity; /* sectors */
+	} config;
+};
+static const struct field known_space_fields[] = {
+	F(struct known_space, capacity, .flags = F_REQUIRED, .max = INT64_MAX >> 9),
+	F_END,
+};
+static const struct field known_disk_fields[] = {
+	F_OBJ(struct known_disk, config, known_space_fields, .flags = F_REQUIRED),
+	F_END,
+};
+
+static int describe_disks(const struct template *t, struct ctl_template *d, struct err *err)
 {
+	const struct vm_config *c = &t->config;
+	const struct json_node *devices = NULL;
+	struct known_disk known;
+
+	if (state_child(&t->snap.state.nodes[0], "device-manager", &devices, err) < 0)
+		return err->num;
 	d->disks = calloc(c->n_disks + 1, sizeof(*d->disks));
 	if (!d->disks)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "describe the template");
@@ -76,8 +98,14 @@ static int describe_disks(const struct vm_config *c, struct ctl_template *d, str
 		const struct disk_config *disk = &c->disks[d->n_disks];
 		if (!disk->id)
 			return err_set(err, ERR_INVALID, "config.json: disks[%u].id: missing", d->n_disks);
+		if (state_peek_leaf(devices, disk->id, known_disk_fields, &known, err) < 0)
+			return err->num;
 		d->disks[d->n_disks] = (struct ctl_disk){
-			.id = disk->id, .path = disk->path, .readonly = disk->readonly, .direct = disk->direct
+			.id = disk->id,
+			.path = disk->path,
+			.readonly = disk->readonly,
+			.direct = disk->direct,
+			.bytes = known.config.capacity << 9,
 		};
 	}
 	return 0;
@@ -102,7 +130,7 @@ static int describe(const struct template *t, struct strbuf *out, struct err *er
 	if (r == 0)
 		r = describe_nets(c, &d, err);
 	if (r == 0)
-		r = describe_disks(c, &d, err);
+		r = describe_disks(t, &d, err);
 	if (r == 0)
 		ctl_reply(out, ctl_template_fields, &d);
 	fields_free(host_needs_fields, &d.needs);

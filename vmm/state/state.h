@@ -24,5 +24,8 @@ MUST_CHECK int state_parse(const struct json_node *node, const char *what, struc
 /* state_child(), state_parse() and fields_load() in one. */
 MUST_CHECK int state_load_leaf(const struct json_node *node, const char *id, const struct field *rows, void *obj,
 			       struct err *err);
+/* The same of a node that is to be parsed later. */
+MUST_CHECK int state_peek_leaf(const struct json_node *node, const char *id, const struct field *rows, void *obj,
+			       struct err *err);
 
 #endif
