@@ -70,8 +70,7 @@ static int create_all(struct batch *b, struct err *err)
 
 	pthread_mutex_lock(&b->host->talk);
 	int r = launch_all(b, err);
-	watch_rearm(b->d->watcher, &b->host->control);
-	pthread_mutex_unlock(&b->host->talk);
+	watch_end_talk(b->d->watcher, &b->host->control, &b->host->talk);
 	if (r < 0)
 		return r;
 	for (unsigned i = 0; i < b->n; i++)

@@ -34,11 +34,10 @@ static void on_packet(struct watch *w)
 	struct clone *c = container_of(w, struct clone, control);
 	struct forkd *d = c->followed->d;
 
-	if (pthread_mutex_trylock(&c->talk) != 0)
+	if (!watch_try_talk(w, &c->talk))
 		return; /* whoever talks with it reads this too, and arms the watch again */
 	clone_hear(d, c);
-	watch_rearm(d->watcher, &c->control);
-	pthread_mutex_unlock(&c->talk);
+	watch_end_talk(d->watcher, &c->control, &c->talk);
 }
 
 static uint64_t call_again(struct watch_round *round)

@@ -93,8 +93,7 @@ int clone_delete(struct forkd *d, struct clone *c, struct err *err)
 		if (old == CLONE_EXITED)
 			events_emit(d->events, "clone.released", c->record.template, c->record.id, NULL);
 	}
-	watch_rearm(d->watcher, &c->control); /* its last words are read, so that it can say them */
-	pthread_mutex_unlock(&c->talk);
+	watch_end_talk(d->watcher, &c->control, &c->talk); /* its last words are read, so that it can say them */
 	return r;
 }
 

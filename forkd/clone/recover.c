@@ -103,8 +103,7 @@ static void adopt(struct recovery *r, struct clone *c)
 		log_warn("clone %s: %s", c->record.id, err.msg);
 	if (follow_clone(d, c, &err) < 0)
 		log_error("clone %s: %s", c->record.id, err.msg);
-	watch_rearm(d->watcher, &c->control);
-	pthread_mutex_unlock(&c->talk);
+	watch_end_talk(d->watcher, &c->control, &c->talk);
 	metrics_count(d->metrics, METRIC_CLONES_ADOPTED, 1);
 }
 

@@ -213,8 +213,7 @@ void clones_call_again(struct forkd *d)
 		if (pthread_mutex_trylock(&c->talk) == 0) {
 			if (c->line == LINE_DOWN && !has_ended(c, 0) && call_again(d, c, &err) < 0)
 				log_warn("clone %s cannot be called: %s", c->record.id, err.msg);
-			watch_rearm(d->watcher, &c->control);
-			pthread_mutex_unlock(&c->talk);
+			watch_end_talk(d->watcher, &c->control, &c->talk);
 		}
 		clone_unref(d->registry, c);
 	}
@@ -325,7 +324,6 @@ int clone_talk(struct forkd *d, struct clone *c, const struct control_call *call
 		r = fail(err, E_NO_ANSWER, "clone '%s' has not answered yet", c->record.id);
 	else
 		r = clone_talk_locked(d, c, call, err);
-	watch_rearm(d->watcher, &c->control);
-	pthread_mutex_unlock(&c->talk);
+	watch_end_talk(d->watcher, &c->control, &c->talk);
 	return r;
 }

@@ -312,8 +312,7 @@ int api_clone_patch(struct forkd *d, struct request *rq, struct reply *reply, st
 	}
 	pthread_mutex_lock(&c->talk);
 	int r = patch(d, c, &p, err);
-	watch_rearm(d->watcher, &c->control);
-	pthread_mutex_unlock(&c->talk);
+	watch_end_talk(d->watcher, &c->control, &c->talk);
 	labels_free(p.labels, p.n_labels);
 	if (r >= 0) {
 		follow_ttl(d);

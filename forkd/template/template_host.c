@@ -83,17 +83,17 @@ static void on_packet(struct watch *w)
 	autoctl struct ctl_packet p = {};
 	struct err err = {};
 
-	if (pthread_mutex_trylock(&h->talk) != 0)
+	if (!watch_try_talk(w, &h->talk))
 		return;
 	int got = h->control.fd >= 0 && wait_readable(h->control.fd, 0) > 0 ? ctl_recv(h->control.fd, &p, &err)
 									    : -EAGAIN;
 	if (got > 0 && json_get(&p.json.nodes[0], "event"))
 		template_host_event(h, &p);
-	if (got == 0 || (got < 0 && got != -EAGAIN))
+	if (got == 0 || (got < 0 && got != -EAGAIN)) {
 		h->failed = true; /* its pidfd tells the rest */
-	else
-		watch_rearm(h->d->watcher, &h->control);
-	pthread_mutex_unlock(&h->talk);
+		watch_forget(h->d->watcher, w);
+	}
+	watch_end_talk(h->d->watcher, w, &h->talk);
 }
 
 static void on_end(struct watch *w)

@@ -37,13 +37,25 @@ int watch_add(struct watcher *r, struct watch *w, struct err *err)
 	return 0;
 }
 
-void watch_rearm(struct watcher *r, const struct watch *w)
+/* If the holder has gone meanwhile it did not see `missed`, perhaps: so the lock is tried once more. */
+bool watch_try_talk(struct watch *w, pthread_mutex_t *lock)
 {
-	struct epoll_event e = { .events = EPOLLIN | (uint32_t)EPOLLONESHOT };
+	if (pthread_mutex_trylock(lock) == 0)
+		return true;
+	atomic_store(&w->missed, true);
+	return pthread_mutex_trylock(lock) == 0;
+}
 
-	e.data.ptr = (void *)(uintptr_t)w;
-	if (w->fd >= 0)
-		epoll_ctl(r->epoll_fd, EPOLL_CTL_MOD, w->fd, &e);
+void watch_end_talk(struct watcher *r, struct watch *w, pthread_mutex_t *lock)
+{
+	struct epoll_event e = { .events = EPOLLIN | (uint32_t)EPOLLONESHOT, .data.ptr = w };
+
+	do {
+		atomic_store(&w->missed, false);
+		if (w->fd >= 0)
+			epoll_ctl(r->epoll_fd, EPOLL_CTL_MOD, w->fd, &e);
+		pthread_mutex_unlock(lock);
+	} while (atomic_load(&w->missed) && watch_try_talk(w, lock));
 }
 
 void watch_forget(struct watcher *r, const struct watch *w)
