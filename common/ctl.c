@@ -16,6 +16,14 @@ static const struct field fd_fields[] = {
 	F_END,
 };
 
+const struct ctl_hello ctl_ours = { .version = CTL_VERSION, .oldest = CTL_VERSION_OLDEST };
+
+const struct field ctl_hello_fields[] = {
+	F(struct ctl_hello, version, .max = INT32_MAX),
+	F(struct ctl_hello, oldest, .max = INT32_MAX),
+	F_END,
+};
+
 const struct field ctl_load_fields[] = {
 	F(struct ctl_load, park, .max = CTL_PARK_MAX),
 	F_END,
@@ -53,6 +61,13 @@ const struct field ctl_status_fields[] = {
 	F(struct ctl_status, state, .flags = F_REQUIRED),
 	F(struct ctl_status, restored_ns),
 	F(struct ctl_status, resumed_ns),
+	F(struct ctl_status, version),
+	F(struct ctl_status, oldest),
+	F_END,
+};
+
+const struct field ctl_state_fields[] = {
+	F(struct ctl_state, state, .flags = F_REQUIRED),
 	F_END,
 };
 
@@ -230,14 +245,14 @@ void ctl_reply(struct strbuf *out, const struct field *rows, const void *obj)
 	strbuf_putc(out, '}');
 }
 
-/* An error's code travels as its number: both ends are of one build. */
+/* An error's code travels as its number. One that the other side has and this one has not is ERR_INTERNAL. */
 struct wire_error {
 	uint32_t code, num; /* num: errno */
 	char *message;
 };
 
 static const struct field wire_error_fields[] = {
-	F(struct wire_error, code, .flags = F_REQUIRED, .min = ERR_INVALID, .max = ERR_HOST),
+	F(struct wire_error, code, .flags = F_REQUIRED, .min = ERR_INVALID),
 	F(struct wire_error, num, .max = 4095),
 	F(struct wire_error, message, .flags = F_REQUIRED),
 	F_END,
@@ -258,7 +273,7 @@ static int take_error(const struct json_node *node, struct err *err)
 	fields_init(wire_error_fields, &e);
 	if (fields_load(wire_error_fields, &e, node, "error", err) < 0)
 		return err_wrap(err, "control packet");
-	err_set(err, e.code, "-");
+	err_set(err, e.code <= ERR_HOST ? (enum err_code)e.code : ERR_INTERNAL, "-");
 	if (e.num == ENOSPC || e.num == EDQUOT) /* any other number would look like a fault of this end's socket */
 		err->num = -(int)e.num;
 	snprintf(err->msg, sizeof(err->msg), "%s", e.message);
@@ -275,4 +290,18 @@ int ctl_parse_reply(const struct ctl_packet *p, const struct field *rows, void *
 	if (!json_get(root, "ok"))
 		return err_set(err, ERR_INTERNAL, "a control packet is neither an answer nor an error");
 	return rows ? fields_load(rows, obj, root, "answer", err) : 0;
+}
+
+int ctl_agree(const struct json_node *hello, const char *theirs, const char *ours, struct err *err)
+{
+	struct ctl_hello h;
+
+	fields_init(ctl_hello_fields, &h);
+	if (fields_load(ctl_hello_fields, &h, hello, "hello", err) < 0)
+		return err->num;
+	int both = h.version < CTL_VERSION ? (int)h.version : CTL_VERSION;
+	if (both < (int)h.oldest || both < CTL_VERSION_OLDEST)
+		return err_set(err, ERR_CONFLICT, "%s speaks versions %u to %u of the control protocol, %s %d to %d",
+			       theirs, h.oldest, h.version, ours, CTL_VERSION_OLDEST, CTL_VERSION);
+	return both;
 }

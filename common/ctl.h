@@ -6,7 +6,14 @@
  * descriptors. A request has "op"; it gets one reply, in order: {"ok":true,…} or {"error":{"code","num","message"}}.
  * Packets with "event" come unasked, between replies.
  *
+ * The two sides may be of different builds: processes outlive the daemon that started them. `hello` says the versions that each side
+ * speaks (struct ctl_hello), and they go by the newest that both do. Who does not name one speaks version 0. There is none in common:
+ * an error, and the other side is left alone. Members that a side does not know are ignored.
+ *   0  without versions
+ *   1  hello names versions, also to a template host; a VM process opens no path by its name (`connect`, restore's vsock_socket)
+ *
  * Template host (its socket is a socketpair given by forkd; end of file ends it; the VM processes go on):
+ *   hello    struct ctl_hello                         -> struct ctl_hello. First. Version 0 does not know it.
  *   check    struct host_needs                        -> {"ok":true}; an error of code ERR_HOST names what this host lacks
  *   load     struct ctl_load; fds: the template's directory   -> struct ctl_template. Once, before any fork.
  *   fork     struct ctl_fork; fds: a listening control socket   -> {"ok":true,"pid":n}, fds: a pidfd
@@ -14,7 +21,7 @@
  *
  * VM process (accepts on the listening socket that came with `fork`, one connection at a time; a new one ends the old one; without a
  * connection it goes on running, and may be called again; before its first successful restore or boot the end of the connection ends it):
- *   hello                                             -> struct ctl_status
+ *   hello    struct ctl_hello                         -> struct ctl_status
  *   restore  struct ctl_restore; fds as listed there  -> struct ctl_status. Once.
  *   boot     struct ctl_boot; fds as listed there     -> struct ctl_status. Once; process not made by a template host.
  *   pause, resume                                     -> struct ctl_status; done already: fine
@@ -40,6 +47,13 @@
 #include "common/sock.h"
 
 enum { CTL_PACKET_MAX = 128 * 1024, CTL_PARK_MAX = 64 };
+/* The newest version that this build speaks, and the oldest. forkd starts no process that does not speak the newest. */
+enum { CTL_VERSION = 1, CTL_VERSION_OLDEST = 0 };
+
+struct ctl_hello {
+	uint32_t version, oldest;
+};
+extern const struct ctl_hello ctl_ours;
 
 /* What a descriptor of struct ctl_restore or struct ctl_boot is for. */
 enum ctl_fd_kind {
@@ -100,6 +114,11 @@ struct ctl_status {
 	uint32_t pid;
 	char *state;                      /* "Parked" (nothing restored yet), "Paused", "Running" */
 	uint64_t restored_ns, resumed_ns; /* CLOCK_MONOTONIC, 0: not yet */
+	uint32_t version, oldest;         /* as in ctl_hello */
+};
+
+struct ctl_state {
+	char *state;
 };
 
 struct ctl_exiting {
@@ -158,9 +177,10 @@ struct ctl_connect {
  */
 bool ctl_is_random_source(const char *path);
 
-extern const struct field ctl_load_fields[], ctl_fork_fields[], ctl_exited_fields[], ctl_restore_fields[],
-	ctl_boot_fields[], ctl_status_fields[], ctl_exiting_fields[], ctl_snapshotted_fields[], ctl_stats_fields[],
-	ctl_template_fields[], ctl_open_dir_fields[], ctl_connect_fields[];
+extern const struct field ctl_hello_fields[], ctl_state_fields[], ctl_load_fields[], ctl_fork_fields[],
+	ctl_exited_fields[], ctl_restore_fields[], ctl_boot_fields[], ctl_status_fields[], ctl_exiting_fields[],
+	ctl_snapshotted_fields[], ctl_stats_fields[], ctl_template_fields[], ctl_open_dir_fields[],
+	ctl_connect_fields[];
 
 /*
  * A packet that came in: its JSON and its descriptors. It is zeroed before the first use;
@@ -200,5 +220,10 @@ void ctl_event(struct strbuf *out, const char *event, const struct field *rows, 
  * other end.
  */
 MUST_CHECK int ctl_parse_reply(const struct ctl_packet *p, const struct field *rows, void *obj, struct err *err);
+/*
+ * The version by which the two sides go: the other one's are in its hello or in the answer to ours. ERR_CONFLICT: they have none in
+ * common. The names of the two are for the message.
+ */
+MUST_CHECK int ctl_agree(const struct json_node *hello, const char *theirs, const char *ours, struct err *err);
 
 #endif

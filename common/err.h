@@ -11,6 +11,7 @@
 
 #include "common/auto.h"
 
+/* The numbers are part of the control protocol: a new one goes to the end. */
 enum err_code {
 	ERR_NONE,
 	ERR_INVALID,   /* the caller's input is wrong: 400, usage */

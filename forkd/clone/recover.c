@@ -198,7 +198,7 @@ static void hand_out(struct registry *reg, const struct found *f)
 	for (unsigned i = 0; i < f->n; i++) {
 		struct clone *c = f->all[i];
 		registry_swap_state_locked(reg, c, 1u << CLONE_CREATING, c->first_state);
-		if (c->line != LINE_UP && n++ < DEPENDENTS_SHOWN)
+		if ((c->line == LINE_ASKED || c->line == LINE_DOWN) && n++ < DEPENDENTS_SHOWN)
 			strbuf_printf(&silent, "%s%s", n > 1 ? ", " : "", c->record.id);
 	}
 	pthread_mutex_unlock(&reg->lock);

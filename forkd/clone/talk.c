@@ -91,7 +91,7 @@ void clone_hang_up(struct forkd *d, struct clone *c)
 
 int clone_greet(struct forkd *d, struct clone *c, struct err *err)
 {
-	if (control_send(c->control.fd, "hello", NULL, NULL, NULL, NULL, 0, err) < 0)
+	if (control_send(c->control.fd, "hello", ctl_hello_fields, &ctl_ours, NULL, NULL, 0, err) < 0)
 		return err->num;
 	set_line(d, c, LINE_ASKED);
 	return 0;
@@ -109,38 +109,40 @@ static int call_again(struct forkd *d, struct clone *c, struct err *err)
 	return err->num;
 }
 
-static int load_hello(struct forkd *d, struct clone *c, const struct ctl_packet *p, struct err *err)
+/* Whether they can talk at all; or it is another process than that of the record. */
+static int check_hello(const struct clone *c, const struct ctl_packet *p, struct ctl_status *ret, struct err *err)
+{
+	if (ctl_parse_reply(p, NULL, NULL, err) < 0 ||
+	    ctl_agree(&p->json.nodes[0], "its forkd-vmm", "this forkd", err) < 0 ||
+	    ctl_parse_reply(p, ctl_status_fields, ret, err) < 0)
+		return err->num;
+	if (ret->pid == c->record.pid)
+		return 0;
+	return err_set(err, ERR_CONFLICT, "process %u answers for process %u", ret->pid, c->record.pid);
+}
+
+static void take_hello(struct forkd *d, struct clone *c, const struct ctl_packet *p)
 {
 	struct ctl_status s;
+	char line[ERR_MSG_BYTES];
+	struct err err = {};
 
 	fields_init(ctl_status_fields, &s);
-	if (ctl_parse_reply(p, ctl_status_fields, &s, err) < 0)
-		return err->num;
-	int r = 0;
-	if (s.pid != c->record.pid) {
-		r = err_set(err, ERR_INTERNAL, "process %u answers for process %u", s.pid, c->record.pid);
-	} else {
+	int r = check_hello(c, p, &s, &err);
+	if (r >= 0) {
 		pthread_mutex_lock(&d->registry->lock);
 		c->restored_ns = s.restored_ns;
 		c->resumed_ns = s.resumed_ns;
 		pthread_mutex_unlock(&d->registry->lock);
 		clone_take_state(d, c, s.state);
+		set_line(d, c, LINE_UP);
+	} else {
+		log_warn("clone %s: hello: %s", c->record.id, err_line(&err, line, sizeof(line)));
+		free(c->refusal);
+		c->refusal = strdup(line);
+		set_line(d, c, LINE_REFUSED);
 	}
 	fields_free(ctl_status_fields, &s);
-	return r;
-}
-
-static void take_hello(struct forkd *d, struct clone *c, const struct ctl_packet *p)
-{
-	char line[ERR_MSG_BYTES];
-	struct err err = {};
-
-	if (load_hello(d, c, p, &err) >= 0) {
-		set_line(d, c, LINE_UP);
-		return;
-	}
-	log_warn("clone %s: hello: %s", c->record.id, err_line(&err, line, sizeof(line)));
-	clone_hang_up(d, c);
 }
 
 /* ---- what it says unasked ---- */
@@ -263,7 +265,7 @@ static int bring_up(struct forkd *d, struct clone *c, uint64_t most_ms, struct e
 {
 	struct err why = {};
 
-	if (c->line == LINE_UP && control_hung_up(c->control.fd)) {
+	if (c->control.fd >= 0 && control_hung_up(c->control.fd)) {
 		clone_read_rest(d, c);
 		clone_hang_up(d, c);
 	}
@@ -273,6 +275,9 @@ static int bring_up(struct forkd *d, struct clone *c, uint64_t most_ms, struct e
 		await_hello(d, c, most_ms);
 	if (c->line == LINE_UP)
 		return 0;
+	if (c->line == LINE_REFUSED)
+		return fail(err, E_VERSION, "clone '%s': %s", c->record.id,
+			    c->refusal ? c->refusal : "hello was refused");
 	if (c->line == LINE_DOWN && has_ended(c, END_WAIT_MS))
 		return fail(err, E_CLONE_DIED, "clone '%s': its process has ended", c->record.id);
 	return fail(err, E_NO_ANSWER, "clone '%s': process %u lives, but does not answer on its control socket",

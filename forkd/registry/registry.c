@@ -43,6 +43,7 @@ static void clone_free(struct clone *c)
 		close(c->process.fd);
 	record_free(&c->record);
 	free(c->exit_reason);
+	free(c->refusal);
 	pthread_mutex_destroy(&c->talk);
 	free(c);
 }

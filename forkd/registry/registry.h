@@ -18,9 +18,10 @@ extern const char *const clone_states[]; /* as in the API, NULL-terminated */
 
 /* The control socket of a clone. */
 enum line {
-	LINE_DOWN,  /* no connection: it is called when it is wanted, or after some seconds */
-	LINE_ASKED, /* "hello" was sent, the answer has not come */
-	LINE_UP,    /* it answers */
+	LINE_DOWN,    /* no connection: it is called when it is wanted, or after some seconds */
+	LINE_ASKED,   /* "hello" was sent, the answer has not come */
+	LINE_UP,      /* it answers */
+	LINE_REFUSED, /* it answered, but they have no version of the control protocol in common: see `refusal` */
 };
 
 struct clone {
@@ -36,6 +37,7 @@ struct clone {
 	enum clone_state state, first_state; /* first_state: when it was made */
 	enum line line;                      /* written under talk, too */
 	uint64_t asked_ns;                   /* LINE_ASKED: since when */
+	char *refusal;                       /* heap; talk */
 	unsigned refs;
 	bool listed, has_status;
 	uint64_t restored_ns, resumed_ns; /* CLOCK_MONOTONIC; 0: not (yet, or unknown) */

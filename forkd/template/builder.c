@@ -200,6 +200,8 @@ static int boot(struct vm_build *v, struct err *err)
 
 	if (asprintf(&extra, "\"config\":%s", v->needs.config.text) < 0)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "boot the VM");
+	if (control_hello(v->control, v->d->options->vmm, BOOT_TIMEOUT_MS, err) < 0)
+		return err->num == -EPIPE ? died(v, err) : err->num;
 	if (control_send(v->control, "boot", ctl_boot_fields, &request, extra, v->needs.fds.fds, v->needs.fds.n, err) <
 	    0)
 		return err->num;

@@ -146,11 +146,13 @@ static int load_template(struct template_host *h, int dir_fd, unsigned park, str
  * What a template host says of the snapshot and of this machine stands as it is. Any other error says
  * that the template host itself failed.
  */
-static void not_started(const char *name, bool spawned, struct err *err)
+static void not_started(const char *name, bool talks, struct err *err)
 {
-	if (spawned && err->code == ERR_HOST)
+	if (err->detail == E_VERSION)
+		err_wrap(err, "template host of '%s'", name);
+	else if (talks && err->code == ERR_HOST)
 		fail_as(err, E_INCOMPATIBLE, NULL);
-	else if (spawned && (err->code == ERR_INVALID || err->code == ERR_CONFLICT))
+	else if (talks && (err->code == ERR_INVALID || err->code == ERR_CONFLICT))
 		fail_as(err, E_BAD_SNAPSHOT, NULL);
 	else
 		fail_as(err, E_HOST, "template host of '%s'", name);
@@ -181,9 +183,14 @@ int template_host_start(struct forkd *d, const char *name, int dir_fd, unsigned 
 	if (r >= 0)
 		r = spawn_vmm(d->options->vmm, "--template-host", pair[1], &h->pid, &h->process.fd, err);
 	close(pair[1]);
-	if (r < 0 || (dir_fd >= 0 && load_template(h, dir_fd, park, err) < 0)) {
+	if (r >= 0)
+		r = control_hello(h->control.fd, d->options->vmm, LOAD_TIMEOUT_MS, err);
+	bool talks = r >= 0;
+	if (talks && dir_fd >= 0)
+		r = load_template(h, dir_fd, park, err);
+	if (r < 0) {
 		template_host_stop(h);
-		not_started(name, r >= 0, err);
+		not_started(name, talks, err);
 		return -EIO;
 	}
 	if (dir_fd >= 0)

@@ -13,6 +13,7 @@
 #include <sys/time.h>
 
 #include "common/clock.h"
+#include "forkd/errors.h"
 
 enum { SEND_TIMEOUT_S = 5 };
 
@@ -76,6 +77,34 @@ int control_call(int fd, const struct control_call *call, struct err *err)
 	    control_reply(fd, deadline, call->on_event, call->arg, &p, err) < 0)
 		return err_wrap(err, "'%s'", call->op);
 	return ctl_parse_reply(&p, call->ret_rows, call->ret, err);
+}
+
+/* The version of the answer; a template host of version 0 does not know the question. */
+static int version_of(const struct ctl_packet *p, const char *who, struct err *err)
+{
+	if (ctl_parse_reply(p, NULL, NULL, err) >= 0)
+		return ctl_agree(&p->json.nodes[0], who, "forkd", err);
+	if (err->code != ERR_INVALID)
+		return err_wrap(err, "%s", who);
+	*err = (struct err){};
+	return 0;
+}
+
+int control_hello(int fd, const char *who, uint64_t timeout_ms, struct err *err)
+{
+	autoctl struct ctl_packet p = {};
+	uint64_t deadline = deadline_in_ms(timeout_ms);
+
+	if (control_send(fd, "hello", ctl_hello_fields, &ctl_ours, NULL, NULL, 0, err) < 0 ||
+	    control_reply(fd, deadline, NULL, NULL, &p, err) < 0)
+		return err_wrap(err, "'hello'");
+	int version = version_of(&p, who, err);
+	if (version < 0)
+		return err->code == ERR_CONFLICT ? fail_as(err, E_VERSION, NULL) : err->num;
+	if (version < CTL_VERSION)
+		return fail(err, E_VERSION, "%s speaks version %d of the control protocol, forkd starts none below %d",
+			    who, version, CTL_VERSION);
+	return 0;
 }
 
 int control_await_end(int fd, uint64_t deadline_ns, struct err *err)

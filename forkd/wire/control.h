@@ -33,6 +33,8 @@ struct control_call {
 	void *arg;
 };
 MUST_CHECK int control_call(int fd, const struct control_call *call, struct err *err);
+/* Asks a process that was just started, which must speak the newest version that is known here. E_VERSION: it does not. */
+MUST_CHECK int control_hello(int fd, const char *who, uint64_t timeout_ms, struct err *err);
 /* Waits until the other end has closed its end, whatever it says before. */
 MUST_CHECK int control_await_end(int fd, uint64_t deadline_ns, struct err *err);
 bool control_hung_up(int fd); /* it has */

@@ -48,9 +48,10 @@ def request(path, method, url, body=None, fds=(), headers=None, timeout_s=120):
 
 
 class Daemon:
-    def __init__(self, test, *args, root=None, prefix=()):
+    def __init__(self, test, *args, root=None, prefix=(), programs=None):
         """`prefix`: a command that becomes the daemon."""
         self.test, self.args, self.prefix = test, [str(a) for a in args], list(prefix)
+        self.programs = programs or (FORKD, kvmtest.VMM)    # of the next start
         self.root = root or test.new_dir("forkd")
         self.store, self.runtime = os.path.join(self.root, "store"), os.path.join(self.root, "run")
         self.socket = os.path.join(self.root, "forkd.sock")
@@ -62,7 +63,8 @@ class Daemon:
     def start(self):
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, FORKD, "--socket", self.socket, "--store", self.store, "--runtime-dir", self.runtime, "--vmm", kvmtest.VMM, *self.args],
+                [*self.prefix, self.programs[0], "--socket", self.socket, "--store", self.store, "--runtime-dir", self.runtime,
+                 "--vmm", self.programs[1], *self.args],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
         self.ready = self.process.stdout.readline().decode().strip()
         if not self.ready:

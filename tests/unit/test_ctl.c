@@ -117,12 +117,63 @@ static void not_packets(void **state)
 	close_pair(pair);
 }
 
+/* What the other side's hello says, and the version by which the two go. */
+static void versions(void **state)
+{
+	static const struct {
+		const char *hello;
+		int version;
+		const char *msg;
+	} cases[] = {
+		{ "{}", 0, NULL },
+		{ "{\"version\":1}", 1, NULL },
+		{ "{\"version\":1,\"oldest\":1}", 1, NULL },
+		{ "{\"version\":9,\"oldest\":1,\"more\":[]}", 1, NULL },
+		{ "{\"version\":9,\"oldest\":2}", -EEXIST,
+		  "it speaks versions 2 to 9 of the control protocol, this one 0 to 1" },
+		{ "{\"version\":-1}", -EINVAL, "hello.version: " },
+		{ "{\"version\":\"1\"}", -EINVAL, "hello.version: " },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		autojson struct json json = {};
+		struct err err = {};
+		char text[64];
+		snprintf(text, sizeof(text), "%s", cases[i].hello);
+		assert_int_equal(json_parse(&json, text, strlen(text), &err), 0);
+		assert_int_equal(ctl_agree(json.nodes, "it", "this one", &err), cases[i].version);
+		if (cases[i].msg && strncmp(err.msg, cases[i].msg, strlen(cases[i].msg)) != 0)
+			fail_msg("%s: %s", cases[i].hello, err.msg);
+	}
+}
+
+/* A code that only a newer release has. */
+static void error_of_a_newer_release(void **state)
+{
+	autoctl struct ctl_packet p = {};
+	struct err err = {};
+	int pair[2];
+	const char text[] = "{\"error\":{\"code\":77,\"num\":5,\"message\":\"odd\"}}";
+
+	(void)state;
+	open_pair(pair);
+	assert_int_equal(send(pair[0], text, strlen(text), 0), strlen(text));
+	assert_int_equal(ctl_recv(pair[1], &p, &err), 1);
+	assert_true(ctl_parse_reply(&p, NULL, NULL, &err) < 0);
+	assert_int_equal(err.code, ERR_INTERNAL);
+	assert_string_equal(err.msg, "odd");
+	close_pair(pair);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(request_with_fds),
 		cmocka_unit_test(replies),
 		cmocka_unit_test(not_packets),
+		cmocka_unit_test(versions),
+		cmocka_unit_test(error_of_a_newer_release),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

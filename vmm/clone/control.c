@@ -88,14 +88,14 @@ static void tell(struct owned_vm *c, const struct strbuf *text)
 /* The newest state. A socket that is full takes it when forkd has read: states in between are not kept. */
 static void say_state(struct owned_vm *c)
 {
-	const struct ctl_status status = { .state = (char *)(uintptr_t)vmm_state(c->vmm) };
+	const struct ctl_state state = { .state = (char *)(uintptr_t)vmm_state(c->vmm) };
 	autostrbuf struct strbuf out = {};
 	struct err err = {};
 	char line[ERR_MSG_BYTES];
 
 	if (c->conn.fd < 0 || !c->state_owed)
 		return;
-	ctl_event(&out, "state", ctl_status_fields, &status);
+	ctl_event(&out, "state", ctl_state_fields, &state);
 	int r = ctl_send(c->conn.fd, &out, NULL, 0, &err);
 	c->state_owed = r == -ETIMEDOUT;
 	if (c->state_owed) {
@@ -144,6 +144,8 @@ static int answer_status(struct owned_vm *c, struct strbuf *out)
 		.state = (char *)(uintptr_t)vmm_state(c->vmm),
 		.restored_ns = c->restored_ns,
 		.resumed_ns = c->resumed_ns,
+		.version = ctl_ours.version,
+		.oldest = ctl_ours.oldest,
 	};
 
 	ctl_reply(out, ctl_status_fields, &status);
@@ -152,9 +154,9 @@ static int answer_status(struct owned_vm *c, struct strbuf *out)
 
 static int op_hello(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
-	(void)p;
-	(void)err;
-	return answer_status(c, out);
+	int version = ctl_agree(&p->json.nodes[0], "forkd", "this forkd-vmm", err);
+
+	return version < 0 ? version : answer_status(c, out);
 }
 
 static int start_api(struct owned_vm *c, int *api_fd, struct err *err)

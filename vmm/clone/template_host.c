@@ -337,6 +337,14 @@ static int fork_clone(struct host *h, struct ctl_packet *p, struct ctl_fork *req
 
 /* ---- the host's loop ---- */
 
+static int greet(const struct ctl_packet *p, struct strbuf *out, struct err *err)
+{
+	if (ctl_agree(&p->json.nodes[0], "forkd", "this forkd-vmm", err) < 0)
+		return err->num;
+	ctl_reply(out, ctl_hello_fields, &ctl_ours);
+	return 0;
+}
+
 /* `out` stays empty when the answer is sent already. */
 static int run_request(struct host *h, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
@@ -345,6 +353,8 @@ static int run_request(struct host *h, struct ctl_packet *p, struct strbuf *out,
 
 	if (strcmp(name, "check") == 0)
 		return check(p, out, err);
+	if (strcmp(name, "hello") == 0)
+		return greet(p, out, err);
 	if (strcmp(name, "load") == 0)
 		return load_template(h, p, out, err);
 	if (strcmp(name, "fork") != 0)
