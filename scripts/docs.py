@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Names in the documents exist: files, functions, structs, targets of make, and what links point to. Part of scripts/lint.sh.
+"""Names in the documents exist: files, functions, structs, tests, targets of make, and what links point to. Part of scripts/lint.sh.
 
   scripts/docs.py             checks the documents of the tree that it stands in; names each line with a name that is not there
   scripts/docs.py --planted   plants wrong names, one after the other, and wants each of them found
@@ -13,8 +13,8 @@ import re
 import subprocess
 import sys
 
-DOCUMENTS = ["CONTRIBUTING.md", "docs/architecture.md"]
-FILE_ENDINGS = ("c", "h", "py", "sh", "md", "yaml", "txt", "mk", "S", "ld", "json")
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(glob.glob("docs/*.md"))]
+FILE_ENDINGS = ("c", "h", "py", "sh", "md", "yaml", "txt", "mk", "S", "ld")
 C_FUNCTION = re.compile(r"^(?:#define )?[A-Za-z][^\n;={}()]*?\b(\w+)\(|^#define (\w+)\(", re.M)
 
 
@@ -31,7 +31,7 @@ class Names:
         for path in self.files:
             if path.endswith((".c", ".h", ".py")):
                 with open(path, encoding="utf-8") as f:
-                    text = f.read()
+                    text = self.text[path] = f.read()
                 if path.endswith(".py"):
                     self.functions |= set(re.findall(r"^ *def (\w+)\(", text, re.M))
                 else:
@@ -40,6 +40,12 @@ class Names:
         with open("Makefile", encoding="utf-8") as f:
             self.targets = set(re.findall(r"^([\w -]+):(?!=)", f.read(), re.M))
         self.targets = {word for line in self.targets for word in line.split()}
+
+    def has_test(self, name):
+        """`test_module`, `test_module.case`, `test_module.Class.case`"""
+        module, *cases = name.split(".")
+        texts = [self.text[f] for f in self.text if re.fullmatch(rf"tests/.*/{module}\.(c|py)", f)]
+        return any(all(re.search(rf"\b{case}\b", text) for case in cases) for text in texts)
 
     def has_path(self, path):
         pattern = re.sub(r"NAME", "*", path).rstrip("/")
@@ -62,6 +68,8 @@ def wrong_in_span(span, names, rooms):
             yield f"no function is called {word}"
         if i > 0 and words[i - 1] == "struct" and re.fullmatch(r"\w+", word) and word not in names.structs:
             yield f"no struct is called {word}"
+        if re.fullmatch(r"test_[\w.]+", word) and not word.endswith((".c", ".py")) and not names.has_test(word.rstrip(".")):
+            yield f"no test is called {word}"
         if i > 0 and words[0] == "make" and re.fullmatch(r"[a-z-]+", word) and word not in names.targets:
             yield f"make has no target {word}"
         if word.startswith(("/", "build/", "-")) or "=" in word or "…" in word:
@@ -107,6 +115,8 @@ PLANTED = [
     ("as in `struct gone`", "no struct is called gone"),
     ("the rooms of `gone/`", "there is no folder gone/"),
     ("run `make check-gone`", "make has no target check-gone"),
+    ("held by `test_gone`", "no test is called test_gone"),
+    ("held by `test_loop.gone`", "no test is called test_loop.gone"),
     ("see [there](gone.md)", "the link to gone.md leads nowhere"),
 ]
 
