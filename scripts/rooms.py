@@ -111,12 +111,13 @@ def check_includes():
 # ---- names of the host ----
 
 def wrappers():
-    """Public functions of common/ that reach the host by a name, directly or through one another."""
+    """Public functions of common/ that reach the host by a name that is not the program's own, directly or through one another."""
     bodies, public = {}, set()
+    fixed = re.compile(r'\bopen\("(?:' + "|".join(FIXED) + r')"')
     for path in sources("common"):
         if path.endswith(".c"):
             for m in re.finditer(r"^(\w[^\n;{}]*?)\b(\w+)\([^;{}]*\)\n\{\n(.*?)^\}", code(path), re.S | re.M):
-                bodies[m.group(2)] = m.group(3)
+                bodies[m.group(2)] = fixed.sub("", m.group(3))
                 if "static" not in m.group(1):
                     public.add(m.group(2))
     known = set(BY_NAME)

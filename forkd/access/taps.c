@@ -11,29 +11,23 @@
 #include <sys/socket.h>
 
 #include "common/mac.h"
+#include "common/tap.h"
 #include "forkd/errors.h"
 #include "forkd/registry/record.h"
 
-enum { VNET_HEADER_BYTES = 12 };
-
 static int open_queue(const char *name, bool multi, int *ret_fd, struct err *err)
 {
-	struct ifreq ifr = { .ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (multi ? IFF_MULTI_QUEUE : 0)) };
-	int header = VNET_HEADER_BYTES;
-	autoclose int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	char own_name[IFNAMSIZ];
+	int fd = tap_open_queue(name, multi, own_name, err);
 
+	if (fd == -EINVAL)
+		err_num(err, ERR_INVALID, EINVAL,
+			"open tap '%s' (a tap has one queue or many from its making on; or it is no tap)", name);
 	if (fd < 0)
-		return err_sys(err, ERR_INTERNAL, "open /dev/net/tun");
-	snprintf(ifr.ifr_name, IFNAMSIZ, "%s", name);
-	if (ioctl(fd, TUNSETIFF, &ifr) < 0) {
-		int num = errno;
-		err_num(err, ERR_INTERNAL, num, "open tap '%s'%s", name,
-			num == EINVAL ? " (a tap has one queue or many from its making on; or it is no tap)" : "");
-		return num == EBUSY ? fail_as(err, E_CONFLICT, NULL) : fail_as(err, E_INVALID, NULL);
-	}
-	if (ioctl(fd, TUNSETVNETHDRSZ, &header) < 0)
-		return err_sys(err, ERR_INTERNAL, "tap '%s': set the header size", name);
-	*ret_fd = steal_fd(&fd);
+		return err->code == ERR_INTERNAL
+			       ? err->num
+			       : fail_as(err, err->code == ERR_CONFLICT ? E_CONFLICT : E_INVALID, NULL);
+	*ret_fd = fd;
 	return 0;
 }
 

@@ -3,12 +3,9 @@
 #ifndef FORKD_ACCESS_TAPS_H
 #define FORKD_ACCESS_TAPS_H
 
-#include <net/if.h>
 #include <stdint.h>
 
-#include "common/err.h"
-
-enum { TAP_QUEUES_MAX = 32 };
+#include "common/tap.h"
 
 /* What a configuration says of the host's side. */
 struct tap_settings {

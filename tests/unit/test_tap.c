@@ -11,7 +11,7 @@ static void bad_descriptors(void **state)
 {
 	autoclose int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	char id[] = "net1", text[128];
-	int fds[TAP_MAX_QUEUES];
+	int fds[TAP_QUEUES_MAX];
 	struct err err = {};
 
 	(void)state;
@@ -27,9 +27,9 @@ static void bad_descriptors(void **state)
 	assert_string_equal(
 		err.msg,
 		"Error from device manager\nCannot create virtio-net device\nnet 'net1'\na descriptor of it is missing");
-	for (unsigned i = 0; i < TAP_MAX_QUEUES; i++)
+	for (unsigned i = 0; i < TAP_QUEUES_MAX; i++)
 		assert_int_equal(fds[i], -1);
-	cfg.num_queues = 2 * TAP_MAX_QUEUES + 2;
+	cfg.num_queues = 2 * TAP_QUEUES_MAX + 2;
 	assert_int_equal(tap_open(&cfg, fds, &err), -EINVAL);
 	assert_string_equal(err.msg, "net 'net1': 33 queue pairs are more than 32");
 	char name[] = "a-name-of-16-chr";

@@ -551,7 +551,7 @@ static int set_mac(struct net *net, struct net_config *cfg, struct err *err)
 
 static int open_pairs(struct net *net, struct net_config *cfg, struct err *err)
 {
-	int fds[TAP_MAX_QUEUES];
+	int fds[TAP_QUEUES_MAX];
 
 	if (tap_open(cfg, fds, err) < 0)
 		return err->num;

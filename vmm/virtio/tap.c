@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The host side of a virtio network card: /dev/net/tun and the interface behind it. */
+/* The host side of a virtio network card: a tap and the interface behind it. */
 #include "vmm/virtio/tap.h"
 
 #include <arpa/inet.h>
@@ -15,17 +15,6 @@
 #include "common/log.h"
 #include "common/mac.h"
 #include "vmm/core/host_open.h"
-
-static int prepare(int fd, struct err *err)
-{
-	int header = VNET_HEADER_BYTES, flags = fcntl(fd, F_GETFL);
-
-	if (ioctl(fd, TUNSETVNETHDRSZ, &header) < 0)
-		return err_sys(err, ERR_INTERNAL, "set the header size of a tap");
-	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
-		return err_sys(err, ERR_INTERNAL, "make a tap non-blocking");
-	return 0;
-}
 
 static int take_fd(int given, int *ret_fd, struct err *err)
 {
@@ -43,7 +32,12 @@ static int take_fd(int given, int *ret_fd, struct err *err)
 	if (fd < 0)
 		return err_sys(err, ERR_INTERNAL, "duplicate descriptor %d", given);
 	*ret_fd = fd;
-	return prepare(fd, err);
+	int r = tap_set_header(fd), flags = fcntl(fd, F_GETFL);
+	if (r < 0)
+		return err_num(err, ERR_INTERNAL, -r, "set the header size of a tap");
+	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
+		return err_sys(err, ERR_INTERNAL, "make a tap non-blocking");
+	return 0;
 }
 
 static int if_ioctl(int sock, unsigned long request, struct ifreq *ifr, const char *what, struct err *err)
@@ -96,24 +90,6 @@ static int configure(const struct net_config *cfg, const char *name, bool existe
 	return if_ioctl(sock, SIOCSIFFLAGS, &ifr, "bring it up", err);
 }
 
-static int open_queue(const char *name, bool multi_queue, char ret_name[IFNAMSIZ], int *ret_fd, struct err *err)
-{
-	struct ifreq ifr = { .ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR |
-						  (multi_queue ? IFF_MULTI_QUEUE : 0)) };
-	autoclose int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-
-	if (fd < 0)
-		return err_sys(err, ERR_INTERNAL, "open /dev/net/tun");
-	snprintf(ifr.ifr_name, IFNAMSIZ, "%s", name);
-	if (ioctl(fd, TUNSETIFF, &ifr) < 0)
-		return err_sys(err, ERR_INTERNAL, "open tap '%s'", name);
-	memcpy(ret_name, ifr.ifr_name, IFNAMSIZ);
-	if (prepare(fd, err) < 0)
-		return err->num;
-	*ret_fd = steal_fd(&fd);
-	return 0;
-}
-
 static int open_by_name(struct net_config *cfg, int *fds, unsigned n, struct err *err)
 {
 	char name[IFNAMSIZ] = "vmtap%d";
@@ -126,24 +102,28 @@ static int open_by_name(struct net_config *cfg, int *fds, unsigned n, struct err
 	if (cfg->tap)
 		memcpy(name, cfg->tap, strlen(cfg->tap) + 1);
 	bool existed = cfg->tap && if_nametoindex(name) != 0;
-	for (unsigned i = 0; i < n; i++)
-		if (open_queue(name, n > 1, name, &fds[i], err) < 0)
+	for (unsigned i = 0; i < n; i++) {
+		fds[i] = tap_open_queue(name, n > 1, name, err);
+		if (fds[i] < 0) {
+			err->code = ERR_INTERNAL; /* whatever the reason, in this program's API */
 			return err->num;
+		}
+	}
 	if (configure(cfg, name, existed, err) < 0)
 		return err->num;
 	return 0;
 }
 
-int tap_open(struct net_config *cfg, int fds[TAP_MAX_QUEUES], struct err *err)
+int tap_open(struct net_config *cfg, int fds[TAP_QUEUES_MAX], struct err *err)
 {
 	unsigned n = cfg->num_queues / 2;
 	int r = 0;
 
-	for (unsigned i = 0; i < TAP_MAX_QUEUES; i++)
+	for (unsigned i = 0; i < TAP_QUEUES_MAX; i++)
 		fds[i] = -1;
-	if (n > TAP_MAX_QUEUES)
+	if (n > TAP_QUEUES_MAX)
 		return err_set(err, ERR_INVALID, "net '%s': %u queue pairs are more than %d", cfg->id, n,
-			       TAP_MAX_QUEUES);
+			       TAP_QUEUES_MAX);
 	if (cfg->fds)
 		for (unsigned i = 0; i < n && r >= 0; i++)
 			r = take_fd(cfg->fds[i], &fds[i], err);
@@ -151,7 +131,7 @@ int tap_open(struct net_config *cfg, int fds[TAP_MAX_QUEUES], struct err *err)
 		r = open_by_name(cfg, fds, n, err);
 	if (r >= 0)
 		return 0;
-	for (unsigned i = 0; i < TAP_MAX_QUEUES; i++)
+	for (unsigned i = 0; i < TAP_QUEUES_MAX; i++)
 		if (fds[i] >= 0)
 			close(steal_fd(&fds[i]));
 	err_wrap(err, "net '%s'", cfg->id);

@@ -4,16 +4,15 @@
 #define VMM_VIRTIO_TAP_H
 
 #include "common/mac.h"
+#include "common/tap.h"
 #include "vmm/config/config.h"
-
-enum { VNET_HEADER_BYTES = 12, TAP_MAX_QUEUES = 32 };
 
 /*
  * One descriptor a queue pair into fds[], non-blocking, with virtio-net headers of 12 bytes: those of the configuration, or a
  * tap opened by name (made when there is none; then mtu, address and MAC are set and it is brought up). On failure nothing stays
  * open; descriptors of the configuration stay with it.
  */
-MUST_CHECK int tap_open(struct net_config *cfg, int fds[TAP_MAX_QUEUES], struct err *err);
+MUST_CHECK int tap_open(struct net_config *cfg, int fds[TAP_QUEUES_MAX], struct err *err);
 /* Takes a queue of a multi-queue tap in or out of use: the host spreads flows over those in use. */
 void tap_use_queue(int fd, bool use);
 /* What the guest may be sent without checksums or as large segments: TUN_F_… bits. */
