@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "vmm/core/host_open.h"
 #include "vmm/machine/devices.h"
 #include "vmm/virtio/kinds.h"
 #include "vmm/virtio/vsock_mux.h"
@@ -833,6 +834,39 @@ static void sockets(void **state)
 	unlink(path);
 }
 
+static int copy_fd, peer_fd;
+
+/* As the daemon does: who connects for the VM still has the socket open when the VM has it. */
+static int connect_with_copy(void *opaque, uint32_t port)
+{
+	int pair[2];
+
+	(void)opaque;
+	(void)port;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair), 0);
+	copy_fd = dup(pair[0]);
+	peer_fd = pair[1];
+	return pair[0];
+}
+
+/* A stream that is gone is not woken by a socket that somebody else still holds. The last test: the door stays shut. */
+static void end_of_a_shared_socket(void **state)
+{
+	struct epoll_event ev;
+
+	(void)state;
+	open_vsock(10);
+	host_open_shut(connect_with_copy, NULL);
+	say(VSOCK_REQUEST, HOST_PORT, 5, 0);
+	expect(VSOCK_RESPONSE);
+	say(VSOCK_RST, HOST_PORT, 5, 0);
+	assert_int_equal(send(peer_fd, "x", 1, MSG_NOSIGNAL), 1);
+	assert_int_equal(epoll_wait(loop.epoll_fd, &ev, 1, 0), 0);
+	close(copy_fd);
+	close(peer_fd);
+	close_vsock();
+}
+
 static int make_dir(void **state)
 {
 	(void)state;
@@ -867,6 +901,7 @@ int main(void)
 		cmocka_unit_test(snapshots),
 		cmocka_unit_test(refused_states),
 		cmocka_unit_test(sockets),
+		cmocka_unit_test(end_of_a_shared_socket),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

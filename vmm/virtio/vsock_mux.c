@@ -131,6 +131,8 @@ static void conn_free(struct vsock_mux *m, struct vsock_conn *c)
 {
 	unlink_conn(m, c);
 	remove_sender(m, c);
+	watch(m, c->fd, NULL, 0,
+	      EPOLL_CTL_DEL); /* closing is not enough: another process may have the socket open still */
 	close(c->fd);
 	free(c->buf);
 	free(c);
