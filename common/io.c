@@ -3,6 +3,7 @@
 #include "common/io.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 
 static ssize_t move(int fd, char *buf, uint64_t len, uint64_t off, bool write)
@@ -31,4 +32,12 @@ ssize_t io_read(int fd, void *buf, uint64_t len, uint64_t off)
 ssize_t io_write(int fd, const void *buf, uint64_t len, uint64_t off)
 {
 	return move(fd, (char *)(uintptr_t)buf, len, off, true);
+}
+
+void io_set_append(int fd, bool on)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags >= 0)
+		fcntl(fd, F_SETFL, on ? flags | O_APPEND : flags & ~O_APPEND);
 }

@@ -3,6 +3,7 @@
 #ifndef COMMON_IO_H
 #define COMMON_IO_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -18,5 +19,10 @@ MUST_CHECK ssize_t io_read(int fd, void *buf, uint64_t len, uint64_t off);
  * -errno.
  */
 MUST_CHECK ssize_t io_write(int fd, const void *buf, uint64_t len, uint64_t off);
+/*
+ * Whether write() puts data at the end of the file, wherever that is by then: a log that somebody cuts has no hole afterwards. For all
+ * who share the open file.
+ */
+void io_set_append(int fd, bool on);
 
 #endif

@@ -8,6 +8,8 @@
 #include <sys/prctl.h>
 #include <time.h>
 
+#include "common/io.h"
+
 static struct {
 	const char *program;
 	enum log_level max;
@@ -22,6 +24,7 @@ void log_init(const char *program, enum log_level max, int fd)
 	log_state.program = program;
 	log_state.max = max;
 	log_state.fd = fd;
+	io_set_append(fd, true);
 	clock_gettime(CLOCK_MONOTONIC, &log_state.start);
 }
 

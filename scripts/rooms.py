@@ -35,7 +35,6 @@ BY_NAME = (r"open openat openat2 open_by_handle_at creat fopen freopen opendir s
 FIXED = ["/dev/kvm", "/dev/userfaultfd", "/dev/net/tun", "/proc/self/pagemap"]  # names of the program's own
 IN_DIRECTORY = "in a directory that came as a descriptor, under names of the program's own"
 EXCEPTIONS = {
-    ("vmm/main.c", "open"): "the log and the event monitor of the command line",
     ("vmm/api/api.c", "sock_listen"): "the API socket of the command line",
     ("vmm/api/api.c", "sock_listener_done"): "the same",
     ("vmm/clone/control.c", "sock_connect"): "the daemon's open service, named on the command line",

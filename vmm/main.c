@@ -12,6 +12,7 @@
 #include "vmm/clone/control.h"
 #include "vmm/config/cmdline.h"
 #include "vmm/core/event_monitor.h"
+#include "vmm/core/host_open.h"
 
 static void free_vmm(struct vmm **vmm)
 {
@@ -23,9 +24,9 @@ static void free_api(struct api_server **api)
 	api_server_free(*api);
 }
 
-static int open_output(const char *path, int flags, const char *what, struct err *err)
+static int open_output(const char *path, const char *what, struct err *err)
 {
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | flags, 0600);
+	int fd = host_open_output(path, O_TRUNC, 0600);
 
 	return fd < 0 ? err_sys(err, ERR_INTERNAL, "open the %s '%s'", what, path) : fd;
 }
@@ -64,12 +65,12 @@ static int reports_init(const struct cmdline *cl, struct err *err)
 	int log_fd = STDERR_FILENO, event_fd = cl->event_monitor.has_fd ? cl->event_monitor.fd : -1;
 
 	if (cl->log_file)
-		log_fd = open_output(cl->log_file, O_APPEND, "log file", err);
+		log_fd = open_output(cl->log_file, "log file", err);
 	if (log_fd < 0)
 		return err->num;
 	log_init("forkd-vmm", levels[v], log_fd);
 	if (cl->event_monitor.path)
-		event_fd = open_output(cl->event_monitor.path, O_NONBLOCK, "event monitor", err);
+		event_fd = open_output(cl->event_monitor.path, "event monitor", err);
 	if (event_fd < 0 && cl->event_monitor.path)
 		return err->num;
 	event_monitor_init(event_fd);

@@ -117,18 +117,25 @@ struct sink_place {
 	char **ret_log, **ret_socket;
 };
 
-/* The file that the caller names for output; only who may name anything may name a device. */
+/*
+ * The file that the caller names for output; only who may name anything may name a device. Reading is for a FIFO, which needs no reader
+ * then, and for the newer half of a log that is full: a caller who may only write goes without.
+ */
 static int open_sink(const struct place *p, const char *path, int *ret_fd, struct err *err)
 {
-	const int flags = O_WRONLY | O_NONBLOCK | O_NOCTTY;
+	const int flags = O_APPEND | O_NONBLOCK | O_NOCTTY;
 	const struct caller *c = p->caller;
 	autoclose int fd = -1;
 	struct stat st;
 
-	int r = policy_open(p->d->policy, c, path, flags | O_CREAT | O_EXCL, &fd, err);
+	int r = policy_open(p->d->policy, c, path, flags | O_RDWR | O_CREAT | O_EXCL, &fd, err);
 	if (r == -EEXIST) {
 		*err = (struct err){};
-		r = policy_open(p->d->policy, c, path, flags, &fd, err);
+		r = policy_open(p->d->policy, c, path, flags | O_RDWR, &fd, err);
+	}
+	if (r == -EACCES) {
+		*err = (struct err){};
+		r = policy_open(p->d->policy, c, path, flags | O_WRONLY, &fd, err);
 	}
 	if (r < 0)
 		return r;

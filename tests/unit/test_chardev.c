@@ -337,6 +337,82 @@ static void log_is_capped(void **state)
 	}
 }
 
+static void expect_file(int fd, const char *text)
+{
+	char buf[64];
+
+	assert_int_equal(pread(fd, buf, sizeof(buf), 0), strlen(text));
+	assert_memory_equal(buf, text, strlen(text));
+}
+
+/* Somebody cuts what is written to, as programs that rotate logs do: no hole at its head. */
+static void others_cut_the_file(void **state)
+{
+	autoclose int log = unit_file(), file = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	struct console_config cfg[] = { { .mode = CONSOLE_FILE, .file = path }, { .log_fd = log } };
+	autofree char *text = malloc(CHARDEV_LOG_MAX);
+	struct err err = {};
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		int fd = i == 0 ? file : log;
+		assert_int_equal(open_it(&cfg[i], &err), 0);
+		write_all("before", 6);
+		expect_file(fd, "before");
+		assert_int_equal(ftruncate(fd, 0), 0);
+		write_all("after", 5);
+		expect_file(fd, "after");
+		if (i == 0)
+			chardev_close(&c);
+	}
+	memset(text, 'x', CHARDEV_LOG_MAX); /* nor does it count what is gone */
+	write_all(text, CHARDEV_LOG_MAX - 5);
+	assert_int_equal(ftruncate(log, 0), 0);
+	write_all("after", 5);
+	expect_file(log, "after");
+	memset(text, 'y', CHARDEV_LOG_MAX);
+	write_all(text, CHARDEV_LOG_MAX - 5);
+	assert_int_equal(pread(log, text, 10, 0), 10);
+	assert_memory_equal(text, "afteryyyyy", 10);
+}
+
+static void read_fifo(const char *text)
+{
+	char buf[64] = "";
+	autoclose int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(read(fd, buf, sizeof(buf)), strlen(text));
+	assert_string_equal(buf, text);
+}
+
+/* By name, and as a descriptor: the reader comes later, goes, and comes again. A full one loses output. */
+static void fifo(void **state)
+{
+	static char block[CHARDEV_WRITE_MAX];
+	struct err err = {};
+
+	(void)state;
+	assert_int_equal(mkfifo(path, 0600), 0);
+	autoclose int given = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	struct console_config cfg[] = { { .mode = CONSOLE_FILE, .file = path }, { .log_fd = given } };
+	for (unsigned i = 0; i < 2; i++) {
+		if (i == 0)
+			close(steal_fd(&given));
+		else
+			cfg[i].log_fd = given = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+		assert_int_equal(open_it(&cfg[i], &err), 0);
+		write_all("early ", 6);
+		write_all("birds", 5);
+		read_fifo("early birds");
+		write_all("nobody", 6);
+		read_fifo("nobody");
+		for (unsigned k = 0; k < 3; k++)
+			assert_int_equal(chardev_write(&c, block, sizeof(block)), sizeof(block));
+		chardev_close(&c);
+	}
+}
+
 /* One that cannot be cut ends where it is full. */
 static void log_that_cannot_be_cut(void **state)
 {
@@ -415,6 +491,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(pty, make, done),
 		cmocka_unit_test_setup_teardown(given, make, done),
 		cmocka_unit_test_setup_teardown(log_is_capped, make, done),
+		cmocka_unit_test_setup_teardown(others_cut_the_file, make, done),
+		cmocka_unit_test_setup_teardown(fifo, make, done),
 		cmocka_unit_test_setup_teardown(log_that_cannot_be_cut, make, done),
 		cmocka_unit_test_setup_teardown(terminal_is_held, make, done),
 	};

@@ -12,6 +12,7 @@
 #include <sys/un.h>
 #include <termios.h>
 
+#include "common/io.h"
 #include "common/log.h"
 #include "vmm/core/host_open.h"
 
@@ -77,7 +78,7 @@ static void on_connect(struct source *s, uint32_t events)
 
 static int open_file(struct chardev *c, const char *path, struct err *err)
 {
-	c->out_fd = host_open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOCTTY, 0666);
+	c->out_fd = host_open_output(path, O_TRUNC, 0666);
 	return c->out_fd < 0 ? err_sys(err, ERR_INTERNAL, "open the console's file '%s'", path) : 0;
 }
 
@@ -86,8 +87,10 @@ static int open_tty(struct chardev *c)
 	/* An own description, since O_NONBLOCK on the shared one would be the shell's, too: poll() promises too much of a terminal. */
 	if (isatty(STDOUT_FILENO))
 		c->out_fd = host_open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY, 0);
-	if (c->out_fd < 0)
+	if (c->out_fd < 0) {
 		c->out_fd = STDOUT_FILENO;
+		io_set_append(STDOUT_FILENO, true);
+	}
 	if (isatty(STDIN_FILENO) && tcgetattr(STDIN_FILENO, &saved_terminal) == 0) {
 		struct termios raw = saved_terminal;
 		cfmakeraw(&raw);
@@ -143,13 +146,19 @@ static int take_given(int given, int *fd, struct err *err)
 /* The descriptors of the config. */
 static int open_given(struct chardev *c, const struct console_config *cfg, struct err *err)
 {
-	struct stat st;
+	struct stat st = {};
 
 	c->mode = CONSOLE_SOCKET;
 	if (take_given(cfg->log_fd, &c->log_fd, err) < 0 || take_given(cfg->listen_fd, &c->listener.fd, err) < 0)
 		return err->num;
-	if (c->log_fd >= 0 && fstat(c->log_fd, &st) == 0)
-		c->log_bytes = (uint64_t)st.st_size;
+	if (c->log_fd >= 0) {
+		io_set_append(c->log_fd, true);
+		c->log_bytes = fstat(c->log_fd, &st) == 0 ? (uint64_t)st.st_size : 0;
+	}
+	if (c->listener.fd < 0 && c->log_fd >= 0 && !S_ISREG(st.st_mode)) { /* a device, a FIFO: nothing grows there */
+		c->mode = CONSOLE_FILE;
+		c->out_fd = steal_fd(&c->log_fd);
+	}
 	if (c->listener.fd < 0)
 		return 0;
 	c->listener.ready = on_connect;
@@ -264,11 +273,13 @@ static size_t write_out(struct chardev *c, const char *data, size_t len)
 static void shorten_log(struct chardev *c)
 {
 	enum { PIECE = 64 * 1024 };
-	uint64_t from = CHARDEV_LOG_MAX / 2, to = 0;
+	uint64_t from = c->log_bytes - CHARDEV_LOG_MAX / 2, to = 0;
 	autofree char *piece = malloc(PIECE);
 
+	io_set_append(c->log_fd, false);
 	for (ssize_t n; piece && (n = pread(c->log_fd, piece, PIECE, (off_t)from)) > 0; from += (uint64_t)n)
 		to += pwrite(c->log_fd, piece, (size_t)n, (off_t)to) == n ? (uint64_t)n : 0;
+	io_set_append(c->log_fd, true);
 	if (ftruncate(c->log_fd, (off_t)to) == 0)
 		c->log_bytes = to;
 	else
@@ -276,13 +287,25 @@ static void shorten_log(struct chardev *c)
 	c->log_stuck = c->log_bytes > to;
 }
 
-static void write_log(struct chardev *c, const char *data, size_t len)
+/* Others may cut the log, too: what it has is asked for when it seems to be full. */
+static bool log_has_room(struct chardev *c, size_t len)
 {
+	struct stat st;
+
+	if (c->log_bytes + len <= CHARDEV_LOG_MAX)
+		return true;
+	if (fstat(c->log_fd, &st) == 0)
+		c->log_bytes = (uint64_t)st.st_size;
 	if (c->log_bytes + len > CHARDEV_LOG_MAX && !c->log_stuck)
 		shorten_log(c);
-	if (c->log_bytes + len > CHARDEV_LOG_MAX)
+	return c->log_bytes + len <= CHARDEV_LOG_MAX;
+}
+
+static void write_log(struct chardev *c, const char *data, size_t len)
+{
+	if (!log_has_room(c, len))
 		return;
-	ssize_t n = pwrite(c->log_fd, data, len, (off_t)c->log_bytes);
+	ssize_t n = write(c->log_fd, data, len);
 	c->log_bytes += n > 0 ? (uint64_t)n : 0; /* a full file system loses output, as a slow reader does */
 }
 

@@ -18,7 +18,7 @@ void event_monitor_init(int fd)
 	monitor.fd = fd;
 	clock_gettime(CLOCK_MONOTONIC, &monitor.start);
 	if (fd >= 0)
-		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK | O_APPEND);
 }
 
 struct property {

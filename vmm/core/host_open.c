@@ -50,6 +50,15 @@ int host_open(const char *path, int flags, mode_t mode)
 	return open(path, flags | O_CLOEXEC, mode);
 }
 
+int host_open_output(const char *path, int flags, mode_t mode)
+{
+	flags |= O_CREAT | O_APPEND | O_NONBLOCK | O_NOCTTY;
+	/* Linux opens a FIFO for both at once, reader or not. It takes the right to read. */
+	int fd = host_open(path, O_RDWR | flags, mode);
+
+	return fd < 0 && !door.shut ? host_open(path, O_WRONLY | flags, mode) : fd;
+}
+
 int host_bind(const char *path, const char *what, struct sock_file *ret_file, struct err *err)
 {
 	int fd = may(path) ? sock_bind(path, SOCK_STREAM, 0777, ret_file) : -EPERM;

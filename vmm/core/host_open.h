@@ -35,6 +35,11 @@ bool host_open_is_shut(void);
  */
 int host_open(const char *path, int flags, mode_t mode);
 /*
+ * Opens what a stream goes to: it is made when it is not there, `flags` may empty it (O_TRUNC), and each write() goes to its end and waits for
+ * nobody. A FIFO needs no reader: readers may come later, go, and come again, and the pipe keeps what it has room for.
+ */
+int host_open_output(const char *path, int flags, mode_t mode);
+/*
  * Binds a non-blocking stream socket to `path`; it does not listen yet. A descriptor, or < 0;
  * `what` begins the message.
  */
