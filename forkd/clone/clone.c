@@ -8,7 +8,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "forkd/access/admission.h"
-#include "forkd/access/handover.h"
+#include "forkd/access/place.h"
 #include "forkd/clone/follow.h"
 #include "forkd/clone/launch.h"
 #include "forkd/clone/life.h"

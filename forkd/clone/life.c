@@ -9,7 +9,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
-#include "forkd/access/handover.h"
+#include "forkd/access/place.h"
 #include "forkd/errors.h"
 #include "forkd/events.h"
 #include "forkd/metrics.h"

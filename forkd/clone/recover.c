@@ -13,7 +13,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
-#include "forkd/access/handover.h"
+#include "forkd/access/place.h"
 #include "forkd/clone/follow.h"
 #include "forkd/clone/life.h"
 #include "forkd/metrics.h"

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "common/clock.h"
-#include "forkd/access/handover.h"
+#include "forkd/access/place.h"
 #include "forkd/body.h"
 #include "forkd/clone/clone.h"
 #include "forkd/clone/clone_snapshot.h"

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "common/ctl.h"
-#include "forkd/access/handover.h"
+#include "forkd/access/place.h"
 #include "forkd/body.h"
 #include "forkd/registry/registry.h"
 #include "forkd/rest/api.h"
