@@ -5,7 +5,8 @@
   scripts/docs.py             checks the documents of the tree that it stands in; names each line with a name that is not there
   scripts/docs.py --planted   plants wrong names, one after the other, and wants each of them found
 
-Looked at is what stands in `backquotes`, outside of indented blocks. NAME in capitals stands for any name.
+Looked at is what stands in `backquotes`, outside of indented blocks. NAME in capitals stands for any name. The same goes for the
+lists of the fuzzing programs: each function of tests/fuzz/readers.txt is in its file, and each of tests/fuzz/planted applies.
 """
 import glob
 import os
@@ -101,8 +102,32 @@ def check_text(path, text, names):
                 yield f"{path}:{number}: the link to {link} leads nowhere"
 
 
+def check_readers(text, names):
+    for number, line in enumerate(text.split("\n"), 1):
+        path, _, functions = line.partition(":")
+        if not functions or line.startswith("#"):
+            continue
+        where = f"tests/fuzz/readers.txt:{number}"
+        if path not in names.text:
+            yield f"{where}: there is no file {path}"
+            continue
+        for function in functions.split():
+            if function != "*" and not re.search(rf"^\w.*\b{function.lstrip('!')}\(", names.text[path], re.M):
+                yield f"{where}: {path} has no function {function.lstrip('!')}()"
+
+
+def check_patches():
+    for patch in sorted(glob.glob("tests/fuzz/planted/*.patch")):
+        if subprocess.run(["patch", "--dry-run", "-s", "-f", "-p1", "-i", patch], capture_output=True, check=False).returncode:
+            yield f"{patch} does not apply"
+
+
 def check_all(planted=None):
     names = Names()
+    with open("tests/fuzz/readers.txt", encoding="utf-8") as f:
+        yield from check_readers(f.read(), names)
+    if planted is None:
+        yield from check_patches()
     for path in DOCUMENTS:
         with open(path, encoding="utf-8") as f:
             yield from check_text(path, f.read() + (planted or ""), names)

@@ -40,7 +40,7 @@ static const struct field request_fields[] = {
 };
 static const char *const by_hand[] = { "overrides", "labels", NULL };
 
-/* Each has what its entry had, whether that means something there or not. */
+/* Frees all that an entry may give, also what means nothing for its kind of object. */
 static void objects_free(struct host_object *objects, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
