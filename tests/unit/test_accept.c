@@ -184,11 +184,13 @@ static void silent_tcp_locks_nobody_out(void **state)
 		fds[i] = connect_from(1 + i);
 		if (i % 2)
 			client_puts(fds[i], "GET /healthz HT");
-		if (i >= SHARE - 1) {
+		if (i == SHARE - 1) {
 			autoclose int root = client_unix(sock);
 			assert_int_equal(get(root, "/v1/version", false), 200);
 		}
 	}
+	autoclose int root = client_unix(sock);
+	assert_int_equal(get(root, "/v1/version", false), 200);
 	autoclose int remote = connect_from(100);
 	assert_int_equal(get(remote, "/v1/version", true), 200);
 	for (unsigned i = 0; i < SHARE + 1; i++) /* the oldest made room */
@@ -322,19 +324,17 @@ static void users_have_shares(void **state)
 	close_all(own, SHARE);
 }
 
-/* Requests with as many descriptors as go with one. */
-static void send_many_fds(int *connections, bool as_other)
+/* A request with as many descriptors as go with one. */
+static int send_many_fds(bool as_other)
 {
 	static const char text[] = "GET /lasting HTTP/1.1\r\nHost: x\r\n\r\n";
-	int fds[FDS];
+	int connection = as_other ? connect_as_other() : client_unix(sock), fds[FDS];
 	struct err err = {};
 
 	for (unsigned i = 0; i < FDS; i++)
 		fds[i] = STDERR_FILENO;
-	for (unsigned i = 0; i < FDS_CONNECTIONS; i++) {
-		connections[i] = as_other ? connect_as_other() : client_unix(sock);
-		assert_int_equal(sock_send(connections[i], text, strlen(text), fds, FDS, &err), strlen(text));
-	}
+	assert_int_equal(sock_send(connection, text, strlen(text), fds, FDS, &err), strlen(text));
+	return connection;
 }
 
 static unsigned count_good(const int *connections)
@@ -345,16 +345,15 @@ static unsigned count_good(const int *connections)
 		int status = read_status(connections[i]);
 		assert_true(status == 200 || status == 400);
 		good += status == 200;
-		assert_true(client_closed(connections[i]));
 	}
 	close_all(connections, FDS_CONNECTIONS);
 	return good;
 }
 
-/* 1024 of a user who is not trusted, on all connections together; and again, when those have ended. */
+/* 1024 of a user who is not trusted, on all connections together; more, when those have ended. */
 static void descriptors_are_bounded(void **state)
 {
-	int other[FDS_CONNECTIONS], own[FDS_CONNECTIONS];
+	int other[FDS_CONNECTIONS], own[FDS_CONNECTIONS], status = 0;
 	struct rlimit files;
 
 	(void)state;
@@ -363,16 +362,21 @@ static void descriptors_are_bounded(void **state)
 	if (geteuid() != 0 || files.rlim_max < 4096 || setrlimit(RLIMIT_NOFILE, &files) < 0)
 		skip();
 	start(60);
-	for (unsigned round = 0; round < 2; round++) {
-		atomic_store(&let_go, false);
-		atomic_store(&n_lasting, 0);
-		send_many_fds(other, true);
-		send_many_fds(own, false);
-		wait_for_lasting(2 * FDS_CONNECTIONS - 1);
-		atomic_store(&let_go, true);
-		assert_int_equal(count_good(other), FDS_CONNECTIONS - 1);
-		assert_int_equal(count_good(own), FDS_CONNECTIONS);
+	for (unsigned i = 0; i < FDS_CONNECTIONS; i++) {
+		other[i] = send_many_fds(true);
+		own[i] = send_many_fds(false);
 	}
+	wait_for_lasting(2 * FDS_CONNECTIONS - 1);
+	atomic_store(&let_go, true);
+	assert_int_equal(count_good(other), FDS_CONNECTIONS - 1);
+	assert_int_equal(count_good(own), FDS_CONNECTIONS);
+	for (unsigned i = 0; i < 2000 && status != 200; i++) { /* the server ends them after its answers */
+		autoclose int fd = send_many_fds(true);
+		status = read_status(fd);
+		if (status != 200)
+			usleep(10000);
+	}
+	assert_int_equal(status, 200);
 }
 
 #define TEST(f) cmocka_unit_test_teardown(f, tear_down)
