@@ -365,15 +365,16 @@ static void *present(const struct list *l, const struct vm *vm, struct vm_config
 	return items;
 }
 
-/* What the guest sends goes to the MAC of its tap: the tap of a restored guest is to have the same. false: no memory. */
-static bool record_host_macs(const struct vm *vm, struct vm_config *c, char **ret_texts)
+/* A restored guest's tap is to have the MAC that the tap has here: the guest sends to it. Returns the texts, heap; NULL: no memory. */
+static char *record_host_macs(const struct vm *vm, struct vm_config *c)
 {
-	char(*texts)[MAC_TEXT_BYTES] = calloc(c->n_net + 1UL, sizeof(*texts));
+	char *texts = calloc(c->n_net + 1UL, MAC_TEXT_BYTES);
 
-	*ret_texts = (char *)texts;
-	for (uint32_t i = 0; texts && i < c->n_net; i++)
-		if (virtio_net_host_mac(devices_find(vm, c->net[i].id)->vdev, texts[i]))
-			c->net[i].host_mac = texts[i];
+	for (uint32_t i = 0; texts && c->net && i < c->n_net; i++) {
+		char *text = texts + (size_t)i * MAC_TEXT_BYTES;
+		if (virtio_net_host_mac(devices_find(vm, c->net[i].id)->vdev, text))
+			c->net[i].host_mac = text;
+	}
 	return texts;
 }
 
@@ -381,9 +382,9 @@ void hotplug_save_config(const struct vm *vm, struct strbuf *out)
 {
 	struct vm_config c = *vm->config, more = vm->removed;
 	autofree void *disks = present(&lists[DISKS], vm, &c, &more), *nets = present(&lists[NETS], vm, &c, &more);
-	autofree char *macs = NULL;
+	autofree char *macs = disks && nets ? record_host_macs(vm, &c) : NULL;
 
-	if (!disks || !nets || !record_host_macs(vm, &c, &macs)) {
+	if (!macs) {
 		out->failed = true;
 		return;
 	}
