@@ -273,7 +273,8 @@ static bool keep_answer(struct entry *e, const struct reply *reply)
 	e->body = malloc(reply->body.len + 1);
 	if (!e->body)
 		return false;
-	memcpy(e->body, reply->body.text, reply->body.len);
+	if (reply->body.len > 0)
+		memcpy(e->body, reply->body.text, reply->body.len);
 	e->len = reply->body.len;
 	e->bytes = sizeof(*e) + strlen(e->key) + e->len;
 	e->status = reply->status ? reply->status : 200;

@@ -163,6 +163,7 @@ static void waits_for_the_first(void **state)
 	pthread_join(thread, &failed);
 	assert_null(failed);
 	assert_int_equal(idempotency_begin(keys, &rq, &reply, &err), 1);
+	strbuf_done(&reply.body);
 }
 
 /* One creation more than a caller may have keys: its oldest one is forgotten, and nobody is refused. */
