@@ -4,9 +4,12 @@ import contextlib
 import json
 import os
 import re
+import signal
+import termios
 
 from forkdtest import Daemon, ForkdTest
-from kvmtest import KvmTest, only_forkd, read, wait_for
+import kvmtest
+from kvmtest import KvmTest, call, only_forkd, read, wait_for
 
 LOG_MAX = 16 << 20
 
@@ -116,3 +119,114 @@ class Streams(KvmTest):
         events = read(streams["events"]).decode()
         self.assertEqual([json.loads(e)["event"] for e in re.findall(r"\{.*?\n\}\n", events, re.S)], ["pausing", "paused", "resuming", "resumed"])
         vmm.stop()
+
+
+class Shell:
+    """A shell with job control, and its terminal."""
+    def __init__(self, directory):
+        self.pid, self.terminal = os.forkpty()
+        if self.pid == 0:
+            os.chdir(directory)
+            os.execv("/bin/sh", ["sh", "-i"])
+        os.set_blocking(self.terminal, False)
+        self.output = b""
+
+    def type(self, text):
+        os.write(self.terminal, text)
+
+    def wait_output(self, what):
+        """Waits for a regular expression in what comes after the last one that was found."""
+        def probe():
+            with contextlib.suppress(BlockingIOError):
+                self.output += os.read(self.terminal, 65536)
+            return re.search(what, self.output)
+        found = wait_for(f"{what} on the terminal", probe, context=lambda: f", which has {self.output[-500:]}")
+        self.output = self.output[found.end():]
+        return found
+
+    def is_raw(self):
+        return not termios.tcgetattr(self.terminal)[3] & (termios.ICANON | termios.ECHO | termios.ISIG)
+
+    def end(self, pids):
+        for pid in [*pids, self.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in [self.pid, *pids]:                   # the jobs are ours when the shell is gone
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        os.close(self.terminal)
+
+
+@only_forkd
+class Jobs(KvmTest):
+    def setUp(self):
+        super().setUp()
+        vmm = self.boot("devices", "rounds=0 dev=console pause=1 mode=irq", extra=("--serial", "null", "--console", "tty"))
+        vmm.wait_output(rb"console ready")
+        self.snapshot = vmm.snapshot()
+        vmm.stop()
+        self.shell, self.pids = Shell(self.dir), []
+        self.addCleanup(lambda: self.shell.end(self.pids))
+        self.shell.type(b"PS1=; stty -echoctl; echo sh''ell\n")
+        self.shell.wait_output(rb"shell")
+
+    def background(self):
+        """A VM process in the background; the path of its API socket."""
+        path = self.path(self.unique("job") + ".sock")
+        self.shell.type(f"{kvmtest.VMM} --api-socket {path} &\n echo pi''d=$!.\n".encode())
+        self.pids.append(int(self.shell.wait_output(rb"pid=(\d+)\.").group(1)))
+        wait_for("the API socket", lambda: os.path.exists(path))
+        return path
+
+    def restored(self):
+        path = self.background()
+        self.assertEqual(call(path, "PUT", "vm.restore", {"source_url": "file://" + self.snapshot, "resume": True}).status, 204)
+        return path
+
+    def state(self):
+        with open(f"/proc/{self.pids[-1]}/stat", encoding="utf-8") as f:
+            return f.read().rsplit(") ", 1)[1][0]
+
+    def test_restored_in_the_background(self):
+        """The terminal stays the shell's until the job comes to the foreground, and is the shell's again afterwards."""
+        path = self.restored()
+        self.assertFalse(self.shell.is_raw())
+        self.shell.type(b"echo $((6 * 7))th\n")
+        self.shell.wait_output(rb"42th")
+        self.assertEqual(call(path, "GET", "vm.info").json["state"], "Running")
+        self.assertNotEqual(self.state(), "T")
+        self.shell.type(b"fg\n")
+        self.shell.wait_output(rb"forkd-vmm[^\n]*\n")
+        self.shell.type(b"first line\n")               # the terminal echoes it, and then the guest
+        self.shell.wait_output(rb"first line\s+first line")
+        wait_for("the terminal to be raw", self.shell.is_raw)
+        self.shell.type(b"\x03no line")                 # Ctrl-C is the guest's
+        self.shell.wait_output(rb"\x03no line")
+        self.assertEqual(call(path, "PUT", "vm.delete").status, 204)
+        wait_for("the terminal's mode", lambda: not self.shell.is_raw())
+        call(path, "PUT", "vmm.shutdown")
+        self.shell.type(b"echo $((6 * 7))nd\n")
+        self.shell.wait_output(rb"42nd")
+
+    def test_ends_in_the_background(self):
+        """What it made of the terminal in the foreground it takes back, if nobody did so before; what others made of it stays."""
+        for others in (False, True):
+            with self.subTest(others=others):
+                path = self.restored()
+                self.shell.type(b"fg\n")
+                self.shell.wait_output(rb"forkd-vmm[^\n]*\n")
+                self.shell.type(b"line\n")
+                wait_for("the terminal to be raw", self.shell.is_raw)
+                os.kill(self.pids[-1], signal.SIGSTOP)  # the shell is in the foreground then
+                self.shell.wait_output(rb"Stopped")
+                self.shell.type(b"bg\n")
+                wait_for("the job to go on", lambda: self.state() != "T")
+                if others:
+                    self.shell.type(b"stty sane -echo\n")
+                    wait_for("the shell's mode", lambda: not self.shell.is_raw())
+                self.assertEqual(call(path, "PUT", "vm.delete").status, 204)
+                wait_for("the terminal's mode", lambda: not self.shell.is_raw())
+                self.assertEqual(bool(termios.tcgetattr(self.shell.terminal)[3] & termios.ECHO), not others)
+                call(path, "PUT", "vmm.shutdown")
+                self.shell.type(b"stty sane -echoctl; echo se''en\n")
+                self.shell.wait_output(rb"seen")

@@ -17,7 +17,37 @@
 #include "vmm/core/host_open.h"
 
 enum { STUCK_AFTER_MS = 50, WRITE_MAX = 512 /* what poll() promises of a pipe */ };
-static struct termios saved_terminal; /* the process has one terminal; put back at chardev_close() */
+/* The process has one terminal: what its mode was, and what was made of it. */
+static struct termios found_terminal, raw_terminal;
+
+/*
+ * Makes the terminal raw, if the process is in the foreground: in the background its mode is another's. A shell that takes it and gives it
+ * back may have changed the mode, so each input comes here. With the lock held.
+ */
+static void take_terminal(struct chardev *c)
+{
+	pid_t front = tcgetpgrp(STDIN_FILENO); /* -1: not our controlling terminal, where there is no background */
+	struct termios now;
+
+	if ((front >= 0 && front != getpgrp()) || tcgetattr(STDIN_FILENO, &now) < 0)
+		return;
+	if (!(now.c_lflag & (ICANON | ECHO | ISIG)))
+		return;
+	found_terminal = raw_terminal = now;
+	cfmakeraw(&raw_terminal);
+	raw_terminal.c_oflag = now.c_oflag;
+	c->has_made_raw = tcsetattr(STDIN_FILENO, TCSANOW, &raw_terminal) == 0;
+}
+
+/* From the background, too, where nobody has changed the mode since. */
+static void leave_terminal(const struct chardev *c)
+{
+	struct termios now;
+
+	if (c->has_made_raw && tcgetattr(STDIN_FILENO, &now) == 0 && now.c_lflag == raw_terminal.c_lflag &&
+	    now.c_iflag == raw_terminal.c_iflag)
+		tcsetattr(STDIN_FILENO, TCSANOW, &found_terminal);
+}
 
 static void drop_peer(struct chardev *c)
 {
@@ -37,6 +67,11 @@ static void on_input(struct source *s, uint32_t events)
 	uint8_t buf[256];
 
 	(void)events;
+	if (c->has_terminal) {
+		pthread_mutex_lock(&c->lock);
+		take_terminal(c);
+		pthread_mutex_unlock(&c->lock);
+	}
 	ssize_t n = read(s->fd, buf, sizeof(buf));
 	if (n > 0 && c->hung_up) {
 		c->hung_up = false;
@@ -47,7 +82,8 @@ static void on_input(struct source *s, uint32_t events)
 	} else if (n == 0 || (errno != EAGAIN && errno != EINTR && errno != EIO)) {
 		drop_peer(c); /* end of input; the rest of the device goes on */
 	} else if (errno == EIO &&
-		   !c->hung_up) { /* a pty nobody has open: wait for the next change; once, each MOD reports anew */
+		   !c->hung_up) { /* a pty nobody has open, a terminal whose foreground is another's: wait for the next
+				     change; once, each MOD reports anew */
 		c->hung_up = true;
 		loop_mod(c->loop, s, (c->wants_input ? EPOLLIN : 0) | EPOLLET);
 	}
@@ -91,13 +127,9 @@ static int open_tty(struct chardev *c)
 		c->out_fd = STDOUT_FILENO;
 		io_set_append(STDOUT_FILENO, true);
 	}
-	if (isatty(STDIN_FILENO) && tcgetattr(STDIN_FILENO, &saved_terminal) == 0) {
-		struct termios raw = saved_terminal;
-		cfmakeraw(&raw);
-		raw.c_oflag = saved_terminal.c_oflag;
-		tcsetattr(STDIN_FILENO, TCSANOW, &raw);
-		c->raw_terminal = true;
-	}
+	c->has_terminal = isatty(STDIN_FILENO);
+	if (c->has_terminal)
+		take_terminal(c);
 	c->in.fd = STDIN_FILENO;
 	return 0;
 }
@@ -224,8 +256,7 @@ void chardev_close(struct chardev *c)
 	}
 	if (c->socket_path)
 		host_unbind(c->socket_path, &c->socket_file);
-	if (c->raw_terminal)
-		tcsetattr(STDIN_FILENO, TCSANOW, &saved_terminal);
+	leave_terminal(c);
 	if (c->mode != CONSOLE_TTY && c->in.fd >= 0 && c->in.fd != c->out_fd)
 		close(c->in.fd);
 	if (c->out_fd >= 0 && c->out_fd != STDOUT_FILENO)
@@ -312,6 +343,8 @@ static void write_log(struct chardev *c, const char *data, size_t len)
 size_t chardev_write(struct chardev *c, const void *data, size_t len)
 {
 	pthread_mutex_lock(&c->lock);
+	if (c->has_terminal && !c->has_made_raw)
+		take_terminal(c);
 	size_t taken = write_out(c, data, len < CHARDEV_WRITE_MAX ? len : CHARDEV_WRITE_MAX);
 	if (c->log_fd >= 0)
 		write_log(c, data, taken);

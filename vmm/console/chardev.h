@@ -20,7 +20,8 @@ struct chardev {
 	struct source in, listener; /* fd -1: none */
 	int out_fd;                 /* -1: output vanishes */
 	uint8_t mode;               /* enum console_mode */
-	bool raw_terminal;
+	bool has_terminal;          /* stdin is one; the lock guards its mode */
+	bool has_made_raw;
 	_Atomic bool wants_input;
 	_Atomic bool hung_up; /* a pty nobody has open: EPOLLET, or its hang-up would be reported for ever */
 	int log_fd;           /* besides: a file with the newest CHARDEV_LOG_MAX bytes of output; -1: none */

@@ -106,6 +106,9 @@ int loop_signals_init(struct loop_signals *s, struct loop *loop, struct err *err
 	sigset_t set;
 
 	signal(SIGPIPE, SIG_IGN);
+	/* A job in the background goes on; what it may do with the terminal is the console's to know. */
+	signal(SIGTTOU, SIG_IGN);
+	signal(SIGTTIN, SIG_IGN);
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
