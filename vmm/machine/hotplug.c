@@ -350,7 +350,7 @@ void hotplug_ejected(struct vm *vm)
 static void *present(const struct list *l, const struct vm *vm, struct vm_config *all, struct vm_config *more)
 {
 	uint32_t n = 0, most = *count_of(l, all) + *count_of(l, more);
-	char *items = malloc((most + 1) * l->bytes);
+	char *items = calloc(most + 1UL, l->bytes);
 
 	for (unsigned k = 0; items && k < 2; k++) {
 		struct vm_config *from = k == 0 ? all : more;
