@@ -20,11 +20,14 @@ int snapshot_open_dir(const char *url, char **ret_dir, int *ret_fd, struct err *
 
 	if (!path)
 		return err->num;
-	int fd = stat(path, &st) == 0 && S_ISDIR(st.st_mode) ? host_open(path, O_RDONLY | O_DIRECTORY, 0) : -1;
+	autoclose int fd = stat(path, &st) == 0 && S_ISDIR(st.st_mode) ? host_open(path, O_RDONLY | O_DIRECTORY, 0)
+								       : -1;
 	if (fd < 0)
 		return err_set(err, ERR_INTERNAL, "Destination is not a directory: \"%s\"", path);
 	*ret_dir = strdup(path);
-	*ret_fd = fd;
+	if (!*ret_dir)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "open \"%s\"", path);
+	*ret_fd = steal_fd(&fd);
 	return 0;
 }
 
