@@ -97,30 +97,24 @@ const char *staged_path(const struct staged *s)
 
 /* ---- import ---- */
 
-struct input {
-	int fd;
-	struct stat st;
-};
-
 static bool same_file(const struct stat *a, const struct stat *b)
 {
 	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
 	       timespec_ns(a->st_mtim) == timespec_ns(b->st_mtim) && timespec_ns(a->st_ctim) == timespec_ns(b->st_ctim);
 }
 
-static int check_unchanged(int dir_fd, unsigned i, const struct stat *before, struct err *err)
+/* Also of one that has lost its name to another: that changes its ctime. */
+static int check_unchanged(const struct store_source *file, unsigned i, struct err *err)
 {
 	struct stat now;
 
-	if (fstatat(dir_fd, snapshot_files[i], &now, AT_SYMLINK_NOFOLLOW) < 0 || !same_file(&now, before))
+	if (fstat(file->fd, &now) < 0 || !same_file(&now, &file->st))
 		return err_set(err, ERR_CONFLICT, "%s changed while it was read", snapshot_files[i]);
 	return 0;
 }
 
-/*
- * Looks at a file before it is opened: opening a device may do something, opening a FIFO may wait.
- */
-static int open_input(int dir_fd, unsigned i, struct input *ret, struct err *err)
+/* One of the staged directory, in which a VM process may have written. Looks at it before it is opened: a FIFO may wait. */
+static int open_staged(int dir_fd, unsigned i, struct store_source *ret, struct err *err)
 {
 	const char *name = snapshot_files[i];
 
@@ -132,13 +126,10 @@ static int open_input(int dir_fd, unsigned i, struct input *ret, struct err *err
 	ret->fd = openat(dir_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	if (ret->fd < 0)
 		return err_sys(err, errno == EMFILE || errno == ENFILE ? ERR_INTERNAL : ERR_INVALID, "open %s", name);
-	struct stat opened;
-	if (fstat(ret->fd, &opened) < 0 || !same_file(&opened, &ret->st))
-		return err_set(err, ERR_CONFLICT, "%s changed while it was read", name);
-	return 0;
+	return check_unchanged(ret, i, err);
 }
 
-static int copy_file(struct staged *s, unsigned i, const struct input *from, struct err *err)
+static int copy_file(struct staged *s, unsigned i, const struct store_source *from, struct err *err)
 {
 	struct store_file *f = &s->files[i];
 	autoclose int fd =
@@ -155,30 +146,23 @@ static int copy_file(struct staged *s, unsigned i, const struct input *from, str
 	return digest_file(from->fd, fd, f, err);
 }
 
-static int import_files(struct staged *s, int dir_fd, struct input inputs[STORE_FILES], struct err *err)
+static int import_files(struct staged *s, const struct store_source files[STORE_FILES], struct err *err)
 {
 	for (unsigned i = 0; i < STORE_FILES; i++)
-		if (open_input(dir_fd, i, &inputs[i], err) < 0)
+		if (snapshot_check_file(i, &files[i].st, err) < 0)
 			return err->num;
 	for (unsigned i = 0; i < STORE_FILES; i++)
-		if (copy_file(s, i, &inputs[i], err) < 0)
+		if (copy_file(s, i, &files[i], err) < 0)
 			return err->num;
 	for (unsigned i = 0; i < STORE_FILES; i++)
-		if (check_unchanged(dir_fd, i, &inputs[i].st, err) < 0)
+		if (check_unchanged(&files[i], i, err) < 0)
 			return err->num;
 	return 0;
 }
 
-int staged_import(struct staged *s, int source_dir_fd, const char *source, struct err *err)
+int staged_import(struct staged *s, const struct store_source files[STORE_FILES], const char *source, struct err *err)
 {
-	struct input inputs[STORE_FILES];
-
-	for (unsigned i = 0; i < STORE_FILES; i++)
-		inputs[i].fd = -1;
-	int r = import_files(s, source_dir_fd, inputs, err);
-	for (unsigned i = 0; i < STORE_FILES; i++)
-		auto_close_p(&inputs[i].fd);
-	return r < 0 ? err_wrap(err, "snapshot '%s'", source) : 0;
+	return import_files(s, files, err) < 0 ? err_wrap(err, "snapshot '%s'", source) : 0;
 }
 
 /* ---- seal ---- */
@@ -204,7 +188,7 @@ static int wait_for_writers(int fd, const char *name, struct err *err)
 }
 
 /* Makes the file read-only: from here on only this process and root can change it. */
-static int close_to_others(const struct input *in, const char *name, struct err *err)
+static int close_to_others(const struct store_source *in, const char *name, struct err *err)
 {
 	if (in->st.st_nlink != 1)
 		return err_set(err, ERR_INVALID, "%s has %llu names", name, (unsigned long long)in->st.st_nlink);
@@ -218,8 +202,8 @@ static int close_to_others(const struct input *in, const char *name, struct err 
 static int seal_file(struct staged *s, unsigned i, struct store_file *f, struct err *err)
 {
 	autoclose int fd = -1;
-	struct input in = { .fd = -1 };
-	int r = open_input(s->dir_fd, i, &in, err);
+	struct store_source in = { .fd = -1 };
+	int r = open_staged(s->dir_fd, i, &in, err);
 
 	fd = in.fd;
 	if (r < 0 || close_to_others(&in, snapshot_files[i], err) < 0)

@@ -20,6 +20,7 @@
 #define STORE_STORE_H
 
 #include <stdint.h>
+#include <sys/stat.h>
 
 #include "common/field.h"
 #include "common/host_needs.h"
@@ -87,14 +88,22 @@ MUST_CHECK int store_check_name(const char *name, struct err *err);
 MUST_CHECK int store_stage(struct store *store, struct staged **ret, struct err *err);
 int staged_dir(const struct staged *s); /* its descriptor, which belongs to the struct */
 const char *staged_path(const struct staged *s);
+/* A file that is to be copied, open for reading, and how it was when it was opened. */
+struct store_source {
+	int fd;
+	struct stat st;
+};
+/* "config.json", …: in the order of manifest.files. */
+extern const char *const snapshot_files[STORE_FILES];
 /*
- * Copies the three files of a snapshot directory into the staged one: by reflink where the file
- * system can; else holes stay holes and pages of zeros become holes. Never follows a symlink, and
- * takes regular files only. ERR_INVALID: a file is missing, no regular file, empty or too long, or
- * memory-ranges is no multiple of 4096 bytes. ERR_CONFLICT: a file has changed meanwhile (inode,
- * size, mtime, ctime). `source` is for messages. On failure discard the staged directory.
+ * Copies the three files of a snapshot into the staged directory: by reflink where the file system
+ * can; else holes stay holes and pages of zeros become holes. ERR_INVALID: a file is no regular
+ * file, empty or too long, or memory-ranges is no multiple of 4096 bytes. ERR_CONFLICT: a file has
+ * changed since it was opened (size, mtime, ctime). `source` is for messages. On failure discard
+ * the staged directory.
  */
-MUST_CHECK int staged_import(struct staged *s, int source_dir_fd, const char *source, struct err *err);
+MUST_CHECK int staged_import(struct staged *s, const struct store_source files[STORE_FILES], const char *source,
+			     struct err *err);
 /*
  * Seals the snapshot: digests, manifest, modes, fsync. The caller has initialised *m with
  * fields_init() and filled name, source, parent, owner_uid, ram_bytes, vcpus and host_cpu; the rest

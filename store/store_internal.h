@@ -43,7 +43,6 @@ MUST_CHECK int layout_write(int fd, const void *bytes, size_t len, uint64_t off,
 
 /* ---- manifest.c ---- */
 
-extern const char *const snapshot_files[STORE_FILES];
 extern const struct field store_file_fields[];
 /*
  * Checks that this is what a snapshot file must be. ERR_INVALID: no regular file, empty, too long,

@@ -4,8 +4,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/openat2.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #include "forkd/access/as_caller.h"
@@ -186,4 +188,120 @@ int policy_open(const struct policy *p, const struct caller *c, const char *path
 int policy_open_dir(const struct policy *p, const struct caller *c, const char *path, int *ret_fd, struct err *err)
 {
 	return open_named(p, c, path, O_RDONLY | O_DIRECTORY, true, ret_fd, err);
+}
+
+/* ---- what is only read ---- */
+
+/* Where it is, not opened yet. */
+struct look {
+	int at;
+	const char *path, *shown; /* shown: in messages */
+	uint64_t flags, resolve;
+};
+
+static int look_up(const void *arg)
+{
+	const struct look *l = arg;
+	struct open_how how = { .flags = l->flags | O_PATH | O_CLOEXEC, .resolve = l->resolve };
+	int fd = (int)syscall(SYS_openat2, l->at, l->path, &how, sizeof(how));
+
+	return fd < 0 ? -errno : fd;
+}
+
+/* For reading, by a name that leads to the file itself, whatever it is called by now. */
+static int open_again(const void *path)
+{
+	int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static bool name_of(int fd, char ret[PATH_MAX])
+{
+	char link[32];
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	ssize_t n = readlink(link, ret, PATH_MAX - 1);
+	ret[n > 0 ? n : 0] = '\0';
+	return n > 0;
+}
+
+/* Whether what was found, perhaps through links, is below a root. `path` is what was named. */
+static int check_found(const struct policy *p, int fd, const char *path, struct err *err)
+{
+	char found[PATH_MAX], root[PATH_MAX];
+
+	if (!name_of(fd, found))
+		return err_sys(err, ERR_INTERNAL, "find out where '%s' is", path);
+	for (uint32_t i = 0; i < p->n; i++) {
+		size_t len = name_of(p->roots[i].fd, root) ? strlen(root) : 0;
+		if (len == 1)
+			return 0; /* "/" */
+		if (len > 0 && strncmp(found, root, len) == 0 && (found[len] == '/' || found[len] == '\0'))
+			return 0;
+	}
+	return fail(err, E_FORBIDDEN, "'%s' leads to '%s', which is not below a root of --allow-path", path, found);
+}
+
+/*
+ * Links of processes in /proc are nobody's way: what acts for the caller is a copy of the daemon. The token has no rights that a link
+ * could be measured by.
+ */
+static uint64_t links_of(const struct caller *c)
+{
+	if (c->trusted)
+		return 0;
+	return RESOLVE_NO_MAGICLINKS | (c->local ? 0 : RESOLVE_NO_SYMLINKS);
+}
+
+static int find_source(const struct policy *p, const struct caller *c, const struct look *l, struct err *err)
+{
+	bool as_him;
+
+	if (caller_act_as(c, &as_him, err) < 0)
+		return err->num;
+	autoclose int fd = as_him ? as_caller(c->uid, c->gid, look_up, l) : look_up(l);
+	if (fd == -ELOOP)
+		return fail(err, E_FORBIDDEN, "'%s' leads through a symbolic link", l->shown);
+	if (fd < 0)
+		return open_failed(l->shown, -fd, err);
+	return !c->trusted && check_found(p, fd, l->shown, err) < 0 ? err->num : steal_fd(&fd);
+}
+
+int policy_open_source_dir(const struct policy *p, const struct caller *c, const char *path, struct err *err)
+{
+	struct look l = { AT_FDCWD, path, path, O_DIRECTORY, links_of(c) };
+
+	if (check_shape(path, err) < 0)
+		return err->num;
+	if (c->trusted)
+		return find_source(p, c, &l, err);
+	for (uint32_t i = 0; i < p->n; i++) {
+		l.at = p->roots[i].fd;
+		l.path = below(&p->roots[i], path);
+		if (l.path)
+			return find_source(p, c, &l, err);
+	}
+	return fail(err, E_FORBIDDEN, "path '%s' is not below a root of --allow-path", path);
+}
+
+int policy_open_source(const struct policy *p, const struct caller *c, int dir_fd, const char *name, struct err *err)
+{
+	const struct look l = { dir_fd, name, name, 0, links_of(c) };
+	autoclose int found = find_source(p, c, &l, err);
+	char again[32], end[2];
+	struct stat st;
+	bool as_him;
+
+	if (found == -ENOENT && readlinkat(dir_fd, name, end, sizeof(end)) < 0) {
+		*err = (struct err){};
+		return fail(err, E_BAD_SNAPSHOT, "%s is missing", name);
+	}
+	if (found < 0 || caller_act_as(c, &as_him, err) < 0)
+		return err->num;
+	if (fstat(found, &st) < 0 || !S_ISREG(st.st_mode)) /* opening a device may do something */
+		return fail(err, E_BAD_SNAPSHOT, "%s is not a regular file", name);
+	snprintf(again, sizeof(again), "/proc/self/fd/%d", found);
+	int fd = as_him ? as_caller(c->uid, c->gid, open_again, again) : open_again(again);
+	return fd < 0 ? open_failed(name, -fd, err) : fd;
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Which host paths a caller may name: root and the daemon's own user any that the daemon can open; everybody else only
- * those below the roots of --allow-path, without a symbolic link on the way, and with the rights of his own account. Read-only after its start, so safe from every thread.
+ * Which host paths a caller may name: root and the daemon's own user any that the daemon can open; everybody else only those below
+ * the roots of --allow-path, with the rights of his own account, and without a symbolic link on the way unless it is said here. Read-only
+ * after its start, so safe from every thread.
  */
 #ifndef FORKD_ACCESS_POLICY_H
 #define FORKD_ACCESS_POLICY_H
@@ -22,6 +23,17 @@ void policy_free(struct policy *p);
  */
 MUST_CHECK int policy_open(const struct policy *p, const struct caller *c, const char *path, int flags, int *ret_fd,
 			   struct err *err);
+/*
+ * What is only read. Links are followed for who has rights of his own here: root, the daemon's user, and a local user, whose link
+ * must lead below a root again (E_FORBIDDEN); he may read what his account may. A descriptor, or < 0.
+ *
+ * A directory: for policy_open_source() alone, it cannot be read itself.
+ */
+MUST_CHECK int policy_open_source_dir(const struct policy *p, const struct caller *c, const char *path,
+				      struct err *err);
+/* A regular file `name` of it; E_BAD_SNAPSHOT: it is missing, or something else. */
+MUST_CHECK int policy_open_source(const struct policy *p, const struct caller *c, int dir_fd, const char *name,
+				  struct err *err);
 /* A directory in which the caller may make files. */
 MUST_CHECK int policy_open_dir(const struct policy *p, const struct caller *c, const char *path, int *ret_fd,
 			       struct err *err);

@@ -37,15 +37,14 @@ static const char *const by_hand[] = { "vm", "ready", NULL };
 /* What a background thread gets, too: all that is left of the request. */
 struct work {
 	struct build b;
-	int dir_fd; /* of the snapshot; -1: from a VM */
-	char *source;
+	struct snapshot_source files;
+	char *source; /* of the snapshot; NULL: from a VM */
 	struct vm_build *vm;
 };
 
 static void work_free(struct work *w)
 {
-	if (w->dir_fd >= 0)
-		close(w->dir_fd);
+	snapshot_source_close(&w->files);
 	vm_build_free(w->vm);
 	free(w->source);
 	free(w);
@@ -56,7 +55,7 @@ static int work_run(struct work *w, const struct request *rq, struct err *err)
 {
 	const struct origin from = rq ? request_origin(rq) : (struct origin){};
 	int r = w->vm ? vm_build_run(w->vm, &w->b, rq ? &from : NULL, err)
-		      : build_from_dir(&w->b, w->dir_fd, w->source, err);
+		      : build_from_files(&w->b, &w->files, w->source, err);
 
 	vm_build_free(steal_ptr(&w->vm)); /* its taps and disks are free before anybody hears of the template */
 	return build_end(&w->b, r, err);
@@ -79,7 +78,7 @@ static int open_snapshot(struct forkd *d, const struct request *rq, const char *
 	if (strncmp(url, scheme, sizeof(scheme) - 1) != 0)
 		return fail(err, E_INVALID, "snapshot: '%.200s' does not begin with file:///", url);
 	const char *path = url + sizeof(scheme) - 1;
-	if (policy_open(d->policy, &rq->caller, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, &w->dir_fd, err) < 0)
+	if (snapshot_source_open(d, &rq->caller, path, &w->files, err) < 0)
 		return err_wrap(err, "snapshot");
 	w->source = strdup(url);
 	return w->source ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "import a snapshot");
@@ -131,7 +130,8 @@ static int create(struct forkd *d, struct request *rq, const struct wanted *want
 
 	if (!w)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make a template");
-	w->dir_fd = -1;
+	for (unsigned i = 0; i < STORE_FILES; i++)
+		w->files.files[i].fd = -1;
 	const struct origin from = request_origin(rq);
 	if (prepare(d, rq, wanted, w, err) < 0 || build_begin(d, wanted->name, &from, &w->b, err) < 0) {
 		work_free(w);

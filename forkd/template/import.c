@@ -8,6 +8,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "forkd/access/policy.h"
 #include "forkd/errors.h"
 #include "forkd/events.h"
 #include "forkd/metrics.h"
@@ -96,14 +97,38 @@ int build_publish(const struct build *b, struct staged **s, const char *source, 
 	return r < 0 ? r : staged_publish(s, b->t->name, err);
 }
 
-int build_from_dir(const struct build *b, int dir_fd, const char *source, struct err *err)
+void snapshot_source_close(struct snapshot_source *s)
+{
+	for (unsigned i = 0; i < STORE_FILES; i++)
+		auto_close_p(&s->files[i].fd);
+}
+
+int snapshot_source_open(const struct forkd *d, const struct caller *c, const char *path, struct snapshot_source *ret,
+			 struct err *err)
+{
+	autoclose int dir_fd = policy_open_source_dir(d->policy, c, path, err);
+
+	if (dir_fd < 0)
+		return err->num;
+	for (unsigned i = 0; i < STORE_FILES; i++) {
+		struct store_source *f = &ret->files[i];
+		f->fd = policy_open_source(d->policy, c, dir_fd, snapshot_files[i], err);
+		if (f->fd < 0)
+			return err_wrap(err, "'%s'", path);
+		if (fstat(f->fd, &f->st) < 0)
+			return err_sys(err, ERR_INTERNAL, "look at %s", snapshot_files[i]);
+	}
+	return 0;
+}
+
+int build_from_files(const struct build *b, const struct snapshot_source *files, const char *source, struct err *err)
 {
 	struct staged *s = NULL;
 
 	build_step(b, "importing");
 	int r = store_stage(b->d->store, &s, err);
 	if (r >= 0)
-		r = staged_import(s, dir_fd, source, err);
+		r = staged_import(s, files->files, source, err);
 	if (r < 0 && (err->code == ERR_INVALID || err->code == ERR_NOT_FOUND) && !err->detail)
 		fail_as(err, E_BAD_SNAPSHOT, NULL);
 	if (r >= 0)

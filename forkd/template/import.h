@@ -30,7 +30,15 @@ int build_end(const struct build *b, int r, const struct err *err);
 struct staged;
 MUST_CHECK int build_publish(const struct build *b, struct staged **s, const char *source, const char *parent,
 			     struct err *err);
-/* The whole of it from a directory. */
-MUST_CHECK int build_from_dir(const struct build *b, int dir_fd, const char *source, struct err *err);
+/* The files of a snapshot, opened as the caller may: from then on names do not matter. */
+struct snapshot_source {
+	struct store_source files[STORE_FILES]; /* fd -1: not open */
+};
+MUST_CHECK int snapshot_source_open(const struct forkd *d, const struct caller *c, const char *path,
+				    struct snapshot_source *ret, struct err *err);
+void snapshot_source_close(struct snapshot_source *s);
+/* The whole of it from them. */
+MUST_CHECK int build_from_files(const struct build *b, const struct snapshot_source *files, const char *source,
+				struct err *err);
 
 #endif

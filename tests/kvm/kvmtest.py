@@ -512,6 +512,12 @@ class KvmTest(unittest.TestCase):
         return copy
 
 
+def give_to(uid, directory):
+    """It, and the files in it."""
+    for path in (directory, *(os.path.join(directory, name) for name in os.listdir(directory))):
+        os.chown(path, uid, uid)
+
+
 def strays():
     """Our children that still run, reparented ones too (we are their subreaper). Ended ones are only reaped: a template host that
     ends leaves those to its parent."""

@@ -11,7 +11,7 @@ import threading
 
 import kvmtest
 from forkdtest import Daemon, ForkdTest, alive, request
-from kvmtest import MIB, VMM, guest, read, wait_for, write
+from kvmtest import MIB, VMM, give_to, guest, read, wait_for, write
 
 USER = 65534
 
@@ -130,10 +130,7 @@ class AccessTest(ForkdTest):
         """A snapshot that the other user owns."""
         copy = os.path.join(self.theirs, "snapshot")
         shutil.copytree(directory, copy)
-        for root, _, files in os.walk(copy):
-            os.chown(root, USER, USER)
-            for f in files:
-                os.chown(os.path.join(root, f), USER, USER)
+        give_to(USER, copy)
         return copy
 
     def secret(self):
@@ -142,6 +139,76 @@ class AccessTest(ForkdTest):
             f.write("root's own")
         os.chmod(path, 0o600)
         return path
+
+
+class Links(AccessTest):
+    """Snapshots that are named by links, or made of them: who may read what they lead to may import it."""
+
+    def linked(self, directory, where):
+        """A directory of links to the files of another, and a link to that."""
+        links, link = os.path.join(where, "links"), os.path.join(where, "link")
+        os.mkdir(links)
+        for name in os.listdir(directory):
+            os.symlink(os.path.join(directory, name), os.path.join(links, name))
+        os.symlink("links", link)
+        return link
+
+    def import_as(self, d, name, path, uid=USER):
+        """(status, code, message); an imported template is compared with what it was made from."""
+        status, answer = self.ask(d, "POST", "/v1/templates", {"name": name, "snapshot": "file://" + path}, uid)
+        if status == 201:
+            for f in ("config.json", "memory-ranges", "state.json"):
+                self.assertEqual(read(os.path.join(d.store, "templates", name, f)), read(os.path.join(path, f)), f)
+        return status, answer.get("code"), answer.get("message")
+
+    def test_root(self):
+        directory, d = self.ticker(), Daemon(self)
+        self.assertEqual(self.import_as(d, "a", self.linked(directory, self.new_dir("links")), 0)[0], 201)
+
+    def test_owner(self):
+        snapshot, d = self.give(self.ticker()), self.daemon()
+        link = self.linked(snapshot, self.theirs)
+        self.assertEqual(self.import_as(d, "a", link)[0], 201)
+        clone = self.ask(d, "POST", "/v1/templates/a/clones", {})[1]["clones"][0]
+        self.wait_ticks([clone])
+
+    def test_out_of_the_roots(self):
+        """His own files, but not where the administrator allows it: told where the link leads."""
+        directory, d = self.give(self.ticker()), self.daemon()
+        outside = os.path.join(self.new_dir("outside"), "snapshot")
+        shutil.move(directory, outside)
+        link = self.linked(outside, self.theirs)
+        self.assertEqual(self.import_as(d, "a", link)[:2], (403, "path_not_allowed"))
+        message = self.import_as(d, "a", link)[2]
+        self.assertIn(f"'config.json' leads to '{outside}/config.json', which is not below a root of --allow-path", message)
+        os.symlink(outside, os.path.join(self.theirs, "direct"))
+        status, code, message = self.import_as(d, "a", os.path.join(self.theirs, "direct"))
+        self.assertEqual((status, code), (403, "path_not_allowed"))
+        self.assertIn(f"leads to '{outside}', which is not below a root of --allow-path", message)
+
+    def test_files_of_others(self):
+        """In a directory that he may look into, there are files that he may not read: by a link or by their own names."""
+        directory, d = self.ticker(), self.daemon()
+        roots = os.path.join(self.theirs, "roots")
+        shutil.copytree(directory, roots)
+        os.chmod(roots, 0o755)
+        for path in (roots, self.linked(roots, self.theirs)):
+            status, code, message = self.import_as(d, "a", path)
+            self.assertEqual((status, code), (400, "invalid_request"), message)
+            self.assertIn("open 'config.json': Permission denied", message)
+        for name in os.listdir(roots):
+            os.chmod(os.path.join(roots, name), 0o644)
+        self.assertEqual(self.import_as(d, "b", os.path.join(self.theirs, "link"))[0], 201)
+
+    def test_not_through_proc(self):
+        """The daemon acts for him by a copy of itself: what that has open is not his."""
+        snapshot, d = self.give(self.ticker()), self.daemon()
+        state = os.path.join(snapshot, "state.json")
+        os.unlink(state)
+        os.symlink("/proc/self/exe", state)
+        status, code, message = self.import_as(d, "a", snapshot)
+        self.assertEqual((status, code), (403, "path_not_allowed"), message)
+        self.assertIn("'state.json' leads through a symbolic link", message)
 
 
 class SharedDisk(AccessTest):

@@ -8,7 +8,7 @@ import socket
 import subprocess
 
 from forkdtest import FORKCTL, FORKD, Daemon, ForkdTest, request, ticks
-from kvmtest import MIB, Tap, guest, read, wait_for, write
+from kvmtest import MIB, Tap, give_to, guest, read, wait_for, write
 from test_net import NetFds, interfaces
 
 
@@ -301,15 +301,15 @@ class Input(ForkdTest):
             edit(os.path.join(copy, name))
             return copy
 
-        def symlink(path):
-            os.rename(path, path + ".real")
+        def dangling(path):
+            os.unlink(path)
             os.symlink(path + ".real", path)
 
         def fifo(path):
             os.unlink(path)
             os.mkfifo(path)
         cases = [
-            ("config.json", os.unlink), ("state.json", os.unlink), ("memory-ranges", os.unlink), ("memory-ranges", symlink),
+            ("config.json", os.unlink), ("state.json", os.unlink), ("memory-ranges", os.unlink),
             ("config.json", fifo), ("memory-ranges", lambda p: os.truncate(p, 8 * MIB)), ("state.json", lambda p: os.truncate(p, 1000)),
             ("config.json", lambda p: write(p, "{}")), ("memory-ranges", lambda p: os.truncate(p, 0)),
         ]
@@ -320,6 +320,9 @@ class Input(ForkdTest):
                 self.assertEqual((answer.status, answer.json["code"]), (400, "invalid_snapshot"), answer)
                 self.assertIn(name.split(".")[0].replace("memory-ranges", "mem"), answer.json["message"])
         d.refused(400, "invalid_request", "POST", "/v1/templates", {"name": "bad", "snapshot": "file:///nonexistent/dir"})
+        message = d.refused(400, "invalid_request", "POST", "/v1/templates",
+                            {"name": "bad", "snapshot": "file://" + broken("state.json", dangling)})
+        self.assertIn("open 'state.json': No such file or directory", message)
         d.refused(400, "invalid_request", "POST", "/v1/templates", {"name": "bad", "snapshot": "http://x/y"})
         self.assertEqual(d.get("/v1/templates")["templates"], [])
         self.assertEqual(os.listdir(os.path.join(d.store, "staging")), [])
@@ -370,13 +373,14 @@ class Callers(ForkdTest):
         allowed = self.new_dir("allowed")
         inside = os.path.join(allowed, "snapshot")
         shutil.copytree(directory, inside)
+        give_to(65534, inside)
         os.symlink(directory, os.path.join(allowed, "link"))
         d = Daemon(self, "--allow-path", allowed)
         os.chmod(d.root, 0o755)
         os.chmod(d.socket, 0o666)
         for path, code in ((directory, (403, "path_not_allowed")), ("/etc", (403, "path_not_allowed")),
                            (allowed + "/../" + os.path.basename(directory), (400, "invalid_request")),
-                           (os.path.join(allowed, "link"), (400, "invalid_request"))):
+                           (os.path.join(allowed, "link"), (403, "path_not_allowed"))):
             with self.subTest(path=path):
                 status, answer = self.as_user(d, "POST", "/v1/templates", {"name": "t", "snapshot": "file://" + path})
                 self.assertEqual((status, answer["code"]), code, answer)

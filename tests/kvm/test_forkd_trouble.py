@@ -10,7 +10,7 @@ import time
 import unittest
 
 from forkdtest import Daemon, ForkdTest, alive, request, ticks
-from kvmtest import FULL, read, wait_for, write
+from kvmtest import FULL, give_to, read, wait_for, write
 from test_forkd_input import Callers
 
 
@@ -278,6 +278,7 @@ class Exchanged(ForkdTest):
         allowed = self.new_dir("allowed")
         inside, image = os.path.join(allowed, "snapshot"), os.path.join(allowed, "image")
         shutil.copytree(directory, inside)
+        give_to(65534, inside)
         shutil.copy(disk, image)
         config = json.loads(read(os.path.join(inside, "config.json")))
         d = Daemon(self, "--allow-path", allowed)

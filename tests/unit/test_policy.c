@@ -189,6 +189,66 @@ static void trusted_opens_any(void **state)
 	assert_string_equal(err.msg, "path of 4998 bytes is too long");
 }
 
+static const char *try_source(const struct caller *c, const char *where, const char *name, struct err *err)
+{
+	char path[256];
+
+	*err = (struct err){};
+	snprintf(path, sizeof(path), "%s/%s", dir, where);
+	autoclose int dir_fd = policy_open_source_dir(policy, c, path, err);
+	if (dir_fd < 0)
+		return error_info(err)->code;
+	autoclose int fd = policy_open_source(policy, c, dir_fd, name, err);
+	if (fd < 0)
+		return error_info(err)->code;
+	assert_int_equal(fcntl(fd, F_GETFL) & O_ACCMODE, O_RDONLY);
+	assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+	return "ok";
+}
+
+/* Links count by what they lead to, for who has rights here. */
+static void sources(void **state)
+{
+	static const struct caller token = { .uid = UINT32_MAX, .gid = UINT32_MAX };
+	static const char ok[] = "ok", no[] = "path_not_allowed", lost[] = "invalid_request",
+			  bad[] = "invalid_snapshot";
+	static const struct {
+		const char *where, *name, *trusted, *stranger, *token;
+	} cases[] = {
+		{ "root", "file", ok, ok, ok },
+		{ "root/sub", "file", ok, ok, ok },
+		{ "root/dir", "file", ok, ok, no },
+		{ "root", "in", ok, ok, no },
+		{ "root", "out", ok, no, no },
+		{ "root/up", "secret", ok, no, no },
+		{ "root/magic/etc", "passwd", ok, no, no },
+		{ "rootless", "file", ok, no, no },
+		{ "root", "kept", ok, lost, ok },
+		{ "root", "none", bad, bad, bad },
+		{ "root", "sub", bad, bad, bad },
+		{ "root/file", "x", lost, lost, lost },
+		{ "root/none", "x", lost, lost, lost },
+		{ "root/../root", "file", lost, lost, lost },
+	};
+	struct err err;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		const struct {
+			const struct caller *c;
+			const char *expected;
+		} who[] = { { &trusted, cases[i].trusted },
+			    { &token, cases[i].token },
+			    { &stranger, cases[i].stranger } };
+		for (size_t k = 0; k < ARRAY_LEN(who) - (geteuid() != 0); k++) {
+			const char *code = try_source(who[k].c, cases[i].where, cases[i].name, &err);
+			if (strcmp(code, who[k].expected) != 0)
+				fail_msg("'%s/%s' of caller %zu: %s (%s), expected %s", cases[i].where, cases[i].name,
+					 k, code, err.msg, who[k].expected);
+		}
+	}
+}
+
 static void without_roots(void **state)
 {
 	struct policy *none = NULL;
@@ -246,6 +306,7 @@ int main(void)
 		cmocka_unit_test(stranger_stays_below),
 		cmocka_unit_test(strangers_rights),
 		cmocka_unit_test(trusted_opens_any),
+		cmocka_unit_test(sources),
 		cmocka_unit_test(without_roots),
 		cmocka_unit_test(root_of_everything),
 		cmocka_unit_test(bad_roots),

@@ -115,14 +115,7 @@ static void refuses_bad_files(void **state)
 	for (unsigned i = 0; i < 3; i++) {
 		const char *path = path_of(snapshot, files[i]);
 		assert_int_equal(rename(path, path_of(scratch, "aside")), 0);
-		snprintf(message, sizeof(message), "%s is missing", files[i]);
-		refuse_import(ERR_INVALID, message);
 		path = path_of(snapshot, files[i]);
-		assert_int_equal(symlink(path_of(scratch, "aside"), path), 0);
-		snprintf(message, sizeof(message), "%s is a symlink", files[i]);
-		refuse_import(ERR_INVALID, message);
-		path = path_of(snapshot, files[i]);
-		unlink(path);
 		snprintf(message, sizeof(message), "%s is not a regular file", files[i]);
 		assert_int_equal(mkfifo(path, 0600), 0);
 		refuse_import(ERR_INVALID, message);

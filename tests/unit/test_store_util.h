@@ -140,11 +140,18 @@ static inline struct store *open_store(void)
 /* A staged import of `dir`; *ret is to be discarded or published. */
 static inline int import(struct store *store, const char *dir, struct staged **ret, struct err *err)
 {
-	autoclose int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct store_source files[STORE_FILES];
 
-	if (store_stage(store, ret, err) < 0)
-		return err->num;
-	return staged_import(*ret, dir_fd, dir, err);
+	for (unsigned i = 0; i < STORE_FILES; i++) {
+		files[i].fd = open(path_of(dir, snapshot_files[i]), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+		assert_int_equal(fstat(files[i].fd, &files[i].st), 0);
+	}
+	int r = store_stage(store, ret, err);
+	if (r >= 0)
+		r = staged_import(*ret, files, dir, err);
+	for (unsigned i = 0; i < STORE_FILES; i++)
+		close(files[i].fd);
+	return r;
 }
 
 static inline int seal(struct staged *staged, const char *name, struct err *err)
