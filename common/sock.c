@@ -53,7 +53,7 @@ static bool to_address(const char *path, struct sockaddr_un *ret_addr)
 	return true;
 }
 
-static struct sock_file file_at(const char *path)
+struct sock_file sock_file_at(const char *path)
 {
 	struct statx st;
 
@@ -69,7 +69,7 @@ static struct sock_file file_at(const char *path)
 
 void sock_remove(const char *path, const struct sock_file *file)
 {
-	const struct sock_file now = file_at(path);
+	const struct sock_file now = sock_file_at(path);
 
 	if (file->ino != 0 && now.ino == file->ino && now.dev == file->dev && now.born_ns == file->born_ns)
 		unlink(path);
@@ -89,7 +89,7 @@ int sock_bind(const char *path, int type, mode_t mode, struct sock_file *ret_fil
 	if (fd < 0 || fchmod(fd, mode) < 0 || bind(fd, (const struct sockaddr *)(const void *)&addr, sizeof(addr)) < 0)
 		return -errno;
 	if (ret_file)
-		*ret_file = file_at(path);
+		*ret_file = sock_file_at(path);
 	return steal_fd(&fd);
 }
 

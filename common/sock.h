@@ -32,6 +32,8 @@ struct sock_file {
  * sock_remove(); NULL: nobody asks.
  */
 MUST_CHECK int sock_bind(const char *path, int type, mode_t mode, struct sock_file *ret_file);
+/* What is there now. */
+struct sock_file sock_file_at(const char *path);
 /* Removes the socket at `path`; leaves any other file there, and everything when it is not known. */
 void sock_remove(const char *path, const struct sock_file *file);
 

@@ -97,6 +97,9 @@ static void adopt(struct recovery *r, struct clone *c)
 	struct err err = {};
 
 	c->first_state = CLONE_RUNNING; /* unless it says something else */
+	/* Records of earlier versions do not say which file it is: the clone lives, so what is there is taken for it. */
+	if (c->record.vsock_socket && c->record.vsock_file.ino == 0)
+		c->record.vsock_file = sock_file_at(c->record.vsock_socket);
 	registry_add(d->registry, c);
 	pthread_mutex_lock(&c->talk);
 	if (clone_greet(d, c, &err) < 0)

@@ -9,7 +9,7 @@ import time
 
 import kvmtest
 from forkdtest import Daemon, ForkdTest, alive, request, ticks
-from kvmtest import BUILD, FULL, MIB, peer, read, wait_for
+from kvmtest import BUILD, FULL, MIB, peer, read, wait_for, write
 from test_vsock import EchoServer, dial, echo, pattern
 
 
@@ -318,6 +318,21 @@ class Vsock(ForkdTest):
         self.assertTrue(os.path.exists(lives))
         d.delete([heir])
         self.assertFalse(os.path.exists(lives))
+
+    def test_socket_of_an_earlier_version(self):
+        """Its record does not say which file the socket is: the socket goes with the clone all the same."""
+        d = self.daemon()
+        own = self.path("own.vsock")
+        c = self.at(d, own)
+        d.kill()
+        path = os.path.join(d.runtime, "clones", c["id"], "clone.json")
+        record = json.loads(read(path))
+        del record["vsock_file"]
+        write(path, json.dumps(record).encode())
+        d.start()
+        self.assertTrue(os.path.exists(own))
+        d.delete([c])
+        self.assertFalse(os.path.exists(own))
 
 
 class Peers(ForkdTest):
