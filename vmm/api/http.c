@@ -97,9 +97,9 @@ static void connection_close(struct connection *c)
  * The request is refused. What follows it may be its body, so no more requests are taken from this connection; it is
  * read until the client closes it, lest a client that is still sending misses the answer.
  */
-static int refuse(struct connection *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static int refuse_request(struct connection *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
-static int refuse(struct connection *c, const char *fmt, ...)
+static int refuse_request(struct connection *c, const char *fmt, ...)
 {
 	char why[HTTP_LINE_MAX + 128];
 	va_list ap;
@@ -222,24 +222,24 @@ static int parse_request_line(struct connection *c)
 		no_uri |= i > 0 && c->line[i] == ' ' && c->line[i - 1] == ' ';
 	}
 	if (spaces < 2 || c->line[len - 2] != '\r')
-		return refuse(c, "Invalid request.");
+		return refuse_request(c, "Invalid request.");
 	if (no_uri)
-		return refuse(c, "Invalid URI: Empty URI not allowed.");
+		return refuse_request(c, "Invalid URI: Empty URI not allowed.");
 	if (!is_ascii)
-		return refuse(c, "Invalid URI: Cannot parse URI as UTF-8.");
+		return refuse_request(c, "Invalid URI: Cannot parse URI as UTF-8.");
 	http_parser_execute(&c->parser, &callbacks, c->line, len);
 	unsigned method = c->parser.method;
 	enum http_errno e = HTTP_PARSER_ERRNO(&c->parser);
 	if (e == HPE_CB_url)
-		return refuse(c, "Out of memory.");
+		return refuse_request(c, "Out of memory.");
 	if (e == HPE_INVALID_METHOD ||
 	    (method != HTTP_GET && method != HTTP_PUT && method != HTTP_PATCH && method != HTTP_DELETE))
-		return refuse(c, "Invalid HTTP Method: Unsupported HTTP method.");
+		return refuse_request(c, "Invalid HTTP Method: Unsupported HTTP method.");
 	if (e == HPE_INVALID_VERSION || e == HPE_INVALID_CONSTANT || (e == HPE_OK && c->parser.http_major != 1) ||
 	    c->parser.http_minor > 1)
-		return refuse(c, "Invalid HTTP Version: Unsupported HTTP version.");
+		return refuse_request(c, "Invalid HTTP Version: Unsupported HTTP version.");
 	if (e != HPE_OK)
-		return refuse(c, "Invalid URI: Cannot parse URI as UTF-8.");
+		return refuse_request(c, "Invalid URI: Cannot parse URI as UTF-8.");
 	return 0;
 }
 
@@ -251,19 +251,19 @@ static int refuse_header(struct connection *c, enum http_errno e)
 	if (e == HPE_INVALID_CONTENT_LENGTH && colon) {
 		const char *value = colon + 1 + strspn(colon + 1, " \t");
 		int len = (int)(c->line + c->line_len - 2 - value);
-		return refuse(c, "Invalid header. Reason: Invalid value. Key:Content-Length; Value: %.*s",
-			      len > 0 ? len : 0, value);
+		return refuse_request(c, "Invalid header. Reason: Invalid value. Key:Content-Length; Value: %.*s",
+				      len > 0 ? len : 0, value);
 	}
 	if (e == HPE_INVALID_HEADER_TOKEN)
-		return refuse(c, "Invalid header. Reason: Header is incorrectly formatted. Key: %.*s",
-			      (int)c->line_len - 2, c->line);
-	return refuse(c, "Invalid request.");
+		return refuse_request(c, "Invalid header. Reason: Header is incorrectly formatted. Key: %.*s",
+				      (int)c->line_len - 2, c->line);
+	return refuse_request(c, "Invalid request.");
 }
 
 static int parse_header_line(struct connection *c)
 {
 	if (memchr(c->line, '\0', c->line_len) || c->line_len < 2 || c->line[c->line_len - 2] != '\r')
-		return refuse(c, "Invalid request.");
+		return refuse_request(c, "Invalid request.");
 	if (c->line[0] == ' ' || c->line[0] == '\t')
 		return refuse_header(c, HPE_INVALID_HEADER_TOKEN);
 	http_parser_execute(&c->parser, &callbacks, c->line, c->line_len);
@@ -279,15 +279,16 @@ static int check_head(struct connection *c)
 	const struct http_parser *p = &c->parser;
 
 	if (p->uses_transfer_encoding)
-		return refuse(c, "Invalid request.");
+		return refuse_request(c, "Invalid request.");
 	if (c->complete)
 		return 0;
 	if (p->content_length > UINT32_MAX) /* Content-Length is a number of 32 bits there */
-		return refuse(c, "Invalid header. Reason: Invalid value. Key:Content-Length; Value: %llu",
-			      (unsigned long long)p->content_length);
+		return refuse_request(c, "Invalid header. Reason: Invalid value. Key:Content-Length; Value: %llu",
+				      (unsigned long long)p->content_length);
 	if (p->content_length > HTTP_BODY_MAX)
-		return refuse(c, "Request payload with size %llu is larger than the limit of %d allowed by server.",
-			      (unsigned long long)p->content_length, HTTP_BODY_MAX);
+		return refuse_request(
+			c, "Request payload with size %llu is larger than the limit of %d allowed by server.",
+			(unsigned long long)p->content_length, HTTP_BODY_MAX);
 	if (c->expects_continue)
 		strbuf_printf(&c->out, "HTTP/1.%u 100 \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n\r\n",
 			      p->http_minor);
@@ -319,8 +320,9 @@ static ssize_t take_head(struct connection *c, const char *bytes, size_t len)
 	if (c->line_len < sizeof(c->line))
 		return (ssize_t)n;
 	if (c->n_lines == 0)
-		return refuse(c, "Invalid request.");
-	return refuse(c, "Invalid header. Reason: Invalid content length. Header: %.*s", (int)c->line_len, c->line);
+		return refuse_request(c, "Invalid request.");
+	return refuse_request(c, "Invalid header. Reason: Invalid content length. Header: %.*s", (int)c->line_len,
+			      c->line);
 }
 
 static ssize_t take_body(struct connection *c, const char *bytes, size_t len)
@@ -329,7 +331,7 @@ static ssize_t take_body(struct connection *c, const char *bytes, size_t len)
 	enum http_errno e = HTTP_PARSER_ERRNO(&c->parser);
 
 	if ((e != HPE_OK && e != HPE_PAUSED) || c->body.failed)
-		return refuse(c, "%s", c->body.failed ? "Out of memory." : "Invalid request.");
+		return refuse_request(c, "%s", c->body.failed ? "Out of memory." : "Invalid request.");
 	return (ssize_t)n;
 }
 
@@ -416,9 +418,9 @@ static void on_readable(struct connection *c)
 	if (c->refused)
 		close_fds(fds, n_fds);
 	else if (n < 0)
-		refuse(c, "Descriptors were lost.");
+		refuse_request(c, "Descriptors were lost.");
 	else if (keep_fds(c, fds, n_fds) < 0)
-		refuse(c, "Too many descriptors.");
+		refuse_request(c, "Too many descriptors.");
 	else
 		take_bytes(c, bytes, (size_t)n);
 	if (c->out.len > 0 || c->out.failed)

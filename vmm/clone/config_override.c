@@ -35,7 +35,7 @@ static const struct section sections[] = {
 	{ "console", NULL, console_fields },
 };
 
-static int refuse(const char *where, const char *key, bool known, struct err *err)
+static int refuse_key(const char *where, const char *key, bool known, struct err *err)
 {
 	if (known)
 		return err_set(err, ERR_INVALID,
@@ -51,7 +51,7 @@ static int check_keys(const struct section *s, const struct json_node *node, con
 			       json_type_name(node));
 	for (json_each(child, node))
 		if (strcmp(child->key, "id") != 0 && !fields_find(s->may_change, child->key))
-			return refuse(where, child->key, fields_find(s->all, child->key) != NULL, err);
+			return refuse_key(where, child->key, fields_find(s->all, child->key) != NULL, err);
 	return 0;
 }
 
@@ -130,7 +130,7 @@ int vm_config_override(struct vm_config *config, const struct json_node *overrid
 		while (s < end && strcmp(s->key, child->key) != 0)
 			s++;
 		if (s == end)
-			return refuse("", child->key, fields_find(vm_config_fields, child->key) != NULL, err);
+			return refuse_key("", child->key, fields_find(vm_config_fields, child->key) != NULL, err);
 		if (apply(config, s, child, err) < 0)
 			return err->num;
 	}

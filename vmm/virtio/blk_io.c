@@ -10,7 +10,7 @@
 
 enum { CACHED_WRITE_MAX_BYTES = 256 << 10 };
 
-static void prepare(const struct blk *blk, struct request *rq, struct io_uring_sqe *sqe)
+static void prepare_io(const struct blk *blk, struct request *rq, struct io_uring_sqe *sqe)
 {
 	const struct op op = blk_next_op(blk, rq);
 
@@ -121,7 +121,7 @@ static void queue_request(struct blk *blk, struct request *rq)
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&blk->ring);
 
 	assert(sqe); /* there is an entry for each request */
-	prepare(blk, rq, sqe);
+	prepare_io(blk, rq, sqe);
 	rq->running = true;
 	blk->in_flight++;
 }
