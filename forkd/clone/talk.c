@@ -137,7 +137,8 @@ static void take_hello(struct forkd *d, struct clone *c, const struct ctl_packet
 		clone_take_state(d, c, s.state);
 		set_line(d, c, LINE_UP);
 	} else {
-		log_warn("clone %s: hello: %s", c->record.id, err_line(&err, line, sizeof(line)));
+		err_line(&err, line, sizeof(line));
+		log_warn("clone %s: hello: %s", c->record.id, line);
 		free(c->refusal);
 		c->refusal = strdup(line);
 		set_line(d, c, LINE_REFUSED);
