@@ -10,7 +10,8 @@
  * speaks (struct ctl_hello), and they go by the newest that both do. Who does not name one speaks version 0. There is none in common:
  * an error, and the other side is left alone. Members that a side does not know are ignored.
  *   0  without versions
- *   1  hello names versions, also to a template host; a VM process opens no path by its name (`connect`, restore's vsock_socket)
+ *   1  hello names versions, also to a template host; a VM process opens no path by its name (`connect`, restore's vsock_socket), and
+ *      takes no snapshot while it runs and has a writable disk
  *
  * Template host (its socket is a socketpair given by forkd; end of file ends it; the VM processes go on):
  *   hello    struct ctl_hello                         -> struct ctl_hello. First. Version 0 does not know it.

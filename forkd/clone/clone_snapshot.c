@@ -33,6 +33,24 @@ static struct caller least_trusted(struct forkd *d, const struct caller *request
 	return owner.trusted ? *requester : owner;
 }
 
+/* A process that speaks version 0 does not refuse by itself while a writable disk may change. */
+static int check_still(struct forkd *d, const struct clone *c, struct err *err)
+{
+	pthread_mutex_lock(&d->registry->lock);
+	int version = c->version;
+	bool runs = c->state == CLONE_RUNNING;
+	pthread_mutex_unlock(&d->registry->lock);
+	if (!runs || version > 0)
+		return 0;
+	if (version < 0)
+		return fail(err, E_NO_ANSWER, "clone '%s': process %u lives, but has not answered yet", c->record.id,
+			    c->record.pid);
+	return fail(
+		err, E_BAD_STATE,
+		"clone '%s' runs, and its forkd-vmm is too old to see whether a disk changes meanwhile: pause it first",
+		c->record.id);
+}
+
 static int take_snapshot(const struct build *b, struct clone *c, struct ctl_snapshotted *ret, struct err *err)
 {
 	struct staged *s = NULL;
@@ -66,7 +84,7 @@ int clone_snapshot(struct forkd *d, struct clone *c, const char *name, const str
 	struct ctl_snapshotted done = {};
 	struct build b;
 
-	if (build_begin(d, name, from, &b, err) < 0)
+	if (check_still(d, c, err) < 0 || build_begin(d, name, from, &b, err) < 0)
 		return err->num;
 	b.owner = least_trusted(d, from->caller, c);
 	if (build_end(&b, take_snapshot(&b, c, &done, err), err) < 0)

@@ -60,6 +60,7 @@ static int begin(struct batch *b, struct job *j, struct place *place, struct err
 	if (fill_record(b, j, err) < 0 || place_make(b->d, b->from->caller, "clones", id, place, err) < 0)
 		return err->num;
 	j->c->line = LINE_UP; /* its host has said how it talks */
+	j->c->version = CTL_VERSION;
 	j->dir = true;
 	if (place_listen(place, "control.sock", SOCK_SEQPACKET, &control, err) < 0 ||
 	    place_connect(b->d, "clones", id, &j->c->control.fd, err) < 0)

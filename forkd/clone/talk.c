@@ -109,15 +109,16 @@ static int call_again(struct forkd *d, struct clone *c, struct err *err)
 	return err->num;
 }
 
-/* Whether they can talk at all; or it is another process than that of the record. */
+/* The version that they have in common; none, or it is another process than that of the record. */
 static int check_hello(const struct clone *c, const struct ctl_packet *p, struct ctl_status *ret, struct err *err)
 {
-	if (ctl_parse_reply(p, NULL, NULL, err) < 0 ||
-	    ctl_agree(&p->json.nodes[0], "its forkd-vmm", "this forkd", err) < 0 ||
-	    ctl_parse_reply(p, ctl_status_fields, ret, err) < 0)
+	if (ctl_parse_reply(p, NULL, NULL, err) < 0)
+		return err->num;
+	int version = ctl_agree(&p->json.nodes[0], "its forkd-vmm", "this forkd", err);
+	if (version < 0 || ctl_parse_reply(p, ctl_status_fields, ret, err) < 0)
 		return err->num;
 	if (ret->pid == c->record.pid)
-		return 0;
+		return version;
 	return err_set(err, ERR_CONFLICT, "process %u answers for process %u", ret->pid, c->record.pid);
 }
 
@@ -133,6 +134,7 @@ static void take_hello(struct forkd *d, struct clone *c, const struct ctl_packet
 		pthread_mutex_lock(&d->registry->lock);
 		c->restored_ns = s.restored_ns;
 		c->resumed_ns = s.resumed_ns;
+		c->version = r;
 		pthread_mutex_unlock(&d->registry->lock);
 		clone_take_state(d, c, s.state);
 		set_line(d, c, LINE_UP);

@@ -81,6 +81,7 @@ struct clone *clone_new(const char *id)
 	c->control = (struct watch){ .fd = -1 };
 	c->process = (struct watch){ .fd = -1 };
 	c->refs = 1;
+	c->version = -1;
 	pthread_mutex_init(&c->talk, NULL);
 	if (!c->record.id) {
 		clone_free(c);

@@ -37,6 +37,7 @@ struct clone {
 	enum clone_state state, first_state; /* first_state: when it was made */
 	enum line line;                      /* written under talk, too */
 	uint64_t asked_ns;                   /* LINE_ASKED: since when */
+	int version;                         /* of the control protocol, by which they go; -1: it has never answered */
 	char *refusal;                       /* heap; talk */
 	unsigned refs;
 	bool listed, has_status;
