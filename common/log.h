@@ -39,6 +39,20 @@ static inline bool log_deserves(uint64_t *count)
 		if (log_enabled(level))                                    \
 			log_write(level, __FILE__, __LINE__, __VA_ARGS__); \
 	} while (0)
+/*
+ * A line that a guest can cause as often as it likes: said the first LOG_GUEST_FIRST times in the life of the process, and then the 32nd,
+ * 64th, 128th … time with that number. `fmt` is a literal.
+ */
+enum { LOG_GUEST_FIRST = 16 };
+#define log_guest(level, fmt, ...)                                                                        \
+	do {                                                                                              \
+		static _Atomic uint64_t times_;                                                           \
+		uint64_t n_ = ++times_;                                                                   \
+		if (n_ <= LOG_GUEST_FIRST)                                                                \
+			log_at(level, fmt, ##__VA_ARGS__);                                                \
+		else if ((n_ & (n_ - 1)) == 0)                                                            \
+			log_at(level, fmt " (%llu times by now)", ##__VA_ARGS__, (unsigned long long)n_); \
+	} while (0)
 #define log_error(...) log_at(LOG_ERROR, __VA_ARGS__)
 #define log_warn(...) log_at(LOG_WARN, __VA_ARGS__)
 #define log_info(...) log_at(LOG_INFO, __VA_ARGS__)

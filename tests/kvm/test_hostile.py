@@ -3,7 +3,10 @@
 
 Meant for a sanitizer build: FORKD_VMM=build/asan/forkd-vmm.
 """
-from kvmtest import FULL, KvmTest, Tap
+import collections
+import re
+
+from kvmtest import FULL, KvmTest, Tap, read, wait_for
 
 
 class Hostile(KvmTest):
@@ -67,3 +70,17 @@ class Hostile(KvmTest):
             if answer.status == 204:
                 clone.wait_output(rb"round \d+ ok", 0, 240)
             clone.stop()
+
+    def test_log_of_a_guest_that_resets(self):
+        """It breaks each ring, moves BARs and resets the machine, again and again: no line of code fills the log."""
+        log, events = self.path("log"), self.path("events")
+        resets = 40
+        vmm = self.boot("hostile", "rounds=1 dev=rng bar=1 what=bars,queues check=0 end=reset",
+                        extra=["-vv", "--log-file", log, "--event-monitor", f"path={events}"])
+        wait_for(f"{resets} resets", lambda: read(events).count(b'"rebooted"') >= resets, context=vmm.context)
+        vmm.stop()
+        lines = re.findall(rb": <\w+> [A-Z]+:(\S+:\d+) -- ", read(log))
+        # The API's lines are the client's. The more times, the rarer: 16, and one for each doubling after that.
+        often = {where.decode(): n for where, n in collections.Counter(lines).items() if n > 16 + 8 and b"vmm/api/" not in where}
+        self.assertEqual(often, {})
+        self.assertTrue(any(b"virtio/virtio.c" in where for where in lines), "no ring was broken")

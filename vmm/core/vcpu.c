@@ -115,7 +115,7 @@ static void dispatch_exit(struct vcpu *vcpu)
 	case KVM_EXIT_INTR:
 		return;
 	case KVM_EXIT_SHUTDOWN: /* triple fault: the guest resets */
-		log_info("vCPU %u: triple fault, the guest resets", vcpu->index);
+		log_guest(LOG_INFO, "vCPU %u: triple fault, the guest resets", vcpu->index);
 		arch_vcpu_log(vcpu);
 		guest_event(vcpu, GUEST_RESET);
 		return;

@@ -39,7 +39,8 @@ int build_run(const struct step *steps, struct build *b, struct err *err)
 		uint64_t begin = monotonic_ns();
 		if (s->run(b, err) < 0)
 			return err->num;
-		log_info("built %s in %llu us", s->name, (unsigned long long)(monotonic_ns() - begin) / 1000);
+		log_guest(LOG_INFO, "built %s in %llu us", s->name,
+			  (unsigned long long)(monotonic_ns() - begin) / 1000);
 	}
 	return 0;
 }

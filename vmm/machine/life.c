@@ -51,7 +51,7 @@ void vm_eject(struct vm *vm, unsigned pci_slot)
 	if (pci_eject(&vm->pci, pci_slot))
 		tell_main(vm, GUEST_EJECT);
 	else
-		log_debug("the guest ejects slot %u, which stays", pci_slot);
+		log_guest(LOG_DEBUG, "the guest ejects slot %u, which stays", pci_slot);
 }
 
 void vm_release(struct vm *vm)

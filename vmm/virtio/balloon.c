@@ -48,7 +48,8 @@ static void discard(struct balloon *b, void *hva, uint64_t len)
 	if (gmem_discard(b->mem, hva, len) || b->kept_pages)
 		return;
 	b->kept_pages = true;
-	log_warn(
+	log_guest(
+		LOG_WARN,
 		"balloon '%s': %llu bytes at once, and maybe more later, stay with the guest: its free pages are too scattered",
 		b->vdev.id, (unsigned long long)len);
 }

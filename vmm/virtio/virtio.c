@@ -54,7 +54,7 @@ void virtio_done(struct virtio_dev *vdev)
 void virtio_break(struct virtio_dev *vdev, unsigned queue, const char *why)
 {
 	if (!vdev->complained)
-		log_warn("device '%s': queue %u: %s; it needs a reset", vdev->id, queue, why);
+		log_guest(LOG_WARN, "device '%s': queue %u: %s; it needs a reset", vdev->id, queue, why);
 	vdev->complained = vdev->broken = true;
 	if (vdev->transport)
 		virtio_pci_needs_reset(vdev->transport);

@@ -138,7 +138,7 @@ static void attach_kick(struct kick *k, uint64_t address)
 	k->address = address;
 	k->attached = set_ioeventfd(k, address, 0);
 	if (k->attached)
-		log_debug("device '%s': queue %u has an ioeventfd now", k->transport->vdev->id, k->queue);
+		log_guest(LOG_DEBUG, "device '%s': queue %u has an ioeventfd now", k->transport->vdev->id, k->queue);
 }
 
 bool kick_again(struct kick *k)

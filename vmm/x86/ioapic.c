@@ -125,7 +125,7 @@ static void update_routes(struct vm *vm)
 		return;
 	struct err err = {};
 	if (kvm_ioctl(vm->kvm.vm_fd, KVM_SET_GSI_ROUTING, &table, "set interrupt routes", &err) < 0)
-		log_warn("%s", err.msg);
+		log_guest(LOG_WARN, "%s", err.msg);
 	io->routed = true;
 }
 

@@ -120,14 +120,15 @@ void arch_vcpu_log(struct vcpu *vcpu)
 	if (ioctl(vcpu->fd, KVM_GET_REGS, &regs) < 0 || ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0 ||
 	    ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &events) < 0)
 		return;
-	log_info("vCPU %u: rip 0x%llx rsp 0x%llx rflags 0x%llx cr0 0x%llx cr2 0x%llx cr3 0x%llx cr4 0x%llx "
-		 "idt 0x%llx+0x%x exception %u (%s, error 0x%x)",
-		 vcpu->index, regs.rip, regs.rsp, regs.rflags, sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4,
-		 sregs.idt.base, sregs.idt.limit, events.exception.nr,
-		 events.exception.injected  ? "injected"
-		 : events.exception.pending ? "pending"
-					    : "none",
-		 events.exception.error_code);
+	log_guest(LOG_INFO,
+		  "vCPU %u: rip 0x%llx rsp 0x%llx rflags 0x%llx cr0 0x%llx cr2 0x%llx cr3 0x%llx cr4 0x%llx "
+		  "idt 0x%llx+0x%x exception %u (%s, error 0x%x)",
+		  vcpu->index, regs.rip, regs.rsp, regs.rflags, sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4,
+		  sregs.idt.base, sregs.idt.limit, events.exception.nr,
+		  events.exception.injected  ? "injected"
+		  : events.exception.pending ? "pending"
+					     : "none",
+		  events.exception.error_code);
 }
 
 void arch_vcpu_paused(struct vcpu *vcpu)
