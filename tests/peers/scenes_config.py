@@ -39,6 +39,9 @@ def defaults(look):
                              "pmem": None, "devices": None, "user_devices": None, "vdpa": None, "numa": None,
                              "pci_segments": None, "platform": None, "tpm": None, "rate_limit_groups": None,
                              "landlock_rules": None}),
+        ("no platform", {"platform": {}}),
+        ("platform", {"platform": {"num_pci_segments": 1, "iommu_segments": None, "iommu_address_width_bits": 64,
+                                   "system_uuid": None, "iommufd": False, "vfio_p2p_dma": True, "nothing": 1}}),
         ("unknown keys", {"nothing": {"x": 1}, "cpus": {"boot_vcpus": 1, "max_vcpus": 1, "nothing": []}}),
     ]:
         look.put(f"{step}, create", vmm, "vm.create", config)

@@ -139,6 +139,12 @@ static void rejects(void **state)
 		{ "{" K ",\"vsock\":{\"cid\":3,\"socket\":\"s\",\"pci_device_id\":3},\"rng\":{\"pci_device_id\":3}}",
 		  "Valid PCI device identifier but already used: 3" },
 		{ "{" K ",\"pvpanic\":true}", "config.pvpanic: true is not supported by this program" },
+		{ "{" K ",\"platform\":{\"num_pci_segments\":2}}",
+		  "config.platform.num_pci_segments: 2 is not supported by this program" },
+		{ "{" K ",\"platform\":{\"vfio_p2p_dma\":false}}",
+		  "config.platform.vfio_p2p_dma: false is not supported by this program" },
+		{ "{" K ",\"platform\":{\"oem_strings\":[\"x\"]}}",
+		  "config.platform.oem_strings: not supported by this program" },
 	};
 
 	(void)state;

@@ -188,6 +188,27 @@ const struct field vsock_fields[] = {
 	F_END,
 };
 
+static const struct field platform_fields[] = {
+	F(struct platform_config, num_pci_segments, .flags = F_REFUSE, .def = 1),
+	F_UNSUPPORTED("iommu_segments"),
+	F(struct platform_config, iommu_address_width_bits, .flags = F_REFUSE, .def = 64),
+	F_UNSUPPORTED("serial_number"),
+	F_UNSUPPORTED("system_serial_number"),
+	F_UNSUPPORTED("uuid"),
+	F_UNSUPPORTED("system_uuid"),
+	F_UNSUPPORTED("oem_strings"),
+	F_UNSUPPORTED("system_manufacturer"),
+	F_UNSUPPORTED("system_product_name"),
+	F_UNSUPPORTED("system_version"),
+	F_UNSUPPORTED("system_family"),
+	F_UNSUPPORTED("system_sku_number"),
+	F_UNSUPPORTED("chassis_asset_tag"),
+	F(struct platform_config, iommufd, .flags = F_REFUSE),
+	F_UNSUPPORTED("iommufd_fd"),
+	F(struct platform_config, vfio_p2p_dma, .flags = F_REFUSE, .def = true),
+	F_END,
+};
+
 const struct field vm_config_fields[] = {
 	F_OBJ(struct vm_config, cpus, cpus_fields),
 	F_OBJ(struct vm_config, memory, memory_fields),
@@ -213,7 +234,7 @@ const struct field vm_config_fields[] = {
 	F(struct vm_config, watchdog, .flags = F_REFUSE),
 	F_UNSUPPORTED("rtc"),
 	F_UNSUPPORTED("pci_segments"),
-	F_UNSUPPORTED("platform"),
+	F_OBJ_PTR(struct vm_config, platform, platform_fields),
 	F_UNSUPPORTED("tpm"),
 	F(struct vm_config, landlock_enable, .flags = F_REFUSE),
 	F_UNSUPPORTED("landlock_rules"),

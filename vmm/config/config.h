@@ -147,6 +147,13 @@ struct debug_console_config {
 	uint16_t iobase;
 };
 
+/* All have Cloud Hypervisor's defaults: nothing else is supported. */
+struct platform_config {
+	uint16_t num_pci_segments;
+	uint8_t iommu_address_width_bits;
+	bool iommufd, vfio_p2p_dma;
+};
+
 struct vm_config {
 	struct cpus_config cpus;
 	struct memory_config memory;
@@ -161,6 +168,7 @@ struct vm_config {
 	struct debug_console_config debug_console;
 	struct vsock_config *vsock;
 	bool pvpanic, iommu, watchdog, landlock_enable;
+	struct platform_config *platform;
 };
 
 struct restored_net {
