@@ -175,7 +175,12 @@ class Jobs(KvmTest):
         path = self.path(self.unique("job") + ".sock")
         self.shell.type(f"{kvmtest.VMM} --api-socket {path} &\n echo pi''d=$!.\n".encode())
         self.pids.append(int(self.shell.wait_output(rb"pid=(\d+)\.").group(1)))
-        wait_for("the API socket", lambda: os.path.exists(path))
+
+        def answers():
+            with contextlib.suppress(OSError):
+                return call(path, "GET", "vmm.ping").status == 200
+            return False
+        wait_for("the API", answers)
         return path
 
     def restored(self):

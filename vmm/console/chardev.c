@@ -266,38 +266,52 @@ void chardev_close(struct chardev *c)
 	c->loop = NULL;
 }
 
-/* A terminal may be held (Ctrl-S), a pipe full: the guest waits a moment once, then its output is lost. */
-static bool may_write(struct chardev *c, bool *waited)
+static ssize_t write_some(const struct chardev *c, const char *data, size_t len)
 {
 	struct pollfd out = { .fd = c->out_fd, .events = POLLOUT };
 
-	if (c->mode != CONSOLE_TTY || poll(&out, 1, 0) > 0) {
-		c->stuck = false;
-		return true;
+	if (c->mode == CONSOLE_SOCKET)
+		return send(c->out_fd, data, len, MSG_NOSIGNAL);
+	if (c->out_fd == STDOUT_FILENO && poll(&out, 1, 0) <= 0) { /* it may be shared, and wait */
+		errno = EAGAIN;
+		return -1;
 	}
-	*waited = !c->stuck;
-	c->stuck = c->stuck || poll(&out, 1, STUCK_AFTER_MS) <= 0;
-	return !c->stuck;
+	return write(c->out_fd, data, len < WRITE_MAX ? len : WRITE_MAX);
 }
 
-/* Returns what was written, or all when the rest is lost. It waits once at most. */
+/*
+ * A terminal may be held (Ctrl-S), a pipe full: the guest waits a moment once, then its output is lost until some is taken again. There is
+ * nothing to wait for but time: poll() calls a terminal writable in which a line end does not fit.
+ */
+static bool wait_for_reader(struct chardev *c, unsigned *waited_ms)
+{
+	c->stuck = c->stuck || *waited_ms == STUCK_AFTER_MS;
+	if (c->mode != CONSOLE_TTY || c->stuck)
+		return false;
+	usleep(1000);
+	++*waited_ms;
+	return true;
+}
+
+/* Returns what was written, or all when the rest is lost. After it has waited, it writes one piece. */
 static size_t write_out(struct chardev *c, const char *data, size_t len)
 {
-	bool waited = false;
+	unsigned waited_ms = 0;
 	size_t done = 0;
 
 	if (c->out_fd < 0)
 		return len;
-	while (done < len && !(waited && done > 0) && may_write(c, &waited)) {
-		const char *p = data + done;
-		size_t left = len - done;
-		ssize_t n = c->mode == CONSOLE_SOCKET ? send(c->out_fd, p, left, MSG_NOSIGNAL)
-						      : write(c->out_fd, p, left < WRITE_MAX ? left : WRITE_MAX);
-		if (n <= 0 && !(n < 0 && errno == EINTR))
+	while (done < len && !(waited_ms > 0 && done > 0)) {
+		ssize_t n = write_some(c, data + done, len - done);
+		if (n > 0) {
+			c->stuck = false;
+			done += (size_t)n;
+		} else if (n == 0 || (errno != EINTR && errno != EAGAIN) ||
+			   (errno == EAGAIN && !wait_for_reader(c, &waited_ms))) {
 			return len;
-		done += n > 0 ? (size_t)n : 0;
+		}
 	}
-	return c->stuck ? len : done;
+	return done;
 }
 
 /* The log is full: its newer half moves to the front. A file that cannot be read begins anew. */
