@@ -68,6 +68,7 @@ const struct field ctl_status_fields[] = {
 
 const struct field ctl_state_fields[] = {
 	F(struct ctl_state, state, .flags = F_REQUIRED),
+	F_LIST(struct ctl_state, lost_nets),
 	F_END,
 };
 

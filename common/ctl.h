@@ -30,8 +30,8 @@
  *                                                        A VM that runs and has a writable disk: ERR_CONFLICT.
  *   stats                                             -> struct ctl_stats
  *   quit                                              -> {"ok":true} when no vCPU can run and taps, disks and locks are free; then exits
- *   event "state"   {"state":"Running"|"Paused"}      changed through its own API socket, or a new connection: the newest state. Those
- *                                                     that did not fit into the socket in between are not sent.
+ *   event "state"   struct ctl_state                  changed through its own API socket, a net lost its tap, or a new connection: the newest
+ *                                                     state. Those that did not fit into the socket in between are not sent.
  *   event "exiting" {"reason":"text","code":n}        the guest or the VM API ended it; the process exits next
  *
  * Open service (forkd listens on `open.sock` in its runtime directory; a VM process connects when its API names a host path, or its
@@ -120,6 +120,8 @@ struct ctl_status {
 
 struct ctl_state {
 	char *state;
+	char **lost_nets; /* ids of those whose taps were deleted */
+	uint32_t n_lost_nets;
 };
 
 struct ctl_exiting {

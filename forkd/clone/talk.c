@@ -53,6 +53,25 @@ void clone_take_state(struct forkd *d, struct clone *c, const char *text)
 	pthread_mutex_unlock(&d->registry->lock);
 }
 
+/* Of its nets, those whose taps were deleted by now. */
+static void take_lost_nets(struct forkd *d, struct clone *c, const struct json_node *ids)
+{
+	pthread_mutex_lock(&d->registry->lock);
+	for (uint32_t i = 0; ids && ids->type == JSON_ARRAY && i < c->record.n_net; i++) {
+		struct record_net *net = &c->record.net[i];
+		autostrbuf struct strbuf extra = {};
+		for (json_each(id, ids)) {
+			if (net->lost || id->type != JSON_STRING || strcmp(id->str, net->id) != 0)
+				continue;
+			net->lost = true;
+			strbuf_puts(&extra, "\"net\":");
+			strbuf_json(&extra, net->id, strlen(net->id));
+			events_emit(d->events, "clone.tap_lost", c->record.template, c->record.id, extra.text);
+		}
+	}
+	pthread_mutex_unlock(&d->registry->lock);
+}
+
 static void take_event(struct forkd *d, struct clone *c, const struct ctl_packet *p)
 {
 	const struct json_node *root = &p->json.nodes[0], *event = json_get(root, "event");
@@ -64,6 +83,8 @@ static void take_event(struct forkd *d, struct clone *c, const struct ctl_packet
 		return;
 	if (strcmp(event->str, "state") == 0 && state && state->type == JSON_STRING)
 		clone_take_state(d, c, state->str);
+	if (strcmp(event->str, "state") == 0)
+		take_lost_nets(d, c, json_get(root, "lost_nets"));
 	if (strcmp(event->str, "exiting") != 0)
 		return;
 	fields_init(ctl_exiting_fields, &e);

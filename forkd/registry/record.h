@@ -20,6 +20,7 @@ struct label {
 
 struct record_net {
 	char *id;
+	bool lost; /* it was deleted under the clone; under the registry's lock, and not written */
 	char *tap; /* the interface's name at the start; NULL: descriptors whose name is not known here */
 };
 

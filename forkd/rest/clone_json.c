@@ -24,6 +24,8 @@ static void add_nets(const struct record *r, struct strbuf *out)
 		strbuf_puts(out, i ? ",{\"id\":" : "{\"id\":");
 		strbuf_json(out, r->net[i].id, strlen(r->net[i].id));
 		json_member(out, "tap", r->net[i].tap);
+		if (r->net[i].lost)
+			strbuf_puts(out, ",\"lost\":true");
 		strbuf_putc(out, '}');
 	}
 	strbuf_putc(out, ']');

@@ -88,6 +88,27 @@ class Taps(ForkdTest):
         self.assertNotEqual(mac_of(c["net"][0]["tap"]), OLD_MAC)
         self.wait_answers(d, c)
 
+    def test_deleted_under_a_clone(self):
+        d = self.template()
+        for ended in ("running", "paused"):
+            tap = self.named_tap()
+            c = self.clone(d, tap=tap.name)
+            self.wait_answers(d, c)
+            tap.delete()
+
+            def nets(c=c):
+                return d.get(f"/v1/clones/{c['id']}")["net"]
+            wait_for("the loss to be shown", lambda: nets() == [{"id": "net", "tap": tap.name, "lost": True}], context=lambda: f": {nets()}")
+            said = [e for e in d.events() if e["type"] == "clone.tap_lost"]
+            self.assertEqual([(e["clone"], e["template"], e["net"]) for e in said][-1:], [(c["id"], "t", "net")])
+            self.assertEqual(read(d.log).decode().count("net 'net': its tap is gone"), len(said))
+            if ended == "paused":
+                d.must(200, "PUT", f"/v1/clones/{c['id']}/pause")
+            d.stop()
+            d.start()                           # another daemon knows it, too
+            wait_for("the loss to be shown", lambda: nets()[0].get("lost"), context=lambda: f": {nets()}")
+            d.delete([c])
+
     def test_of_a_build(self):
         """The VM from which a template is made."""
         d = Daemon(self)

@@ -51,6 +51,10 @@ static void on_guest_event(struct vm *vm, uint64_t events)
 	struct err err = {};
 	char line[ERR_MSG_BYTES];
 
+	if ((events & GUEST_TAP_LOST) && vmm->owner)
+		vmm->owner->state_changed(vmm->owner);
+	if (events == GUEST_TAP_LOST)
+		return;
 	if (events & GUEST_FAULT) {
 		log_error("the guest broke: the VM ends");
 		end(vmm, "the guest broke", 1);
@@ -437,6 +441,11 @@ void vmm_release(struct vmm *vmm)
 		vm_release(vmm->vm);
 	if (vmm->owns_fds)
 		vm_config_close_fds(&vmm->config);
+}
+
+unsigned vmm_lost_nets(struct vmm *vmm, char *ret_ids[MAX_PCI_SLOTS])
+{
+	return vmm->vm ? devices_lost_nets(vmm->vm, ret_ids) : 0;
 }
 
 void vmm_counters(struct vmm *vmm, struct virtio_counters *ret)

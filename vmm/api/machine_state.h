@@ -20,7 +20,7 @@ struct vmm;
 struct vmm_owner {
 	/* The VM ended, by itself or through its API; the loop stops next. */
 	void (*ended)(struct vmm_owner *owner, const char *reason, int exit_code);
-	/* The VM runs now, or is paused now. */
+	/* The VM runs now, or is paused now; or one of its nets has lost its tap. */
 	void (*state_changed)(struct vmm_owner *owner);
 	/* Opens a directory that the API's user named, if that user may write there. */
 	int (*open_dir)(struct vmm_owner *owner, const char *path, int *ret_fd, struct err *err);
@@ -64,6 +64,8 @@ MUST_CHECK int vmm_snapshot_at(struct vmm *vmm, int dir_fd, const char *dir, str
 void vmm_release(struct vmm *vmm);
 /* "Created", "Running", "Paused"; "Parked" between vmm_park() and vmm_unpark(). */
 const char *vmm_state(const struct vmm *vmm);
+/* As devices_lost_nets(). */
+unsigned vmm_lost_nets(struct vmm *vmm, char *ret_ids[MAX_PCI_SLOTS]);
 /* The counters of all devices, added up; zeros without a VM. */
 void vmm_counters(struct vmm *vmm, struct virtio_counters *ret);
 /* What vm.resize asks for. */

@@ -88,7 +88,12 @@ static void tell(struct owned_vm *c, const struct strbuf *text)
 /* The newest state. A socket that is full takes it when forkd has read: states in between are not kept. */
 static void say_state(struct owned_vm *c)
 {
-	const struct ctl_state state = { .state = (char *)(uintptr_t)vmm_state(c->vmm) };
+	char *lost[MAX_PCI_SLOTS];
+	const struct ctl_state state = {
+		.state = (char *)(uintptr_t)vmm_state(c->vmm),
+		.lost_nets = lost,
+		.n_lost_nets = vmm_lost_nets(c->vmm, lost),
+	};
 	autostrbuf struct strbuf out = {};
 	struct err err = {};
 	char line[ERR_MSG_BYTES];

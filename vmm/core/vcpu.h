@@ -18,7 +18,7 @@ struct kvm;
 struct vcpus;
 
 /* Why the guest stopped by itself; GUEST_EJECT: it has let go of a device, and runs on. */
-enum guest_event { GUEST_POWEROFF = 1, GUEST_RESET = 2, GUEST_FAULT = 4, GUEST_EJECT = 8 };
+enum guest_event { GUEST_POWEROFF = 1, GUEST_RESET = 2, GUEST_FAULT = 4, GUEST_EJECT = 8, GUEST_TAP_LOST = 16 };
 
 /* What vCPUs see of their machine. The machine outlives them. */
 struct vcpu_env {

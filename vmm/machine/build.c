@@ -27,7 +27,13 @@ struct vm *build_new(struct loop *loop, struct vm_config *config, struct err *er
 	vm->mem.file_fd = -1;
 	vm->build = b;
 	vm->env = (struct device_env){
-		.loop = loop, .mem = &vm->mem, .kvm = &vm->kvm, .mmio = &vm->mmio, .pci = &vm->pci
+		.loop = loop,
+		.mem = &vm->mem,
+		.kvm = &vm->kvm,
+		.mmio = &vm->mmio,
+		.pci = &vm->pci,
+		.tap_lost = vm_tap_lost,
+		.opaque = vm,
 	};
 	b->vm = vm;
 	return vm;

@@ -230,6 +230,16 @@ void devices_resume(struct vm *vm, bool restored)
 		virtio_resume(vm->dev[i]->vdev, restored);
 }
 
+unsigned devices_lost_nets(struct vm *vm, char *ret_ids[MAX_PCI_SLOTS])
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < vm->n_devs; i++)
+		if (virtio_net_is_lost(vm->dev[i]->vdev))
+			ret_ids[n++] = vm->dev[i]->vdev->id;
+	return n;
+}
+
 void devices_counters(struct vm *vm, struct virtio_counters *ret)
 {
 	for (unsigned i = 0; i < vm->n_devs; i++) {

@@ -34,6 +34,8 @@ void devices_free(struct vm *vm);
 /* Main thread, vCPUs parked. Once devices_pause() has returned, nothing is in flight. */
 void devices_pause(struct vm *vm);
 void devices_resume(struct vm *vm, bool restored);
+/* The ids of the nets whose taps were deleted; they stay the devices'. */
+unsigned devices_lost_nets(struct vm *vm, char *ret_ids[MAX_PCI_SLOTS]);
 /* Adds the counters of all devices up. */
 void devices_counters(struct vm *vm, struct virtio_counters *ret);
 /* The JSON of vm.counters. */

@@ -46,6 +46,11 @@ void vm_guest_event(struct vm *vm, enum guest_event event)
 	tell_main(vm, event);
 }
 
+void vm_tap_lost(void *vm)
+{
+	tell_main(vm, GUEST_TAP_LOST);
+}
+
 void vm_eject(struct vm *vm, unsigned pci_slot)
 {
 	if (pci_eject(&vm->pci, pci_slot))

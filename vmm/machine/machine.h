@@ -83,6 +83,8 @@ static inline struct vm *vcpu_vm(const struct vcpu *vcpu)
 
 /* The guest ended or broke. On a vCPU's thread. */
 void vm_guest_event(struct vm *vm, enum guest_event event);
+/* A net of the machine has lost its tap. Any thread. */
+void vm_tap_lost(void *vm);
 /* The guest lets go of the device in a PCI slot. On a vCPU's thread. */
 void vm_eject(struct vm *vm, unsigned pci_slot);
 

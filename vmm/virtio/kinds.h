@@ -28,5 +28,7 @@ uint64_t virtio_balloon_bytes(struct virtio_dev *vdev);
 MUST_CHECK int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct err *err);
 /* The MAC of its tap now: the address that the guest knows its host by. false: the tap is gone, or has the guest's own (a macvtap). */
 bool virtio_net_host_mac(struct virtio_dev *vdev, char ret_text[MAC_TEXT_BYTES]);
+/* Whether the device is a net whose tap was deleted. Main thread. */
+bool virtio_net_is_lost(struct virtio_dev *vdev);
 
 #endif

@@ -132,6 +132,8 @@ static void lose_taps(struct net *net)
 		loop_mute(net->pair[i].loop, &net->pair[i].tap);
 	log_warn("net '%s': its tap is gone; what the guest sends is lost", net->vdev.id);
 	event_emit("virtio-device", "tap-lost", "id", net->vdev.id);
+	if (net->env->tap_lost)
+		net->env->tap_lost(net->env->opaque);
 }
 
 static void wait_for_frames(struct pair *p, bool wait)
@@ -589,6 +591,18 @@ int virtio_net_new(const struct device_env *env, struct net_config *cfg, struct 
 	if (r == 0)
 		r = open_pairs(net, cfg, err);
 	return virtio_made(&net->vdev, &net_ops, r, ret);
+}
+
+bool virtio_net_is_lost(struct virtio_dev *vdev)
+{
+	const struct net *net = container_of(vdev, struct net, vdev);
+
+	if (vdev->ops != &net_ops)
+		return false;
+	pthread_mutex_lock(&vdev->lock);
+	bool lost = net->lost;
+	pthread_mutex_unlock(&vdev->lock);
+	return lost;
 }
 
 bool virtio_net_host_mac(struct virtio_dev *vdev, char ret_text[MAC_TEXT_BYTES])

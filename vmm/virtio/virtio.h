@@ -43,6 +43,9 @@ struct device_env {
 	struct kvm *kvm;
 	struct bus *mmio;
 	struct pci_bus *pci;
+	void (*tap_lost)(
+		void *opaque); /* a net has lost its tap: virtio_net_is_lost(). Any thread. NULL: nobody wants to know */
+	void *opaque;
 	bool hot; /* the machine was built before: the device comes to one that runs or is paused */
 };
 
