@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Memory, threads and descriptors against what is asked for. */
+/* Compares what a request asks for with the host's memory, threads and descriptors. */
 #include "forkd/access/admission.h"
 
 #include <errno.h>
@@ -12,14 +12,14 @@
 #include "forkd/errors.h"
 
 enum { SLOTS = 10 };
-static const uint64_t slot_ns = 100000000; /* SLOTS of them: a second */
+static const uint64_t slot_ns = 100000000; /* SLOTS slots are one second */
 
 struct admission {
 	pthread_mutex_t lock;
 	uint64_t reserve_bytes;
 	struct {
-		uint64_t number, bytes; /* number: the time in slots */
-	} entered[SLOTS];               /* lock; at their number modulo SLOTS */
+		uint64_t number, bytes; /* number: the time in slots since boot */
+	} entered[SLOTS];               /* under lock; slot `number` is at index number % SLOTS */
 };
 
 static uint64_t available_bytes(void)
@@ -111,7 +111,7 @@ static void look_at_host(struct admission_host *host)
 		host->threads_max = pid_max;
 	getrlimit(RLIMIT_NOFILE, &files);
 	host->files_max = files.rlim_cur;
-	cgroup_read("/sys/fs/cgroup", "/proc/self/cgroup", &room); /* the VMs are in the daemon's */
+	cgroup_read("/sys/fs/cgroup", "/proc/self/cgroup", &room); /* the VMs are in the daemon's control group */
 	if (room.bytes < host->available_bytes)
 		host->available_bytes = room.bytes;
 	if (room.pids_max - room.pids_now < host->threads_max - host->threads_now) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The frame, and the kernel's news of addresses. */
+/* Sends the ARP frame, and hears the kernel's news of addresses. */
 #include "forkd/access/announce.h"
 
 #include <errno.h>
@@ -28,7 +28,7 @@ struct announcer {
 	struct forkd *d;
 };
 
-/* "I am `ip`", to all. */
+/* Broadcasts an ARP request that says that `ip` is at `mac`. */
 static int send_frame(int index, const uint8_t mac[MAC_BYTES], struct in_addr ip)
 {
 	struct {
@@ -47,7 +47,7 @@ static int send_frame(int index, const uint8_t mac[MAC_BYTES], struct in_addr ip
 		.op = htons(ARPOP_REQUEST),
 	};
 	const struct sockaddr_ll to = { .sll_family = AF_PACKET, .sll_ifindex = index, .sll_halen = MAC_BYTES };
-	autoclose int sock = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0); /* protocol 0: hears nothing */
+	autoclose int sock = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0); /* protocol 0: receives nothing */
 
 	memset(f.eth.h_dest, 0xff, MAC_BYTES);
 	memcpy(f.eth.h_source, mac, MAC_BYTES);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Telling guests who is behind their tap now. A guest of a snapshot that does not say which MAC address its tap had goes on sending to that
- * one, and nobody hears it. A gratuitous ARP request (RFC 5227) makes it believe in the tap's own: sent for an IPv4 address that the tap of
- * a clone has when the clone is made, or gets later.
+ * Tells guests the MAC address of the tap that they are behind now. Some snapshots do not say which
+ * MAC address the old tap had. The guest of such a snapshot goes on sending frames to the old tap's
+ * address, and nobody receives these frames. A gratuitous ARP request (RFC 5227) tells the guest
+ * the new tap's MAC address. The request is sent for the IPv4 address that the tap of a clone has
+ * when the clone is made, and for each IPv4 address that the tap gets later.
  */
 #ifndef FORKD_ACCESS_ANNOUNCE_H
 #define FORKD_ACCESS_ANNOUNCE_H
@@ -11,10 +13,16 @@
 
 struct announcer;
 
-/* For the address that the interface has; it may have none. What fails is logged. Any thread. */
+/*
+ * Sends the request for the IPv4 address of the interface, if the interface has one. A failure is
+ * logged. Any thread.
+ */
 void announce_tap(const char *name);
 
-/* Does the same for each address that the tap of a clone gets, in the watcher's thread. NULL: cannot hear of them, which is logged. */
+/*
+ * From now on the watcher's thread sends the request for each IPv4 address that the tap of a clone
+ * gets. NULL: the kernel's news of addresses cannot be heard, which is logged.
+ */
 struct announcer *announce_start(struct forkd *d);
 void announce_free(struct announcer *a); /* after watch_stop(); NULL is fine */
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The child that is somebody else. */
+/* A child process with the caller's rights. */
 #include "forkd/access/as_caller.h"
 
 #include <errno.h>
@@ -17,7 +17,11 @@
 enum { GROUPS_MAX = 256, NAMES_BYTES = 16384, NO_GROUP = 65534 };
 #define NOBODY ((uid_t)-1)
 
-/* The groups of the account, as at a login; its own alone when it has none, or too many. *gid NOBODY: becomes the account's. */
+/*
+ * Finds the groups of the account, as at a login; returns how many. An account that is unknown, or
+ * has more than GROUPS_MAX groups, gets the group *gid alone. *gid NOBODY becomes the account's
+ * group, or NO_GROUP for an unknown account.
+ */
 static int find_groups(uid_t uid, gid_t *gid, gid_t groups[GROUPS_MAX])
 {
 	autofree char *names = malloc(NAMES_BYTES);
@@ -34,7 +38,10 @@ static int find_groups(uid_t uid, gid_t *gid, gid_t groups[GROUPS_MAX])
 	return getgrouplist(account.pw_name, *gid, groups, &n) < 0 ? 1 : n;
 }
 
-/* The system calls themselves: those of the C library would tell the other threads, which this process does not have. */
+/*
+ * Makes the system calls directly. The C library's functions would change the other threads too,
+ * but the child has no other threads.
+ */
 static int become(uid_t uid, gid_t gid, const gid_t *groups, int n_groups)
 {
 	if (syscall(SYS_setgroups, n_groups, groups) < 0 || syscall(SYS_setresgid, gid, gid, gid) < 0 ||
@@ -43,10 +50,10 @@ static int become(uid_t uid, gid_t gid, const gid_t *groups, int n_groups)
 	return 0;
 }
 
-/* In the child. */
+/* Runs in the child. */
 static void send_answer(int sock, int answer)
 {
-	struct err ignored = {}; /* no answer tells as much */
+	struct err ignored = {}; /* the parent takes a missing answer for a failure */
 
 	(void)!sock_send(sock, &answer, sizeof(answer), &answer, answer >= 0 ? 1 : 0, &ignored);
 }
@@ -73,8 +80,7 @@ int as_caller(uid_t uid, gid_t gid, as_caller_fn fn, const void *arg)
 	gid_t groups[GROUPS_MAX];
 	int pair[2], status;
 
-	if (uid == NOBODY ||
-	    (geteuid() != 0 && uid != geteuid())) /* NOBODY: the kernel takes it for "stay who you are" */
+	if (uid == NOBODY || (geteuid() != 0 && uid != geteuid())) /* to the kernel, NOBODY means "keep the uid" */
 		return -EPERM;
 	int n_groups = find_groups(uid, &gid, groups);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Callers. */
+/* Whom the daemon trusts, and with whose rights the daemon acts. */
 #include "forkd/access/caller.h"
 
 #include <unistd.h>

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Who asks for something, and what came with the request beside its body: all that the rooms below REST see of one. Plain data. */
+/*
+ * The caller of a request, and what came with the request beside its body. The rooms below rest/
+ * see nothing else of a request. Plain data.
+ */
 #ifndef FORKD_ACCESS_CALLER_H
 #define FORKD_ACCESS_CALLER_H
 
@@ -17,12 +20,17 @@ struct caller {
 	pid_t pid;
 };
 
-/* The caller that a clone's owner is, when its own VM process asks for something; OWNER_REMOTE (registry/record.h) is nobody here. */
+/*
+ * The owner of a clone as a caller, for what the clone's VM process asks for. The owner
+ * OWNER_REMOTE (registry/record.h) has no account on this host, and is not local.
+ */
 struct caller caller_from_owner(uid_t uid, gid_t gid);
 /*
- * As whom the daemon opens what the caller names, and whose the files are that it makes for him. *ret_as_caller false: the daemon. That
- * does for its own user, for the token, which is no account here, and for root, who can use files of everybody. All others: the
- * caller; only root's daemon can do so, another one says E_OTHER_USER.
+ * With whose rights the daemon opens what the caller names, and to whom the files belong that the
+ * daemon makes for the caller. *ret_as_caller true: the caller's; false: the daemon's. The daemon's
+ * rights serve the daemon's own user, root, who can use everybody's files, and the token, which is
+ * no account of this host. Every other caller has its own rights. Only a daemon that runs as root
+ * can act with another user's rights; any other daemon returns E_OTHER_USER.
  */
 MUST_CHECK int caller_act_as(const struct caller *c, bool *ret_as_caller, struct err *err);
 
@@ -30,11 +38,11 @@ MUST_CHECK int caller_act_as(const struct caller *c, bool *ret_as_caller, struct
 struct origin {
 	const struct caller *caller;
 	uint64_t accepted_ns; /* CLOCK_MONOTONIC at the request's first byte */
-	int *fds;             /* descriptors that came with it; whoever keeps one sets it to -1 here */
+	int *fds;             /* came with the request; whoever keeps a descriptor sets its entry to -1 */
 	uint32_t n_fds;
 	bool (*gone)(const void *request); /* nobody waits for the answer any more */
 	const void *request;
 };
-bool origin_gone(const struct origin *o); /* NULL: nobody waits anyway, but nobody went: false */
+bool origin_gone(const struct origin *o); /* `o` NULL: no caller ever waited, so false */
 
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* memory.max and pids.max, from the process's own group up to the root. */
+/* Reads memory.max and pids.max, from the process's own group up to the root. */
 #include "forkd/access/cgroup.h"
 
 #include <fcntl.h>
@@ -24,7 +24,7 @@ static void read_member(const char *dir, const char *name, char *buf, size_t siz
 		read_text(path, buf, size);
 }
 
-/* "max" and what is not there: UINT64_MAX. */
+/* The number in a file; UINT64_MAX for "max", and for a file that is not there. */
 static uint64_t limit(const char *dir, const char *name)
 {
 	char text[32];

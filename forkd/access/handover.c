@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Making and listing descriptors for VM processes. */
+/* Makes and lists descriptors for VM processes. */
 #include "forkd/access/handover.h"
 
 #include <errno.h>
@@ -83,7 +83,7 @@ int handover_check_disk(int fd, const char *path, uint64_t bytes, struct err *er
 
 	if (fstat(fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
 		return fail(err, E_INVALID, "'%s' is neither a file nor a block device", path);
-	off_t has = lseek(fd, 0, SEEK_END); /* of a block device, too */
+	off_t has = lseek(fd, 0, SEEK_END); /* works for a block device, too */
 	if (has < 0 || lseek(fd, 0, SEEK_SET) < 0)
 		return err_sys(err, ERR_INTERNAL, "find out the size of '%s'", path);
 	if ((uint64_t)has / SECTOR_BYTES * SECTOR_BYTES < bytes)
@@ -92,7 +92,10 @@ int handover_check_disk(int fd, const char *path, uint64_t bytes, struct err *er
 	return 0;
 }
 
-/* Opened without waiting for anything; io_uring takes O_NONBLOCK at its word, so it goes away. */
+/*
+ * Checks a disk and clears O_NONBLOCK. Opening the disk needed O_NONBLOCK in order to wait for
+ * nothing, but io_uring would obey the flag.
+ */
 static int check_disk(int fd, const char *path, uint64_t bytes, struct err *err)
 {
 	int flags = fcntl(fd, F_GETFL);
@@ -104,7 +107,10 @@ static int check_disk(int fd, const char *path, uint64_t bytes, struct err *err)
 	return 0;
 }
 
-/* The VM process takes the lock; here it can be said in time, and by name, that another one has it. */
+/*
+ * Refuses a disk that another VM has locked. The VM process takes the lock itself later; this check
+ * gives an early error that names the disk.
+ */
 static int check_unlocked(int lock_fd, const char *path, bool readonly, struct err *err)
 {
 	struct flock lock = { .l_type = readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
@@ -124,7 +130,7 @@ int handover_disk(struct handover *h, const struct policy *policy, const struct 
 		return err_wrap(err, "disk '%s'", disk->id);
 	if (handover_add(h, CTL_FD_DISK, disk->id, fd, false, err) < 0 || check_disk(fd, path, disk->bytes, err) < 0)
 		return err_wrap(err, "disk '%s'", disk->id);
-	/* the same file whatever the name is by now, with locks of its own */
+	/* this path opens the same file, whatever its name is by now, with locks of its own */
 	snprintf(again, sizeof(again), "/proc/self/fd/%d", fd);
 	int lock = open(again, (disk->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC);
 	if (lock < 0)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The descriptors that a VM process gets with its first request: sockets and files in its directory, disks, taps. Made by the daemon,
- * listed in the order in which they are sent, and closed here afterwards.
+ * The descriptors that a VM process gets with its first request: sockets and files in its
+ * directory, disks, taps. The daemon makes the descriptors and lists them in the order in which
+ * they are sent. handover_done() closes them.
  */
 #ifndef FORKD_ACCESS_HANDOVER_H
 #define FORKD_ACCESS_HANDOVER_H
@@ -11,27 +12,47 @@
 #include "forkd/access/policy.h"
 
 struct handover {
-	struct ctl_fd kinds[SOCK_FDS_MAX]; /* ids are borrowed */
+	struct ctl_fd kinds[SOCK_FDS_MAX]; /* the strings `id` are borrowed */
 	int fds[SOCK_FDS_MAX];
-	bool borrowed[SOCK_FDS_MAX]; /* not to be closed here */
+	bool borrowed[SOCK_FDS_MAX]; /* handover_done() does not close these */
 	uint32_t n;
 };
 void handover_done(struct handover *h);
 #define autohandover __attribute__((cleanup(handover_done)))
 
+/*
+ * Adds a descriptor. A descriptor that is not borrowed is closed by handover_done(), and when
+ * handover_add() fails.
+ */
 MUST_CHECK int handover_add(struct handover *h, enum ctl_fd_kind kind, char *id, int fd, bool borrowed,
 			    struct err *err);
-/* A listening socket `name` in the place, its owner's. Its path is returned on the heap, unless ret_path is NULL. */
+/*
+ * Adds a new listening socket `name` in the place, which belongs to the place's caller. The
+ * socket's path is returned on the heap, unless ret_path is NULL.
+ */
 MUST_CHECK int handover_socket(struct handover *h, enum ctl_fd_kind kind, const struct place *p, const char *name,
 			       char **ret_path, struct err *err);
-/* The clone's vsock socket, at a path that the caller names, who must be trusted. It is in the record, to be removed with the clone. */
+/*
+ * Adds the clone's vsock socket, at a path that a trusted caller named; trust is not checked here.
+ * The record gets the path and the file, so that the socket is removed with the clone.
+ */
 MUST_CHECK int handover_vsock_at(struct handover *h, const char *path, struct record *r, struct err *err);
-/* A new file `name` in the place for output, its owner's. */
+/*
+ * Adds a new file `name` for output in the place, which belongs to the place's caller. ret_path: as
+ * for handover_socket().
+ */
 MUST_CHECK int handover_log(struct handover *h, enum ctl_fd_kind kind, const struct place *p, const char *name,
 			    char **ret_path, struct err *err);
-/* Whether it can be a disk at all, and is as long as the guest knows it (bytes 0: whatever it is). `path` is for messages. */
+/*
+ * Checks that fd can be a disk (a file or a block device) and has at least the `bytes` that the
+ * guest knows. bytes 0: any size will do. `path` is for messages. E_INVALID: fd fails the check.
+ */
 MUST_CHECK int handover_check_disk(int fd, const char *path, uint64_t bytes, struct err *err);
-/* A disk, opened twice, as `who` may: the caller for what the request names, the template's owner for what it brings. */
+/*
+ * Adds a disk as two descriptors: one for I/O, one for the lock. The path is opened with the rights
+ * of `who`: the caller for a path of the request, the template's owner for a path of the template.
+ * E_CONFLICT: another VM has locked the disk.
+ */
 MUST_CHECK int handover_disk(struct handover *h, const struct policy *policy, const struct caller *who,
 			     const struct ctl_disk *disk, const char *path, struct err *err);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* open.sock: descriptors for VM processes. */
+/* open.sock: opens directories and connects sockets for VM processes. */
 #include "forkd/access/opener.h"
 
 #include <errno.h>
@@ -26,7 +26,11 @@ struct opener {
 	unsigned n;
 };
 
-/* Is the process at the other end that clone's? Then who owns it, and (ret_vsock not NULL) a copy of the path of its vsock socket. */
+/*
+ * Checks that the process at the other end is that of clone `id` (else E_FORBIDDEN), and finds the
+ * clone's owner. *ret_vsock, unless ret_vsock is NULL, gets a copy of the path of the clone's vsock
+ * socket, if the clone has one.
+ */
 static int find_owner(struct forkd *d, int fd, const char *id, struct caller *ret, char **ret_vsock, struct err *err)
 {
 	struct ucred peer;
@@ -50,7 +54,10 @@ struct socket_beside {
 	const char *dir, *name;
 };
 
-/* In a child of as_caller(), whose working directory is its own. What the owner may not reach, a link does not reach either. */
+/*
+ * Runs in a child of as_caller(), so chdir() does not change the daemon's working directory. A link
+ * that replaces the socket after the check leads nowhere that the owner may not go.
+ */
 static int connect_beside(const void *arg)
 {
 	const struct socket_beside *s = arg;
@@ -70,7 +77,7 @@ static int connect_beside(const void *arg)
 static int connect_to(const struct caller *owner, const char *vsock, uint32_t port, int *ret_fd, struct err *err)
 {
 	const char *slash = vsock ? strrchr(vsock, '/') : NULL;
-	char dir[SOCK_PATH_MAX + 2], name[sizeof(dir) + 16]; /* what is bound is no longer */
+	char dir[SOCK_PATH_MAX + 2], name[sizeof(dir) + 16]; /* a bound socket's path is no longer */
 
 	if (!slash)
 		return fail(err, E_INVALID, "this clone has no vsock socket");
@@ -79,7 +86,7 @@ static int connect_to(const struct caller *owner, const char *vsock, uint32_t po
 	snprintf(dir, sizeof(dir), "%.*s", (int)(slash - vsock + 1), vsock);
 	snprintf(name, sizeof(name), "%s_%u", slash + 1, port);
 	const struct socket_beside what = { dir, name };
-	/* A token's owner is nobody here: its sockets are the daemon's. */
+	/* A clone that was made with the token has no owner on this host: its sockets are the daemon's. */
 	int fd = as_caller(owner->local ? owner->uid : geteuid(), owner->local ? owner->gid : getegid(), connect_beside,
 			   &what);
 	if (fd < 0)
@@ -126,7 +133,7 @@ static int run_request(struct forkd *d, int fd, const struct ctl_packet *p, int 
 	return r;
 }
 
-/* False: the connection is over. */
+/* Serves one request. False: the connection is over. */
 static bool serve_connection(struct forkd *d, int fd)
 {
 	autoctl struct ctl_packet p = {};
@@ -158,7 +165,7 @@ static void greet(struct opener *o)
 		close(fd);
 		return;
 	}
-	if (o->n == ARRAY_LEN(o->fds)) { /* the oldest goes: nobody can keep the others out */
+	if (o->n == ARRAY_LEN(o->fds)) { /* the first, mostly the oldest, goes: so nobody can keep others out */
 		close(o->fds[FIRST].fd);
 		memmove(&o->fds[FIRST], &o->fds[FIRST + 1], (CONNECTIONS_MAX - 1) * sizeof(o->fds[0]));
 		o->n--;
@@ -188,7 +195,7 @@ static void *opener_main(void *arg)
 
 static int listen_at(const char *path, int *ret_fd, struct err *err)
 {
-	unlink(path); /* the runtime directory's lock is ours: nobody alive listens there */
+	unlink(path); /* this daemon has the runtime directory's lock: no other daemon listens here */
 	autoclose int fd = sock_bind(path, SOCK_SEQPACKET, 0600, NULL);
 	if (fd == -ENAMETOOLONG)
 		return err_set(err, ERR_INVALID, "the socket path '%s' is too long", path);

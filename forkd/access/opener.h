@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The open service: a VM process whose API names a host directory asks here for its descriptor, and gets it if the owner of its clone
- * may go there. One thread, which serves every connection in turn.
+ * The open service for VM processes. A VM process whose API names a host directory asks here for
+ * the directory's descriptor. A VM process whose guest connects to a vsock port of the host asks
+ * here for a connection to the port's socket. The service acts with the rights of the clone's
+ * owner. One thread serves every connection in turn.
  */
 #ifndef FORKD_ACCESS_OPENER_H
 #define FORKD_ACCESS_OPENER_H
@@ -12,6 +14,6 @@
 struct opener;
 /* Listens at d->open_socket. */
 MUST_CHECK int opener_start(struct forkd *d, struct opener **ret, struct err *err);
-void opener_stop(struct opener *o); /* NULL is fine */
+void opener_stop(struct opener *o); /* sets d->stopping, and waits for the thread; NULL is fine */
 
 #endif

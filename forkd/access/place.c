@@ -27,7 +27,7 @@ int place_make(struct forkd *d, const struct caller *caller, const char *parent,
 	if (mkdir(path, 0711) < 0)
 		return err_sys(err, ERR_INTERNAL, "make directory '%s'", path);
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0 || fchmod(fd, 0711) < 0) { /* whatever the umask */
+	if (fd < 0 || fchmod(fd, 0711) < 0) { /* fchmod: the umask has no effect */
 		err_sys(err, ERR_INTERNAL, "open directory '%s'", path);
 		if (fd >= 0)
 			close(fd);

@@ -101,7 +101,7 @@ static int open_failed(const char *path, int num, struct err *err)
 		       NULL);
 }
 
-/* What the path is below the root: "." for itself, NULL: it is not there. */
+/* The part of the path below the root; "." for the root itself; NULL for a path elsewhere. */
 static const char *below(const struct root *root, const char *path)
 {
 	size_t len = strlen(root->path);
@@ -118,10 +118,10 @@ struct below_open {
 	int root_fd;
 	const char *rest;
 	int flags;
-	bool to_write; /* a directory: only if files can be made in it */
+	bool to_write; /* for a directory: the caller must be able to make files in it */
 };
 
-/* Perhaps in a child of as_caller(). */
+/* May run in a child of as_caller(). */
 static int open_below(const void *arg)
 {
 	const struct below_open *o = arg;
@@ -142,7 +142,10 @@ static int open_below(const void *arg)
 	return fd;
 }
 
-/* Below a root: with the rights of the caller. The token is no account: the roots alone are its bounds. */
+/*
+ * Opens a path below a root with the rights of the caller. The token is no account: the roots alone
+ * bound what it reaches.
+ */
 static int open_for(const struct caller *c, const struct below_open *what, const char *path, int *ret_fd,
 		    struct err *err)
 {
@@ -192,7 +195,7 @@ int policy_open_dir(const struct policy *p, const struct caller *c, const char *
 
 /* ---- what is only read ---- */
 
-/* Where it is, not opened yet. */
+/* A file to look up without opening it: the arguments of openat2(). */
 struct look {
 	int at;
 	const char *path, *shown; /* shown: in messages */
@@ -208,7 +211,10 @@ static int look_up(const void *arg)
 	return fd < 0 ? -errno : fd;
 }
 
-/* For reading, by a name that leads to the file itself, whatever it is called by now. */
+/*
+ * Opens a file for reading by a path in /proc/self/fd, which leads to the file whatever its name is
+ * by now.
+ */
 static int open_again(const void *path)
 {
 	int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
@@ -226,7 +232,10 @@ static bool name_of(int fd, char ret[PATH_MAX])
 	return n > 0;
 }
 
-/* Whether what was found, perhaps through links, is below a root. `path` is what was named. */
+/*
+ * Checks that the file that was found, perhaps through links, is below a root. `path` is the path
+ * that the caller named.
+ */
 static int check_found(const struct policy *p, int fd, const char *path, struct err *err)
 {
 	char found[PATH_MAX], root[PATH_MAX];
@@ -236,7 +245,7 @@ static int check_found(const struct policy *p, int fd, const char *path, struct 
 	for (uint32_t i = 0; i < p->n; i++) {
 		size_t len = name_of(p->roots[i].fd, root) ? strlen(root) : 0;
 		if (len == 1)
-			return 0; /* "/" */
+			return 0; /* the root is "/" */
 		if (len > 0 && strncmp(found, root, len) == 0 && (found[len] == '/' || found[len] == '\0'))
 			return 0;
 	}
@@ -244,8 +253,10 @@ static int check_found(const struct policy *p, int fd, const char *path, struct 
 }
 
 /*
- * Links of processes in /proc are nobody's way: what acts for the caller is a copy of the daemon. The token has no rights that a link
- * could be measured by.
+ * Which links a caller may not follow, as flags of openat2(). Magic links of /proc are only for
+ * trusted callers: the process that acts for any other caller is a copy of the daemon, so
+ * /proc/self would show the daemon's files. Symbolic links are not for the token: without an
+ * account, nothing bounds where a link may lead.
  */
 static uint64_t links_of(const struct caller *c)
 {
@@ -299,7 +310,7 @@ int policy_open_source(const struct policy *p, const struct caller *c, int dir_f
 	}
 	if (found < 0 || caller_act_as(c, &as_him, err) < 0)
 		return err->num;
-	if (fstat(found, &st) < 0 || !S_ISREG(st.st_mode)) /* opening a device may do something */
+	if (fstat(found, &st) < 0 || !S_ISREG(st.st_mode)) /* opening a device may have an effect */
 		return fail(err, E_BAD_SNAPSHOT, "%s is not a regular file", name);
 	snprintf(again, sizeof(again), "/proc/self/fd/%d", found);
 	int fd = as_him ? as_caller(c->uid, c->gid, open_again, again) : open_again(again);

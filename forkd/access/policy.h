@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Which host paths a caller may name: root and the daemon's own user any that the daemon can open; everybody else only those below
- * the roots of --allow-path, with the rights of his own account, and without a symbolic link on the way unless it is said here. Read-only
- * after its start, so safe from every thread.
+ * Which host paths a caller may name. Root and the daemon's own user may name any path that the
+ * daemon can open. Every other caller may name only paths below the roots of --allow-path. A local
+ * user has the rights of the user's own account there. Symbolic links are refused unless a function
+ * below says otherwise. The policy is read-only after policy_new(), so every thread may use it.
  */
 #ifndef FORKD_ACCESS_POLICY_H
 #define FORKD_ACCESS_POLICY_H
@@ -12,29 +13,37 @@
 
 struct policy;
 
-/* Opens the roots. One that does not exist is an error that names it. */
+/* Opens the roots. A root that does not exist is an error, whose message names the root. */
 MUST_CHECK int policy_new(char *const *roots, uint32_t n_roots, struct policy **ret, struct err *err);
 void policy_free(struct policy *p);
 
 /*
- * open(path, flags | O_CLOEXEC) for that caller; with O_CREAT the file gets mode 0600. The path must be absolute, without "..".
- * E_FORBIDDEN outside of the roots, E_OTHER_USER where the daemon has not the caller's rights to use, E_INVALID for a path of the wrong shape, E_NOT_FOUND never: what is missing below a
- * root is the caller's E_INVALID.
+ * Opens a path for the caller, like open(path, flags | O_CLOEXEC | O_NOCTTY). With O_CREAT a new
+ * file gets mode 0600. The path must be absolute, without "..". E_FORBIDDEN: the path is outside of
+ * the roots, or leads through a symbolic link. E_OTHER_USER: the daemon cannot act with the
+ * caller's rights. E_INVALID: the path has the wrong shape, is missing, or may not be opened.
+ * E_NO_SPACE: the disk or the quota is full. A failed open() returns its -errno.
  */
 MUST_CHECK int policy_open(const struct policy *p, const struct caller *c, const char *path, int flags, int *ret_fd,
 			   struct err *err);
 /*
- * What is only read. Links are followed for who has rights of his own here: root, the daemon's user, and a local user, whose link
- * must lead below a root again (E_FORBIDDEN); he may read what his account may. A descriptor, or < 0.
+ * The next two functions open what is only read. Both return a descriptor, or < 0. Symbolic links
+ * are followed for callers with an account on this host: root, the daemon's user, and local users.
+ * A local user's link must lead below a root again (else E_FORBIDDEN), and the user's account must
+ * have the right to read the file.
  *
- * A directory: for policy_open_source() alone, it cannot be read itself.
+ * policy_open_source_dir() opens a directory. The descriptor serves policy_open_source() alone: the
+ * directory's entries cannot be listed with it.
  */
 MUST_CHECK int policy_open_source_dir(const struct policy *p, const struct caller *c, const char *path,
 				      struct err *err);
-/* A regular file `name` of it; E_BAD_SNAPSHOT: it is missing, or something else. */
+/*
+ * Opens a regular file `name` in the directory. E_BAD_SNAPSHOT: the file is missing, or is not a
+ * regular file.
+ */
 MUST_CHECK int policy_open_source(const struct policy *p, const struct caller *c, int dir_fd, const char *name,
 				  struct err *err);
-/* A directory in which the caller may make files. */
+/* Opens a directory in which the caller may make files. Errors are those of policy_open(). */
 MUST_CHECK int policy_open_dir(const struct policy *p, const struct caller *c, const char *path, int *ret_fd,
 			       struct err *err);
 

@@ -31,7 +31,10 @@ static int open_queue(const char *name, bool multi, int *ret_fd, struct err *err
 	return 0;
 }
 
-/* What the interface has already is not set: a daemon that is not root may set nothing but the MAC of a tap of its own. */
+/*
+ * Sets the MAC address of the interface, unless the interface has this address already. A daemon
+ * that is not root may change nothing of an interface but the MAC address of a tap of its own.
+ */
 static int set_mac(const char *name, int tap_fd, const char *text, struct err *err)
 {
 	struct ifreq ifr = {};
@@ -103,7 +106,7 @@ void taps_auto_name(const char *clone_id, unsigned i, char ret_name[IFNAMSIZ])
 {
 	static const char digits[] = "abcdefghijklmnopqrstuvwxyz234567";
 
-	snprintf(ret_name, IFNAMSIZ, "fk%.12s", clone_id + 2); /* "c-…" */
+	snprintf(ret_name, IFNAMSIZ, "fk%.12s", clone_id + 2); /* without the "c-" of the id */
 	if (i > 0)
 		ret_name[14] = digits[i % 32];
 	ret_name[15] = '\0';

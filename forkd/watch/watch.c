@@ -23,7 +23,7 @@ struct watcher {
 	atomic_bool stopping;
 	pthread_mutex_t lock;
 	struct watch *released;     /* lock */
-	struct watch_round *rounds; /* lock, to add one; they are never taken out */
+	struct watch_round *rounds; /* lock, to add a round; no round is ever taken out */
 };
 
 /* ---- descriptors ---- */
@@ -37,7 +37,10 @@ int watch_add(struct watcher *r, struct watch *w, struct err *err)
 	return 0;
 }
 
-/* If the holder has gone meanwhile it did not see `missed`, perhaps: so the lock is tried once more. */
+/*
+ * The lock is tried once more after `missed` is set: a holder that has gone meanwhile may not have
+ * seen `missed`.
+ */
 bool watch_try_talk(struct watch *w, pthread_mutex_t *lock)
 {
 	if (pthread_mutex_trylock(lock) == 0)
@@ -126,7 +129,7 @@ static struct watch_round *first_round(struct watcher *r)
 	return round;
 }
 
-/* A watch_hurry() that comes while it looks stands. */
+/* A watch_hurry() during round->look() is kept: due_ns stays 0. */
 static void look(struct watch_round *round)
 {
 	uint64_t looking = UINT64_MAX;

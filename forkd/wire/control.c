@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Conversations with template hosts and VM processes, and starting one by hand. */
+/* Conversations with template hosts and VM processes, and starting such a process. */
 #include "forkd/wire/control.h"
 
 #include <errno.h>
@@ -79,7 +79,10 @@ int control_call(int fd, const struct control_call *call, struct err *err)
 	return ctl_parse_reply(&p, call->ret_rows, call->ret, err);
 }
 
-/* The version of the answer; a template host of version 0 does not know the question. */
+/*
+ * The version of the protocol that the answer to "hello" allows. A template host of version 0
+ * refuses "hello", because it does not know the request.
+ */
 static int version_of(const struct ctl_packet *p, const char *who, struct err *err)
 {
 	if (ctl_parse_reply(p, NULL, NULL, err) >= 0)
@@ -157,7 +160,7 @@ static int spawn(const char *program, char *const argv[], int fd, pid_t *ret_pid
 	posix_spawn_file_actions_init(&actions);
 	posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
 	posix_spawn_file_actions_adddup2(&actions, STDERR_FILENO, STDOUT_FILENO);
-	posix_spawn_file_actions_adddup2(&actions, fd, 3); /* the number 3 itself loses its close-on-exec too */
+	posix_spawn_file_actions_adddup2(&actions, fd, 3); /* if fd is 3, this clears close-on-exec */
 	posix_spawnattr_init(&attr);
 	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
 	posix_spawnattr_setsigmask(&attr, &none);
@@ -177,7 +180,8 @@ int spawn_vmm(const char *program, const char *option, int fd, pid_t *ret_pid, i
 	int r = spawn(program, (char *[]){ name, opt, value, NULL }, fd, ret_pid);
 	if (r != 0)
 		return err_num(err, ERR_INTERNAL, r, "start '%s'", program);
-	*ret_pidfd = (int)syscall(SYS_pidfd_open, *ret_pid, 0); /* ours, not waited for yet: the number is its own */
+	/* The pid is still that of the child, because nobody has waited for the child yet. */
+	*ret_pidfd = (int)syscall(SYS_pidfd_open, *ret_pid, 0);
 	if (*ret_pidfd < 0)
 		return err_sys(err, ERR_INTERNAL, "watch process %d", *ret_pid);
 	return 0;
