@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * argv in two steps: first the options and what belongs to them, by one table (mistakes are usage errors); then the
- * option strings, by the field tables of what they describe.
+ * argv is read in two steps. First one table tells the options and their values apart: mistakes there
+ * are usage errors. Then each option string is parsed by the field table of the struct that the string
+ * describes.
  */
 #include "vmm/config/cmdline.h"
 
@@ -27,14 +28,14 @@ enum arg_flags {
 	A_REPEAT = 4, /* may be given several times */
 	A_BARE = 8,   /* a path alone will do */
 };
-enum { NOT_GIVEN = UINT8_MAX }; /* an enum's value while its option string is read */
+enum { NOT_GIVEN = UINT8_MAX }; /* an enum that no option string has named yet */
 
 struct arg {
 	const char *name;
-	const char *value;          /* what follows, for the help; NULL: nothing */
+	const char *value;          /* what the help shows after the option; NULL: the option has no value */
 	const char *help;           /* lines end at '\n' */
 	const struct field *fields; /* of an option string */
-	size_t offset;              /* of its struct or string in struct cmdline; payload: in payload_config */
+	size_t offset; /* of the struct or string in struct cmdline; ARG_PAYLOAD: in struct payload_config */
 	uint8_t kind, flags;
 	char letter;
 };
@@ -198,7 +199,7 @@ static bool was_given(const struct given *given, unsigned n, const struct arg *a
 	return false;
 }
 
-/* The option at argv[*i] with its values; *i moves to the last one. */
+/* Takes the option at argv[*i] and the option's values. *i moves to the last argument taken. */
 static int take_option(struct cmdline *cl, char *const *argv, int *i, struct given *given, unsigned *n, struct err *err)
 {
 	const char *name = argv[*i] + 2, *equals = strchr(name, '=');
@@ -402,7 +403,7 @@ static int parse_values(struct cmdline *cl, const struct given *given, unsigned 
 		if (!cl->config.payload)
 			return err_num(err, ERR_INTERNAL, ENOMEM, "parse the command line");
 	}
-	cl->config.cpus.max_vcpus = 0; /* no valid value: not given */
+	cl->config.cpus.max_vcpus = 0; /* 0 is no valid number: "max" was not given */
 	if (cl->has_restore)
 		cl->restore.memory_restore_mode = NOT_GIVEN;
 	for (unsigned i = 0; i < n; i++)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The command line of forkd-vmm, which is Cloud Hypervisor's: argv to one struct of plain data. Nothing of the host is
- * looked at here. cmdline_free() releases what was not moved out.
+ * The command line of forkd-vmm has Cloud Hypervisor's options: argv becomes one struct of plain data.
+ * The parser does not look at the host. cmdline_free() releases what the caller has not moved out of
+ * the struct.
  */
 #ifndef VMM_CONFIG_CMDLINE_H
 #define VMM_CONFIG_CMDLINE_H
@@ -35,7 +36,10 @@ struct cmdline {
 	struct restore_config restore; /* net_fds[].fds: inherited descriptors */
 };
 
-/* ERR_INVALID with one sentence (usage), or a chain that names the option. *cl needs cmdline_free() in any case. */
+/*
+ * A usage error is ERR_INVALID with one sentence; an error in an option string is a chain that names
+ * the option. *cl needs cmdline_free() in any case.
+ */
 MUST_CHECK int cmdline_parse(int argc, char *const *argv, struct cmdline *cl, struct err *err);
 void cmdline_free(struct cmdline *cl);
 void cmdline_help(FILE *out);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The tables of VmConfig and RestoreConfig, and the checks that involve more than one value. Key names, order and
- * defaults are Cloud Hypervisor's (v53/v54); .opt is the key's name on the command line.
+ * The tables of VmConfig and RestoreConfig, and the checks that a table cannot express. Key names,
+ * order and defaults are Cloud Hypervisor's (v53/v54); .opt is the key's name on the command line.
  */
 #include "vmm/config/config.h"
 
@@ -12,7 +12,7 @@
 #include "common/mac.h"
 
 static const char *const console_modes[] = { "Off", "Pty", "Tty", "File", "Socket", "Null", NULL };
-/* Those above IMAGE_RAW are refused by name; the last two are spellings of the command line. */
+/* Types after IMAGE_RAW are refused by name; the last two types are spellings of the command line. */
 static const char *const image_types[] = { "Unknown",  "Raw", "Qcow2", "FixedVhd", "Vhdx",
 					   "FlatVmdk", "Vhd", "Vmdk",  NULL };
 static const char *const lock_granularities[] = { "ByteRange", "Full", NULL };
@@ -71,7 +71,7 @@ const struct field memory_fields[] = {
 	F_END,
 };
 
-/* A descriptor that came from outside; never in JSON. */
+/* A descriptor that came from another process; never in JSON. */
 #define F_FD(s, m) F(s, m, .flags = F_RUNTIME)
 
 static const struct field payload_fields[] = {
@@ -425,7 +425,7 @@ static int check_console(const char *name, const struct console_config *c, bool 
 	return 0;
 }
 
-/* pci_device_id given twice, or 0, or above 31. */
+/* Refuses a pci_device_id that is 0, above 31 or given twice. *used has the slots given so far. */
 static int check_slot(uint32_t *used, bool has, uint8_t slot, struct err *err)
 {
 	if (!has)
@@ -441,7 +441,7 @@ static int check_slot(uint32_t *used, bool has, uint8_t slot, struct err *err)
 	return 0;
 }
 
-/* First of all checks: the others count on it. */
+/* This check comes before check_ids(), whose list has room for no more devices. */
 static int check_device_count(const struct vm_config *c, struct err *err)
 {
 	uint64_t n = (uint64_t)c->n_disks + c->n_net + 1 + (c->console.mode != CONSOLE_OFF) + (c->balloon != NULL) +

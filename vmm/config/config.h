@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * VmConfig: what a virtual machine is made of. The same struct is the body of vm.create, config.json, what vm.info
- * shows, and what the command line builds; the tables in config.c are its only description. Plain data, owned by
- * whoever holds it; strings and lists are heap and released by vm_config_free().
+ * VmConfig: what a virtual machine is made of. The same struct is the body of vm.create, config.json,
+ * what vm.info shows, and what the command line builds; the tables in config.c are the only
+ * description of the struct. The struct is plain data. Strings and lists are on the heap and belong to
+ * the holder of the struct; vm_config_free() releases them and closes no descriptor.
  */
 #ifndef VMM_CONFIG_CONFIG_H
 #define VMM_CONFIG_CONFIG_H
@@ -51,7 +52,7 @@ struct memory_config {
 
 struct payload_config {
 	char *firmware, *kernel, *cmdline, *initramfs;
-	int32_t kernel_fd, initramfs_fd; /* given instead of opening the path; 0: not */
+	int32_t kernel_fd, initramfs_fd; /* used instead of opening the paths; 0: none */
 };
 
 /* What every PCI device's configuration begins with. */
@@ -77,7 +78,7 @@ struct disk_config {
 	char *serial;
 	bool backing_files, sparse;
 	uint8_t image_type, lock_granularity;
-	int32_t fd, lock_fd; /* the image opened twice, instead of opening the path; 0: not */
+	int32_t fd, lock_fd; /* two open files of the image, used instead of opening the path; 0: none */
 };
 
 struct net_config {
@@ -125,7 +126,7 @@ struct vsock_config {
 	bool has_pci_device_id;
 	uint32_t cid;
 	char *socket;
-	int32_t listen_fd; /* the listening socket, instead of binding the path; 0: not */
+	int32_t listen_fd; /* a listening socket, used instead of binding the path; 0: none */
 };
 
 /* Serial port and virtio console. */
@@ -138,7 +139,7 @@ struct console_config {
 	uint16_t pci_segment;
 	uint8_t pci_device_id;
 	bool has_pci_device_id;
-	int32_t log_fd, listen_fd; /* a file for the output, a listening socket: instead of what mode says; 0: not */
+	int32_t log_fd, listen_fd; /* an output file, a listening socket: used instead of what `mode` says; 0: none */
 };
 
 struct debug_console_config {
@@ -188,21 +189,25 @@ struct restore_config {
 };
 
 extern const struct field vm_config_fields[], restore_config_fields[];
-/* For option strings: --cpus, --memory, --disk, --net, --rng, --balloon, --serial/--console, --debug-console, --vsock. */
+/*
+ * For the option strings of --cpus, --memory, --disk, --net, --rng, --balloon, --serial, --console,
+ * --debug-console and --vsock.
+ */
 extern const struct field cpus_fields[], memory_fields[], disk_fields[], net_fields[], rng_fields[], balloon_fields[],
 	serial_fields[], console_fields[], debug_console_fields[], vsock_fields[];
 
 void vm_config_init(struct vm_config *c);
 void vm_config_free(struct vm_config *c);
-/* Closes every descriptor in it: none is given then. The devices have duplicates. */
+/* Closes every descriptor in *c and marks each as not given. The devices have duplicates. */
 void vm_config_close_fds(struct vm_config *c);
 #define autovmconfig __attribute__((cleanup(vm_config_free)))
 /*
- * Checks all that needs no look at the host: ranges, combinations, unique ids, what this program lacks. Called at
- * boot and at restore. ERR_INVALID; duplicate ids are ERR_CONFLICT. Texts are Cloud Hypervisor's where it has one.
+ * Checks everything that does not depend on the host: ranges, combinations, unique ids, what this
+ * program lacks. Called at boot and at restore. An error is ERR_INVALID; an id given twice is
+ * ERR_CONFLICT. Texts are Cloud Hypervisor's where Cloud Hypervisor has one.
  */
 MUST_CHECK int vm_config_check(const struct vm_config *c, struct err *err);
-/* What vm_config_check() says about the balloon, for another size of it. */
+/* Checks a size of the balloon, in bytes, as vm_config_check() does. */
 MUST_CHECK int vm_config_check_balloon(const struct vm_config *c, uint64_t size, struct err *err);
 
 /* "file:///dir" -> "/dir" (a pointer into `url`), NULL with an error otherwise. No percent decoding. */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Writing snapshot directories. The memory file is in memfile.c. */
+/* Writes snapshot directories. memfile.c writes memory-ranges. */
 #include "vmm/snapshot/snapshot_write.h"
 
 #include <errno.h>
@@ -77,7 +77,10 @@ static int make_state(struct vm *vm, struct strbuf *out, struct err *err)
 	autostrbuf struct strbuf root = {};
 	struct arch_state state;
 
-	/* The TSC goes on in a paused machine: clock and wall time are taken together with it, not from the pause. */
+	/*
+	 * The TSC goes on in a paused machine. So the clock and the wall time are read now, together with the
+	 * TSC: those that were read at the pause are too old.
+	 */
 	if ((vm->restored && arch_clock_resume(vm, true, err) < 0) || arch_clock_pause(vm, err) < 0)
 		return err->num;
 	state_open(out, "");
@@ -109,7 +112,10 @@ static int exists(const char *what, struct err *err)
 	return err_num(err, ERR_INTERNAL, EEXIST, "Error creating VM %s snapshot file", what);
 }
 
-/* A temporary file that is there is a dead process's where the directory is locked; where it cannot be, it is the lock. */
+/*
+ * Creates a temporary file. In a locked directory a temporary file that exists is a dead process's,
+ * and is removed. In a directory that cannot be locked the temporary file is the lock.
+ */
 static int create(int dir_fd, bool locked, int i, int *ret_fd, struct err *err)
 {
 	char fs[FS_NAME];

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Writes the snapshot directory in Cloud Hypervisor's format: config.json, state.json, memory-ranges. A snapshot appears whole
- * or not at all: files are written under temporary names, synced, then renamed; on failure they are removed.
+ * Writes a snapshot directory in Cloud Hypervisor's format: config.json, state.json, memory-ranges. A
+ * snapshot appears whole or not at all: files are written under temporary names, synced, then renamed.
+ * After a failure the files are removed.
  */
 #ifndef VMM_SNAPSHOT_SNAPSHOT_WRITE_H
 #define VMM_SNAPSHOT_SNAPSHOT_WRITE_H
@@ -12,7 +13,10 @@ struct vm;
 
 /* Writes a paused machine to file://dir, which must exist. */
 MUST_CHECK int snapshot_save(struct vm *vm, const char *destination_url, struct err *err);
-/* The same into an opened directory; `dir` is its name in messages. */
+/*
+ * The same for an opened directory, which stays the caller's; `dir` is the directory's name in
+ * messages. A lock on the directory lasts until dir_fd is closed.
+ */
 MUST_CHECK int snapshot_save_at(struct vm *vm, int dir_fd, const char *dir, struct err *err);
 
 #endif

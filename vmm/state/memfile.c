@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Which pages must be written is told by /proc/self/pagemap: anonymous memory that was never touched is zero, and a page
- * of a private mapping that is still file-backed is in the old file. Pages that were replaced (gmem_discard()) are not
- * taken from the old file: touched again they are memory of our own, else they are zero.
- * A program that its user may not read, or that has file capabilities, may not open its pagemap: then all of RAM is looked at, and compared
- * with the old file's bytes.
+ * The old file is the one that RAM is mapped over, if any. /proc/self/pagemap tells which pages must
+ * be written: anonymous memory that was never touched is zero, and a page of a private mapping that is
+ * still file-backed is in the old file. Pages that gmem_discard() replaced are not taken from the old
+ * file: a replaced page that was touched again is memory of our own, else the page is zero.
+ * A process may not open its own pagemap when the user may not read the program, or the program has
+ * file capabilities. Then all of RAM is read and compared with the old file's bytes.
  */
 #include "vmm/state/memfile.h"
 
@@ -26,8 +27,8 @@ enum { PAGEMAP_BATCH = 4096, COPY_BYTES = 8 << 20, EXTENT_BATCH = 1024 };
 struct batch {
 	struct uring_file file;
 	bool write;
-	bool cow;                      /* the file has the memory's old bytes already */
-	uint64_t data_start, data_end; /* the data that was found last */
+	bool cow;                      /* the file begins as a copy of the old file */
+	uint64_t data_start, data_end; /* in the file: the data that was found last */
 	struct extent ext[EXTENT_BATCH];
 	uint32_t n;
 };
@@ -83,13 +84,16 @@ static bool is_zero(const uint8_t *page)
 	return true;
 }
 
-/* Whether this page is memory of our own, by its pagemap entry. */
+/* Whether the page of this pagemap entry is memory of our own. */
 static bool is_private(uint64_t entry)
 {
 	return (entry & (PM_PRESENT | PM_SWAPPED)) && !(entry & PM_FILE);
 }
 
-/* Asked with ascending offsets. */
+/*
+ * Whether the file has data at `off`. `last` is the region's end in the file. Offsets of successive
+ * calls ascend.
+ */
 static bool has_data(struct batch *b, uint64_t off, uint64_t last)
 {
 	if (off >= b->data_end && !memfile_next_data(b->file.fd, off, last, &b->data_start, &b->data_end))
@@ -97,7 +101,7 @@ static bool has_data(struct batch *b, uint64_t off, uint64_t last)
 	return off >= b->data_start;
 }
 
-/* Without an answer from the file it does. */
+/* Whether the page differs from the file's bytes; a page that cannot be compared differs. */
 static bool differs(const struct batch *b, const uint8_t *page, uint64_t off)
 {
 	uint8_t old[GUEST_PAGE];
@@ -106,7 +110,10 @@ static bool differs(const struct batch *b, const uint8_t *page, uint64_t off)
 	       memcmp(old, page, sizeof(old)) != 0;
 }
 
-/* A page that is memory of our own, or, where that is not known, one that may be. `last` is its region's end in the file. */
+/*
+ * Whether the page must be written. is_known: the pagemap says that the page is memory of our own;
+ * else the page may be. `last` is the region's end in the file.
+ */
 static bool is_missing(struct batch *b, const uint8_t *page, uint64_t off, uint64_t last, bool is_known)
 {
 	bool in_file = b->cow && has_data(b, off, last);
@@ -114,7 +121,7 @@ static bool is_missing(struct batch *b, const uint8_t *page, uint64_t off, uint6
 	return in_file ? is_known || differs(b, page, off) : !is_zero(page);
 }
 
-/* The entries of n pages; without a pagemap any page may be memory of our own. */
+/* Reads the entries of n pages. Without a pagemap (fd < 0) any page may be memory of our own. */
 static int read_pagemap(int fd, const uint8_t *hva, uint64_t n, uint64_t *entry, struct err *err)
 {
 	off_t where = (off_t)((uintptr_t)hva / GUEST_PAGE * sizeof(*entry));
@@ -163,7 +170,7 @@ bool memfile_next_data(int fd, uint64_t off, uint64_t end, uint64_t *ret_start, 
 	return true;
 }
 
-/* [*at, end) between file systems, where the kernel does not copy by itself. */
+/* Copies [at, end) through a buffer: between some file systems the kernel does not copy by itself. */
 static int copy_plain(int from, int to, off_t at, off_t end, struct err *err)
 {
 	autofree uint8_t *buf = malloc(COPY_BYTES);
@@ -183,7 +190,10 @@ static int copy_plain(int from, int to, off_t at, off_t end, struct err *err)
 	return 0;
 }
 
-/* The old file's data in [off, last), holes kept; shared with it where the file system can. */
+/*
+ * Copies the old file's data in [off, last) and keeps holes. The two files share the data where the
+ * file system can do that.
+ */
 static int copy_range(int from, int to, uint64_t off, uint64_t last, struct err *err)
 {
 	uint64_t start, end;
@@ -198,7 +208,10 @@ static int copy_range(int from, int to, uint64_t off, uint64_t last, struct err 
 				return err_set(err, ERR_INVALID, "the template's memory ends at %lld", (long long)in);
 			if (n > 0)
 				continue;
-			/* File systems say in many ways that they cannot; a real error comes again. */
+			/*
+			 * File systems refuse to copy with many error numbers; copy_plain() meets a real error
+			 * again.
+			 */
 			if (copy_plain(from, to, in, (off_t)end, err) < 0)
 				return err_wrap(err, "copy memory from the template");
 			break;
@@ -207,7 +220,7 @@ static int copy_range(int from, int to, uint64_t off, uint64_t last, struct err 
 	return 0;
 }
 
-/* The old file, without the pages that the guest gave back. */
+/* Copies the old file, without the pages that the guest gave back. */
 static int copy_file(const struct gmem *mem, int to, struct err *err)
 {
 	uint64_t pages = mem->size / GUEST_PAGE, end;
@@ -252,7 +265,10 @@ static int add_run(struct memfile_plan *plan, uint64_t start, uint64_t end, stru
 	return 0;
 }
 
-/* The shortest runs are copied until few enough are left: each costs one mapping, whatever its length. */
+/*
+ * Runs below the returned number of bytes are copied, so that few enough runs are left to map. A
+ * mapped run costs one mapping, whatever the run's length.
+ */
 static uint64_t shortest_to_map(const struct memfile_plan *plan)
 {
 	uint32_t longer[64] = {}, n = 0; /* [i]: runs of 2^i bytes and more, below the next power */

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The pager thread: answers faults first, and fetches what is left while there are none. */
+/*
+ * The pager thread answers page faults first. While there are none, the thread fetches the rest of
+ * RAM.
+ */
 #include "vmm/state/ondemand.h"
 
 #include <assert.h>
@@ -32,11 +35,11 @@ struct ondemand {
 	bool has_thread;
 	_Atomic bool complete;
 	uint8_t *buf;    /* CHUNK_BYTES, page-aligned */
-	unsigned region; /* background: where it stands */
+	unsigned region; /* region and off: where the background fetch goes on */
 	uint64_t off;
 };
 
-/* By the device, else by the system call: what each of them needs is in the message. */
+/* Makes a userfaultfd by the device, else by the system call. The message says what each way needs. */
 static int new_uffd(struct err *err)
 {
 	autoclose int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
@@ -77,7 +80,10 @@ static const struct gmem_region *region_of(const struct ondemand *od, uint64_t a
 	return NULL;
 }
 
-/* Puts [off, off + len) of the region in place. -EEXIST: (part of) it is there; -EAGAIN: try again. */
+/*
+ * Puts [off, off + len) of the region in place. -EEXIST: (part of) the range is there already;
+ * -EAGAIN: try again.
+ */
 static int put(struct ondemand *od, const struct gmem_region *r, uint64_t off, uint64_t len, bool zero)
 {
 	struct uffdio_copy copy = { .dst = (uintptr_t)r->hva + off, .src = (uintptr_t)od->buf, .len = len };
@@ -96,7 +102,7 @@ static int read_chunk(const struct ondemand *od, uint64_t off, uint64_t len)
 	return n < 0 ? (int)n : (uint64_t)n < len ? -ENODATA : 0;
 }
 
-/* One page, which may have come by the other way in the meantime. */
+/* Puts one page in place. A page that is there already is no error. */
 static int put_page(struct ondemand *od, const struct gmem_region *r, uint64_t off)
 {
 	int ret = read_chunk(od, r->file_offset + off, GUEST_PAGE);
@@ -130,7 +136,9 @@ static int answer_faults(struct ondemand *od)
 	return 0;
 }
 
-/* A chunk of the file where the guest may have touched pages: page by page. */
+/*
+ * Puts a chunk in place: as a whole or, where the guest has touched pages of the chunk, page by page.
+ */
 static int put_chunk(struct ondemand *od, const struct gmem_region *r, uint64_t off, uint64_t len, bool zero)
 {
 	int ret = zero ? 0 : read_chunk(od, r->file_offset + off, len);
@@ -150,7 +158,9 @@ static int put_chunk(struct ondemand *od, const struct gmem_region *r, uint64_t 
 	return 0;
 }
 
-/* Fetches the next chunk; holes of the file, which are zero, in one go. 1: nothing is left. */
+/*
+ * Fetches the next chunk. In holes of the file, which are zero, a chunk is larger. 1: nothing is left.
+ */
 static int fetch_next(struct ondemand *od)
 {
 	if (od->region == od->mem->n)
@@ -189,7 +199,7 @@ static void *pager(void *arg)
 			ret = answer_faults(od);
 		else if (fetching)
 			ret = fetch_next(od);
-		if (ret < 0) { /* the guest would see memory that it never had */
+		if (ret < 0) { /* without that page the guest would see memory that the guest never had */
 			log_error("on-demand restore: a page cannot be read: errno %d", -ret);
 			_exit(1);
 		}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * On-demand restore: guest RAM is filled from memory-ranges page by page as it is touched (userfaultfd), the rest in the
- * background by the same thread. Made before the first vCPU runs.
+ * On-demand restore: one thread fills guest RAM from memory-ranges. Pages that are touched come first
+ * (userfaultfd), the rest comes in the background. Started before the first vCPU runs.
  */
 #ifndef VMM_STATE_ONDEMAND_H
 #define VMM_STATE_ONDEMAND_H
@@ -10,11 +10,14 @@
 
 struct ondemand;
 
-/* Takes *mem_fd over on success. No fallback: a host that forbids userfaultfd is an error. */
+/*
+ * Takes *mem_fd over on success; `mem` must outlive *ret. There is no fallback: a host that forbids
+ * userfaultfd is an error.
+ */
 MUST_CHECK int ondemand_start(const struct gmem *mem, int *mem_fd, struct ondemand **ret, struct err *err);
-/* All pages are there. */
+/* Whether all pages are there. NULL: true. */
 bool ondemand_complete(const struct ondemand *od);
-/* Ends the thread; memory that is not there yet never comes. */
+/* Ends the thread and frees `od`. Memory that is not there yet never comes. NULL is fine. */
 void ondemand_stop(struct ondemand *od);
 
 #endif

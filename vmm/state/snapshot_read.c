@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Opening, parsing and checking the three files. memory-ranges is read by memfile.c or ondemand.c, or mapped. */
+/*
+ * Opens, parses and checks the three files. memfile.c maps memory-ranges, or memfile.c or ondemand.c
+ * reads it.
+ */
 #include "vmm/state/snapshot_read.h"
 
 #include <errno.h>
