@@ -88,16 +88,16 @@ void announce_tap(const char *name)
 	announce(name, in.sin_addr);
 }
 
-static void take_address(struct forkd *d, const struct nlmsghdr *h)
+static void take_address(struct forkd *d, struct nlmsghdr *h)
 {
-	const struct ifaddrmsg *m = NLMSG_DATA(h);
+	struct ifaddrmsg *m = NLMSG_DATA(h);
 	char name[IFNAMSIZ];
 	struct in_addr ip;
 
 	if (h->nlmsg_type != RTM_NEWADDR || !if_indextoname(m->ifa_index, name) || !registry_has_tap(d->registry, name))
 		return;
 	int left = (int)IFA_PAYLOAD(h);
-	for (const struct rtattr *a = IFA_RTA(m); RTA_OK(a, left); a = RTA_NEXT(a, left))
+	for (struct rtattr *a = IFA_RTA(m); RTA_OK(a, left); a = RTA_NEXT(a, left))
 		if (a->rta_type == IFA_LOCAL && RTA_PAYLOAD(a) == sizeof(ip)) {
 			memcpy(&ip, RTA_DATA(a), sizeof(ip));
 			announce(name, ip);
@@ -111,7 +111,7 @@ static void on_news(struct watch *w)
 	ssize_t n = recv(w->fd, text, sizeof(text), MSG_DONTWAIT);
 	unsigned left = n > 0 ? (unsigned)n : 0;
 
-	for (const struct nlmsghdr *h = (void *)text; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left))
+	for (struct nlmsghdr *h = (void *)text; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left))
 		take_address(a->d, h);
 }
 

@@ -81,7 +81,9 @@ class Hangs(ForkdTest):
         self.assertIn(waited_for, ([0], [1]))
         log = read(d.log).decode()
         self.assertEqual(log.count("have not answered"), 1, log)        # one deadline, for all three
-        self.assertIn("3 of them have not answered", log)
+        self.assertRegex(log, "[345] of them have not answered")        # a slow host's others may need longer than that, too
+        for c in clones[3:]:
+            wait_for("the others to answer", lambda c=c: d.get(f"/v1/clones/{c['id']}")["responsive"])
         listed = {c["id"]: c for c in d.get("/v1/clones")["clones"]}
         self.assertEqual(set(listed), {c["id"] for c in clones})
         self.assertEqual({i for i, c in listed.items() if not c["responsive"]}, {c["id"] for c in hung})

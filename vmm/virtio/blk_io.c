@@ -102,8 +102,8 @@ uint8_t blk_status(struct blk *blk, const struct request *rq, int res)
 	ok = cut_to_size(blk, rq) && ok;
 	uint64_t *failed = &blk->vdev.counters.disk_failed_ops;
 	if (!ok && log_deserves(failed))
-		log_warn("disk '%s': request type %u at %llu failed: errno %d; %llu failed by now", blk->vdev.id,
-			 rq->type, (unsigned long long)rq->offset, res < 0 ? -res : EIO, (unsigned long long)*failed);
+		log_warn("disk '%s': request type %u at %llu failed: errno %d; failure %llu", blk->vdev.id, rq->type,
+			 (unsigned long long)rq->offset, res < 0 ? -res : EIO, (unsigned long long)*failed);
 	return ok ? S_OK : S_IOERR;
 }
 
