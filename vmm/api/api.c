@@ -50,7 +50,7 @@ union api_body {
 struct call {
 	struct vmm *vmm;
 	struct http_request *request;
-	struct http_response *response; /* status and body are the endpoint's; set only what differs */
+	struct http_response *response; /* begins as 204 without a body */
 	union api_body body;
 };
 
@@ -59,12 +59,12 @@ enum body_rule { BODY_IGNORED, BODY_NONE, BODY_JSON };
 struct endpoint {
 	const char *method, *name;
 	const char *failed;       /* the second message of an error */
-	const struct field *body; /* with BODY_JSON; its name in messages */
+	const struct field *body; /* with BODY_JSON: the fields of the body, and the body's name in messages */
 	const char *body_name;
 	enum body_rule rule;
-	bool explains_method; /* DELETE and PATCH have "Bad Request" for an answer, not an empty one */
-	bool no_body_silent;  /* without a body: an empty 400 */
-	int (*run)(struct call *call, struct err *err); /* NULL: this program does not have it */
+	bool explains_method; /* DELETE and PATCH are answered with "Bad Request", not with an empty 400 */
+	bool no_body_silent;  /* a request without a body is answered with an empty 400 */
+	int (*run)(struct call *call, struct err *err); /* NULL: this program lacks the endpoint */
 };
 
 static const struct field snapshot_fields[] = {
@@ -170,7 +170,7 @@ static int run_resize_disk(struct call *c, struct err *err)
 	return vmm_resize_disk(c->vmm, rq->id, rq->desired_size, err);
 }
 
-/* With a machine the answer says what the device is called and where it is. */
+/* When there is a machine, the answer is 200 with the device's id and PCI address. */
 static int added(struct call *c, int r)
 {
 	if (r == 0 && c->response->body.len > 0)
@@ -183,7 +183,7 @@ static int run_add_disk(struct call *c, struct err *err)
 	return added(c, vmm_add_disk(c->vmm, &c->body.disk, &c->response->body, err));
 }
 
-/* The descriptors that came with the request count. */
+/* The net gets the descriptors that came with the request. */
 static int take_net_fds(struct net_config *net, struct http_request *request, struct err *err)
 {
 	drop_fd_numbers(net, "vm.add-net");
@@ -206,7 +206,7 @@ static int run_add_net(struct call *c, struct err *err)
 	if (take_net_fds(net, c->request, err) < 0)
 		return err->num;
 	int r = vmm_add_net(c->vmm, net, &c->response->body, err);
-	for (uint32_t i = 0; i < net->n_fds; i++) /* nobody took them */
+	for (uint32_t i = 0; i < net->n_fds; i++) /* descriptors that were not taken over */
 		if (net->fds[i] >= 0)
 			close(net->fds[i]);
 	return added(c, r);
@@ -252,7 +252,7 @@ static int run_reboot(struct call *c, struct err *err)
 	return vmm_reboot(c->vmm, err);
 }
 
-/* Deals the descriptors of the request out to the nets, in order; restore_config owns them then. */
+/* Deals the descriptors of the request out to the nets, in order. *rc owns what was dealt. */
 static int deal_fds(struct restore_config *rc, struct http_request *request, struct err *err)
 {
 	int *next = request->fds;
@@ -366,7 +366,7 @@ static const struct endpoint endpoints[] = {
 
 /* ---- answers ---- */
 
-/* A JSON array: `first`, `second` (NULL: none), the links of the error (NULL: none). */
+/* Answers with a JSON array: `first`, `second` (NULL: none), the links of the error (NULL: none). */
 static void say(struct http_response *response, int status, const char *first, const char *second,
 		const struct err *err)
 {
@@ -419,7 +419,7 @@ static void say_failed(struct http_response *response, const struct endpoint *ep
 
 /* ---- one request ---- */
 
-/* The checks of method and body that need no look into the body. False: answered. */
+/* Checks the method, and whether there is a body. False: *response has the answer. */
 static bool check_request(const struct endpoint *ep, const struct http_request *rq, struct http_response *response)
 {
 	bool right_method = strcmp(rq->method, ep->method) == 0;

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The per-VM REST API: Cloud Hypervisor's endpoints under /api/v1/, so that ch-remote and its kin work
- * unchanged. Requests come from vmm/api/http.h, go to vmm/api/machine_state.h and are answered before the next event of the main
- * loop is looked at.
- * The contract is api-spec/vmm.yaml.
+ * The per-VM REST API has Cloud Hypervisor's endpoints under /api/v1/, so that ch-remote and its kin
+ * work unchanged. Requests come from vmm/api/http.h and go to vmm/api/machine_state.h. A request is
+ * answered before the main loop looks at the next event. The contract is api-spec/vmm.yaml.
  */
 #ifndef VMM_API_API_H
 #define VMM_API_API_H

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Connections of the HTTP server. A head is gathered line by line and each whole line given to http_parser, so
- * that limits and messages are ours and the parser never sees a line cut in two; a body goes straight to it.
+ * Connections of the HTTP server. A head is gathered line by line, and http_parser gets whole lines:
+ * so limits and messages are ours, and the parser never sees a line cut in two. A body goes straight
+ * to the parser.
  */
 #include "vmm/api/http.h"
 
@@ -31,15 +32,15 @@ struct connection {
 	uint32_t n_fds;
 	struct strbuf out; /* answers not sent yet begin at out_sent */
 	size_t out_sent;
-	bool blocked;    /* the client does not take its answers: nothing is read meanwhile */
-	bool refused;    /* `out` is the last answer; what still comes is thrown away */
+	bool blocked;    /* the client does not read the answers: no request is read meanwhile */
+	bool refused;    /* `out` ends with the last answer; what the client still sends is thrown away */
 	bool stops_loop; /* `out` ends with the answer to vmm.shutdown */
 };
 
 struct http_server {
 	struct loop *loop;
 	struct source source; /* the listening socket */
-	int spare_fd;         /* given up for a moment to refuse a client when there are no numbers left */
+	int spare_fd;         /* closed for a moment to refuse a client when no descriptor number is left */
 	http_handler *handler;
 	void *owner;
 	struct connection connections[HTTP_CONNECTIONS_MAX];
@@ -94,8 +95,9 @@ static void connection_close(struct connection *c)
 /* ---- errors of the HTTP layer ---- */
 
 /*
- * The request is refused. What follows it may be its body, so no more requests are taken from this connection; it is
- * read until the client closes it, lest a client that is still sending misses the answer.
+ * Refuses the request. What follows the request may be its body, so no more requests are taken from
+ * this connection. The connection is read until the client closes it: a client that is still sending
+ * would miss the answer otherwise.
  */
 static int refuse_request(struct connection *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
@@ -107,7 +109,7 @@ static int refuse_request(struct connection *c, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(why, sizeof(why), fmt, ap);
 	va_end(ap);
-	for (char *p = why; *p; p++) /* quotes what the client wrote */
+	for (char *p = why; *p; p++) /* the message may quote the client */
 		if (*p < ' ' || *p > '~' || *p == '"' || *p == '\\')
 			*p = '?';
 	log_warn("api: request refused: %.200s", why);
@@ -120,7 +122,7 @@ static int refuse_request(struct connection *c, const char *fmt, ...)
 	return -EPROTO;
 }
 
-/* ---- the parser's callbacks; a non-zero result stops it ---- */
+/* ---- the parser's callbacks; a non-zero result stops the parser ---- */
 
 static int on_url(struct http_parser *parser, const char *at, size_t len)
 {
@@ -282,7 +284,7 @@ static int check_head(struct connection *c)
 		return refuse_request(c, "Invalid request.");
 	if (c->complete)
 		return 0;
-	if (p->content_length > UINT32_MAX) /* Content-Length is a number of 32 bits there */
+	if (p->content_length > UINT32_MAX) /* in Cloud Hypervisor, Content-Length is a number of 32 bits */
 		return refuse_request(c, "Invalid header. Reason: Invalid value. Key:Content-Length; Value: %llu",
 				      (unsigned long long)p->content_length);
 	if (p->content_length > HTTP_BODY_MAX)
@@ -306,7 +308,7 @@ static int parse_line(struct connection *c)
 	return c->in_body ? check_head(c) : 0;
 }
 
-/* Takes what belongs to the line being gathered; returns how much that was, or -EPROTO. */
+/* Takes the bytes of the line being gathered. Returns the number of bytes taken, or -EPROTO. */
 static ssize_t take_head(struct connection *c, const char *bytes, size_t len)
 {
 	size_t room = sizeof(c->line) - c->line_len;
@@ -335,7 +337,7 @@ static ssize_t take_body(struct connection *c, const char *bytes, size_t len)
 	return (ssize_t)n;
 }
 
-/* Parses and answers all requests in `bytes`. After an error the rest of them is dropped. */
+/* Parses and answers all requests in `bytes`. After an error the rest of `bytes` is dropped. */
 static void take_bytes(struct connection *c, const char *bytes, size_t len)
 {
 	while (len > 0 && !c->refused && !c->stops_loop) {
@@ -358,7 +360,10 @@ static void wait_for(struct connection *c, bool blocked)
 	c->blocked = blocked;
 }
 
-/* Sends what can be sent now. Who asks for vmm.shutdown without reading the answers before it does not get them. */
+/*
+ * Sends what can be sent now. A client that asks for vmm.shutdown before it has read earlier answers
+ * may lose those answers.
+ */
 static void flush_answers(struct connection *c)
 {
 	struct err err = {};
@@ -447,7 +452,10 @@ static void send_busy(int fd)
 		log_debug("api: a client above the limit went away");
 }
 
-/* No descriptor numbers are left. The client must not stay in the queue: the loop would turn for ever. */
+/*
+ * Refuses a client when no descriptor number is left. A client that stayed in the queue would keep the
+ * loop turning for ever.
+ */
 static void refuse_one(struct http_server *s)
 {
 	log_error("api: a client is refused: too many open files");

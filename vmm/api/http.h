@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The HTTP/1.x server of the per-VM API, on a unix socket and on the main thread's event loop. Its answers are
- * Cloud Hypervisor's, to the byte: no reason phrase, the same headers in the same order, connections stay open
- * whatever the client asks, errors of this layer are a JSON object from "Firecracker API". After one of those
- * nothing more is taken from the connection. Every byte of a client is checked here; no client can make the loop
- * wait, and one that does not read its answers is not read from either.
+ * The HTTP/1.x server of the per-VM API, on a unix socket and on the main thread's event loop. Answers
+ * are Cloud Hypervisor's, to the byte: no reason phrase, the same headers in the same order, and
+ * connections stay open whatever the client asks. An error of this layer is answered with a JSON
+ * object from "Firecracker API"; then no more requests are taken from the connection.
+ * Every byte of a client is checked here. No client can make the loop wait. While a client does not
+ * read the answers, the server does not read the client's requests either.
  */
 #ifndef VMM_API_HTTP_H
 #define VMM_API_HTTP_H
@@ -14,8 +15,8 @@
 #include "vmm/core/loop.h"
 
 enum {
-	HTTP_CONNECTIONS_MAX = 10, /* one more is answered 503 */
-	HTTP_LINE_MAX = 1024,      /* request line, each header line, CR LF included */
+	HTTP_CONNECTIONS_MAX = 10, /* a further connection is answered 503 */
+	HTTP_LINE_MAX = 1024,      /* bytes of the request line and of each header line, CR LF included */
 	HTTP_HEAD_MAX = 80 * 1024, /* all lines together (the parser's own limit) */
 	HTTP_BODY_MAX = 4 << 20,
 	HTTP_FDS_MAX = 1024, /* descriptors of one request */
@@ -26,7 +27,7 @@ struct http_request {
 	const char *path;   /* as sent, a query included; without http://host */
 	char *body;         /* body_len bytes and a NUL, writable; NULL when empty */
 	size_t body_len;
-	int *fds; /* came with the request; closed afterwards, but for those set to -1 */
+	int *fds; /* came with the request; closed after the call, except where the handler sets -1 */
 	uint32_t n_fds;
 };
 

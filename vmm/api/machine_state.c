@@ -24,10 +24,10 @@ struct vmm {
 	struct vm *vm; /* NULL: not booted */
 	struct vm_config config;
 	bool has_config;
-	bool owns_fds;           /* those in config came with a restore: kept for a reboot */
+	bool owns_fds;           /* the VM owns the descriptors in config: kept for a reboot, closed with config */
 	struct vmm_owner *owner; /* NULL: run by hand */
 	enum vm_state state;
-	bool ended; /* an owned VM: it never runs again */
+	bool ended; /* an owned VM has ended, and never runs again */
 };
 
 static void end(struct vmm *vmm, const char *reason, int exit_code)
@@ -142,7 +142,10 @@ static int need_vm(const struct vmm *vmm, struct err *err)
 	return vmm->vm && !is_parked(vmm) ? 0 : err_set(err, ERR_INTERNAL, "VM is not running");
 }
 
-/* A VM that belongs to forkd is made by forkd, once: its API makes no other one, before or after its end. */
+/*
+ * A VM that belongs to forkd is made once, by forkd. After the end of that VM the API makes no other
+ * VM.
+ */
 static int check_made_by_owner(const struct vmm *vmm, struct err *err)
 {
 	return vmm->ended ? err_set(err, ERR_INTERNAL,
@@ -215,7 +218,7 @@ int vmm_pause(struct vmm *vmm, struct err *err)
 	}
 	if (vm_pause(vmm->vm, err) < 0) {
 		struct err ignored = {};
-		(void)!vm_resume(vmm->vm, false, &ignored); /* it runs still */
+		(void)!vm_resume(vmm->vm, false, &ignored); /* the VM goes on running */
 		return err->num;
 	}
 	set_state(vmm, VM_PAUSED);
@@ -274,7 +277,7 @@ int vmm_snapshot_at(struct vmm *vmm, int dir_fd, const char *dir, struct err *er
 	return check_snapshot(vmm, err) < 0 ? err->num : save_at(vmm, dir_fd, dir, err);
 }
 
-/* The API's user names a directory of the host. */
+/* The API's user names a directory of the host, and the owner opens the directory. */
 static int owned_snapshot(struct vmm *vmm, const char *url, struct err *err)
 {
 	const char *path = url_path(url, err);
@@ -321,7 +324,7 @@ static void forget_fds(struct vm_config *config)
 			config->net[i].fds[k] = -1;
 }
 
-/* Each net that had descriptors needs new ones. */
+/* Each net that had descriptors needs new descriptors, which come from *rc. */
 static int take_net_fds(struct vmm *vmm, const struct restore_config *rc, struct err *err)
 {
 	struct vm_config *config = &vmm->config;
@@ -351,7 +354,7 @@ static int take_net_fds(struct vmm *vmm, const struct restore_config *rc, struct
 	return 0;
 }
 
-/* Whatever is wrong with the files, the request was not. */
+/* An error in the snapshot's files is no error of the request: ERR_INTERNAL. */
 static int open_snapshot(struct vmm *vmm, struct snapshot *snap, const char *source_url, struct err *err)
 {
 	if (snapshot_open(snap, source_url, err) >= 0 && snapshot_config(snap, &vmm->config, err) >= 0)
@@ -395,11 +398,11 @@ int vmm_restore(struct vmm *vmm, struct restore_config *rc, struct err *err)
 		if (r < 0)
 			drop_config(vmm);
 	}
-	for (uint32_t i = 0; i < rc->n_net_fds; i++) /* those that no net took */
+	for (uint32_t i = 0; i < rc->n_net_fds; i++) /* descriptors that no net took */
 		close_fds(rc->net_fds[i].fds, rc->net_fds[i].n_fds);
 	if (r < 0)
 		return r;
-	event_emit("vm", "restoring", NULL, NULL); /* as late as Cloud Hypervisor's: a restore that fails has none */
+	event_emit("vm", "restoring", NULL, NULL); /* late, as in Cloud Hypervisor: no event for a restore that fails */
 	event_emit("vm", "restored", NULL, NULL);
 	if (rc->resume && vmm_resume(vmm, err) < 0) {
 		drop_vm(vmm);
@@ -465,7 +468,7 @@ int vmm_counters_json(struct vmm *vmm, struct strbuf *out, struct err *err)
 
 /* ---- resize, buttons ---- */
 
-/* A number of vCPUs and an amount of RAM that are there already are fine. */
+/* Only the present number of vCPUs and the present amount of RAM are accepted. */
 static int check_resize(const struct vm_config *c, const struct vm_resize *want, struct err *err)
 {
 	if (want->has_desired_vcpus && want->desired_vcpus != c->cpus.boot_vcpus) {
@@ -538,7 +541,7 @@ static int check_hotplug(const struct vmm *vmm, struct err *err)
 	return is_parked(vmm) ? need_vm(vmm, err) : 0;
 }
 
-/* What a new device stands on must come with the request: a clone opens nothing of the host by itself. */
+/* A clone opens nothing of the host by itself: a new device's descriptors come with the request. */
 static int check_owned(const struct vmm *vmm, const char *what, struct err *err)
 {
 	if (!vmm->owner)
@@ -625,7 +628,7 @@ int vmm_reboot(struct vmm *vmm, struct err *err)
 	return 0;
 }
 
-/* Less what the guest says it gave up, which may be any number. */
+/* Bytes of RAM without the balloon. The guest may claim any size of the balloon. */
 static uint64_t actual_ram(const struct vmm *vmm)
 {
 	uint64_t given = vmm->vm ? devices_balloon_bytes(vmm->vm) : 0, all = vmm->config.memory.size;

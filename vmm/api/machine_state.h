@@ -16,20 +16,23 @@ struct snapshot;
 struct vm_restore;
 struct vmm;
 
-/* Who a VM belongs to besides the user of its API: forkd. */
+/* The owner of a VM: forkd. The user of the VM's API may be somebody else. */
 struct vmm_owner {
 	/* The VM ended, by itself or through its API; the loop stops next. */
 	void (*ended)(struct vmm_owner *owner, const char *reason, int exit_code);
 	/* The VM runs now, or is paused now; or one of its nets has lost its tap. */
 	void (*state_changed)(struct vmm_owner *owner);
-	/* Opens a directory that the API's user named, if that user may write there. */
+	/*
+	 * Opens a directory that the API's user named, if that user may write there. The caller closes
+	 * *ret_fd.
+	 */
 	int (*open_dir)(struct vmm_owner *owner, const char *path, int *ret_fd, struct err *err);
 };
 
 struct vmm *vmm_new(struct loop *loop, struct err *err);
 /*
- * To be called first of all. An owned VM ends where another one would be rebooted; once it has
- * ended, no other one is created or restored in its place.
+ * To be called first of all. An owned VM ends where another VM would be rebooted. Once the owned VM
+ * has ended, no other VM is created or restored in its place.
  */
 void vmm_set_owner(struct vmm *vmm, struct vmm_owner *owner);
 void vmm_free(struct vmm *vmm);
@@ -53,7 +56,7 @@ MUST_CHECK int vmm_park(struct vmm *vmm, struct vm_config *config, struct snapsh
 			struct err *err);
 /*
  * The configuration of the VM, to be completed before vmm_unpark() and vmm_boot(). The VM owns the
- * descriptors in it.
+ * descriptors in the configuration.
  */
 struct vm_config *vmm_config(struct vmm *vmm);
 /* Adds the devices of a parked VM, which is paused then. */
@@ -75,16 +78,17 @@ struct vm_resize {
 	bool has_desired_vcpus, has_desired_ram, has_desired_balloon;
 };
 /*
- * Resizes the balloon of a running VM. In the configuration of a VM that was not booted, sets all
- * three.
+ * Resizes the balloon of a running VM, whose vCPUs and RAM cannot change. For a VM that was not
+ * booted, sets all three values in the configuration.
  */
 MUST_CHECK int vmm_resize(struct vmm *vmm, const struct vm_resize *want, struct err *err);
 MUST_CHECK int vmm_resize_disk(struct vmm *vmm, const char *id, uint64_t bytes, struct err *err);
 /*
- * Adds a device to the configuration, or removes one, and in the machine if there is one; *out
- * becomes {"id", "bdf"} then. The device's configuration is moved from; its descriptors are taken
- * over or closed. A clone takes only a net whose descriptors come with the request: files and taps
- * are forkd's to open.
+ * Adds a device to the configuration, or removes a device. When there is a machine, the same is done
+ * there, and *out becomes {"id", "bdf"}. On success the device's configuration is moved from. After a
+ * failure what is left in *disk, *net or *vsock is the caller's, and descriptors that are not -1 are
+ * the caller's to close. A clone takes only a net whose descriptors come with the request: forkd alone
+ * opens files and taps.
  */
 MUST_CHECK int vmm_add_disk(struct vmm *vmm, struct disk_config *disk, struct strbuf *out, struct err *err);
 MUST_CHECK int vmm_add_net(struct vmm *vmm, struct net_config *net, struct strbuf *out, struct err *err);

@@ -22,7 +22,7 @@ static const struct field vsock_override[] = {
 	F_END,
 };
 
-/* An object of config.json: what may change in it, and all that it has. */
+/* An object of config.json: the keys that may change, and all keys. */
 struct section {
 	const char *key;
 	const struct field *may_change, *all;
@@ -31,7 +31,7 @@ struct section {
 static const struct section sections[] = {
 	{ "net", net_override, net_fields }, { "disks", disk_override, disk_fields },
 	{ "rng", rng_override, rng_fields }, { "vsock", vsock_override, vsock_fields },
-	{ "serial", NULL, serial_fields }, /* forkd made descriptors of these two */
+	{ "serial", NULL, serial_fields }, /* ignored here: forkd has opened what these two name */
 	{ "console", NULL, console_fields },
 };
 
@@ -55,7 +55,7 @@ static int check_keys(const struct section *s, const struct json_node *node, con
 	return 0;
 }
 
-/* The struct in the config that an entry of a list means. */
+/* The net or disk of *c with this id; NULL: there is none. */
 static void *find_entry(struct vm_config *c, const struct section *s, const char *id)
 {
 	int n = s->all == net_fields ? LIST_FIND_ID(c->net, c->n_net, id) : LIST_FIND_ID(c->disks, c->n_disks, id);

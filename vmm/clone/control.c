@@ -25,17 +25,17 @@ struct owned_vm {
 	struct vmm *vmm;
 	struct api_server *api;
 	char *id, *open_socket;
-	struct template *tmpl;        /* NULL: not made from one, or let go of */
-	struct source listener, conn; /* conn.fd -1: forkd is not there */
-	struct err park_err;          /* told to who asks for the restore */
+	struct template *tmpl;        /* NULL: not made from a template, or the template was let go of */
+	struct source listener, conn; /* conn.fd -1: forkd is not connected */
+	struct err park_err;          /* why parking failed: the answer to "restore" */
 	bool started;                 /* restored or booted */
-	bool serving;                 /* a request of forkd: it need not be told of the changes that it asked for */
+	bool serving;                 /* a request of forkd, which is not told of changes that it asked for */
 	bool state_owed;              /* forkd was not told of the newest state yet */
 	const char *end_reason;       /* NULL: through vmm.shutdown, or a signal */
 	uint64_t restored_ns, resumed_ns;
 };
 
-/* A request and where its answer goes. */
+/* A request of forkd. ends_if_failed: after a failure the process ends, unless the VM has started. */
 struct op {
 	const char *name;
 	int (*run)(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err);
@@ -55,8 +55,9 @@ static void hang_up(struct owned_vm *c)
 }
 
 /*
- * Answers and the last word fit even where news that forkd has not read fill the socket: it holds twice as much for
- * that one packet. (The kernel doubles the number that it is given.)
+ * Sends an answer or the last word, even when news that forkd has not read fill the socket: the
+ * socket's buffer is doubled for that one packet. (The kernel doubles the number that SO_SNDBUF sets:
+ * setting the number that was read doubles the buffer.)
  */
 static int send_past_news(int fd, const struct strbuf *text, struct err *err)
 {
@@ -85,7 +86,10 @@ static void tell(struct owned_vm *c, const struct strbuf *text)
 	hang_up(c);
 }
 
-/* The newest state. A socket that is full takes it when forkd has read: states in between are not kept. */
+/*
+ * Tells forkd the newest state. When the socket is full, the state is sent after forkd has read.
+ * States in between are not kept.
+ */
 static void say_state(struct owned_vm *c)
 {
 	char *lost[MAX_PCI_SLOTS];
@@ -172,7 +176,7 @@ static int start_api(struct owned_vm *c, int *api_fd, struct err *err)
 	return c->api ? 0 : err->num;
 }
 
-/* The guest's own connections go to files beside the socket. */
+/* Names the vsock socket. A connection of the guest goes to the socket "<path>_<port>". */
 static int name_vsock(struct vsock_config *vsock, const char *path, struct err *err)
 {
 	free(vsock->socket);
@@ -283,7 +287,10 @@ static int op_resume(struct owned_vm *c, struct ctl_packet *p, struct strbuf *ou
 	return answer_status(c, out);
 }
 
-/* Disks are no part of a snapshot: whoever copies one after the answer must find it as the guest's memory knows it. */
+/*
+ * Disks are no part of a snapshot. A disk that is copied after the answer must fit the guest's memory
+ * in the snapshot, so the VM may not write to the disk meanwhile.
+ */
 static int check_disks_rest(const struct vm_config *config, struct err *err)
 {
 	for (uint32_t i = 0; i < config->n_disks; i++)
@@ -370,7 +377,10 @@ static const struct op *find_op(const struct ctl_packet *p)
 	return NULL;
 }
 
-/* What was read of the snapshot is of no use any more, nor what building the VM left in the heap: a clone keeps little memory. */
+/*
+ * Frees what was read of the snapshot, and what building the VM left in the heap: a clone keeps little
+ * memory.
+ */
 static void let_go_of_template(struct owned_vm *c)
 {
 	snapshot_close(&c->tmpl->snap);
@@ -433,20 +443,22 @@ static void on_connect(struct source *source, uint32_t events)
 	(void)events;
 	if (fd < 0)
 		return;
-	if (c->conn.fd >= 0) { /* a new daemon; the old one is gone, or will be */
+	if (c->conn.fd >= 0) { /* a new daemon: the connection of the old daemon ends */
 		loop_del(&c->loop, &c->conn);
 		close(c->conn.fd);
 	}
 	c->conn = (struct source){ .fd = fd, .ready = on_packet };
 	if (loop_add(&c->loop, &c->conn, EPOLLIN, &err) < 0)
 		hang_up(c);
-	c->state_owed = c->started; /* what the daemon before was told, this one does not know */
+	c->state_owed = c->started; /* this daemon does not know what another daemon was told */
 	say_state(c);
 }
 
 /* ---- the open service of forkd ---- */
 
-/* A guest that waits for its connection holds the vsock device, and with it a pause. */
+/*
+ * A guest that waits for a connection holds the vsock device's lock, and a pause waits for that lock.
+ */
 enum { OPEN_PATIENCE_S = 5, CONNECT_PATIENCE_S = 1 };
 
 static int connect_service(const char *path, unsigned patience_s, struct err *err)
@@ -462,7 +474,7 @@ static int connect_service(const char *path, unsigned patience_s, struct err *er
 	return steal_fd(&fd);
 }
 
-/* Sends one request and takes the one descriptor of the answer: it, or < 0. `what` is for messages. */
+/* Sends one request. Returns the one descriptor of the answer, or < 0. `what` is for messages. */
 static int ask_service(const struct owned_vm *c, const struct strbuf *request, unsigned patience_s, const char *what,
 		       struct err *err)
 {
@@ -497,7 +509,10 @@ static int on_open_dir(struct vmm_owner *owner, const char *path, int *ret_fd, s
 	return 0;
 }
 
-/* A connection of the guest to a port of the host; on the thread that serves the vsock device. */
+/*
+ * Opens a connection of the guest to a port of the host; -1: none. On the thread that serves the vsock
+ * device.
+ */
 static int on_connect_port(void *opaque, uint32_t port)
 {
 	const struct owned_vm *c = opaque;
@@ -526,7 +541,10 @@ static void park(struct owned_vm *c, const struct clone_start *start)
 		log_error("%s", err_line(&c->park_err, line, sizeof(line)));
 }
 
-/* A parked clone is wanted: its name and its control socket. 0: it is not, and never will be. */
+/*
+ * Waits until the parked clone is wanted, and takes its name and control socket. 0: nobody will want
+ * the clone any more.
+ */
 static int wait_until_wanted(struct owned_vm *c, struct clone_start *start, struct err *err)
 {
 	autoctl struct ctl_packet p = {};

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-/* From what a descriptor is for to its place in the configuration. */
+/* Finds the place in the configuration of each descriptor that forkd sends. */
 #include "vmm/clone/control_fds.h"
 
 #include <errno.h>
 #include <string.h>
 
-/* By its id or, for those that will get an automatic one, by its place in the list: "#0". */
+/*
+ * Whether `wanted` names the device: by the id or, when the device will get an automatic id, by the
+ * place in the list ("#0").
+ */
 static bool is_named(const char *id, uint32_t place, const char *wanted)
 {
 	char text[16];
@@ -30,7 +33,7 @@ static struct net_config *find_net(struct vm_config *c, const char *id)
 	return NULL;
 }
 
-/* Empty places, one for each queue pair of each net. */
+/* Makes empty places, one for each queue pair of each net. */
 static int make_net_places(struct vm_config *c, struct err *err)
 {
 	for (uint32_t i = 0; i < c->n_net; i++) {
@@ -46,7 +49,7 @@ static int make_net_places(struct vm_config *c, struct err *err)
 	return 0;
 }
 
-/* Where a descriptor goes; NULL: there is no such place, or it is taken. */
+/* The place where a descriptor goes; NULL: there is no such place, or the place is taken. */
 static int32_t *find_place(struct vm_config *c, const struct ctl_fd *what, int *api_fd)
 {
 	struct disk_config *disk = find_disk(c, what->id);

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The descriptors that forkd sends with a restore or a boot (common/ctl.h): files reach a VM process in no other way. */
+/*
+ * The descriptors that forkd sends with a restore or a boot (common/ctl.h). A VM process opens no file
+ * by its name, except a source of random numbers.
+ */
 #ifndef VMM_CLONE_CONTROL_FDS_H
 #define VMM_CLONE_CONTROL_FDS_H
 
@@ -7,8 +10,9 @@
 #include "vmm/config/config.h"
 
 /*
- * Moves the packet's descriptors to where the configuration wants them, that of the API to *api_fd (-1 before). what[n] says what each
- * is for. Every disk, net and vsock device must have got its own: ERR_INVALID by name. On failure some may have been moved.
+ * Moves the packet's descriptors to their places in the configuration, and the API's descriptor to
+ * *api_fd (-1 before). what[i] says what descriptor i is for. A disk, net or vsock device without
+ * descriptors is ERR_INVALID, by name. After a failure some descriptors may have been moved.
  */
 MUST_CHECK int clone_take_fds(struct vm_config *c, struct ctl_packet *p, const struct ctl_fd *what, uint32_t n,
 			      int *api_fd, struct err *err);

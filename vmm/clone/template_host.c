@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Load once, fork many times, report who ended. */
+/* Loads a template once, forks clones, and reports which clones ended. */
 #include "vmm/clone/template_host.h"
 
 #include <errno.h>
@@ -20,10 +20,10 @@
 
 enum { IDLE_MS = 3 };
 
-/* A clone that waits to be wanted: all that does not depend on the request is done. */
+/* A parked clone has done everything that does not depend on a request, and waits for a request. */
 struct parked {
 	pid_t pid;
-	int fd; /* tells it */
+	int fd; /* carries the request to the parked clone */
 };
 
 struct host {
@@ -68,7 +68,7 @@ static int describe_nets(const struct vm_config *c, struct ctl_template *d, stru
 	return 0;
 }
 
-/* Of a disk's state, how long the guest knows it. */
+/* The part of a disk's saved state that says how long the disk is for the guest. */
 struct known_disk {
 	struct known_space {
 		uint64_t capacity; /* sectors */
@@ -111,7 +111,7 @@ static int describe_disks(const struct template *t, struct ctl_template *d, stru
 	return 0;
 }
 
-/* The answer to "load"; strings stay the config's. */
+/* Writes the answer to "load". */
 static int describe(const struct template *t, struct strbuf *out, struct err *err)
 {
 	const struct vm_config *c = &t->config;
@@ -139,7 +139,7 @@ static int describe(const struct template *t, struct strbuf *out, struct err *er
 	return r;
 }
 
-/* All that a clone would stumble over is found here, before there is one; the devices' own state apart. */
+/* Checks that the saved memory fits the configuration, and plans how clones map the memory. */
 static int check_memory(struct template *t, struct err *err)
 {
 	struct gmem mem;
@@ -148,7 +148,7 @@ static int check_memory(struct template *t, struct err *err)
 	return snapshot_check_memory(&t->snap, &mem, err);
 }
 
-/* The one file that a VM process opens by itself. */
+/* The source of random numbers is the one file of the configuration that a clone opens by name. */
 static int check_rng(const struct vm_config *c, struct err *err)
 {
 	if (ctl_is_random_source(c->rng.src))
@@ -215,7 +215,10 @@ static int fd_order(const void *a, const void *b)
 	return *(const int *)a - *(const int *)b;
 }
 
-/* A child's first act: what it does not need would keep other clones' sockets and files open. */
+/*
+ * Closes all descriptors but 0 to 2 and the n in `fds`. A child does this first: other descriptors
+ * would keep other clones' sockets and files open.
+ */
 static void keep_only(const int *fds, unsigned n)
 {
 	int keep[8] = { STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO };
@@ -229,7 +232,7 @@ static void keep_only(const int *fds, unsigned n)
 	}
 }
 
-/* `start` has one descriptor, taken over. */
+/* Makes a clone of this process, which was just forked. Takes over the one descriptor in *start. */
 static void become_child(struct host *h, const struct clone_start *start)
 {
 	struct template *t = h->tmpl;
@@ -252,7 +255,7 @@ static void park_one(struct host *h)
 	int pair[2];
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-		return; /* no clone is parked then: the next one is made when it is wanted */
+		return; /* fork_clone() does without a parked clone */
 	pid_t pid = fork();
 	if (pid == 0) {
 		become_child(
@@ -272,11 +275,11 @@ static void forget_parked(struct host *h, unsigned i)
 	h->parked[i] = h->parked[--h->n_parked];
 }
 
-/* Hands the request on to a parked clone; 0: there is none. */
+/* Hands the request on to a parked clone, and returns the clone's pid; 0: no clone is parked. */
 static pid_t take_parked(struct host *h, const struct ctl_fork *request, int control_fd)
 {
 	while (h->n_parked > 0) {
-		const struct parked p = h->parked[0]; /* the oldest: it is ready by now */
+		const struct parked p = h->parked[0]; /* the oldest clone: ready by now */
 		autostrbuf struct strbuf out = {};
 		struct err err = {};
 		ctl_request(&out, "fork", ctl_fork_fields, request, NULL);
@@ -296,7 +299,10 @@ struct forked {
 };
 static const struct field forked_fields[] = { F(struct forked, pid), F_END };
 
-/* The answer has a pidfd, so that the process can be ended and waited for without a doubt who it is. */
+/*
+ * The answer has a pidfd: forkd can end the process and wait for it, without a doubt which process
+ * that is.
+ */
 static int answer_forked(struct host *h, pid_t pid, struct err *err)
 {
 	autostrbuf struct strbuf out = {};
@@ -378,14 +384,14 @@ static int serve_request(struct host *h, struct ctl_packet *p, struct err *err)
 	return h->is_child || out.len == 0 ? 0 : ctl_send(h->control_fd, &out, NULL, 0, err);
 }
 
-/* A parked clone that ended by itself: forkd does not know of it. */
+/* Whether the process was a parked clone, of which forkd does not know. */
 static bool was_parked(struct host *h, pid_t pid)
 {
 	for (unsigned i = 0; i < h->n_parked; i++)
 		if (h->parked[i].pid == pid) {
 			log_warn("a parked clone ended");
 			forget_parked(h, i);
-			h->want_parked = h->n_parked; /* the next one would as well */
+			h->want_parked = h->n_parked; /* another clone would end as well */
 			return true;
 		}
 	return false;
@@ -431,7 +437,7 @@ static int serve_forkd(struct host *h, struct err *err)
 		autoctl struct ctl_packet p = {};
 		bool fewer = h->n_parked < h->want_parked;
 		int n = poll(fds, ARRAY_LEN(fds), fewer ? IDLE_MS : -1);
-		if (n == 0) { /* nothing else to do: not while somebody waits for a clone */
+		if (n == 0) { /* nothing else to do: parking delays no request */
 			park_one(h);
 			continue;
 		}

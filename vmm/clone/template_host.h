@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The template host: a process that reads and checks a snapshot once and then only forks, one VM process for each request of forkd
- * (common/ctl.h). It has one thread, never maps guest memory and never runs a guest; what it read is the children's
- * by copy-on-write.
+ * The template host is a process that reads and checks a snapshot once and then only forks: one VM
+ * process for each request of forkd (common/ctl.h). Before a clone is forked, everything is checked
+ * that could make the clone fail, except the state of single devices. The template host has one
+ * thread, never maps guest memory and never runs a guest. The children have what the template host
+ * read, by copy-on-write.
  */
 #ifndef VMM_CLONE_TEMPLATE_HOST_H
 #define VMM_CLONE_TEMPLATE_HOST_H
@@ -15,14 +17,15 @@ struct template
 	struct snapshot snap;
 	struct vm_config config;
 	struct saved saved;
-	struct kvm kvm; /* children inherit it: a VM's descriptor would not survive a fork, /dev/kvm does */
+	struct kvm kvm; /* children inherit /dev/kvm; a VM's descriptor would be of no use after a fork */
 };
 
 struct clone_start;
 
 /*
- * Serves forkd on `control_fd` (taken over) until it hangs up: 0. In a child: 1, with *ret_child filled, which points to
- * *t; nothing of the host's is open there but what is in *t. Release of *t: template_done().
+ * Serves forkd on `control_fd` (taken over). Returns 0 when forkd hangs up, and 1 in a child. In a
+ * child *ret_child is filled and points to *t; only the descriptors of *ret_child and *t, and 0 to 2,
+ * are open there. Release of *t: template_done().
  */
 MUST_CHECK int template_serve(int control_fd, struct template *t, struct clone_start *ret_child, struct err *err);
 void template_done(struct template *t);
