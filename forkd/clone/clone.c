@@ -19,16 +19,16 @@
 #include "forkd/watch/watch.h"
 
 enum {
-	FORKS_UNDER_WAY = 16, /* the host's socket must take their replies while we send more */
+	FORKS_UNDER_WAY = 16, /* the host's socket must hold the replies to these while more forks are sent */
 	RESTORE_TIMEOUT_MS = 30000,
-	COPY_MS_PER_MIB = 20,   /* on top, where RAM is copied */
-	QUIT_TIMEOUT_MS = 2000, /* for all together */
+	COPY_MS_PER_MIB = 20,   /* in addition, where RAM is copied */
+	QUIT_TIMEOUT_MS = 2000, /* for all clones together */
 	QUIT_LEAST_MS = 20,
-	RESTORE_MS_EACH = 100, /* on top, for each: they share the host's CPUs */
+	RESTORE_MS_EACH = 100, /* in addition, for each clone: all clones share the host's CPUs */
 	KILL_TIMEOUT_MS = 10000,
 };
 
-/* The ids of messages: which clone, and what was done with it. */
+/* Names the clone in a message. */
 static int named(const struct batch *b, unsigned i, struct err *err)
 {
 	const struct clone *c = b->jobs[i].c;
@@ -38,7 +38,10 @@ static int named(const struct batch *b, unsigned i, struct err *err)
 	return err_wrap(err, "clone %u of %u (%s)", i + 1, b->n, c ? c->record.id : "no id yet");
 }
 
-/* Processes for all of them; the caller holds the host's talk. Replies of the host are all read, whatever happens. */
+/*
+ * Launches a process for every clone. The caller holds the host's talk. All replies of the host are
+ * read, also after a failure.
+ */
 static int launch_all(struct batch *b, struct err *err)
 {
 	struct err later = {};
@@ -85,7 +88,10 @@ static int create_all(struct batch *b, struct err *err)
 	return 0;
 }
 
-/* Ends a process whose number never came: it hears it on its own socket, or there is none. */
+/*
+ * Ends a process whose pid never came: the process, if there is one, gets "quit" on the clone's
+ * control socket.
+ */
 static void ask_to_quit(const struct clone *c, uint64_t deadline_ns)
 {
 	uint64_t now = monotonic_ns(), left_ms = deadline_ns > now ? (deadline_ns - now) / 1000000 : 0;
@@ -128,7 +134,10 @@ static void observe(const struct batch *b, const struct clone *c)
 		metrics_observe_us(b->d->metrics, HISTOGRAM_RESUMED, (c->resumed_ns - begun) / 1000);
 }
 
-/* Watched, and found again by the next daemon: the last that can fail. */
+/*
+ * From now on the clone is watched, and the next daemon adopts the clone. This is the last step
+ * that can fail.
+ */
 static int settle(const struct batch *b, struct clone *c, struct err *err)
 {
 	autoclose int dir = -1;
@@ -138,7 +147,7 @@ static int settle(const struct batch *b, struct clone *c, struct err *err)
 	return follow_clone(b->d, c, err);
 }
 
-/* From here on they live as any other clone. */
+/* After this the clones of the request live like all others. */
 static int hand_out(struct batch *b, struct clone **clones, struct err *err)
 {
 	bool timed = false;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Making clones: all that a request asks for or none. Each gets a directory with its sockets and files, a process forked by the
- * template's host, and its descriptors in one packet; the work of many overlaps. In the thread of the request.
+ * Makes clones: all that a request asks for, or none. Each clone gets a directory for its sockets
+ * and files, a process that the template's host forks, and its descriptors in one packet. The work
+ * for several clones overlaps. Runs in the thread of the request.
  */
 #ifndef FORKD_CLONE_CLONE_H
 #define FORKD_CLONE_CLONE_H
@@ -11,7 +12,10 @@
 #include "forkd/forkd.h"
 #include "forkd/registry/registry.h"
 
-/* A template in use by the caller; an array of rq->count references for clones_unref(). */
+/*
+ * The caller has the template in use (tmpl_use()). *ret becomes an array of rq->count references,
+ * for clones_unref().
+ */
 MUST_CHECK int clones_create(struct forkd *d, struct tmpl *t, const struct clone_request *rq, const struct origin *from,
 			     struct clone ***ret, struct err *err);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Matching what a request wants with what the template has; the second half of clone_request.h. */
+/* Matches what a request wants with what the template has: clone_plans() of clone_request.h. */
 #include <errno.h>
 #include <net/if.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 #include "forkd/clone/clone_request.h"
 #include "forkd/errors.h"
 
-/* "; it has a, b" for messages about an id that is not there. */
+/* The ids of the template's nets, "a, b" or "none", for messages about an unknown id. */
 static void known_nets(const struct ctl_template *t, struct strbuf *out)
 {
 	for (uint32_t i = 0; i < t->n_nets; i++)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* From the body of a request to one checked plan a clone. */
+/* Loads and checks the body of a request. */
 #include "forkd/clone/clone_request.h"
 
 #include <errno.h>
@@ -40,7 +40,7 @@ static const struct field request_fields[] = {
 };
 static const char *const by_hand[] = { "overrides", "labels", NULL };
 
-/* Frees all that an entry may give, also what means nothing for its kind of object. */
+/* Entries of both kinds, disks and nets, are freed alike: any entry may have any of these members. */
 static void objects_free(struct host_object *objects, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
@@ -90,7 +90,7 @@ static int copy_string(const struct json_node *node, const char *what, char **re
 	return *ret ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "load '%s'", what);
 }
 
-/* overrides.disks or overrides.net. */
+/* Loads overrides.disks or overrides.net. */
 static int load_objects(const struct json_node *list, const char *key, struct host_object **ret, uint32_t *ret_n,
 			struct err *err)
 {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What a request wants of its clones, loaded and checked before anything starts; then matched with what the template has. No I/O.
- * forkd looks into `overrides` only for objects of the host, which it replaces by descriptors; the VM process gets the
- * whole text and refuses by name what cannot change.
+ * What a request wants of its clones. The request is loaded and checked before anything starts, and
+ * is then matched with what the template has. No I/O. forkd looks into `overrides` only for objects
+ * of the host, and replaces these by descriptors. The VM process gets the whole text of
+ * `overrides`, and refuses by name what cannot change.
  */
 #ifndef FORKD_CLONE_CLONE_REQUEST_H
 #define FORKD_CLONE_CLONE_REQUEST_H
@@ -31,7 +32,7 @@ struct clone_spec {
 	uint32_t n_disks, n_nets;
 	struct sink serial, console;
 	char *rng_src;      /* a path that the VM process opens; NULL: not overridden */
-	char *vsock_socket; /* NULL: in the clone's directory */
+	char *vsock_socket; /* a path; NULL: vsock.sock in the clone's directory */
 	struct net_fds *net_fds;
 	uint32_t n_net_fds;
 	struct label *labels;
@@ -43,11 +44,14 @@ struct clone_spec {
 
 struct clone_request {
 	unsigned count;           /* clones */
-	struct clone_spec *specs; /* one for all, or one for each */
+	struct clone_spec *specs; /* one for all clones, or one for each clone */
 	unsigned n_specs;
 };
 
-/* The body of POST …/clones; `node` NULL: none came. On failure nothing is left in *ret. */
+/*
+ * Loads the body of POST …/clones; `node` NULL: no body came. clone_request_free() frees *ret,
+ * which stays unchanged on failure.
+ */
 MUST_CHECK int clone_request_load(const struct json_node *node, struct clone_request *ret, struct err *err);
 void clone_request_free(struct clone_request *rq);
 #define autoclonerequest __attribute__((cleanup(clone_request_free)))
@@ -67,8 +71,10 @@ struct clone_plan {
 };
 
 /*
- * Plans for every clone: known ids, exact numbers of descriptors, own disks where the guest writes, nothing used twice. `n_fds`
- * descriptors came with the request. An array of rq->count plans for plans_free().
+ * Makes a plan for every clone. Refuses unknown ids, a wrong number of descriptors, a disk that the
+ * guest writes without a path of its own, and anything used twice. `n_fds` descriptors came with
+ * the request. *ret becomes an array of rq->count plans for plans_free(). The plans borrow strings
+ * of the request.
  */
 MUST_CHECK int clone_plans(const struct clone_request *rq, const struct ctl_template *t, uint32_t n_fds,
 			   struct clone_plan **ret, struct err *err);

@@ -13,8 +13,9 @@
 enum { SNAPSHOT_TIMEOUT_MS = 600000 };
 
 /*
- * What its process writes into config.json came from all of them: the requester, the clone's owner, its template's. The first
- * one that may not go everywhere is the one whose rights count.
+ * Whose rights count for the paths in the new template's config.json. These paths may come from the
+ * requester, from the clone's owner, or from the owner of the clone's template. The first of these
+ * three who is not trusted counts.
  */
 static struct caller least_trusted(struct forkd *d, const struct caller *requester, const struct clone *c)
 {
@@ -33,7 +34,10 @@ static struct caller least_trusted(struct forkd *d, const struct caller *request
 	return owner.trusted ? *requester : owner;
 }
 
-/* A process that speaks version 0 does not refuse by itself while a writable disk may change. */
+/*
+ * Refuses a running clone whose process speaks version 0 of the protocol: such a process does not
+ * itself refuse a snapshot while a writable disk may change.
+ */
 static int check_still(struct forkd *d, const struct clone *c, struct err *err)
 {
 	pthread_mutex_lock(&d->registry->lock);
@@ -69,7 +73,7 @@ static int take_snapshot(const struct build *b, struct clone *c, struct ctl_snap
 		.timeout_ms = SNAPSHOT_TIMEOUT_MS,
 	};
 	int r = clone_talk(b->d, c, &call, true, err);
-	if (r < 0 && err->code == ERR_CONFLICT && !err->detail) /* it runs, and has a writable disk */
+	if (r < 0 && err->code == ERR_CONFLICT && !err->detail) /* the clone runs and has a writable disk */
 		fail_as(err, E_BAD_STATE, NULL);
 	snprintf(source, sizeof(source), "clone:%s", c->record.id);
 	if (r >= 0)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Templates from clones. In the thread of the request. */
+/* Makes templates from clones, in the thread of the request. */
 #ifndef FORKD_CLONE_CLONE_SNAPSHOT_H
 #define FORKD_CLONE_CLONE_SNAPSHOT_H
 
@@ -8,8 +8,9 @@
 #include "forkd/registry/registry.h"
 
 /*
- * The clone, which goes on, becomes template `name`, a child of its own template. How long its vCPUs stood still is in *ret_paused_us.
- * E_BAD_STATE for one that runs and has a writable disk: it must be paused until the disk is copied.
+ * Makes template `name` from the clone, as a child of the clone's own template. The clone goes on.
+ * *ret_paused_us is how long the clone's vCPUs stood still. E_BAD_STATE: the clone runs and has a
+ * writable disk; the clone must be paused until the disk is copied.
  */
 MUST_CHECK int clone_snapshot(struct forkd *d, struct clone *c, const char *name, const struct origin *from,
 			      uint64_t *ret_paused_us, struct err *err);

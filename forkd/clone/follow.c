@@ -13,8 +13,8 @@
 #include "forkd/wire/control.h"
 
 enum {
-	STATUS_WAIT_MS = 200, /* for the template host to tell how a process ended */
-	END_TICK_MS = 10,     /* looks at it that often */
+	STATUS_WAIT_MS = 200, /* how long the template host has to tell how a process ended */
+	END_TICK_MS = 10,     /* how often clones that wait for this are looked at */
 	SAMPLE_MS = 5000,
 	CALL_MS = 5000,
 };
@@ -22,8 +22,8 @@ enum {
 struct followed {
 	struct forkd *d;
 	pthread_mutex_t lock;
-	struct clone *first; /* lock; until they are released */
-	struct clone *ended; /* the status is not known yet; watcher only */
+	struct clone *first; /* under lock; clones that are not released yet */
+	struct clone *ended; /* watcher only; clones whose exit status is not known yet */
 	struct watch_round ends, ttl, samples, calls;
 };
 
@@ -35,7 +35,7 @@ static void on_packet(struct watch *w)
 	struct forkd *d = c->followed->d;
 
 	if (!watch_try_talk(w, &c->talk))
-		return; /* whoever talks with it reads this too, and arms the watch again */
+		return; /* whoever talks with the clone reads this packet too, and arms the watch again */
 	clone_hear(d, c);
 	watch_end_talk(d->watcher, &c->control, &c->talk);
 }
@@ -55,7 +55,7 @@ static void on_end(struct watch *w)
 
 	watch_forget(f->d->watcher, w);
 	pthread_mutex_lock(&c->talk);
-	clone_read_rest(f->d, c); /* what it said before it ended */
+	clone_read_rest(f->d, c); /* what the process said before it ended */
 	pthread_mutex_unlock(&c->talk);
 	c->end_deadline_ns = deadline_in_ms(STATUS_WAIT_MS);
 	c->next_ended = f->ended;
@@ -63,7 +63,10 @@ static void on_end(struct watch *w)
 	atomic_store(&f->ends.due_ns, 0);
 }
 
-/* Nobody waits for more news of its end. One that is not handed out yet ends afterwards, or is taken out of the registry. */
+/*
+ * Whether nobody waits for more news of the clone's end. A clone that is not handed out yet
+ * (CLONE_CREATING) is settled when it has been handed out, or taken out of the registry.
+ */
 static bool is_settled(struct registry *reg, const struct clone *c)
 {
 	pthread_mutex_lock(&reg->lock);

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What one clone needs from the host, and the three exchanges that make it. */
+/*
+ * What one clone needs from the host, and the exchanges with template host and VM process that make
+ * the clone.
+ */
 #include "forkd/clone/launch.h"
 
 #include <errno.h>
@@ -47,7 +50,10 @@ static int fill_record(const struct batch *b, struct job *j, struct err *err)
 	return 0;
 }
 
-/* Its directory, its control socket with both ends, and the request to the host: its process starts while we do the rest. */
+/*
+ * Makes the clone's directory and both ends of the clone's control socket, and sends the request to
+ * the template host. The process starts while the daemon does the rest.
+ */
 static int begin(struct batch *b, struct job *j, struct place *place, struct err *err)
 {
 	char id[CLONE_ID_CHARS + 1];
@@ -59,7 +65,7 @@ static int begin(struct batch *b, struct job *j, struct place *place, struct err
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make a clone");
 	if (fill_record(b, j, err) < 0 || place_make(b->d, b->from->caller, "clones", id, place, err) < 0)
 		return err->num;
-	j->c->line = LINE_UP; /* its host has said how it talks */
+	j->c->line = LINE_UP; /* the template host has agreed on the protocol; the clone's process is a copy */
 	j->c->version = CTL_VERSION;
 	j->dir = true;
 	if (place_listen(place, "control.sock", SOCK_SEQPACKET, &control, err) < 0 ||
@@ -119,8 +125,9 @@ struct sink_place {
 };
 
 /*
- * The file that the caller names for output; only who may name anything may name a device. Reading is for a FIFO, which needs no reader
- * then, and for the newer half of a log that is full: a caller who may only write goes without.
+ * Opens the file that the caller named for output. Only a trusted caller may name anything but a
+ * regular file. The file is opened for reading too: then a FIFO needs no other reader, and the
+ * newer half of a full log can be kept. A caller who may only write gets the file without reading.
  */
 static int open_sink(const struct place *p, const char *path, int *ret_fd, struct err *err)
 {
@@ -164,7 +171,7 @@ static int add_sink(struct handover *h, const struct place *p, const struct sink
 	return handover_socket(h, s->socket_kind, p, s->socket, s->ret_socket, err);
 }
 
-/* The VM process opens it by itself. */
+/* Checks the path here, because the VM process opens it without the daemon. */
 static int check_rng(const char *path, struct err *err)
 {
 	return ctl_is_random_source(path)
@@ -268,7 +275,7 @@ int launch_forked(struct batch *b, struct err *err)
 	return record_save(&c->record, dir, err);
 }
 
-/* What its process refuses is the caller's overrides, or the snapshot. */
+/* Names what the VM process has refused: the caller's overrides, or else the snapshot. */
 static int refused(const struct job *j, struct err *err)
 {
 	if (err->code == ERR_CONFLICT || err->code == ERR_BUSY)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * One clone of a request on its way: launched up to where only its new process has work, then its number and its answer taken, in that
- * order. What it has when a step fails is in the job, for whoever undoes it.
+ * The three steps that make one clone of a request: launch_clone() does all until only the new
+ * process has work; launch_forked() takes the process's pid; launch_restored() takes the process's
+ * reply. When a step fails, the job says what the clone has, for whoever undoes it.
  */
 #ifndef FORKD_CLONE_LAUNCH_H
 #define FORKD_CLONE_LAUNCH_H
@@ -9,7 +10,7 @@
 #include "forkd/clone/clone.h"
 #include "forkd/template/template_host.h"
 
-/* One clone on its way. */
+/* One clone on its way. The pointers are borrowed, except a reference to `c`. */
 struct job {
 	struct clone *c;
 	const struct clone_spec *spec;
@@ -17,7 +18,7 @@ struct job {
 	bool dir, fork_sent;
 };
 
-/* All of a request. */
+/* All clones of a request. */
 struct batch {
 	struct forkd *d;
 	struct tmpl *t;
@@ -28,11 +29,17 @@ struct batch {
 	uint64_t accepted_ns;
 };
 
-/* Its directory and record, the request to the host, its descriptors, and the request to it. The caller holds the host's talk. */
+/*
+ * Makes the clone's directory and record, sends the request for a process to the host, makes the
+ * clone's descriptors, and sends them to the process. The caller holds the host's talk.
+ */
 MUST_CHECK int launch_clone(struct batch *b, struct job *j, struct err *err);
-/* The host's reply for the next job of the batch, b->jobs[b->forked]; likewise. */
+/*
+ * Takes the host's reply for the next job of the batch, b->jobs[b->forked]. The caller holds the
+ * host's talk.
+ */
 MUST_CHECK int launch_forked(struct batch *b, struct err *err);
-/* The process's reply: it is restored, and runs if that was asked for. */
+/* Takes the process's reply: the clone is restored, and runs if the request wants a running clone. */
 MUST_CHECK int launch_restored(const struct batch *b, struct job *j, uint64_t deadline_ns, struct err *err);
 
 #endif

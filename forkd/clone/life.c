@@ -54,7 +54,7 @@ static void lock_talk_or_kill(struct clone *c)
 	until.tv_nsec %= 1000000000;
 	if (pthread_mutex_timedlock(&c->talk, &until) == 0)
 		return;
-	clone_kill(c); /* whoever talks with it now hears that it ended */
+	clone_kill(c); /* whoever talks with the clone now hears that the process has ended */
 	pthread_mutex_lock(&c->talk);
 }
 
@@ -64,7 +64,7 @@ static int quit(struct forkd *d, struct clone *c, struct err *err)
 	int r = 0;
 
 	if (clone_talk_locked(d, c, &(struct control_call){ .op = "quit", .timeout_ms = QUIT_TIMEOUT_MS }, &why) < 0) {
-		if (why.detail != E_BAD_STATE) /* it ended by itself */
+		if (why.detail != E_BAD_STATE) /* the process ended by itself */
 			log_warn("clone %s: killed: %s", c->record.id, why.msg);
 		clone_kill(c);
 		r = wait_readable(c->process.fd, deadline_in_ms(KILL_TIMEOUT_MS));
@@ -93,7 +93,7 @@ int clone_delete(struct forkd *d, struct clone *c, struct err *err)
 		if (old == CLONE_EXITED)
 			events_emit(d->events, "clone.released", c->record.template, c->record.id, NULL);
 	}
-	watch_end_talk(d->watcher, &c->control, &c->talk); /* its last words are read, so that it can say them */
+	watch_end_talk(d->watcher, &c->control, &c->talk); /* so that the process can send its last words */
 	return r;
 }
 
@@ -111,7 +111,7 @@ static char *reason_text(const struct clone *c)
 	return n < 0 ? NULL : text;
 }
 
-/* Why it ended, in the clone and as members of an event. */
+/* Writes why the clone ended into the clone, and as members of an event into `extra`. */
 static void set_reason(struct forkd *d, struct clone *c, struct strbuf *extra)
 {
 	pthread_mutex_lock(&d->registry->lock);
@@ -148,7 +148,7 @@ void clone_ended(struct forkd *d, struct clone *c)
 		metrics_count(d->metrics, METRIC_CLONES_DIED, 1);
 	} else {
 		registry_remove(d->registry, c);
-		if (deleted) /* else it was never handed out */
+		if (deleted) /* otherwise the clone was never handed out */
 			events_emit(d->events, "clone.released", c->record.template, c->record.id, NULL);
 	}
 	pthread_mutex_unlock(&c->talk);

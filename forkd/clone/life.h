@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * A clone from its first run to its end: pause, resume, delete, and its death. Every function may be called from any thread; each
- * waits for the conversation before it on the same clone.
+ * The life of a clone from its first run on: pause, resume, deletion and end. Any thread may call
+ * any function here. A function that talks with the clone waits until the conversation before is
+ * over.
  */
 #ifndef FORKD_CLONE_LIFE_H
 #define FORKD_CLONE_LIFE_H
@@ -9,10 +10,17 @@
 #include "forkd/clone/talk.h"
 
 MUST_CHECK int clone_pause(struct forkd *d, struct clone *c, bool pause, struct err *err); /* false: resume */
-/* As soon as no vCPU can run and its names, taps and locks are free; event clone.released follows. */
+/*
+ * Deletes a clone. Returns as soon as no vCPU of the clone can run, and the clone's names, taps and
+ * locks are free; event clone.released follows.
+ */
 MUST_CHECK int clone_delete(struct forkd *d, struct clone *c, struct err *err);
+/* Sends SIGKILL to the clone's process, if there is one, and does not wait. */
 void clone_kill(const struct clone *c);
-/* Its process is gone, deleted or not; what is known of the reason is in it. By the watcher. */
+/*
+ * Called by the watcher when the process of a clone is gone, by deletion or not. What is known of
+ * the reason is in the clone.
+ */
 void clone_ended(struct forkd *d, struct clone *c);
 
 #endif

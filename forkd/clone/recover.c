@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * RUNTIME/clones after a restart. All processes are asked at once, and one deadline is for all of them. A clone that lives and does not
- * answer in time is adopted like the others: only its owner ends it.
+ * Looks through RUNTIME/clones and RUNTIME/builds after a restart. All processes are asked at once,
+ * and have one deadline together. A clone that lives but does not answer in time is adopted like
+ * the others: only the clone's owner ends it.
  */
 #include "forkd/clone/recover.h"
 
@@ -21,7 +22,7 @@
 
 enum { HELLO_WAIT_MS = 3000, QUIT_WAIT_MS = 1000 };
 
-/* References. */
+/* Clones that were found; each entry is a reference. */
 struct found {
 	struct clone **all;
 	unsigned n;
@@ -39,7 +40,7 @@ static void keep(struct found *f, struct clone *c)
 	struct clone **more = reallocarray(f->all, f->n + 1, sizeof(struct clone *));
 
 	if (!more)
-		return; /* it is found again by the next daemon */
+		return; /* the next daemon finds the clone again */
 	f->all = more;
 	f->all[f->n++] = c;
 }
@@ -64,7 +65,10 @@ static int load_record(struct clone *c, int dir_fd, bool *ret_committed, struct 
 	return 0;
 }
 
-/* A process that accepts connections lives. So the number in the record is its own, if the connection outlives the look at it. */
+/*
+ * What the directory of a clone holds. A process that accepts a connection lives. If the connection
+ * is still up when the pidfd is open, the pidfd is of this process.
+ */
 static enum kin recognise(const struct forkd *d, struct clone *c, int dir_fd, struct err *err)
 {
 	struct err why = {};
@@ -90,14 +94,20 @@ static enum kin recognise(const struct forkd *d, struct clone *c, int dir_fd, st
 	return committed ? KIN_CLONE : KIN_STRAY;
 }
 
-/* It is "creating" until it has answered, or all had time enough to. */
+/*
+ * Takes a clone into the registry. The clone stays CLONE_CREATING until hand_out(), which
+ * follows await_answers().
+ */
 static void adopt(struct recovery *r, struct clone *c)
 {
 	struct forkd *d = r->d;
 	struct err err = {};
 
-	c->first_state = CLONE_RUNNING; /* unless it says something else */
-	/* Records of earlier versions do not say which file it is: the clone lives, so what is there is taken for it. */
+	c->first_state = CLONE_RUNNING; /* unless the process says otherwise */
+	/*
+	 * Records of earlier versions do not identify the file of the vsock socket. The clone lives, so the
+	 * file at the path is taken for the socket's.
+	 */
 	if (c->record.vsock_socket && c->record.vsock_file.ino == 0)
 		c->record.vsock_file = sock_file_at(c->record.vsock_socket);
 	registry_add(d->registry, c);

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Clones of an earlier daemon: taken back when they live, cleared away when not. At the start, before anyone asks. */
+/*
+ * Clones of an earlier daemon: living clones are adopted, the rest of dead clones is cleared away.
+ * Runs at the daemon's start, before requests are served.
+ */
 #ifndef FORKD_CLONE_RECOVER_H
 #define FORKD_CLONE_RECOVER_H
 

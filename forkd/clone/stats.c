@@ -35,7 +35,7 @@ static uint64_t kib_of(const char *text, const char *key)
 
 static uint64_t cpu_us_of(const char *stat)
 {
-	const char *p = strrchr(stat, ')'); /* the name may hold anything */
+	const char *p = strrchr(stat, ')'); /* the name before ')' may hold anything */
 	unsigned long long user = 0, system = 0;
 
 	if (!p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %llu %llu", &user, &system) != 2)
@@ -58,7 +58,7 @@ void stats_read(uint32_t pid, struct proc_stats *ret)
 		ret->cpu_us = cpu_us_of(text);
 }
 
-/* Some running clone of the template, mostly another one each turn; its process number, or 0. */
+/* The pid of some running clone of the template, mostly another clone each turn; 0: none runs. */
 static uint32_t pick(struct registry *r, const char *template, unsigned turn)
 {
 	uint32_t pid = 0;

@@ -10,9 +10,12 @@ struct proc_stats {
 };
 extern const struct field proc_stats_fields[];
 
-/* Zeroes where the process is gone. */
+/* Reads the numbers of a process; zeroes when the process is gone. */
 void stats_read(uint32_t pid, struct proc_stats *ret);
-/* Looks at one clone of each template, another one each time, and remembers the most private memory seen. */
+/*
+ * Looks at one running clone of each template, mostly another clone each time, and keeps the most
+ * private memory seen for the template. In the watcher's thread.
+ */
 void stats_sample(struct registry *r);
 
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Calling a clone's process, asking it, and hearing what it says unasked. */
+/* Calls a clone's process, asks the process, and hears what the process says unasked. */
 #include "forkd/clone/talk.h"
 
 #include <errno.h>
@@ -13,8 +13,8 @@
 #include "forkd/watch/watch.h"
 
 enum {
-	HELLO_WAIT_MS = 2000, /* a request waits that long, counted from the question */
-	END_WAIT_MS = 1000,   /* from the end of the control socket to the end of its process */
+	HELLO_WAIT_MS = 2000, /* how long a request waits for the answer, counted from the sending of "hello" */
+	END_WAIT_MS = 1000,   /* from the end of the control connection to the end of the process */
 	CALLS_MAX = 64,       /* at a time */
 };
 
@@ -53,7 +53,7 @@ void clone_take_state(struct forkd *d, struct clone *c, const char *text)
 	pthread_mutex_unlock(&d->registry->lock);
 }
 
-/* Of its nets, those whose taps were deleted by now. */
+/* Marks the clone's nets whose taps were deleted, and emits an event for each net that is new among these. */
 static void take_lost_nets(struct forkd *d, struct clone *c, const struct json_node *ids)
 {
 	pthread_mutex_lock(&d->registry->lock);
@@ -118,7 +118,10 @@ int clone_greet(struct forkd *d, struct clone *c, struct err *err)
 	return 0;
 }
 
-/* A new connection: an answer that is still to come on the old one would be taken for that to another question. */
+/*
+ * Calls on a new connection: on the old one, an answer that is still to come would be taken for the
+ * answer to another request.
+ */
 static int call_again(struct forkd *d, struct clone *c, struct err *err)
 {
 	clone_hang_up(d, c);
@@ -130,7 +133,10 @@ static int call_again(struct forkd *d, struct clone *c, struct err *err)
 	return err->num;
 }
 
-/* The version that they have in common; none, or it is another process than that of the record. */
+/*
+ * The version of the protocol that both sides have in common. < 0: there is none, or the process is
+ * not that of the record.
+ */
 static int check_hello(const struct clone *c, const struct ctl_packet *p, struct ctl_status *ret, struct err *err)
 {
 	if (ctl_parse_reply(p, NULL, NULL, err) < 0)
@@ -171,7 +177,7 @@ static void take_hello(struct forkd *d, struct clone *c, const struct ctl_packet
 
 /* ---- what it says unasked ---- */
 
-/* The next packet: 1, no more: 0, hung up: < 0. */
+/* Takes the next packet. Returns 1; 0: there is none; < 0: the process has hung up. */
 static int hear_one(struct forkd *d, struct clone *c)
 {
 	autoctl struct ctl_packet p = {};
@@ -203,7 +209,7 @@ void clone_hear(struct forkd *d, struct clone *c)
 
 	if (hear_one(d, c) >= 0)
 		return;
-	clone_hang_up(d, c); /* mostly it is ending: its pidfd tells */
+	clone_hang_up(d, c); /* mostly the process is ending, as its pidfd will tell */
 	enum clone_state state = clone_state(d->registry, c);
 	if (!answered || (state != CLONE_RUNNING && state != CLONE_PAUSED) || has_ended(c, 0))
 		return;
@@ -211,7 +217,10 @@ void clone_hear(struct forkd *d, struct clone *c)
 		log_info("clone %s has hung up: %s", c->record.id, err_line(&err, line, sizeof(line)));
 }
 
-/* Some of those that are to be called, as references; the search begins elsewhere each time. */
+/*
+ * Finds at most CALLS_MAX clones that are to be called, as references. The search begins elsewhere
+ * each time.
+ */
 static unsigned find_down(struct registry *r, struct clone *ret[CALLS_MAX])
 {
 	static unsigned turn; /* the watcher's alone */
@@ -284,7 +293,7 @@ static void await_hello(struct forkd *d, struct clone *c, uint64_t most_ms)
 		clone_hang_up(d, c);
 }
 
-/* 0: it answers, as far as is known; it is called and waited for if need be. */
+/* Calls the process and waits for its "hello", if need be. 0: the process answers, as far as is known. */
 static int bring_up(struct forkd *d, struct clone *c, uint64_t most_ms, struct err *err)
 {
 	struct err why = {};

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The control socket of a clone. Its process may hang up, or not answer: then it is called again and asked to say hello, once in some
- * seconds until it answers. Only its pidfd tells that it has ended. "The caller holds talk": the clone's lock of that name.
+ * The control socket of a clone. The clone's process may hang up, or may not answer. Then the
+ * process is called again and asked to say hello, once in some seconds until the process answers.
+ * Only the pidfd tells that the process has ended. "The caller holds talk" means the clone's lock
+ * of this name.
  */
 #ifndef FORKD_CLONE_TALK_H
 #define FORKD_CLONE_TALK_H
@@ -11,26 +13,34 @@
 #include "forkd/wire/control.h"
 
 /*
- * One exchange with the clone's process. E_BAD_STATE when it is creating, exited or deleting; E_CLONE_DIED; E_NO_ANSWER when it lives
- * but does not answer, which takes no longer than some seconds. wait false: E_BUSY, not after another one.
+ * Has one exchange with the clone's process. E_BAD_STATE: the clone is creating, exited or
+ * deleting. E_CLONE_DIED: the process has ended. E_NO_ANSWER: the process lives but does not
+ * answer, which is known after some seconds. E_TIMEOUT: call->timeout_ms have passed. `wait` false:
+ * E_BUSY instead of waiting for another exchange, and E_NO_ANSWER instead of calling the process.
  */
 MUST_CHECK int clone_talk(struct forkd *d, struct clone *c, const struct control_call *call, bool wait,
 			  struct err *err);
-/* The same in any state. The caller holds talk. */
+/* The same in any state of the clone. The caller holds talk. */
 MUST_CHECK int clone_talk_locked(struct forkd *d, struct clone *c, const struct control_call *call, struct err *err);
-/* E_BAD_STATE: it is in this state. */
+/* Fails with E_BAD_STATE, and a message that names the state. */
 int clone_state_error(const struct clone *c, enum clone_state state, struct err *err);
-/* What its process says of its state; deleting and exited stay what they are. */
+/* Takes over the state that the clone's process says. A clone that is deleting or exited stays so. */
 void clone_take_state(struct forkd *d, struct clone *c, const char *text);
 
-/* Sends "hello"; the answer comes as any packet does. It is connected; the caller holds talk. */
+/*
+ * Sends "hello" on the connection that is there. The answer comes like any packet. The caller holds
+ * talk.
+ */
 MUST_CHECK int clone_greet(struct forkd *d, struct clone *c, struct err *err);
-/* There is something on the control socket; the caller holds talk. */
+/*
+ * Reads a packet from the control socket; calls the process again if the process has hung up. The
+ * caller holds talk.
+ */
 void clone_hear(struct forkd *d, struct clone *c);
-/* Reads what is in the socket. The caller holds talk. */
+/* Reads all packets that are in the control socket. The caller holds talk. */
 void clone_read_rest(struct forkd *d, struct clone *c);
 void clone_hang_up(struct forkd *d, struct clone *c); /* the caller holds talk */
-/* Calls those again that hung up and live. In the watcher's thread, every some seconds. */
+/* Calls the processes that have hung up and live. In the watcher's thread, every few seconds. */
 void clones_call_again(struct forkd *d);
 
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Finding and deleting what is over its time. */
+/* Finds and deletes clones whose time is over. */
 #include "forkd/clone/ttl.h"
 
 #include "common/clock.h"
@@ -13,10 +13,13 @@ enum {
 	IDLE_MS = 5000,
 	EXITED_KEPT_S = 300,
 	EXITED_KEPT_MAX = 1000,
-	RETRY_MS = 100, /* of one that is busy */
+	RETRY_MS = 100, /* after a deletion that failed */
 };
 
-/* The first clone that is over its time (a reference), and when the next one will be. */
+/*
+ * Finds a clone whose time is over, or the oldest exited clone if more than EXITED_KEPT_MAX have
+ * exited; a reference. *ret_next becomes the time of the next clone, if this is sooner.
+ */
 static struct clone *find_overdue(struct registry *reg, uint64_t now, uint64_t *ret_next, bool *ret_exited)
 {
 	struct clone *found = NULL, *oldest = NULL;
@@ -53,7 +56,7 @@ uint64_t ttl_look(struct forkd *d)
 		struct err err = {};
 		int r = 0;
 		if (exited)
-			registry_remove(d->registry, c); /* only its record was left */
+			registry_remove(d->registry, c); /* only the record of the clone was left */
 		else
 			r = clone_delete(d, c, &err);
 		if (r < 0)
