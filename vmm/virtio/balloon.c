@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * virtio-balloon (virtio 1.2, 5.5): pages that the guest gives up or reports as free go back to the host, see
- * gmem_discard(). What it takes back needs nothing: the pages are there, zero, when they are touched.
+ * virtio-balloon (virtio 1.2, 5.5): pages that the guest gives up or reports as free go back to the
+ * host, see gmem_discard(). Nothing is done for pages that the guest takes back: a page is there,
+ * zero, when the guest touches the page.
  */
 #include <errno.h>
 #include <string.h>
@@ -15,7 +16,7 @@ enum { F_DEFLATE_ON_OOM = 2, F_REPORTING = 5 };
 
 /* virtio 1.2, 5.5.4; names as in state.json. */
 struct balloon_space {
-	uint32_t num_pages, actual; /* wanted by the host; in the balloon, as the guest says */
+	uint32_t num_pages, actual; /* num_pages: wanted by the host; actual: in the balloon, as the guest says */
 };
 
 struct balloon {
@@ -61,7 +62,10 @@ static int pfn_order(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* Guests name pages one by one, in no special order; neighbours go in one step. Pages that are not RAM are nothing to us. */
+/*
+ * Guests name pages one by one, in no special order; neighbours are discarded in one step. Pages that
+ * are not RAM are ignored.
+ */
 static void discard_pfns(struct balloon *b, uint32_t *pfn, size_t n)
 {
 	qsort(pfn, n, sizeof(*pfn), pfn_order);
@@ -75,7 +79,10 @@ static void discard_pfns(struct balloon *b, uint32_t *pfn, size_t n)
 	}
 }
 
-/* A page full of numbers: no driver sends more, and whoever waits for the lock waits for that at most. */
+/*
+ * Takes one page full of page numbers at most. No driver sends more, and the lock is not held for
+ * longer.
+ */
 static void inflate(struct balloon *b, const struct chain *c)
 {
 	uint32_t pfn[PFN_MAX];

@@ -9,7 +9,7 @@
 #include "vmm/virtio/kinds.h"
 
 enum { CONSOLE_QUEUE_SIZE = 256, RX = 0, TX = 1, F_CONSOLE_SIZE = 0, INPUT_MAX_BYTES = 4096 };
-enum { TURN_BYTES = 64 << 10 }; /* of output for one notification: who waits for the lock waits for no more */
+enum { TURN_BYTES = 64 << 10 }; /* of output for one notification: the lock is not held for more */
 
 /* virtio 1.2, 5.3.4. */
 struct console_space {
@@ -21,9 +21,9 @@ struct console {
 	struct virtio_dev vdev;
 	struct chardev chardev;
 	struct console_space space;
-	uint8_t input[INPUT_MAX_BYTES]; /* came when the guest had no buffer */
+	uint8_t input[INPUT_MAX_BYTES]; /* input that came when the guest had no buffer */
 	uint32_t n_input;
-	uint64_t n_written; /* of the first chain in the queue, which is longer than a turn */
+	uint64_t n_written; /* bytes of the first chain in the queue, when that chain is longer than a turn */
 };
 
 struct console_state {
@@ -79,7 +79,7 @@ static void console_input(void *opaque, const uint8_t *data, size_t len)
 	pthread_mutex_unlock(&con->vdev.lock);
 }
 
-/* What is left of a chain, as far as the turn goes; false: there is more. */
+/* Writes what is left of a chain, as far as the turn goes; false: there is more. */
 static bool write_chain(struct console *con, const struct chain *c, size_t *turn)
 {
 	uint64_t skip = con->n_written;
@@ -100,7 +100,10 @@ static bool write_chain(struct console *con, const struct chain *c, size_t *turn
 	return true;
 }
 
-/* The rest of a chain that is longer than a turn is the worker's; without one it is lost. */
+/*
+ * Writes the guest's output. The worker writes the rest of a chain that is longer than a turn; without
+ * a worker the rest is lost.
+ */
 static void take_output(struct console *con)
 {
 	struct virtio_dev *vdev = &con->vdev;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The kinds of virtio devices: a constructor for each (its file has the kind's name), and what the host does to some of them. */
+/*
+ * The kinds of virtio devices: a constructor for each kind (in the file of the kind's name), and what
+ * the host does to single kinds.
+ */
 #ifndef VMM_VIRTIO_KINDS_H
 #define VMM_VIRTIO_KINDS_H
 
@@ -7,7 +10,10 @@
 #include "vmm/config/config.h"
 #include "vmm/virtio/virtio.h"
 
-/* Each opens the back-end; the caller attaches the device or frees it. `env` and `cfg` stay the caller's and outlive the device. */
+/*
+ * A constructor opens the back-end. The caller attaches the device or frees the device. `env` and
+ * `cfg` stay the caller's and outlive the device.
+ */
 MUST_CHECK int virtio_console_new(const struct device_env *env, struct console_config *cfg, struct virtio_dev **ret,
 				  struct err *err);
 MUST_CHECK int virtio_blk_new(const struct device_env *env, struct disk_config *cfg, struct virtio_dev **ret,
@@ -21,12 +27,21 @@ MUST_CHECK int virtio_balloon_new(const struct device_env *env, struct balloon_c
 MUST_CHECK int virtio_vsock_new(const struct device_env *env, struct vsock_config *cfg, struct virtio_dev **ret,
 				struct err *err);
 
-/* The size of a balloon: as the host wants it, and as the guest says it is. Main thread. */
+/*
+ * The size of a balloon in bytes: sets the size that the host wants; gets the size that the guest
+ * states. Main thread.
+ */
 void virtio_balloon_resize(struct virtio_dev *vdev, uint64_t bytes);
 uint64_t virtio_balloon_bytes(struct virtio_dev *vdev);
-/* Makes the image that long (a block device must be so already) and tells the guest. Main thread. */
+/*
+ * Gives the image a size of `bytes` and tells the guest. A block device must have that size already.
+ * Main thread.
+ */
 MUST_CHECK int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct err *err);
-/* The MAC of its tap now: the address that the guest knows its host by. false: the tap is gone, or has the guest's own (a macvtap). */
+/*
+ * The present MAC of a net's tap: the address by which the guest knows the host. false: the tap is
+ * gone, or has the guest's own MAC (a macvtap).
+ */
 bool virtio_net_host_mac(struct virtio_dev *vdev, char ret_text[MAC_TEXT_BYTES]);
 /* Whether the device is a net whose tap was deleted. Main thread. */
 bool virtio_net_is_lost(struct virtio_dev *vdev);

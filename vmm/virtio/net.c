@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * virtio-net over taps: queue pair i is tap queue i, the last queue is control. Frames to the host are written by whoever
- * notified; frames to the guest come on the main thread, or on the worker once there is one (an answer to what it sent finds it
- * awake), and wait in the tap while the guest has no buffer.
+ * virtio-net over taps: queue pair i is tap queue i, the last queue is control. The thread that is
+ * notified writes the frames to the host. The main thread reads the frames to the guest or, once the
+ * device has a worker, the worker: the answer to a frame then finds the worker awake. Frames wait in
+ * the tap while the guest has no buffer.
  */
 #include <errno.h>
 #include <limits.h>
@@ -50,7 +51,7 @@ struct net_space {
 	uint8_t duplex;
 } __attribute__((packed));
 
-struct saved_space { /* the same, aligned */
+struct saved_space { /* struct net_space, aligned */
 	uint8_t mac[MAC_BYTES];
 	uint16_t status, max_virtqueue_pairs, mtu;
 	uint32_t speed;
@@ -62,7 +63,7 @@ struct net_state {
 	struct saved_space config;
 	uint16_t *queue_size;
 	uint32_t n_queue_size;
-	/* ours: absent in Cloud Hypervisor's */
+	/* our own: not in Cloud Hypervisor's state */
 	uint16_t used_queue_pairs;
 	bool has_used_queue_pairs;
 	uint64_t guest_offloads; /* feature bits; absent: all that were negotiated */
@@ -71,10 +72,10 @@ struct net_state {
 
 struct pair {
 	struct source tap;
-	struct loop *loop; /* that it is in: the main thread's, or the worker's */
+	struct loop *loop; /* the loop that has the tap: the main thread's, or the worker's */
 	struct net *net;
 	unsigned index;
-	bool waiting; /* for EPOLLIN: the guest has buffers */
+	bool waiting; /* the loop waits for EPOLLIN: the guest has buffers */
 };
 
 struct net {
@@ -122,7 +123,10 @@ static void update_status(struct net *net)
 
 /* ---- receive ---- */
 
-/* The interface was deleted: reading and writing fail for good (EBADFD), while epoll may say again and again that there is input. */
+/*
+ * The interface was deleted. Reading and writing fail for good (EBADFD), while epoll may report input
+ * for ever: so no loop waits for the taps any more.
+ */
 static void lose_taps(struct net *net)
 {
 	if (net->lost)
@@ -144,14 +148,17 @@ static void wait_for_frames(struct pair *p, bool wait)
 	loop_mod(p->loop, &p->tap, wait ? EPOLLIN : 0);
 }
 
-/* A frame into the chain; -EMSGSIZE when it did not fit (it is lost then), -EAGAIN when there is none. */
+/*
+ * Reads a frame into the chain. -EMSGSIZE: the frame did not fit and is lost; -EAGAIN: there is no
+ * frame.
+ */
 static ssize_t receive(const struct pair *p, const struct chain *c)
 {
 	char overflow[1];
 	struct iovec *fill = c->iov + c->n_read;
 	unsigned used = c->n_write < IOV_MAX ? c->n_write : IOV_MAX - 1;
 
-	fill[used] = (struct iovec){ overflow, sizeof(overflow) }; /* see struct chain: room for one more */
+	fill[used] = (struct iovec){ overflow, sizeof(overflow) }; /* struct chain has room for one more segment */
 	ssize_t n = readv(p->tap.fd, fill, (int)used + 1);
 	if (n < 0)
 		return -errno;
@@ -182,7 +189,7 @@ static void receive_frames(struct pair *p)
 			}
 		}
 		ssize_t n = receive(p, &c);
-		if (n < 0) /* lost, or none there: the buffers serve for the next */
+		if (n < 0) /* no frame, or a lost one: the next frame gets the buffers */
 			vring_unpop(&vdev->queue[queue]);
 		if (n >= 0) {
 			set_num_buffers(&c);
@@ -204,7 +211,7 @@ static void on_frames(struct source *s, uint32_t events)
 	struct virtio_dev *vdev = &p->net->vdev;
 
 	pthread_mutex_lock(&vdev->lock);
-	if ((events & EPOLLIN) && p->waiting) /* may have been told to stop since epoll_wait() */
+	if ((events & EPOLLIN) && p->waiting) /* `waiting` may have changed since epoll_wait() */
 		receive_frames(p);
 	else if (events & (EPOLLERR | EPOLLHUP))
 		lose_taps(p->net);
@@ -213,7 +220,10 @@ static void on_frames(struct source *s, uint32_t events)
 
 /* ---- transmit ---- */
 
-/* A tap that takes no frame now loses it, as a wire would. Returns the bytes of the frame that went out. */
+/*
+ * Sends a frame, which is lost when the tap takes no frame now, as on a wire. Returns the bytes of the
+ * frame that went out.
+ */
 static uint64_t send_frame(const struct pair *p, const struct chain *c)
 {
 	static _Thread_local char flat[FRAME_MAX_BYTES];
@@ -393,7 +403,8 @@ static void net_reset(struct virtio_dev *vdev)
 }
 
 /*
- * A reverse ARP frame (RFC 903) on each tap, so that the host's bridges learn where the address is now.
+ * Sends a reverse ARP frame (RFC 903) on the first tap queue, so that the host's bridges learn where
+ * the address is now.
  */
 static void send_rarp(const struct net *net)
 {
@@ -535,7 +546,9 @@ static void set_features(struct net *net, const struct net_config *cfg)
 	net->vdev.avail_features = f;
 }
 
-/* The guest's MAC: given, or random, locally administered; written back. */
+/*
+ * Sets the guest's MAC: as given, or random and locally administered. A random MAC is written to *cfg.
+ */
 static int set_mac(struct net *net, struct net_config *cfg, struct err *err)
 {
 	uint8_t *m = net->space.mac;

@@ -57,7 +57,7 @@ static int set_address(int sock, struct ifreq *ifr, unsigned long request, const
 	return if_ioctl(sock, request, ifr, "set the address", err);
 }
 
-/* What the configuration says of the host's side. An interface that was there keeps its address. */
+/* Sets what the configuration says of the host's side. An interface that existed keeps its address. */
 static int configure(const struct net_config *cfg, const char *name, bool existed, struct err *err)
 {
 	struct ifreq ifr = {};
@@ -105,7 +105,7 @@ static int open_by_name(struct net_config *cfg, int *fds, unsigned n, struct err
 	for (unsigned i = 0; i < n; i++) {
 		fds[i] = tap_open_queue(name, n > 1, name, err);
 		if (fds[i] < 0) {
-			err->code = ERR_INTERNAL; /* whatever the reason, in this program's API */
+			err->code = ERR_INTERNAL; /* in this program's API, whatever the reason */
 			return err->num;
 		}
 	}
@@ -149,7 +149,7 @@ void tap_use_queue(int fd, bool use)
 {
 	struct ifreq ifr = { .ifr_flags = use ? IFF_ATTACH_QUEUE : IFF_DETACH_QUEUE };
 
-	(void)ioctl(fd, TUNSETQUEUE, &ifr); /* EINVAL: it is so already */
+	(void)ioctl(fd, TUNSETQUEUE, &ifr); /* EINVAL: the queue is so already */
 }
 
 unsigned tap_mtu(int fd)

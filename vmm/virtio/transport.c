@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* virtio-pci: the registers behind BAR 0, the capabilities that point to them, and the life of a transport. */
+/*
+ * virtio-pci: the registers behind BAR 0, the capabilities that point to the registers, and the life
+ * of a transport.
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -159,7 +162,7 @@ static void set_address(uint64_t *address, unsigned byte, uint64_t value, unsign
 		*address = (*address & ~0xffffffffULL) | (uint32_t)value;
 }
 
-/* Registers of the selected queue; fixed once the device is active. */
+/* Writes a register of the selected queue. All but the vector are fixed once the device is active. */
 static void queue_write(struct virtio_pci *t, uint64_t off, uint64_t value, unsigned len)
 {
 	if (t->queue_select >= t->vdev->n_queues)
@@ -291,7 +294,7 @@ static void bar_write(void *opaque, uint64_t off, const void *data, unsigned len
 
 /* ---- configuration space ---- */
 
-/* The BAR window in configuration space (4.1.4.9): where it points to, false when that is nowhere. */
+/* Where the BAR window in configuration space (4.1.4.9) points to; false: nowhere. */
 static bool window(const struct virtio_pci *t, uint64_t *ret_off, unsigned *ret_len)
 {
 	struct cap_body cap;
@@ -369,7 +372,7 @@ static void add_capabilities(struct virtio_pci *t)
 	t->cap_pci_cfg_offset = add_cap(t, CAP_PCI_CFG, 0, 0, 0) + 2;
 	memcpy(t->cap_pci_cfg, (char *)t->pci.cfg.registers + t->cap_pci_cfg_offset, CAP_PCI_CFG_BYTES);
 
-	/* The enable bit reads as set at reset, though nothing is enabled: so it is in Cloud Hypervisor. */
+	/* The enable bit reads as set at reset, though MSI-X is not enabled: as in Cloud Hypervisor. */
 	uint16_t control = (uint16_t)(0x8000 | (t->msix.n_table_entries - 1));
 	uint32_t table = BAR_MSIX_TABLE, pba = BAR_MSIX_PBA;
 	uint8_t body[10];
@@ -379,7 +382,7 @@ static void add_capabilities(struct virtio_pci *t)
 	unsigned at = pci_add_capability(&t->pci, PCI_CAP_MSIX, body, sizeof(body));
 	t->pci.cfg.msix_cap_reg_idx = at / 4;
 	t->pci.cfg.writable_bits[at / 4] = 0xc0000000;
-	t->pci.cfg.last_capability[1] = sizeof(body); /* as Cloud Hypervisor counts the last one */
+	t->pci.cfg.last_capability[1] = sizeof(body); /* as Cloud Hypervisor counts the last capability */
 }
 
 /* ---- life ---- */
@@ -419,8 +422,9 @@ static int attach_transport(struct virtio_pci *t, const struct pci_place *place,
 	reset_device(t);
 	if (pci_attach(t->env->pci, &t->pci, place->slot, err) < 0)
 		return err->num;
-	return place->saved ? 0
-			    : virtio_pci_map_bar(t, err); /* saved: where the snapshot says, see virtio_pci_load() */
+	return place->saved
+		       ? 0
+		       : virtio_pci_map_bar(t, err); /* saved: virtio_pci_load() maps the BAR where the snapshot says */
 }
 
 int virtio_pci_attach(const struct device_env *env, struct virtio_dev *vdev, const struct pci_place *place,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The virtio-pci transport (virtio 1.2, 4.1), modern only, with Cloud Hypervisor's register layout: capabilities, one
- * BAR of 512 KiB, MSI-X. Owns its device.
+ * The virtio-pci transport (virtio 1.2, 4.1), modern only, with Cloud Hypervisor's register layout:
+ * capabilities, one BAR of 512 KiB, MSI-X. A transport owns the device behind it.
  */
 #ifndef VMM_VIRTIO_TRANSPORT_H
 #define VMM_VIRTIO_TRANSPORT_H
@@ -12,7 +12,7 @@
 #include "vmm/virtio/worker.h"
 
 enum { CAP_PCI_CFG_BYTES = 18 };
-#define TRANSPORT_PREFIX "_virtio-pci-" /* then the id of its device: the transport's own id */
+#define TRANSPORT_PREFIX "_virtio-pci-" /* with the device's id behind it: the transport's id */
 
 struct virtio_pci {
 	struct pci_device pci;
@@ -33,12 +33,12 @@ struct virtio_pci {
 };
 
 /*
- * Gives `vdev` a place on the bus of `env`: slot, BAR, capabilities. Takes the device over in any case: on failure it is
- * freed.
+ * Gives `vdev` a place on the bus of `env`: slot, BAR, capabilities. The device is taken over in any
+ * case: a failure frees the device.
  */
 MUST_CHECK int virtio_pci_attach(const struct device_env *env, struct virtio_dev *vdev, const struct pci_place *place,
 				 struct virtio_pci **ret, struct err *err);
-/* Takes it off the bus and frees it. No vCPU runs meanwhile. */
+/* Takes the transport off the bus, and frees the transport and its device. No vCPU runs meanwhile. */
 void virtio_pci_remove(struct virtio_pci *t);
 /* Frees the transport and its device. */
 void virtio_pci_free(struct virtio_pci *t);
@@ -47,9 +47,12 @@ void virtio_pci_free(struct virtio_pci *t);
 
 /* The transport's node in state.json with its three children; vCPUs parked. */
 void virtio_pci_save(struct virtio_pci *t, struct strbuf *out);
-/* From that node; the device's own state was loaded before. Activates the queues of an active device. */
+/*
+ * Loads that node, after the device's own state was loaded. Activates the queues of an active device.
+ * The device stays paused.
+ */
 MUST_CHECK int virtio_pci_load(struct virtio_pci *t, const struct json_node *node, struct err *err);
-/* Its entries in the device tree ("_virtio-pci-x" and "x"). */
+/* The two entries in the device tree: the transport's ("_virtio-pci-x") and the device's ("x"). */
 void virtio_pci_tree(const struct virtio_pci *t, struct strbuf *out);
 
 #endif

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The saved state of a virtio-pci transport: its nodes in state.json, written and read, and in the device tree. */
+/*
+ * The saved state of a virtio-pci transport: writes and reads the nodes in state.json, and writes the
+ * device tree's.
+ */
 #include <errno.h>
 #include <string.h>
 
@@ -126,7 +129,10 @@ static int load_common(struct virtio_pci *t, const struct json_node *node, struc
 	return r;
 }
 
-/* The registers that the guest cached must be where this program decodes them. */
+/*
+ * Loads the configuration space. The guest knows the capabilities and BAR 0: they must be those of
+ * this program.
+ */
 static int load_pci(struct virtio_pci *t, const struct json_node *node, struct err *err)
 {
 	autofree struct pci_config *c = calloc(1, sizeof(*c));

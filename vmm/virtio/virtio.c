@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What all virtio devices have in common: life of the queues, guest errors, interrupts, pause and resume. */
+/* What all virtio devices share: life of the queues, guest errors, interrupts, pause and resume. */
 #include "vmm/virtio/virtio.h"
 
 #include <errno.h>
@@ -151,7 +151,9 @@ void virtio_notify(struct virtio_dev *vdev, unsigned queue)
 
 void virtio_pause(struct virtio_dev *vdev)
 {
-	/* Before the lock: a worker with turn after turn to do, which takes it again and again, begins none from here on. */
+	/*
+	 * Set before the lock is taken: a worker that takes the lock for turn after turn begins no new turn.
+	 */
 	bool was_paused = atomic_exchange(&vdev->paused, true);
 
 	pthread_mutex_lock(&vdev->lock);

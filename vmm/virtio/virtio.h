@@ -36,45 +36,58 @@ struct pci_bus;
 struct virtio_dev;
 struct virtio_pci;
 
-/* What a device gets of the machine that it belongs to. The machine owns it and outlives its devices. */
+/* What a device gets of its machine. The machine owns this struct and outlives the devices. */
 struct device_env {
 	struct loop *loop; /* the main thread's */
 	struct gmem *mem;
 	struct kvm *kvm;
 	struct bus *mmio;
 	struct pci_bus *pci;
-	void (*tap_lost)(
-		void *opaque); /* a net has lost its tap: virtio_net_is_lost(). Any thread. NULL: nobody wants to know */
+	void (*tap_lost)(void *opaque); /* a tap was deleted: see virtio_net_is_lost(). Any thread. NULL: not told */
 	void *opaque;
-	bool hot; /* the machine was built before: the device comes to one that runs or is paused */
+	bool hot; /* the device comes to a machine that was built before, and runs or is paused */
 };
 
 struct virtio_device_ops {
 	const char *name;
 	uint16_t type;         /* VIRTIO_ID_… */
 	uint32_t pci_class;    /* class, subclass, interface: 0x020000 … */
-	bool bar32;            /* Cloud Hypervisor puts this kind's BAR below 4 GiB, of a machine that boots */
-	bool hotplug;          /* it may come to a running machine, and go */
+	bool bar32;            /* in a machine that boots, Cloud Hypervisor puts this kind's BAR below 4 GiB */
+	bool hotplug;          /* the device may come to a running machine, and go */
 	uint16_t config_bytes; /* of the device's configuration space; 0: no such capability */
-	/* DRIVER_OK, or the queues of a restored device are live: begin. */
+	/*
+	 * The driver said DRIVER_OK, or the queues of a restored device are live: the device begins. NULL:
+	 * nothing to do.
+	 */
 	void (*activate)(struct virtio_dev *vdev);
-	/* The queues go away: finish or drop what is in flight. */
+	/*
+	 * The queues go away: the device finishes or drops what is in flight. NULL: nothing is ever in flight.
+	 */
 	void (*reset)(struct virtio_dev *vdev);
-	/* Whether notify() of this queue does no work (new buffers for input): no worker for that. NULL: none is such. */
+	/*
+	 * Whether notify() of this queue does no work (new buffers for input), so that the queue needs no
+	 * worker. NULL: no queue is such.
+	 */
 	bool (*is_refill)(const struct virtio_dev *vdev, unsigned queue);
 	/* Chains may be waiting in `queue`. */
 	void (*notify)(struct virtio_dev *vdev, unsigned queue);
-	/* The device has a thread of its own now, with this loop: what takes the lock and may wait belongs there. NULL: nothing. */
+	/*
+	 * The device has a worker thread now, with this loop: sources whose handlers take the lock and may
+	 * wait move there. NULL: no such sources.
+	 */
 	void (*use_loop)(struct virtio_dev *vdev, struct loop *loop);
-	/* NULL: what the guest writes there vanishes. The bytes are inside config_bytes. */
+	/*
+	 * The guest writes to the configuration space, within config_bytes. NULL: what the guest writes is
+	 * dropped.
+	 */
 	void (*write_config)(struct virtio_dev *vdev, unsigned off, const void *data, unsigned len);
 	/* Nothing is in flight on return, and nothing starts until resume(). NULL: nothing is ever in flight. */
 	void (*pause)(struct virtio_dev *vdev);
-	/* The counterpart, before the queues are kicked. NULL: nothing to do. */
+	/* The counterpart of pause(), before the queues are notified. NULL: nothing to do. */
 	void (*resume)(struct virtio_dev *vdev, bool restored);
-	/* Over struct virtio_counters: what vm.counters shows. NULL: nothing. */
+	/* Rows over struct virtio_counters: what vm.counters shows. NULL: nothing. */
 	const struct field *counters;
-	/* The device's node in state.json, and back. */
+	/* Writes the device's node in state.json, and reads that node. */
 	void (*save)(struct virtio_dev *vdev, struct strbuf *out);
 	int (*load)(struct virtio_dev *vdev, const struct json_node *state, struct err *err);
 	void (*free)(struct virtio_dev *vdev);
@@ -85,9 +98,10 @@ struct virtio_op_counters {
 	uint64_t ops, latency_min, latency_max, latency_avg, latency_sum;
 };
 
-/* What went through a device since this process has it. Guarded by its lock. */
+/* What went through a device since this process made the device. Guarded by the device's lock. */
 struct virtio_counters {
-	uint64_t disk_read_bytes, disk_written_bytes, disk_ops, disk_failed_ops; /* failed: by the image */
+	uint64_t disk_read_bytes, disk_written_bytes, disk_ops,
+		disk_failed_ops; /* failed: the image returned an error */
 	struct virtio_op_counters disk_read, disk_write;
 	uint64_t net_rx_bytes, net_tx_bytes, net_rx_frames, net_tx_frames; /* as the guest sees them */
 };
@@ -110,7 +124,7 @@ struct virtio_dev {
 	struct vring *queue; /* n_queues, owned */
 	unsigned n_queues;
 	bool active;     /* between activate() and reset() */
-	bool complained; /* of the guest, in the log: once is enough */
+	bool complained; /* the log has a complaint about the guest already */
 	bool broken;     /* the guest broke a ring: DEVICE_NEEDS_RESET was set */
 	uint32_t budget; /* chains that this call of notify() may still take */
 	struct virtio_counters counters;
@@ -136,16 +150,22 @@ static inline bool virtio_has(const struct virtio_dev *vdev, unsigned feature)
 
 /* true: *ret_chain is the next chain. false: none, or a guest error that is recorded already. */
 bool virtio_pop(struct virtio_dev *vdev, unsigned queue, struct chain *ret_chain);
-/* After an empty pop: asks for the next notification; true: look again. A guest that never lets the queue run empty gets its turn
- * again on the device's worker, so that nobody holds the lock for ever. */
+/*
+ * To be called when virtio_pop() returns false: asks for the next notification. true: the caller pops
+ * again. When a guest never lets the queue run empty, the device's worker goes on with the queue
+ * later, so that no thread holds the lock for ever.
+ */
 bool virtio_more(struct virtio_dev *vdev, unsigned queue);
 /* Hands a chain back. The interrupt comes with virtio_interrupt(). */
 void virtio_push(struct virtio_dev *vdev, unsigned queue, uint16_t head, uint32_t written);
-/* Interrupts the guest if it wants to hear of what was pushed. */
+/* Interrupts the guest, if the guest wants an interrupt for what was pushed. */
 void virtio_interrupt(struct virtio_dev *vdev, unsigned queue);
-/* From a snapshot: what was offered then must be offered now, and what was taken must have been offered. */
+/*
+ * Loads the features of a snapshot. Features that the driver accepted (`acked`) must be offered now:
+ * ERR_INVALID.
+ */
 MUST_CHECK int virtio_load_features(struct virtio_dev *vdev, uint64_t avail, uint64_t acked, struct err *err);
-/* The device cannot go on with what the guest did: DEVICE_NEEDS_RESET (2.1.2), logged once. */
+/* The guest broke a rule and the device stops: DEVICE_NEEDS_RESET (2.1.2). Logged once. */
 void virtio_break(struct virtio_dev *vdev, unsigned queue, const char *why);
 
 /* ---- for the transport and the VM ---- */
@@ -163,7 +183,7 @@ void virtio_resume(struct virtio_dev *vdev, bool restored);
 
 enum { VIRTIO_CONFIG_CHANGE = -1 };
 void virtio_pci_interrupt(struct virtio_pci *transport, int queue_or_config);
-/* The queue is to be notified again, by the device's worker; false: there can be none. */
+/* Makes the device's worker notify the device of the queue again; false: no worker can be made. */
 bool virtio_pci_again(struct virtio_pci *transport, unsigned queue);
 void virtio_pci_needs_reset(struct virtio_pci *transport);
 

@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* linux/virtio_ring.h has a macro-ridden layout of its own: these are virtio 1.2, 2.7.5 to 2.7.8. */
+/* The rings of virtio 1.2, 2.7.5 to 2.7.8. The structs of linux/virtio_ring.h need macros. */
 struct vring_desc {
 	uint64_t addr;
 	uint32_t len;
@@ -74,7 +74,10 @@ void vring_deactivate(struct vring *q)
 	q->used = NULL;
 }
 
-/* Adds one buffer to the chain. Filled segments come after those to read (2.7.4.2), no chain is longer than the queue. */
+/*
+ * Adds one buffer to the chain. Segments to fill come after segments to read (2.7.4.2). No chain is
+ * longer than the queue.
+ */
 static int chain_add(const struct vring *q, const struct gmem *mem, const struct vring_desc *d, struct chain *c)
 {
 	bool fill = d->flags & DESC_WRITE;
@@ -101,7 +104,7 @@ static int chain_walk(const struct vring *q, const struct gmem *mem, const void 
 	for (uint32_t steps = 0;; steps++) {
 		if (index >= n || steps >= n)
 			return -EPROTO;
-		struct vring_desc d; /* one copy: the guest may change it under our eyes */
+		struct vring_desc d; /* one copy: the guest may change the descriptor meanwhile */
 		memcpy(&d, (const char *)table + (size_t)index * sizeof(d), sizeof(d));
 		if (d.flags & DESC_INDIRECT) {
 			if (nested || !q->indirect || (d.flags & DESC_NEXT) || d.len == 0 || d.len % sizeof(d))
@@ -155,7 +158,7 @@ bool vring_rearm(struct vring *q)
 {
 	if (!q->desc)
 		return false;
-	if (q->event_idx) { /* avail_event follows the used ring */
+	if (q->event_idx) { /* avail_event lies behind the used ring */
 		uint16_t *avail_event = (uint16_t *)(void *)&q->used->ring[q->s.size];
 		__atomic_store_n(avail_event, q->next_avail, __ATOMIC_RELEASE);
 	}
@@ -174,7 +177,7 @@ bool vring_needs_interrupt(struct vring *q)
 	bool had = q->has_signalled;
 	if (had && old == new)
 		return false;
-	uint16_t used_event = guest_load(&q->avail->ring[q->s.size]); /* follows the avail ring */
+	uint16_t used_event = guest_load(&q->avail->ring[q->s.size]); /* used_event lies behind the avail ring */
 	q->signalled_used = new;
 	q->has_signalled = true;
 	return !had || (uint16_t)(new - used_event - 1) < (uint16_t)(new - old);

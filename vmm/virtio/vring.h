@@ -49,7 +49,7 @@ extern const struct field vring_fields[]; /* over struct vring_state */
 /*
  * Makes the queue ready for work: checks that the three rings lie in RAM and are aligned. next_avail and next_used
  * begin at the used index found in RAM (0 on a fresh queue; after a restore, where the drained device stopped).
- * -EPROTO: the guest set it up wrong.
+ * -EPROTO: the guest set the queue up wrong.
  */
 MUST_CHECK int vring_activate(struct vring *q, const struct gmem *mem, uint64_t features);
 void vring_deactivate(struct vring *q);
@@ -61,13 +61,19 @@ void vring_unpop(struct vring *q);
 void vring_push(struct vring *q, uint16_t head, uint32_t written);
 /* Asks for a notification of the next chain; true when one is there already. */
 bool vring_rearm(struct vring *q);
-/* Whether the guest wants an interrupt for what was pushed since the last call that said yes. */
+/* Whether the guest wants an interrupt for what was pushed since the last call that returned true. */
 bool vring_needs_interrupt(struct vring *q);
 
-/* The driver has not looked at all completions yet and goes on submitting: it keeps several requests in flight. */
+/*
+ * Whether the driver keeps several requests in flight: more than one is pending, or the driver has not
+ * looked at all completions.
+ */
 bool vring_is_pipelined(const struct vring *q);
 
-/* Where to see, without the lock, that there are chains to pop: *idx != next. NULL: not active. Guest RAM outlives it. */
+/*
+ * Tells without the lock that there are chains to pop: *idx != next. idx NULL: the queue is not
+ * active. Guest RAM outlives the struct.
+ */
 struct vring_watch {
 	const uint16_t *idx;
 	uint16_t next;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * virtio-vsock: packets of the guest come in on TX and go to the streams of vsock_mux.c; theirs go out on RX, on the main
- * thread unless they answer at once. A restore resets every stream of the snapshot by an RST of its own, as Cloud Hypervisor does; the event
- * queue stays silent, since a guest that came late to a TRANSPORT_RESET would drop streams that were made after it.
+ * virtio-vsock: packets of the guest come in on TX and go to the streams of vsock_mux.c. Packets of
+ * the streams go out on RX, on the main thread unless they answer at once. A restore resets every
+ * stream of the snapshot by an RST of its own, as Cloud Hypervisor does. The event queue stays silent:
+ * a guest that reads a TRANSPORT_RESET late would drop streams that were made after the restore.
  */
 #include <errno.h>
 #include <string.h>
@@ -25,11 +26,11 @@ struct vsock {
 	struct source ready; /* mux.epoll_fd */
 	struct vsock_space space;
 	char *path;
-	bool tx_waits; /* for the guest to take answers */
+	bool tx_waits; /* until the guest has taken answers */
 	struct vsock_mux mux;
 };
 
-/* Beside these: "connections", a list of pairs of ports. */
+/* The node has also "connections", a list of pairs of ports. */
 struct saved_vsock {
 	uint64_t avail_features, acked_features;
 };
@@ -42,7 +43,7 @@ static const struct field saved_fields[] = {
 
 /* ---- queues ---- */
 
-/* One packet into the chain: false when there was none. */
+/* Puts one packet into the chain; false: there was none. */
 static bool fill(struct vsock *vs, const struct chain *c)
 {
 	struct iovec payload[SEGMENTS];
@@ -57,7 +58,10 @@ static bool fill(struct vsock *vs, const struct chain *c)
 	return true;
 }
 
-/* The next buffer of the guest; false: there is none, and its notification comes back here. */
+/*
+ * Takes the next buffer of the guest. false: there is none, and the guest notifies RX of the next
+ * buffer.
+ */
 static bool pop_rx(struct virtio_dev *vdev, struct chain *c)
 {
 	while (!virtio_pop(vdev, RX, c))

@@ -33,7 +33,7 @@ unsigned vsock_slice(const struct iovec *iov, unsigned n, size_t off, size_t len
 
 /* ---- credit ---- */
 
-/* How many bytes the guest has room for. What it says is not trusted to make sense. */
+/* The number of bytes that the guest has room for. The guest's numbers may make no sense. */
 static uint32_t credit(const struct vsock_conn *c)
 {
 	uint32_t in_flight = c->sent - c->guest_taken;
@@ -50,7 +50,10 @@ static void note_taken(struct vsock_conn *c, uint32_t bytes)
 
 /* ---- towards the host ---- */
 
-/* Bytes that the socket took; 0: none now. When nobody will ever read them they count as taken. */
+/*
+ * Returns the bytes that the socket took; 0: none now. Bytes that nobody will ever read count as
+ * taken.
+ */
 static size_t send_some(struct vsock_conn *c, const struct iovec *iov, unsigned n)
 {
 	const struct msghdr msg = { .msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = n };
@@ -66,7 +69,7 @@ static size_t send_some(struct vsock_conn *c, const struct iovec *iov, unsigned 
 	return r < 0 ? 0 : (size_t)r;
 }
 
-/* The segments lie behind what is buffered; there is room. */
+/* Appends `len` bytes of the segments to the buffer, which has room. */
 static int keep(struct vsock_conn *c, const struct iovec *iov, unsigned n, size_t off, uint32_t len)
 {
 	if (!c->buf)
@@ -117,12 +120,12 @@ static enum vsock_fate deliver_bytes(struct vsock_conn *c, const struct iovec *i
 	struct iovec slice[SEGMENTS];
 	uint32_t done = 0;
 
-	if (c->shut & VSOCK_NO_RECEIVE) { /* it was sent before the guest knew */
+	if (c->shut & VSOCK_NO_RECEIVE) { /* sent before the guest knew */
 		note_taken(c, len);
 		return VSOCK_LIVES;
 	}
 	if (len > VSOCK_BUF_BYTES - c->buf_len)
-		return VSOCK_RESET; /* more than it had credit for */
+		return VSOCK_RESET; /* more than the guest had credit for */
 	if (len > 0 && c->buf_len == 0) {
 		done = (uint32_t)send_some(c, slice, vsock_slice(iov, n, off, len, slice, SEGMENTS));
 		note_taken(c, done);
@@ -136,7 +139,7 @@ static enum vsock_fate deliver_bytes(struct vsock_conn *c, const struct iovec *i
 	return VSOCK_LIVES;
 }
 
-/* "OK PORT": a new socket has room for it. */
+/* Sends "OK PORT". A new socket has room for the line. */
 static enum vsock_fate greet(struct vsock_conn *c)
 {
 	char text[16];
@@ -205,7 +208,10 @@ bool vsock_conn_has_packet(const struct vsock_conn *c)
 	       (may_read(c) && (credit(c) > 0 || !c->asked));
 }
 
-/* Bytes for the guest, straight into its memory: how many, 0: none, -errno: the socket broke. */
+/*
+ * Reads bytes straight into the guest's memory. Returns their number; 0: none; -errno: the socket
+ * broke.
+ */
 static ssize_t read_some(struct vsock_conn *c, const struct iovec *iov, unsigned n)
 {
 	struct iovec slice[SEGMENTS];
@@ -258,7 +264,7 @@ int vsock_conn_next(struct vsock_conn *c, struct vsock_header *h, const struct i
 		len = read_some(c, iov, n);
 		if (len < 0)
 			return (int)len;
-		if (len == 0) /* no bytes: what else is there? */
+		if (len == 0) /* no bytes: another packet may be due */
 			op = next_op(c);
 	}
 	if (op == 0)

@@ -47,24 +47,23 @@ enum vsock_state {
 struct vsock_conn {
 	struct vsock_conn *next; /* of the same hash */
 	struct vsock_conn *next_sender;
-	bool is_sender; /* stands in the queue of those that may have a packet for the guest */
+	bool is_sender; /* in the queue of connections that may have a packet for the guest */
 	uint8_t state;  /* enum vsock_state */
 	int fd;
 	uint32_t local_port, peer_port; /* the host's, the guest's */
 	/* Towards the guest. */
 	bool owes_request, owes_response, owes_credit;
-	bool readable; /* the socket may have bytes, or its end */
-	bool ended;    /* its end was read */
-	bool hung_up;  /* the host closed it */
-	bool asked;    /* for credit */
-	uint8_t shut,
-		told; /* VSOCK_NO_…: what the host does not do any more, and how much of that the guest was told */
+	bool readable;      /* the socket may have bytes, or its end */
+	bool ended;         /* the end of the socket's bytes was read */
+	bool hung_up;       /* the host closed the socket */
+	bool asked;         /* the guest was asked for credit */
+	uint8_t shut, told; /* VSOCK_NO_…: what the host does not do any more, and what of that the guest was told */
 	uint32_t guest_alloc, guest_taken, sent; /* the guest's buffer, and bytes modulo 2^32 */
 	/* Towards the host. */
 	uint8_t guest_shut;  /* VSOCK_NO_… */
 	bool waits_to_write; /* the mux waits for EPOLLOUT */
-	bool write_ended;    /* the socket was told that there will be no more */
-	char *buf;           /* a ring of VSOCK_BUF_BYTES, while there is something in it */
+	bool write_ended;    /* the socket is shut down for writing */
+	char *buf;           /* a ring of VSOCK_BUF_BYTES; NULL: empty */
 	uint32_t buf_head, buf_len;
 	uint32_t taken, taken_told; /* bytes modulo 2^32 */
 };
@@ -72,7 +71,10 @@ struct vsock_conn {
 /* What became of a connection. */
 enum vsock_fate { VSOCK_LIVES, VSOCK_RESET /* the guest is to be told */, VSOCK_GONE };
 
-/* A packet of the guest, its payload `off` bytes into the segments: len bytes are there. */
+/*
+ * Takes a packet of the guest. The payload of h->len bytes begins `off` bytes into the segments, and
+ * is there.
+ */
 MUST_CHECK enum vsock_fate vsock_conn_take(struct vsock_conn *c, const struct vsock_header *h, const struct iovec *iov,
 					   unsigned n, size_t off);
 /* The socket takes bytes again. */
@@ -82,14 +84,17 @@ void vsock_conn_hang_up(struct vsock_conn *c);
 /* Whether there may be a packet for the guest. */
 bool vsock_conn_has_packet(const struct vsock_conn *c);
 /*
- * The next packet for the guest: its operation, lengths and flags into *h, its payload into the segments. Returns 1, 0 when there is none
- * after all, or -errno when the socket broke.
+ * Makes the next packet for the guest: the header in *h, all but dst_cid; the payload in the segments.
+ * 1: a packet; 0: there is none after all; -errno: the socket broke.
  */
 MUST_CHECK int vsock_conn_next(struct vsock_conn *c, struct vsock_header *h, const struct iovec *iov, unsigned n);
-/* Whether the guest knows of it. */
+/* Whether the guest knows of the connection. */
 bool vsock_conn_is_known(const struct vsock_conn *c);
 
-/* The part of the segments from `off` on, `len` bytes at most, as at most `max` segments; returns how many. */
+/*
+ * Gives the part of the segments from `off` on, of `len` bytes at most, as at most `max` segments.
+ * Returns the number of segments.
+ */
 unsigned vsock_slice(const struct iovec *iov, unsigned n, size_t off, size_t len, struct iovec *ret, unsigned max);
 
 #endif

@@ -89,7 +89,10 @@ static void remove_sender(struct vsock_mux *m, struct vsock_conn *c)
 	c->is_sender = false;
 }
 
-/* There is room: a full ring takes no packets, and each connection that the guest knows adds one at most. */
+/*
+ * There is room: no packet is taken while the ring is full, and each connection that the guest knows
+ * adds one reset at most.
+ */
 static void add_reset(struct vsock_mux *m, struct vsock_reset r)
 {
 	if (m->n_resets < VSOCK_RESETS_MAX)
@@ -112,7 +115,7 @@ static void listen_again(struct vsock_mux *m, bool on)
 	m->listens = on;
 }
 
-/* Takes `fd`. Not in the table yet. */
+/* Takes `fd` over in any case. The connection is not in the table yet. */
 static struct vsock_conn *conn_new(struct vsock_mux *m, int fd)
 {
 	struct vsock_conn *c = calloc(1, sizeof(*c));
@@ -131,8 +134,7 @@ static void conn_free(struct vsock_mux *m, struct vsock_conn *c)
 {
 	unlink_conn(m, c);
 	remove_sender(m, c);
-	watch(m, c->fd, NULL, 0,
-	      EPOLL_CTL_DEL); /* closing is not enough: another process may have the socket open still */
+	watch(m, c->fd, NULL, 0, EPOLL_CTL_DEL); /* close() is not enough: another process may have the socket open */
 	close(c->fd);
 	free(c->buf);
 	free(c);
@@ -140,7 +142,7 @@ static void conn_free(struct vsock_mux *m, struct vsock_conn *c)
 	listen_again(m, true);
 }
 
-/* After something happened to it. */
+/* Does what the fate of a connection asks for, after something happened to the connection. */
 static void settle_fate(struct vsock_mux *m, struct vsock_conn *c, enum vsock_fate fate)
 {
 	if (fate == VSOCK_LIVES) {
@@ -168,7 +170,10 @@ void vsock_mux_clear(struct vsock_mux *m)
 
 /* ---- from the host ---- */
 
-/* A port of ours such that the pair is new; the first one is random, so that nothing of an earlier life can be meant. */
+/*
+ * A port of the host that makes a new pair with peer_port. The first port is random: a pair of an
+ * earlier life does not come back.
+ */
 static uint32_t new_port(struct vsock_mux *m, uint32_t peer_port)
 {
 	uint32_t port;
@@ -194,7 +199,7 @@ static bool parse_greeting(char *line, uint32_t *ret_port)
 	return errno == 0 && v <= UINT32_MAX;
 }
 
-/* The line is there, or part of it, or nonsense. Only the line is taken from the socket. */
+/* Reads the greeting, if the whole line is there. Only the line is taken from the socket. */
 static enum vsock_fate read_greeting(struct vsock_mux *m, struct vsock_conn *c)
 {
 	char line[GREETING_MAX_BYTES + 1] = "";
@@ -260,7 +265,7 @@ void vsock_mux_poll(struct vsock_mux *m)
 	uint64_t n_wakes;
 	int n = epoll_wait(m->epoll_fd, ev, READY_BATCH, 0);
 
-	for (int i = 0; i < n; i++) { /* serving one frees no other */
+	for (int i = 0; i < n; i++) { /* serving a connection frees no other connection */
 		if (ev[i].data.ptr == &m->listen_fd)
 			accept_host(m);
 		else if (ev[i].data.ptr == &m->wake_fd)
@@ -277,7 +282,7 @@ void vsock_mux_wake(struct vsock_mux *m)
 
 /* ---- from the guest ---- */
 
-/* false: it cannot be. */
+/* A connection of the guest to a port of the host; false: no connection can be made. */
 static bool accept_guest(struct vsock_mux *m, const struct vsock_header *h)
 {
 	int fd = m->n_conns < VSOCK_CONNS_MAX ? host_connect_port(m->path, h->dst_port) : -1;
@@ -302,7 +307,7 @@ void vsock_mux_take(struct vsock_mux *m, const struct iovec *iov, unsigned n)
 	struct vsock_conn *c;
 
 	if (iov_to_buf(iov, n, 0, &h, sizeof(h)) < sizeof(h) || h.src_cid != m->guest_cid)
-		return; /* no one to answer */
+		return; /* nobody to answer */
 	bool for_us = h.dst_cid == VSOCK_HOST_CID && h.type == VSOCK_STREAM;
 	bool whole = h.op != VSOCK_RW || h.len <= iov_bytes(iov, n) - sizeof(h);
 	c = for_us ? find_conn(m, h.dst_port, h.src_port) : NULL;

@@ -12,7 +12,7 @@
 
 enum { DECIDE_AFTER = 64, SLOW_EXIT_NS = 15000, SPIN_NS = 20000, SPIN_CREDIT = 64, TRY_EVERY = 64 };
 
-/* Waits a moment for more: waking this thread again would cost the guest as much. */
+/* Waits a moment for more chains: to wake this thread again would cost the guest as much time. */
 static bool spin(struct vring_watch watch)
 {
 	for (uint64_t end = monotonic_ns() + SPIN_NS; watch.idx && monotonic_ns() < end;)
@@ -101,7 +101,7 @@ void worker_stop(struct worker *w)
 	w->running = false;
 }
 
-/* The device gets its worker with the first queue that needs it. */
+/* Makes the queue's eventfd. The device gets its worker with the first queue that needs the worker. */
 static bool make_eventfd(struct kick *k)
 {
 	struct worker *w = &k->transport->worker;
