@@ -18,7 +18,7 @@
 
 enum {
 	EVENTS_MAX = 64,
-	PEER_FDS_MAX = 1024, /* descriptors that came over all connections of a local caller who is not trusted */
+	PEER_FDS_MAX = 1024, /* of all connections of a local caller who is not trusted */
 };
 
 TAILQ_HEAD(peers, peer);
@@ -27,10 +27,10 @@ struct acceptor {
 	struct accept_options opt;
 	int epoll_fd, stop_fd;
 	pthread_t thread;
-	pthread_mutex_t lock; /* of the shares */
+	pthread_mutex_t lock; /* guards the shares */
 	struct {
 		struct peers unproven, others;
-		unsigned n; /* those that are given up do not count */
+		unsigned n; /* connections that are given up do not count */
 	} shares[N_SHARES];
 };
 
@@ -85,7 +85,7 @@ void peer_proven(struct peer *p)
 	pthread_mutex_unlock(&p->acceptor->lock);
 }
 
-/* Whoever has the connection sees its end, and closes it. */
+/* Shuts a connection down. Whoever has the connection sees its end, and closes it. */
 static void give_up_locked(struct peer *p)
 {
 	shutdown(p->fd, SHUT_RDWR);
@@ -94,7 +94,7 @@ static void give_up_locked(struct peer *p)
 	p->acceptor->shares[p->share].n--;
 }
 
-/* What all connections of that peer have together. */
+/* What all connections of one peer have together. */
 struct holding {
 	unsigned n, n_fds;
 	struct peer *oldest_unproven;
@@ -121,7 +121,10 @@ static struct holding holding_locked(const struct acceptor *a, const struct peer
 	return h;
 }
 
-/* Puts a new connection into its share, perhaps in the place of an unproven one. */
+/*
+ * Puts a new connection into its share, perhaps in the place of an unproven connection. E_BUSY:
+ * there is no room.
+ */
 static int enter_locked(struct acceptor *a, struct peer *p, struct err *err)
 {
 	const unsigned max = a->opt.max_connections, peer_max = max / 2;
@@ -153,7 +156,7 @@ static void drop(struct peer *p)
 
 /* ---- a new connection ---- */
 
-/* Too many connections: says so and closes. What the client sent is left unread. */
+/* Answers that there are too many connections, and closes. What the client sent is left unread. */
 static void turn_away(int fd, const struct err *err)
 {
 	autostrbuf struct strbuf body = {};
@@ -171,7 +174,11 @@ static void turn_away(int fd, const struct err *err)
 	close(fd);
 }
 
-/* An IPv4 address, also one that an IPv6 socket shows; of an IPv6 address the network, in which a host may have any number. */
+/*
+ * The number by which a remote peer is counted: an IPv4 address, also when an IPv6 socket shows it;
+ * or the network of an IPv6 address, because a host may have any number of addresses in its
+ * network.
+ */
 static uint64_t address_number(const struct sockaddr_storage *addr)
 {
 	const struct sockaddr_in6 *in6 = (const void *)addr;
@@ -254,12 +261,12 @@ static void accept_all(struct acceptor *a, const struct accept_listener *from)
 		int fd = accept4(from->fd, (struct sockaddr *)(void *)&addr, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)) {
 			log_warn("http: cannot accept a connection: %s", strerror(errno));
-			usleep(50000); /* it stays readable: not in a busy loop */
+			usleep(50000); /* the listener stays readable: this avoids a busy loop */
 			return;
 		}
 		if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINVAL || errno == EBADF))
 			return;
-		if (fd >= 0) /* otherwise that connection is gone already */
+		if (fd >= 0) /* < 0: this connection is gone already */
 			add_peer(a, from, fd, &addr);
 	}
 }
@@ -286,7 +293,10 @@ static bool keep_fds(struct peer *p, const struct msghdr *msg)
 	return true;
 }
 
-/* Those that a caller sends stay open until his requests end. */
+/*
+ * Whether a caller's connections have too many descriptors together. Descriptors that a caller
+ * sends stay open until the request ends.
+ */
 static bool too_many_fds(struct peer *p)
 {
 	if (p->share == SHARE_TRUSTED)
@@ -298,8 +308,9 @@ static bool too_many_fds(struct peer *p)
 }
 
 /*
- * Looks at the first byte, once: each look gives a further duplicate of the descriptors. The byte stays for the server's recv(),
- * which drops its own. False: no byte will come.
+ * Looks at the first byte and keeps the descriptors that came with it. The byte stays in the socket
+ * for libmicrohttpd's recv(), which drops the descriptors. This function looks only once, because
+ * each look gives further duplicates of the descriptors. False: no byte will come.
  */
 static bool peek(struct peer *p)
 {
@@ -347,7 +358,10 @@ static void on_peer(struct acceptor *a, struct peer *p)
 
 /* ---- the thread ---- */
 
-/* Closes those of a share that were unproven for too long; how long until the next, in ns. */
+/*
+ * Gives up the connections of a share that were unproven for too long. Returns how long it takes
+ * until the next one, in ns; UINT64_MAX: there is none.
+ */
 static uint64_t expire_locked(struct acceptor *a, enum share share, uint64_t now)
 {
 	const uint64_t allowed_ns = (share == SHARE_REMOTE ? a->opt.token_s : a->opt.idle_s) * 1000000000ULL;
@@ -361,7 +375,10 @@ static uint64_t expire_locked(struct acceptor *a, enum share share, uint64_t now
 	return UINT64_MAX;
 }
 
-/* How long until one expires, in ms; -1: none does. */
+/*
+ * Gives up what has expired in all shares. Returns the time until the next connection expires, in
+ * ms; -1: none will.
+ */
 static int expire(struct acceptor *a)
 {
 	uint64_t now = monotonic_ns(), soonest = UINT64_MAX;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Every handler of the REST API. routes.c has the table that names them; each runs in the thread of its connection. */
+/*
+ * Every handler of the REST API. routes.c has the table that names them; each runs in the thread of
+ * its connection.
+ */
 #ifndef FORKD_REST_API_H
 #define FORKD_REST_API_H
 
@@ -21,7 +24,7 @@ struct clone;
 void clone_json(struct forkd *d, struct clone *c, const struct strbuf *stats, struct strbuf *out);
 /* template_json.c: the template as the API shows it. */
 MUST_CHECK int template_json(struct forkd *d, const char *name, struct strbuf *out, struct err *err);
-/* The same in what a clone's snapshot is answered with. */
+/* The answer to a clone's snapshot, with the template that was made. */
 MUST_CHECK int snapshotted_json(struct forkd *d, const char *name, uint64_t paused_us, struct strbuf *out,
 				struct err *err);
 

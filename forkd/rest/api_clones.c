@@ -91,7 +91,7 @@ static int state_of(const char *text, const char *what, int *ret, struct err *er
 	return fail(err, E_INVALID, "%s: '%.40s' is none of creating, paused, running, exited, deleting", what, text);
 }
 
-/* ?label=k=v, as often as wanted; `room` holds the texts. */
+/* Loads ?label=k=v, which may come LABELS_MAX times; `room` holds the texts. */
 static int filter_labels(const struct request *rq, struct clone_filter *f,
 			 char room[LABELS_MAX][2 * LABEL_CHARS_MAX + 2], struct err *err)
 {
@@ -151,7 +151,7 @@ int api_clone_list(struct forkd *d, struct request *rq, struct reply *reply, str
 
 /* ---- GET /v1/clones/{id} ---- */
 
-/* Members of the object, without its braces. */
+/* Adds the members of an object, without the braces. */
 static void add_members(struct strbuf *out, const struct field *rows, const void *obj)
 {
 	autostrbuf struct strbuf text = {};
@@ -175,7 +175,7 @@ static void read_stats(struct forkd *d, struct clone *c, struct strbuf *out)
 		.op = "stats", .ret_rows = ctl_stats_fields, .ret = &io, .timeout_ms = STATS_TIMEOUT_MS
 	};
 	if (clone_talk(d, c, &call, false, &err) >= 0) {
-		free(steal_ptr(&io.state)); /* shown already */
+		free(steal_ptr(&io.state)); /* the clone's object has a state already */
 		add_members(out, ctl_stats_fields, &io);
 	}
 	fields_free(ctl_stats_fields, &io);
@@ -258,7 +258,7 @@ static int load_patch(const struct json_node *body, struct patch *p, struct err 
 	return labels ? labels_load(labels, "labels", &p->labels, &p->n_labels, err) : 0;
 }
 
-/* What was there before goes into *p. */
+/* Exchanges the record's values for those of *p, so that a second call brings the old values back. */
 static void swap_in(struct forkd *d, struct clone *c, struct patch *p)
 {
 	struct record *r = &c->record;
@@ -282,7 +282,10 @@ static void swap_in(struct forkd *d, struct clone *c, struct patch *p)
 	pthread_mutex_unlock(&d->registry->lock);
 }
 
-/* The record on disk follows; the talk lock keeps two writers apart, and the directory in place. */
+/*
+ * Changes the record in memory and on disk. The caller holds talk, which keeps two writers apart,
+ * and keeps the clone's directory from being removed.
+ */
 static int patch(struct forkd *d, struct clone *c, struct patch *p, struct err *err)
 {
 	autoclose int dir = -1;
@@ -295,7 +298,7 @@ static int patch(struct forkd *d, struct clone *c, struct patch *p, struct err *
 	p->expires_ns = p->ttl_s ? deadline_in_ms(p->ttl_s * 1000) : 0;
 	swap_in(d, c, p);
 	if (record_save(&c->record, dir, err) < 0 || record_commit(dir, err) < 0) {
-		swap_in(d, c, p); /* back */
+		swap_in(d, c, p); /* brings the old values back */
 		return err->num;
 	}
 	return 0;
@@ -336,7 +339,7 @@ int api_clone_wait(struct forkd *d, struct request *rq, struct reply *reply, str
 		return err->num;
 	uint64_t now, until = deadline_in_ms(wait_s * 1000);
 	int r;
-	do { /* in slices: nobody may be waiting any more */
+	do { /* in slices, to see when nobody waits for the answer any more */
 		now = monotonic_ns();
 		uint64_t slice = now + WAIT_SLICE_MS * 1000000ULL;
 		r = registry_wait(d->registry, c, (enum clone_state)wanted, slice < until ? slice : until, &d->stopping,

@@ -60,7 +60,10 @@ static int parse_seq(const char *name, const char *text, uint64_t *ret, struct e
 	return 0;
 }
 
-/* After which event the client wants to begin. */
+/*
+ * Finds the number of the event after which the client wants to begin. E_GONE: the event is not
+ * kept any more, or does not exist yet.
+ */
 static int first_seq(struct forkd *d, const struct request *rq, bool follow, uint64_t *ret, struct err *err)
 {
 	const char *after = request_query(rq, "after", 0), *last = request_header(rq, "Last-Event-ID");
@@ -90,7 +93,7 @@ static bool follow_on(void *arg, struct strbuf *out)
 	int n = events_read(f->events, &f->seq, STREAM_WAIT_MS, out);
 	uint64_t now = monotonic_ns();
 
-	if (n < 0) /* slower than the events: it comes back and is told */
+	if (n < 0) /* the client is too slow for the events; its next request gets E_GONE */
 		return false;
 	if (n == 0 && now - f->alive_ns < (uint64_t)KEEP_ALIVE_S * 1000000000)
 		return true;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Keys and answers in lists, one of each caller. */
+/* Keys and answers in lists, two for each caller. */
 #include "forkd/rest/idempotency.h"
 
 #include <assert.h>
@@ -19,9 +19,9 @@ struct entry {
 	char *key;
 	uint8_t hash[HASH_BYTES];
 	enum { AT_WORK, DONE, FAILED } state;
-	unsigned status, waiting; /* waiting: it stays */
+	unsigned status, waiting; /* waiting: requests that wait for this entry, which must stay */
 	char *body;
-	size_t len, bytes; /* bytes: what a finished entry takes in all */
+	size_t len, bytes; /* bytes: memory of a finished entry in all */
 	uint64_t expires_ns;
 };
 TAILQ_HEAD(entries, entry);
@@ -31,8 +31,8 @@ struct owner {
 	LIST_ENTRY(owner) link;
 	bool local;
 	uid_t uid;
-	struct entries at_work; /* the failed too: a waiting request takes such an entry over */
-	struct entries done;    /* the first one finished first, and expires first */
+	struct entries at_work; /* failed entries too: a waiting request takes these over */
+	struct entries done;    /* oldest first: the first entry expires first */
 	unsigned n_done;
 	size_t bytes; /* of the finished entries */
 };
@@ -40,7 +40,7 @@ struct owner {
 LIST_HEAD(owners, owner);
 
 struct idempotency {
-	pthread_mutex_t lock; /* of all below */
+	pthread_mutex_t lock; /* guards all below */
 	pthread_cond_t changed;
 	struct owners owners;
 	size_t bytes; /* of all finished entries */
@@ -100,7 +100,7 @@ void idempotency_free(struct idempotency *i)
 
 /* ---- bounds ---- */
 
-/* The oldest finished entry for which nobody waits; NULL: there is none. */
+/* The oldest finished entry for which no request waits; NULL: there is none. */
 static struct entry *oldest_done(const struct owner *o)
 {
 	struct entry *e = TAILQ_FIRST(&o->done);
@@ -110,7 +110,7 @@ static struct entry *oldest_done(const struct owner *o)
 	return e;
 }
 
-/* Drops what is older than ten minutes, and callers without keys. */
+/* Drops finished entries that have expired, and callers without entries. */
 static void expire_locked(struct idempotency *i)
 {
 	uint64_t now = monotonic_ns();
@@ -137,7 +137,11 @@ static struct owner *largest_owner(const struct idempotency *i)
 	return largest;
 }
 
-/* `o` has one more finished entry: its own oldest ones go when it has too many, and those of the largest when all have. */
+/*
+ * Makes room after `o` has got one more finished entry. When `o` has too many, the oldest entries
+ * of `o` are dropped. When all callers together have too many bytes, the oldest entries of the
+ * largest caller are dropped.
+ */
 static void make_room_locked(struct idempotency *i, struct owner *o)
 {
 	struct entry *e;
@@ -150,7 +154,7 @@ static void make_room_locked(struct idempotency *i, struct owner *o)
 
 /* ---- requests ---- */
 
-/* What is asked for, and with what. */
+/* Hashes the request's path, body and number of descriptors. */
 static int hash_request(const struct request *rq, uint8_t ret[HASH_BYTES], struct err *err)
 {
 	gnutls_hash_hd_t h;
@@ -181,7 +185,7 @@ static struct entry *find_in(const struct entries *list, const char *key)
 	return NULL;
 }
 
-/* The caller's entry of that key. */
+/* The caller's entry with this key; NULL: there is none. */
 static struct entry *find_locked(const struct idempotency *i, const struct caller *who, const char *key)
 {
 	const struct owner *o = find_owner_locked(i, who);
@@ -232,7 +236,7 @@ static int begin_locked(struct idempotency *i, const struct request *rq, const c
 		struct entry *e = find_locked(i, &rq->caller, key);
 		if (!e)
 			return add_locked(i, &rq->caller, key, hash, err);
-		if (e->state == FAILED) { /* others wait for it: one of them tries again */
+		if (e->state == FAILED) { /* the first request failed; this request tries again */
 			memcpy(e->hash, hash, HASH_BYTES);
 			e->state = AT_WORK;
 			return 0;

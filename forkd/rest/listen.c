@@ -16,7 +16,10 @@ enum { SECRET_MAX = 256 * 1024, TOKEN_MIN = 16, TOKEN_MAX = 4096 };
 
 /* ---- files ---- */
 
-/* Reads a small file that nobody of `forbidden` (mode bits) may touch. *ret is the caller's to free, also on failure. */
+/*
+ * Reads a small regular file that has no mode bit of `forbidden`. The caller frees *ret, also on
+ * failure.
+ */
 static int read_secret(const char *option, const char *path, mode_t forbidden, char **ret, struct err *err)
 {
 	struct stat st;
@@ -86,7 +89,7 @@ static int group_id(const char *name, gid_t *ret, struct err *err)
 		return 0;
 	}
 	unsigned long id = strtoul(name, &end, 10);
-	const struct group *group = getgrnam(name); /* before the first thread */
+	const struct group *group = getgrnam(name); /* getgrnam() is safe: there is no other thread yet */
 	if (!group && (end == name || *end || id >= (gid_t)-1))
 		return err_set(err, ERR_INVALID, "--socket-group: there is no group '%s'", name);
 	*ret = group ? group->gr_gid : (gid_t)id;
@@ -117,7 +120,7 @@ static int listen_local(const struct http_options *opt, struct http_listen *l, s
 		return 0;
 	if (group_id(opt->socket_group, &group, err) < 0 || sock_listen(opt->socket_path, &l->local, err) < 0)
 		return err->num;
-	/* It was the owner's alone until here. */
+	/* Until here only the owner could use the socket. */
 	if (chown(opt->socket_path, (uid_t)-1, group) < 0 || chmod(opt->socket_path, 0660) < 0)
 		return err_sys(err, ERR_INTERNAL, "give socket '%s' to group %u", opt->socket_path, group);
 	add_where(l, "unix:", opt->socket_path);

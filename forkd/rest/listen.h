@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Where the REST server listens, and what a foreign client must show: sockets, token, certificate. */
+/* Where the REST server listens, and what a TCP client must show: sockets, token, certificate. */
 #ifndef FORKD_REST_LISTEN_H
 #define FORKD_REST_LISTEN_H
 
@@ -9,15 +9,21 @@
 struct http_listen {
 	struct sock_listener local; /* unix socket; fd -1: none */
 	int tcp_fd;                 /* -1: none */
-	char *token;                /* with tcp_fd */
+	char *token;                /* heap; set with tcp_fd */
 	char *cert, *key;           /* PEM; NULL: plain HTTP */
 	char where[512];            /* "unix:/path https://127.0.0.1:8443" */
 };
 
-/* *l must be zeroed. On failure nothing is left open. */
+/*
+ * Opens the sockets and reads the files of the options. *l must be zeroed. On failure nothing is
+ * left open. http_listen_done() closes and frees.
+ */
 MUST_CHECK int http_listen_open(const struct http_options *opt, struct http_listen *l, struct err *err);
 void http_listen_done(struct http_listen *l);
-/* Is that the value of a right Authorization header? Takes as long for a wrong token as for the right one. */
+/*
+ * Whether this is the value of a right Authorization header. The time that the function takes
+ * depends on the length of the given token alone.
+ */
 bool http_token_right(const struct http_listen *l, const char *authorization);
 
 #endif

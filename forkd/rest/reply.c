@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The answer: the handler's or an error's, as one body or as a stream. The one line in the log about a request is written here. */
+/*
+ * The answer to a request: the handler's or an error's, as one body or as a stream. The one log
+ * line about a request is written here.
+ */
 #include <string.h>
 
 #include "common/clock.h"
@@ -13,7 +16,7 @@ enum { STREAM_BLOCK = 16 * 1024 };
 /* An answer that has no end yet. */
 struct stream {
 	struct http_server *server;
-	struct reply reply; /* its stream's functions */
+	struct reply reply; /* for the stream's functions */
 	int fd;
 	struct strbuf out;
 	size_t sent;
@@ -65,7 +68,7 @@ void exchange_not_running(struct exchange *ex)
 	pthread_mutex_unlock(&s->lock);
 }
 
-/* Takes the reply over. NULL: out of memory. */
+/* Makes the response, which takes the reply's body or stream over. NULL: out of memory. */
 static struct MHD_Response *make_response(struct exchange *ex, struct reply *reply)
 {
 	if (reply->stream) {
@@ -73,7 +76,7 @@ static struct MHD_Response *make_response(struct exchange *ex, struct reply *rep
 		if (!st)
 			return NULL;
 		*st = (struct stream){ .server = ex->server, .reply = *reply, .fd = ex->peer->fd };
-		reply->stream_done = NULL; /* the stream's now, and freed with the response */
+		reply->stream_done = NULL; /* belongs to the stream now, and is called when the response is freed */
 		exchange_not_running(ex);
 		struct MHD_Response *response =
 			MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, stream_read, st, stream_free);
@@ -114,7 +117,7 @@ static void account(const struct exchange *ex, const struct reply *reply)
 		metrics_request(ex->server->metrics, ex->rq.route, reply->status, us);
 	if (reply->status >= 400) {
 		err_line(&ex->err, line, sizeof(line));
-		for (char *p = line; *p; p++) /* a client's bytes may be in it */
+		for (char *p = line; *p; p++) /* the line may have bytes of a client */
 			*p = (unsigned char)*p < ' ' || *p == 0x7f ? '?' : *p;
 		log_warn("%s %s: %u %s: %s", ex->rq.method, ex->shown, reply->status, error_info(&ex->err)->code, line);
 	} else
@@ -163,7 +166,7 @@ enum MHD_Result exchange_answer(struct exchange *ex)
 		MHD_set_connection_option(rq->connection, MHD_CONNECTION_OPTION_TIMEOUT, 0U);
 		int r = rq->route->run(ex->server->d, rq, &reply, &ex->err);
 		if (r >= 0)
-			ex->err.code = ERR_NONE; /* what the handler got over */
+			ex->err.code = ERR_NONE; /* an error that the handler has overcome */
 		else if (!ex->err.code)
 			fail(&ex->err, E_INTERNAL, "%s %s failed without a reason", rq->method, rq->path);
 		MHD_set_connection_option(rq->connection, MHD_CONNECTION_OPTION_TIMEOUT, ex->server->idle_s);

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* A request that comes in: its target, its descriptors, its body, and everything that is refused without the handler. */
+/*
+ * A request that comes in: its target, its descriptors, its body, and everything that is refused
+ * without the handler.
+ */
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -9,7 +12,7 @@
 #include "forkd/errors.h"
 #include "forkd/rest/server_private.h"
 
-enum { DISCARD_MAX = 256 * 1024 * 1024 }; /* of a body that is not wanted; then the connection is cut */
+enum { DISCARD_MAX = 256 * 1024 * 1024 }; /* of an unwanted body; the connection is cut after this */
 
 static struct exchange *exchange_of(const struct request *rq)
 {
@@ -135,7 +138,7 @@ static int check_body(const struct exchange *ex, struct err *err)
 
 	if (!has_body(ex))
 		return 0;
-	/* libmicrohttpd has refused what is no number, and what is too long for one. */
+	/* libmicrohttpd has refused a length that is no number, or too large a number. */
 	if (length && strtoull(length, NULL, 10) > HTTP_BODY_MAX)
 		return fail(err, E_TOO_LARGE, "a body of %s bytes; %d are allowed", length, HTTP_BODY_MAX);
 	size_t len = type ? strcspn(type, "; \t") : 0;

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The routes of the REST API, one row each; api-spec/openapi.yaml has the same, and a test compares them. */
+/*
+ * The routes of the REST API, one row each. api-spec/openapi.yaml has the same routes, and a test
+ * compares both.
+ */
 #include "common/auto.h"
 #include "forkd/rest/api.h"
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The server: connections, what libmicrohttpd calls in the thread of each, start and stop. A request is refused early and answered
- * late: its body is read and dropped first, so that the client gets the answer and the connection stays usable.
+ * The server: its connections, the functions that libmicrohttpd calls in each connection's thread,
+ * start and stop. A request is refused early and answered late: the request's body is read and
+ * dropped before the answer, so that the client gets the answer and the connection stays usable.
  */
 #include "forkd/rest/server.h"
 
@@ -25,7 +26,7 @@ enum {
 
 /* ---- what libmicrohttpd calls ---- */
 
-/* libmicrohttpd calls it when the headers are there, for each part of the body, and at the end. */
+/* Called by libmicrohttpd when the headers have come, for each part of the body, and at the end. */
 static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, const char *url, const char *method,
 				  const char *version, const char *data, size_t *len, void **slot)
 {
@@ -51,7 +52,7 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *connection, 
 	return exchange_answer(ex);
 }
 
-/* The request line is there. */
+/* Called by libmicrohttpd when the request line has come. */
 static void *on_target(void *cls, const char *target, struct MHD_Connection *connection)
 {
 	const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -103,7 +104,10 @@ static struct peer **peer_slot(struct http_server *s, int fd)
 	return &s->peers[fd];
 }
 
-/* In the accept thread: hands the connection to libmicrohttpd, which makes its thread. */
+/*
+ * Hands a connection over to libmicrohttpd, which makes a thread for the connection. Runs in the
+ * accept thread.
+ */
 static void on_spoken(void *arg, struct peer *peer)
 {
 	struct http_server *s = arg;
@@ -113,7 +117,7 @@ static void on_spoken(void *arg, struct peer *peer)
 	pthread_mutex_lock(&s->lock);
 	struct peer **slot = peer_slot(s, fd);
 	if (slot) {
-		peer_free(*slot); /* libmicrohttpd gave that connection up without a word: no memory */
+		peer_free(*slot); /* left from a connection that libmicrohttpd gave up for lack of memory */
 		*slot = peer;
 	}
 	pthread_mutex_unlock(&s->lock);
@@ -165,7 +169,7 @@ static void on_mhd_log(void *cls, const char *fmt, va_list ap)
 	text[strcspn(text, "\n")] = '\0';
 	if (!atomic_load(&s->serving))
 		memcpy(s->mhd_says, text, sizeof(text));
-	/* On unix sockets it tries TCP's options, and complains. */
+	/* On unix sockets libmicrohttpd tries TCP's options, and complains. */
 	if (strncmp(text, "Setting TCP_", 12) != 0 && strncmp(text, "Failed to push", 14) != 0)
 		log_debug("http: %s", text);
 }
@@ -195,7 +199,10 @@ static int start_daemon(struct http_server *s, bool tls, unsigned max_connection
 	return 0;
 }
 
-/* All shares together leave more than half of the files that may be open to the rest of the daemon. */
+/*
+ * The default size of a share. All shares together take less than half of the descriptors that the
+ * daemon may have open.
+ */
 static unsigned default_connections(void)
 {
 	struct rlimit files = { .rlim_cur = RLIM_INFINITY };

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The REST server: libmicrohttpd with one thread a connection, so that a handler may wait. Connections are accepted here, because
- * descriptors that come with the first byte of a request would be lost in libmicrohttpd's recv(). Checks what needs no look
- * into the body: route, method, token, length, content type. Everything else is the handler's.
+ * The REST server: libmicrohttpd with one thread for each connection, so that a handler may wait.
+ * The server accepts connections itself, because libmicrohttpd's recv() would lose descriptors that
+ * come with the first byte of a request. The server checks what needs no look into the body: route,
+ * method, token, length, content type. The handler checks all else.
  */
 #ifndef FORKD_REST_SERVER_H
 #define FORKD_REST_SERVER_H
@@ -20,26 +21,29 @@ struct metrics;
 enum { HTTP_BODY_MAX = 8 << 20, HTTP_PARAM_MAX = 2 };
 
 struct request {
-	const char *method, *path; /* path percent-decoded, without the query */
+	const char *method, *path; /* path: percent-decoded, without the query */
 	const struct route *route;
 	char param[HTTP_PARAM_MAX][256]; /* what stood for {…}; valid UTF-8 without control characters */
 	struct json_node *body;          /* root object; NULL: no body came */
 	struct json json;
-	char *text; /* of the body; the JSON points into it */
+	char *text; /* text of the body; the JSON points into this text */
 	size_t text_len;
-	int *fds; /* came with the request's first byte; those that are not set to -1 are closed afterwards */
+	int *fds; /* came with the first byte; the server closes those that the handler does not set to -1 */
 	uint32_t n_fds;
 	struct caller caller;
 	uint64_t accepted_ns; /* CLOCK_MONOTONIC at the request's first byte */
 	void *connection;     /* struct MHD_Connection */
 };
 
-/* The value of ?key=, percent-decoded, or NULL. Valid during the request. `i`: the i-th one of that name. */
+/* The i-th value of ?key=, percent-decoded, or NULL. Valid during the request. */
 const char *request_query(const struct request *rq, const char *key, unsigned i);
 const char *request_header(const struct request *rq, const char *name);
-/* Nobody waits for the answer any more: the client closed its connection, or the daemon stops. For handlers that wait. */
+/*
+ * Whether nobody waits for the answer any more: the client has closed the connection, or the daemon
+ * stops. For handlers that wait.
+ */
 bool request_gone(const struct request *rq);
-/* What the rooms below see of it. */
+/* What the rooms below rest/ see of the request. Valid during the request. */
 struct origin request_origin(const struct request *rq);
 
 struct reply {
@@ -47,8 +51,9 @@ struct reply {
 	struct strbuf body;       /* JSON unless content_type says otherwise */
 	const char *content_type; /* static */
 	/*
-	 * A stream instead of a body (server-sent events): called from the connection's thread until it returns false or the client
-	 * goes; waits itself, 1 s at most a call; adds to `out`.
+	 * A stream instead of a body (server-sent events). `stream` adds text to `out`. The connection's
+	 * thread calls `stream` until `stream` returns false or the client goes. A call may wait for 1 s at
+	 * most. `stream_done` frees `stream_arg`.
 	 */
 	bool (*stream)(void *arg, struct strbuf *out);
 	void (*stream_done)(void *arg);
@@ -58,7 +63,7 @@ struct reply {
 struct http_options {
 	const struct route *routes;
 	unsigned n_routes;
-	struct metrics *metrics; /* counts the requests; NULL: nobody does */
+	struct metrics *metrics; /* counts the requests; NULL: requests are not counted */
 	const char *socket_path; /* NULL: none */
 	int socket_fd;           /* inherited listening socket (systemd) instead of socket_path; -1: none */
 	const char *listen_addr; /* "ADDR:PORT", NULL: none; "[::1]:80" too */
@@ -66,16 +71,22 @@ struct http_options {
 	const char *socket_group; /* NULL: the daemon's */
 	bool insecure_plain_http; /* listen_addr may be a foreign address without TLS */
 	unsigned max_connections; /* of each share (accept.h); 0: 1024, fewer where few files may be open */
-	unsigned idle_s;          /* a silent connection is closed after that; 0: 60 */
-	unsigned token_s;         /* a TCP connection that has not shown the token is closed after that; 0: 10 */
+	unsigned idle_s;          /* a silent connection is closed after so many seconds; 0: 60 */
+	unsigned token_s;         /* a TCP connection must show the token within so many seconds; 0: 10 */
 };
 
 struct http_server;
-/* `d` goes to the handlers; `opt` and what it points to are used during the call, but for the routes and the metrics. */
+/*
+ * Starts the server. `d` goes to the handlers. `opt` is borrowed during the call; the routes and
+ * the metrics that `opt` points to are borrowed until http_stop().
+ */
 MUST_CHECK int http_start(struct forkd *d, const struct http_options *opt, struct http_server **ret, struct err *err);
-/* "unix:/path https://127.0.0.1:8443": where it listens. */
+/* Where the server listens: "unix:/path https://127.0.0.1:8443". */
 const char *http_where(const struct http_server *server);
-/* Stops accepting, lets running handlers end (for 10 s at most; streams are cut), frees. NULL is fine. */
+/*
+ * Stops accepting, waits 10 s at most for running handlers, cuts streams, and frees the server.
+ * NULL is fine.
+ */
 void http_stop(struct http_server *server);
 
 #endif

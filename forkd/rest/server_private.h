@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* What the files of the REST server share: server.c (connections), request.c (what came), reply.c (what goes). */
+/*
+ * What the files of the REST server share: server.c (connections), request.c (requests), reply.c
+ * (answers).
+ */
 #ifndef FORKD_REST_SERVER_PRIVATE_H
 #define FORKD_REST_SERVER_PRIVATE_H
 
@@ -19,12 +22,12 @@ struct http_server {
 	struct http_listen listen;
 	struct acceptor *acceptor;
 	struct MHD_Daemon *plain, *tls;
-	char mhd_says[256]; /* while it starts */
+	char mhd_says[256]; /* libmicrohttpd's last message while the server starts */
 	atomic_bool serving, stopping;
-	pthread_mutex_t lock; /* of what follows */
+	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t idle;
-	unsigned n_running;  /* requests, streams not */
-	struct peer **peers; /* by descriptor: handed over to libmicrohttpd */
+	unsigned n_running;  /* requests at work, without streams */
+	struct peer **peers; /* by descriptor; the connections that libmicrohttpd has */
 	unsigned n_peers;
 };
 
@@ -33,36 +36,48 @@ struct exchange {
 	struct request rq;
 	struct http_server *server;
 	struct peer *peer;
-	char *target;    /* of the request line; its query is cut into pairs */
+	char *target;    /* heap; of the request line; the query is cut into pairs */
 	char shown[160]; /* the target's path for messages: ASCII, cut */
 	struct url_pair pairs[URL_PAIRS_MAX];
 	unsigned n_pairs;
 	struct strbuf allow;
-	struct err err; /* it is refused; code ERR_NONE: it is not */
+	struct err err; /* why the request is refused; code ERR_NONE: the request is not refused */
 	size_t text_cap, discarded;
 	bool begun, running, close;
 };
 
 /* request.c */
 
-/* The headers are there: takes them and the descriptors, and checks what needs no look into the body; ex->err has the result. */
+/*
+ * Called when the headers have come. Takes the headers and the descriptors, and checks what needs
+ * no look into the body. ex->err has the result.
+ */
 void exchange_begin(struct exchange *ex, struct MHD_Connection *connection, const char *method);
-/* A part of the body; it is dropped when the request is refused. False: the connection is to be cut. */
+/*
+ * Takes a part of the body, or drops the part when the request is refused. False: the connection is
+ * to be cut.
+ */
 bool exchange_take(struct exchange *ex, const char *data, size_t len);
-/* The body is there: parses it. */
+/* Parses the body, which has come whole. */
 MUST_CHECK int exchange_parse(struct exchange *ex, struct err *err);
-/* May a refusal go before the body? Only a client that waits for "100 Continue" reads it then. */
+/*
+ * Whether a refusal may be sent before the body has come. Only a client that waits for "100
+ * Continue" reads such an answer.
+ */
 bool exchange_asks_first(const struct exchange *ex);
-/* What the request holds, but not its memory. */
+/* Releases what the exchange holds, but does not free *ex. */
 void exchange_done(struct exchange *ex);
-/* Has the other end of that socket gone? */
+/* Whether the other end of the socket is gone. */
 bool http_hung_up(int fd);
 
 /* reply.c */
 
-/* Runs the handler, unless the request is refused already, and queues the answer. */
+/*
+ * Runs the handler, unless the request is refused already, and queues the answer. MHD_NO: the
+ * connection is to be cut.
+ */
 enum MHD_Result exchange_answer(struct exchange *ex);
-/* The handler has ended; the server may stop. */
+/* Called when the handler has ended: the server need not wait for this request when it stops. */
 void exchange_not_running(struct exchange *ex);
 
 #endif

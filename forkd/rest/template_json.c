@@ -10,7 +10,7 @@
 #include "forkd/template/disks.h"
 #include "forkd/template/templates.h"
 
-/* Sizes, not digests: there is one for every 2 MiB. */
+/* Adds the sizes of the files, but no digests: there is a digest for every 2 MiB. */
 static void add_files(const struct manifest *m, struct strbuf *out)
 {
 	strbuf_puts(out, ",\"files\":[");

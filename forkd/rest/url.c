@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Decoding and matching of request targets; nothing here is remembered. */
+/* Decoding and matching of request targets, without state. */
 #include "forkd/rest/url.h"
 
 #include <errno.h>
@@ -60,7 +60,7 @@ int url_query(char *query, struct url_pair pairs[URL_PAIRS_MAX])
 	return n;
 }
 
-/* Takes one part off a path: *path stands behind it, at '/' or at the end. */
+/* Takes one part off a path. Afterwards *path points behind the part, at '/' or at the end. */
 static size_t part(const char **path, const char **ret_part)
 {
 	const char *p = *path + (**path == '/');
@@ -85,7 +85,7 @@ static int take_param(char out[256], const char *text, size_t len)
 	return 0;
 }
 
-/* Is the path one of this pattern? Then its parameters are taken. */
+/* Whether the path matches the pattern. If so, the path's parameters are taken. */
 static bool matches(const char *pattern, const char *path, char param[HTTP_PARAM_MAX][256], int *ret_bad)
 {
 	unsigned n = 0;

@@ -6,8 +6,8 @@
 #include "forkd/rest/server.h"
 
 /*
- * Decodes %XX of text[0..len) in place and ends it with NUL; '+' is a blank when `plus`. -EINVAL: a broken escape, a control
- * character, or not UTF-8.
+ * Decodes %XX of text[0..len) in place and ends the text with NUL; '+' is a blank when `plus`.
+ * -EINVAL: a broken escape, a control character, or not UTF-8.
  */
 MUST_CHECK int url_decode(char *text, size_t len, bool plus);
 
@@ -16,17 +16,24 @@ struct url_pair {
 	char *key, *value;
 };
 enum { URL_PAIRS_MAX = 64 };
-/* Cuts the query into pairs, in place. The number of them, or -EINVAL as above, or -E2BIG. */
+/*
+ * Cuts the query (NULL: none) into pairs, in place. Returns the number of pairs, -EINVAL as for
+ * url_decode(), or -E2BIG.
+ */
 MUST_CHECK int url_query(char *query, struct url_pair pairs[URL_PAIRS_MAX]);
 
 /*
- * The route of a path that is still encoded; HEAD is answered by GET's. NULL: none, and `allow` has the methods that the path
- * has ("GET, HEAD, POST"), nothing for an unknown path. -EINVAL in *ret_bad: a parameter that cannot be decoded.
+ * Finds the route of a path that is still encoded. The route of GET serves HEAD too. NULL: there is
+ * no route; then `allow` has the methods of the path ("GET, HEAD, POST"), or nothing for an unknown
+ * path. *ret_bad -EINVAL: a parameter cannot be decoded.
  */
 const struct route *url_route(const struct route *routes, unsigned n, const char *method, const char *path,
 			      char param[HTTP_PARAM_MAX][256], struct strbuf *allow, int *ret_bad);
 
-/* A decimal number of a query; `what` names it. */
+/*
+ * Loads a decimal number of a query, at most `max`, else E_INVALID. `what` names the number in
+ * messages.
+ */
 MUST_CHECK int query_number(const char *text, const char *what, uint64_t max, uint64_t *ret, struct err *err);
 
 #endif

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Boot, wait until ready, snapshot. */
+/* Boots a VM, waits until the guest is ready, and takes the snapshot. */
 #include "forkd/template/builder.h"
 
 #include <errno.h>
@@ -24,9 +24,9 @@ enum {
 	PAUSE_TIMEOUT_MS = 30000,
 	SNAPSHOT_TIMEOUT_MS = 600000,
 	QUIT_TIMEOUT_MS = 2000,
-	LOOK_MS = 20,             /* at the serial log */
-	TAIL_BYTES = 400,         /* of it, in messages */
-	WINDOW_BYTES = 64 * 1024, /* read at once */
+	LOOK_MS = 20,             /* how often the serial log is looked at */
+	TAIL_BYTES = 400,         /* the end of the serial log, in messages */
+	WINDOW_BYTES = 64 * 1024, /* how much of the serial log is kept at a time */
 };
 
 struct vm_build {
@@ -40,9 +40,9 @@ struct vm_build {
 	int control, pidfd;
 	pid_t pid;
 	char *exit_reason;
-	char window[WINDOW_BYTES + 1]; /* the newest output that was looked at */
+	char window[WINDOW_BYTES + 1]; /* the newest output that was read */
 	size_t in_window;
-	off_t seen; /* bytes of the log */
+	off_t seen; /* bytes of the log that were read */
 };
 
 /* ---- the request ---- */
@@ -70,7 +70,7 @@ static int load_ready(struct vm_build *v, const struct json_node *node, struct e
 	if (body_load(ready_fields, NULL, &r, node, "ready", err) < 0)
 		return err->num;
 	v->wanted = steal_ptr(&r.serial);
-	v->delay_ms = r.delay_ms; /* nothing of r is on the heap any more */
+	v->delay_ms = r.delay_ms; /* from here on nothing of r is on the heap */
 	if (r.agent)
 		return fail(err, E_INVALID,
 			    "ready.agent: there is no guest agent yet; use ready.serial or ready.delay_ms");
@@ -127,7 +127,7 @@ int vm_build_new(struct forkd *d, const struct origin *from, const struct json_n
 		return err->num;
 	if (vm_needs_load(vm, &v->place, v->id, &v->needs, err) < 0 || add_sinks(v, err) < 0 || admit(v, err) < 0)
 		return err->num;
-	v->place.caller = NULL; /* the request may be over soon */
+	v->place.caller = NULL; /* the request, and its caller, may be gone before the VM is ready */
 	return 0;
 }
 
@@ -174,7 +174,7 @@ static int start_process(struct vm_build *v, struct err *err)
 	return spawn_vmm(v->d->options->vmm, "--control", listener, &v->pid, &v->pidfd, err);
 }
 
-/* The only event that matters here. */
+/* Keeps the reason that event "exiting" has. No other event matters here. */
 static void on_event(void *arg, const struct ctl_packet *p)
 {
 	struct vm_build *v = arg;
@@ -216,7 +216,11 @@ static int boot(struct vm_build *v, struct err *err)
 
 /* ---- until ready ---- */
 
-/* What was written since: behind the last bytes, so that a text in two pieces is found. A log that was cut begins anew. */
+/*
+ * Reads what is new in the log, and looks for the wanted text. New output goes behind old output in
+ * the window, so that a text that came in two pieces is found. A log that was cut is read from its
+ * beginning.
+ */
 static bool look_for(struct vm_build *v)
 {
 	struct stat st;
@@ -243,7 +247,7 @@ static bool look_for(struct vm_build *v)
 	return false;
 }
 
-/* The end of the output, fit for a message. */
+/* The end of the output, in printable characters for a message. */
 static void tail(const struct vm_build *v, char ret[TAIL_BYTES + 1])
 {
 	size_t n = v->in_window < TAIL_BYTES ? v->in_window : TAIL_BYTES;
@@ -289,7 +293,10 @@ static int wait_ready(struct vm_build *v, const struct origin *from, struct err 
 	}
 }
 
-/* The guest does not run again: its disks stay as its memory knows them. */
+/*
+ * Pauses the VM and takes the snapshot. The guest does not run again, so the disks stay as the
+ * guest's memory knows them.
+ */
 static int take_snapshot(struct vm_build *v, int dir_fd, struct err *err)
 {
 	struct ctl_status status;

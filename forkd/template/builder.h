@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Templates from a VM: a guest is booted, waited for, and its snapshot becomes the template; the VM ends. What the request names on the
- * host is opened at once, as the caller may; the rest runs in the thread of the request or of a job.
+ * Templates from a VM. A guest is booted and waited for, the guest's snapshot becomes the template,
+ * and the VM ends. vm_build_new() opens what the request names on the host, with the rights of the
+ * caller. The rest runs in the thread of the request or of a job.
  */
 #ifndef FORKD_TEMPLATE_BUILDER_H
 #define FORKD_TEMPLATE_BUILDER_H
@@ -10,11 +11,17 @@
 
 struct vm_build;
 
-/* Checks `vm` and `ready` of the request and opens what they name. vm_build_free() in any case. */
+/*
+ * Checks `vm` and `ready` of the request, and opens what these name. vm_build_free() frees *ret,
+ * also after a failure.
+ */
 MUST_CHECK int vm_build_new(struct forkd *d, const struct origin *from, const struct json_node *vm,
 			    const struct json_node *ready, uint64_t timeout_s, struct vm_build **ret, struct err *err);
 void vm_build_free(struct vm_build *v); /* ends the VM; NULL is fine */
-/* Boots, waits, takes the snapshot, publishes. `from` NULL: nobody is waiting for it. */
+/*
+ * Boots, waits, takes the snapshot, and publishes. `from`: the request, whose client may go away;
+ * NULL: no client waits.
+ */
 MUST_CHECK int vm_build_run(struct vm_build *v, const struct build *b, const struct origin *from, struct err *err);
 
 #endif

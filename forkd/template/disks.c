@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Listing and looking at shared disks. */
+/* Lists and checks the shared disks of templates. */
 #include "forkd/template/disks.h"
 
 #include <errno.h>
@@ -17,7 +17,7 @@ int disks_list(const struct ctl_template *info, struct manifest *m, struct err *
 	for (uint32_t i = 0; m->disks && i < info->n_disks; i++) {
 		const struct ctl_disk *from = &info->disks[i];
 		if (!from->readonly || !from->path)
-			continue; /* is overridden for each clone */
+			continue; /* each clone has a disk of its own for this one */
 		struct manifest_disk *to = &m->disks[m->n_disks++];
 		*to = (struct manifest_disk){ strdup(from->id), strdup(from->path), from->bytes };
 		if (!to->id || !to->path)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The read-only disks that a template's config.json names: all clones share them, and nobody copied them. So they are looked at when the
- * template is made, when it is shown, and when the daemon loads it, with the rights of its owner; and opened for each clone.
+ * The read-only disks that a template's config.json names. All clones of the template share these
+ * disks, and the template has no copies. So the disks are checked, with the rights of the
+ * template's owner, when the template is made, shown, or loaded. Each clone opens the disks anew.
  */
 #ifndef FORKD_TEMPLATE_DISKS_H
 #define FORKD_TEMPLATE_DISKS_H
@@ -10,11 +11,17 @@
 #include "forkd/forkd.h"
 #include "store/store.h"
 
-/* Writes them into the manifest. */
+/* Writes the disks into the manifest. */
 MUST_CHECK int disks_list(const struct ctl_template *info, struct manifest *m, struct err *err);
-/* E_DISK_UNUSABLE: one is missing, is no file, or is shorter than the guest knows it; E_FORBIDDEN: the owner may not name it. */
+/*
+ * Checks the disks of the manifest. E_DISK_UNUSABLE: a disk is missing, is no file, or is shorter
+ * than the guest knows it. E_FORBIDDEN: the owner may not name the disk.
+ */
 MUST_CHECK int disks_check(const struct forkd *d, const struct manifest *m, struct err *err);
-/* Gives an error about such a disk its row: what is wrong with the file is not wrong with the request. Returns err->num. */
+/*
+ * Turns E_INVALID about a disk of the template into E_DISK_UNUSABLE: the fault is in the file, not
+ * in the request. Returns err->num.
+ */
 int disks_unusable(struct err *err);
 
 #endif

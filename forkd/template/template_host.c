@@ -41,7 +41,7 @@ void template_host_stop(struct template_host *h)
 		return;
 	h->failed = true;
 	if (h->control.fd >= 0)
-		shutdown(h->control.fd, SHUT_RDWR); /* for it, the end of file that ends it */
+		shutdown(h->control.fd, SHUT_RDWR); /* the host reads end of file, and ends */
 	if (h->process.fd >= 0 && wait_readable(h->process.fd, deadline_in_ms(END_TIMEOUT_MS)) <= 0) {
 		log_warn("template host of '%s' (process %d) does not end: killed", h->name, h->pid);
 		kill(h->pid, SIGKILL);
@@ -76,7 +76,10 @@ static void forget(struct forkd *d, struct tmpl *t, bool died)
 
 /* ---- what the watcher sees of it ---- */
 
-/* First of all that is ready: it tells how those processes ended whose ends come in the same batch. */
+/*
+ * Called before other watches (`first`): the packet may tell how those processes ended whose ends
+ * come in the same batch.
+ */
 static void on_packet(struct watch *w)
 {
 	struct template_host *h = container_of(w, struct template_host, control);
@@ -90,7 +93,7 @@ static void on_packet(struct watch *w)
 	if (got > 0 && json_get(&p.json.nodes[0], "event"))
 		template_host_event(h, &p);
 	if (got == 0 || (got < 0 && got != -EAGAIN)) {
-		h->failed = true; /* its pidfd tells the rest */
+		h->failed = true; /* the pidfd tells the rest */
 		watch_forget(h->d->watcher, w);
 	}
 	watch_end_talk(h->d->watcher, w, &h->talk);
@@ -104,9 +107,9 @@ static void on_end(struct watch *w)
 
 	h->failed = true;
 	if (!t)
-		return; /* it is being deleted, and the host with it */
-	if (pthread_mutex_trylock(&t->host_lock) ==
-	    0) { /* else: whoever holds it sees the end too, or leaves it to the next call */
+		return; /* the template is being deleted, and the host with the template */
+	/* If the lock is taken, the lock's holder sees the end too, or the next call of tmpl_host() does. */
+	if (pthread_mutex_trylock(&t->host_lock) == 0) {
 		if (t->host == h)
 			forget(d, t, true);
 		pthread_mutex_unlock(&t->host_lock);
@@ -199,7 +202,10 @@ int template_host_start(struct forkd *d, const char *name, int dir_fd, unsigned 
 	return 0;
 }
 
-/* Clones that name another file in its place can be made still. */
+/*
+ * Warns of unusable disks, and does not refuse the template: clones that name other files instead
+ * can still be made.
+ */
 static void warn_of_disks(const struct forkd *d, const struct tmpl *t, const struct manifest *m)
 {
 	char line[ERR_MSG_BYTES];
@@ -235,7 +241,7 @@ static int start_for(struct forkd *d, struct tmpl *t, struct err *err)
 		return err->num;
 	}
 	metrics_count(d->metrics, METRIC_HOSTS_STARTED, 1);
-	atomic_fetch_add(&t->host->refs, 1); /* the watcher's */
+	atomic_fetch_add(&t->host->refs, 1); /* the watcher's reference */
 	if (watch_add(d->watcher, &t->host->control, err) >= 0 && watch_add(d->watcher, &t->host->process, err) >= 0)
 		return 0;
 	forget(d, t, false);
@@ -243,8 +249,8 @@ static int start_for(struct forkd *d, struct tmpl *t, struct err *err)
 }
 
 /*
- * A template that was found incompatible, at the daemon's start or by a template host that loaded it, is
- * not tried again.
+ * A template that was found incompatible, at the daemon's start or by a template host that loaded
+ * it, is not tried again.
  */
 static int start_if_compatible(struct forkd *d, struct tmpl *t, struct err *err)
 {

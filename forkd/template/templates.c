@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The table of template names. Short: a list will do. */
+/* The table of template names, which is short: a list will do. */
 #include "forkd/template/templates.h"
 
 #include <errno.h>
@@ -129,7 +129,10 @@ void tmpl_unuse(struct registry *r, struct tmpl *t)
 	pthread_mutex_unlock(&r->lock);
 }
 
-/* A clone that is being made has a user of its template until it is in the registry. */
+/*
+ * Refuses a template that has clones or users. A clone that is being made counts as a user of the
+ * template until the clone is in the registry.
+ */
 static int check_unused_locked(struct registry *r, const struct tmpl *t, struct err *err)
 {
 	autostrbuf struct strbuf ids = {};

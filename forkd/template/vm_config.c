@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The host's objects in a VmConfig. */
+/* Opens the host's objects that a VmConfig names. */
 #include "forkd/template/vm_config.h"
 
 #include <errno.h>
@@ -36,7 +36,7 @@ static char *place_id(struct vm_needs *n, unsigned i)
 	return ids[n->n_ids++] = text;
 }
 
-/* The string member, NULL when absent or null. */
+/* Gets a string member; NULL when the member is absent or null. */
 static int get_string(const struct json_node *node, const char *key, const char *what, const char **ret,
 		      struct err *err)
 {
@@ -172,7 +172,10 @@ static int add_list(struct vm_needs *n, const struct json_node *vm, const char *
 	return 0;
 }
 
-/* The serial port and the console are there unless they are "Off"; what else their mode says is replaced by descriptors. */
+/*
+ * Whether the VM has a serial port or a console: yes, unless the mode is "Off". Descriptors replace
+ * what any other mode says.
+ */
 static int check_mode(const struct json_node *vm, const char *key, bool *ret_there, struct err *err)
 {
 	const char *mode;
