@@ -17,16 +17,17 @@
 #include "vmm/core/host_open.h"
 
 enum { STUCK_AFTER_MS = 50, WRITE_MAX = 512 /* what poll() promises of a pipe */ };
-/* The process has one terminal: what its mode was, and what was made of it. */
+/* The process has one terminal: the mode that was found, and the mode that was set. */
 static struct termios found_terminal, raw_terminal;
 
 /*
- * Makes the terminal raw, if the process is in the foreground: in the background its mode is another's. A shell that takes it and gives it
- * back may have changed the mode, so each input comes here. With the lock held.
+ * Makes the terminal raw, if the process is in the foreground: in the background another process owns
+ * the terminal's mode. A shell may take the terminal, change the mode and give the terminal back, so
+ * this is called at each input. With the lock held.
  */
 static void take_terminal(struct chardev *c)
 {
-	pid_t front = tcgetpgrp(STDIN_FILENO); /* -1: not our controlling terminal, where there is no background */
+	pid_t front = tcgetpgrp(STDIN_FILENO); /* -1: not the controlling terminal, so there is no background */
 	struct termios now;
 
 	if ((front >= 0 && front != getpgrp()) || tcgetattr(STDIN_FILENO, &now) < 0)
@@ -39,7 +40,9 @@ static void take_terminal(struct chardev *c)
 	c->has_made_raw = tcsetattr(STDIN_FILENO, TCSANOW, &raw_terminal) == 0;
 }
 
-/* From the background, too, where nobody has changed the mode since. */
+/*
+ * Restores the terminal's mode, unless somebody has changed the mode since. From the background, too.
+ */
 static void leave_terminal(const struct chardev *c)
 {
 	struct termios now;
@@ -80,10 +83,8 @@ static void on_input(struct source *s, uint32_t events)
 	if (n > 0) {
 		c->input(c->opaque, buf, (size_t)n);
 	} else if (n == 0 || (errno != EAGAIN && errno != EINTR && errno != EIO)) {
-		drop_peer(c); /* end of input; the rest of the device goes on */
-	} else if (errno == EIO &&
-		   !c->hung_up) { /* a pty nobody has open, a terminal whose foreground is another's: wait for the next
-				     change; once, each MOD reports anew */
+		drop_peer(c);                     /* end of input; output goes on, except to a socket */
+	} else if (errno == EIO && !c->hung_up) { /* once: each loop_mod() reports EIO anew */
 		c->hung_up = true;
 		loop_mod(c->loop, s, (c->wants_input ? EPOLLIN : 0) | EPOLLET);
 	}
@@ -98,7 +99,7 @@ static void on_connect(struct source *s, uint32_t events)
 	int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0)
 		return;
-	if (c->in.fd >= 0) { /* one at a time */
+	if (c->in.fd >= 0) { /* one peer at a time */
 		close(fd);
 		return;
 	}
@@ -108,7 +109,7 @@ static void on_connect(struct source *s, uint32_t events)
 	pthread_mutex_unlock(&c->lock);
 	if (loop_add(c->loop, &c->in, 0, &err) < 0)
 		drop_peer(c);
-	else if (c->wants_input) /* asked again: a vCPU may have said so in between */
+	else if (c->wants_input) /* looked at after loop_add(): a vCPU may have set wants_input meanwhile */
 		loop_mod(c->loop, &c->in, EPOLLIN);
 }
 
@@ -120,7 +121,10 @@ static int open_file(struct chardev *c, const char *path, struct err *err)
 
 static int open_tty(struct chardev *c)
 {
-	/* An own description, since O_NONBLOCK on the shared one would be the shell's, too: poll() promises too much of a terminal. */
+	/*
+	 * stdout is opened anew: O_NONBLOCK on the shared open file would be the shell's, too. Without
+	 * O_NONBLOCK a write may wait: poll() promises too much of a terminal.
+	 */
 	if (isatty(STDOUT_FILENO))
 		c->out_fd = host_open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY, 0);
 	if (c->out_fd < 0) {
@@ -175,7 +179,7 @@ static int take_given(int given, int *fd, struct err *err)
 	return *fd < 0 ? err_sys(err, ERR_INTERNAL, "duplicate descriptor %d", given) : 0;
 }
 
-/* The descriptors of the config. */
+/* Uses the descriptors of the config. */
 static int open_given(struct chardev *c, const struct console_config *cfg, struct err *err)
 {
 	struct stat st = {};
@@ -187,7 +191,8 @@ static int open_given(struct chardev *c, const struct console_config *cfg, struc
 		io_set_append(c->log_fd, true);
 		c->log_bytes = fstat(c->log_fd, &st) == 0 ? (uint64_t)st.st_size : 0;
 	}
-	if (c->listener.fd < 0 && c->log_fd >= 0 && !S_ISREG(st.st_mode)) { /* a device, a FIFO: nothing grows there */
+	if (c->listener.fd < 0 && c->log_fd >= 0 &&
+	    !S_ISREG(st.st_mode)) { /* a device or a FIFO, which does not grow */
 		c->mode = CONSOLE_FILE;
 		c->out_fd = steal_fd(&c->log_fd);
 	}
@@ -201,7 +206,7 @@ static int open_backend(struct chardev *c, struct console_config *cfg, struct er
 {
 	if (cfg->log_fd > 0 || cfg->listen_fd > 0)
 		return open_given(c, cfg, err);
-	if (host_open_is_shut()) { /* whatever its snapshot says: nothing was given, so its output vanishes */
+	if (host_open_is_shut()) { /* a clone that got no descriptors: the output vanishes, whatever the snapshot says */
 		c->mode = CONSOLE_NULL;
 		return 0;
 	}
@@ -238,7 +243,7 @@ int chardev_open(struct chardev *c, struct loop *loop, struct console_config *cf
 	c->in.ready = on_input;
 	if (c->in.fd < 0)
 		return 0;
-	struct err ignored = {}; /* a regular file as stdin cannot be waited for: no input then */
+	struct err ignored = {}; /* epoll refuses a regular file as stdin: no input then */
 	if (loop_add(loop, &c->in, 0, &ignored) < 0)
 		c->in.fd = c->mode == CONSOLE_TTY ? -1 : c->in.fd;
 	return 0;
@@ -272,7 +277,7 @@ static ssize_t write_some(const struct chardev *c, const char *data, size_t len)
 
 	if (c->mode == CONSOLE_SOCKET)
 		return send(c->out_fd, data, len, MSG_NOSIGNAL);
-	if (c->out_fd == STDOUT_FILENO && poll(&out, 1, 0) <= 0) { /* it may be shared, and wait */
+	if (c->out_fd == STDOUT_FILENO && poll(&out, 1, 0) <= 0) { /* stdout may be shared, and a write may wait */
 		errno = EAGAIN;
 		return -1;
 	}
@@ -280,8 +285,9 @@ static ssize_t write_some(const struct chardev *c, const char *data, size_t len)
 }
 
 /*
- * A terminal may be held (Ctrl-S), a pipe full: the guest waits a moment once, then its output is lost until some is taken again. There is
- * nothing to wait for but time: poll() calls a terminal writable in which a line end does not fit.
+ * A terminal may be held (Ctrl-S), a pipe full: the guest waits a moment once, then output is lost
+ * until some output is taken again. The wait is by time, not by poll(): poll() calls a terminal
+ * writable that has no room for a line end.
  */
 static bool wait_for_reader(struct chardev *c, unsigned *waited_ms)
 {
@@ -293,7 +299,10 @@ static bool wait_for_reader(struct chardev *c, unsigned *waited_ms)
 	return true;
 }
 
-/* Returns what was written, or all when the rest is lost. After it has waited, it writes one piece. */
+/*
+ * Returns the number of bytes written, or len when the rest is lost. After a wait only one piece is
+ * written.
+ */
 static size_t write_out(struct chardev *c, const char *data, size_t len)
 {
 	unsigned waited_ms = 0;
@@ -314,7 +323,7 @@ static size_t write_out(struct chardev *c, const char *data, size_t len)
 	return done;
 }
 
-/* The log is full: its newer half moves to the front. A file that cannot be read begins anew. */
+/* The log is full: the newer half moves to the front. A file that cannot be read begins anew. */
 static void shorten_log(struct chardev *c)
 {
 	enum { PIECE = 64 * 1024 };
@@ -332,7 +341,10 @@ static void shorten_log(struct chardev *c)
 	c->log_stuck = c->log_bytes > to;
 }
 
-/* Others may cut the log, too: what it has is asked for when it seems to be full. */
+/*
+ * Whether the log takes `len` bytes more. Others may cut the log, too: so the size is asked for when
+ * the log seems to be full.
+ */
 static bool log_has_room(struct chardev *c, size_t len)
 {
 	struct stat st;

@@ -20,35 +20,44 @@ struct chardev {
 	struct source in, listener; /* fd -1: none */
 	int out_fd;                 /* -1: output vanishes */
 	uint8_t mode;               /* enum console_mode */
-	bool has_terminal;          /* stdin is one; the lock guards its mode */
+	bool has_terminal;          /* stdin is a terminal; the lock guards the terminal's mode */
 	bool has_made_raw;
 	_Atomic bool wants_input;
-	_Atomic bool hung_up; /* a pty nobody has open: EPOLLET, or its hang-up would be reported for ever */
-	int log_fd;           /* besides: a file with the newest CHARDEV_LOG_MAX bytes of output; -1: none */
+	/*
+	 * Reading gave EIO: nobody has the pty open, or the process is not in the terminal's foreground.
+	 * The loop waits with EPOLLET, or epoll would report that for ever.
+	 */
+	_Atomic bool hung_up;
+	int log_fd; /* a second output: a file with the newest CHARDEV_LOG_MAX bytes; -1: none */
 	uint64_t log_bytes;
-	bool log_stuck;          /* the log is full and cannot be cut; said in the log of the process */
-	bool stuck;              /* a terminal or pipe that took nothing for a while: do not wait for it again */
-	const char *socket_path; /* of the config, removed at the end */
+	bool log_stuck;          /* the file is full and cannot be cut; the process's log says so */
+	bool stuck;              /* the terminal or pipe took nothing for a while: no more waiting */
+	const char *socket_path; /* the config's; the socket is removed at the end */
 	struct sock_file socket_file;
-	pthread_mutex_t lock; /* out_fd: a socket's peer may come and go */
+	pthread_mutex_t lock; /* guards out_fd: a socket's peer may come and go */
 	/* Called with 1..256 bytes, never before the first chardev_want_input(). */
 	void (*input)(void *opaque, const uint8_t *data, size_t len);
 	void *opaque;
 };
 
 /*
- * Opens what the config says; descriptors in it (log_fd, readable and writable; listen_fd) come before its mode and stay the caller's. CONSOLE_OFF is the caller's business. A pty's name is written to cfg->file, as
- * vm.info shows it.
+ * Opens what the config says. Descriptors in the config (log_fd, readable and writable; listen_fd)
+ * come before the config's mode, and stay the caller's. With CONSOLE_OFF the caller makes no chardev.
+ * A pty's name is written to cfg->file: vm.info shows it.
  */
 MUST_CHECK int chardev_open(struct chardev *c, struct loop *loop, struct console_config *cfg, const char *name,
 			    struct err *err);
 void chardev_close(struct chardev *c);
 /*
- * Returns how many bytes were taken, written or lost: CHARDEV_WRITE_MAX at most, one at least of any. Fewer than len: the caller lets
- * others have their turn, then comes with the rest. It waits for a terminal once, for 50 ms at most. Any thread.
+ * Returns the number of bytes that were written or lost: CHARDEV_WRITE_MAX at most, and at least one
+ * unless len is 0. When the number is below len, the caller lets others have their turn, then calls
+ * again with the rest. A call waits for a terminal for 50 ms at most, and only once until the terminal
+ * takes bytes again. Any thread.
  */
 size_t chardev_write(struct chardev *c, const void *data, size_t len);
-/* Whether input() may be called: back-pressure for a device whose guest has no buffer. Any thread. */
+/*
+ * Says whether input() may be called: a device whose guest has no buffer wants no input. Any thread.
+ */
 void chardev_want_input(struct chardev *c, bool want);
 
 #endif

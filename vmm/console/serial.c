@@ -75,7 +75,10 @@ static uint8_t take_input(struct serial *p)
 	return byte;
 }
 
-/* The highest cause alone. Reading acknowledges the transmitter's, once it was shown; the receiver's goes with its data. */
+/*
+ * Shows only the highest cause. Reading the transmitter's cause acknowledges that cause; the
+ * receiver's cause goes when the data are read.
+ */
 static uint8_t read_iir(struct serial *p)
 {
 	uint8_t causes = p->s.interrupt_identification;
@@ -147,8 +150,9 @@ static void write_reg(struct serial *p, uint64_t off, uint8_t v)
 			break;
 		}
 		/*
-		 * The transmitter is always empty, yet as in Cloud Hypervisor only a written byte raises its interrupt: Linux
-		 * tries this once, when it opens the port, and what it found out must be true wherever it goes on.
+		 * The transmitter is always empty. Yet, as in Cloud Hypervisor, only a written byte raises the
+		 * transmitter's interrupt: Linux tries this once, when Linux opens the port, and the result must
+		 * hold wherever the guest goes on.
 		 */
 		p->s.interrupt_enable = v & IER_MASK;
 		if (p->s.line_status & LSR_DATA)

@@ -31,11 +31,11 @@ struct serial {
 
 extern const struct field serial_state_fields[];
 
-/* What the port gets of its machine, which outlives it. */
+/* What the port gets of its machine. The machine outlives the port. */
 struct serial_env {
 	struct loop *loop; /* the main thread's */
 	struct bus *pio;
-	void (*pulse)(void *opaque); /* one edge on its interrupt line. Any thread */
+	void (*pulse)(void *opaque); /* one edge on the port's interrupt line. Any thread */
 	void *opaque;
 };
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * virtio-blk over a raw image. Requests go to an io_uring on the thread that serves the queue (see worker.h); what completes at
- * once, as from the page cache, is answered there and then, the rest through an eventfd.
+ * virtio-blk over a raw image. The thread that serves the queue (see worker.h) hands requests to an
+ * io_uring. That thread answers what completes at once, as from the page cache; an eventfd tells of
+ * the rest.
  */
 #include "vmm/virtio/blk.h"
 
@@ -14,7 +15,7 @@
 enum { BOUNCE_MAX_BYTES = 64 << 20, REQUEST_MAX_BYTES = 1 << 30 };
 enum {
 	HELD_MAX_BYTES = BOUNCE_MAX_BYTES + (1 << 20)
-}; /* the longest list of segments has 512 KiB: one request always fits */
+}; /* one request always fits: the longest list of segments has 512 KiB */
 
 struct request_head {
 	uint32_t type, reserved;
@@ -26,7 +27,10 @@ struct range_segment {
 	uint32_t num_sectors, flags;
 };
 
-/* LATER: there is no memory for it while others have theirs. BROKEN: not a request at all, the device needs a reset. */
+/*
+ * LATER: other requests have the memory that the request needs. BROKEN: the chain is no request, and
+ * the device needs a reset.
+ */
 enum start { START_DONE, START_LATER, START_BROKEN };
 enum { NO_MEMORY = -1 };
 
@@ -55,7 +59,10 @@ static void answer(struct blk *blk, struct request *rq, uint8_t status, uint64_t
 		(void)!write(blk->done.fd, &(uint64_t){ 1 }, sizeof(uint64_t));
 }
 
-/* Takes memory of what all requests of the device may have at a time; false: that is used up. */
+/*
+ * Takes a part of the memory that all requests of the device may have together; false: the rest is too
+ * small.
+ */
 static bool hold(struct blk *blk, struct request *rq, size_t bytes)
 {
 	if (bytes > HELD_MAX_BYTES - blk->held)
@@ -65,7 +72,10 @@ static bool hold(struct blk *blk, struct request *rq, size_t bytes)
 	return true;
 }
 
-/* The guest's data segments: `c` less the head in front and the status byte at the end. */
+/*
+ * Takes the guest's data segments: `c` without the head in front and the status byte at the end.
+ * false: no memory.
+ */
 static bool take_segments(struct blk *blk, struct request *rq, const struct chain *c, bool fill)
 {
 	const struct iovec *from = fill ? c->iov + c->n_read : c->iov;
@@ -92,7 +102,10 @@ static bool take_segments(struct blk *blk, struct request *rq, const struct chai
 	return rq->guest_iov;
 }
 
-/* O_DIRECT wants all of it aligned, and no system call takes more than IOV_MAX segments; guests mostly keep to it. */
+/*
+ * O_DIRECT wants addresses, lengths and offset aligned, and no system call takes more than IOV_MAX
+ * segments. Most requests need no bounce buffer.
+ */
 static bool needs_bounce(const struct blk *blk, const struct request *rq)
 {
 	uintptr_t addresses = 0, lengths = rq->offset;
@@ -104,7 +117,7 @@ static bool needs_bounce(const struct blk *blk, const struct request *rq)
 	return (addresses & (blk->align.mem - 1)) || blk_inside(blk, lengths) || rq->n_guest_iov > IOV_MAX;
 }
 
-/* Of zeroes only the edges go through it. */
+/* Makes the bounce buffer: for all blocks of a read or a write, for one block at an edge of zeroes. */
 static int make_bounce(struct blk *blk, struct request *rq)
 {
 	uint64_t bytes = blk->align.io;
@@ -165,7 +178,7 @@ static bool in_range(const struct blk *blk, uint64_t sector, uint64_t bytes)
 	return bytes % SECTOR_BYTES == 0 && sector <= blk->space.capacity && sectors <= blk->space.capacity - sector;
 }
 
-/* A discard is advice: what the image cannot discard stays. */
+/* Leaves the whole blocks of a discard. A discard is advice: the parts of blocks stay. */
 static void keep_whole_blocks(const struct blk *blk, struct request *rq)
 {
 	uint64_t mask = blk->align.zero - 1, end = (rq->offset + rq->len) & ~mask;
@@ -174,7 +187,10 @@ static void keep_whole_blocks(const struct blk *blk, struct request *rq)
 	rq->len = end > rq->offset ? end - rq->offset : 0;
 }
 
-/* Checks a discard or write-zeroes request and replaces its data by the range it names. */
+/*
+ * Checks a request to discard or to write zeroes, and replaces the request's data by the range that
+ * the data name.
+ */
 static int take_range(const struct blk *blk, struct request *rq)
 {
 	struct range_segment r;
@@ -197,7 +213,7 @@ static int take_range(const struct blk *blk, struct request *rq)
 	return S_OK;
 }
 
-/* S_OK: to be done; anything else is the answer. */
+/* Checks a request. S_OK: the request is to be done; anything else is the answer to the guest. */
 static int check(const struct blk *blk, struct request *rq, uint64_t sector)
 {
 	if (blk_is_write(rq) && blk->readonly)
@@ -220,7 +236,10 @@ static int check(const struct blk *blk, struct request *rq, uint64_t sector)
 	}
 }
 
-/* S_OK: to be done, and it has the memory for that; anything else is the answer, or NO_MEMORY. */
+/*
+ * Checks a request and takes the memory for it. S_OK: the request is to be done. Anything else is the
+ * answer, or NO_MEMORY.
+ */
 static int prepare(struct blk *blk, struct request *rq, const struct chain *c, uint64_t sector)
 {
 	if (!take_segments(blk, rq, c, rq->type == T_IN || rq->type == T_GET_ID))
@@ -265,7 +284,7 @@ static enum start start(struct blk *blk, unsigned queue, const struct chain *c)
 	return START_DONE;
 }
 
-/* Takes what waits in a queue, until requests or memory are used up. */
+/* Takes the chains that wait in a queue, until requests or memory are used up. */
 static void take(struct blk *blk, unsigned queue)
 {
 	struct virtio_dev *vdev = &blk->vdev;
@@ -295,7 +314,10 @@ static void blk_notify(struct virtio_dev *vdev, unsigned queue)
 
 /* ---- life ---- */
 
-/* The requests of a device that no guest has touched cost nothing: all this is made when its driver is ready. */
+/*
+ * Makes the requests and the ring when the driver is ready. A device that no guest has touched costs
+ * nothing.
+ */
 static void blk_activate(struct virtio_dev *vdev)
 {
 	struct blk *blk = container_of(vdev, struct blk, vdev);
@@ -343,7 +365,7 @@ static void blk_free(struct virtio_dev *vdev)
 {
 	struct blk *blk = container_of(vdev, struct blk, vdev);
 
-	if (blk->loop) /* also when a worker had it: the main loop may have seen it before */
+	if (blk->loop) /* also when a worker's loop has `done`: the main loop may have an event of `done` still */
 		loop_del(blk->env->loop, &blk->done);
 	if (blk->has_ring) {
 		blk_drain(vdev);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * virtio-blk over a raw image, inside. blk.c takes the guest's requests and answers them, blk_steps.c says what
- * operations each needs, blk_io.c does these, blk_image.c opens the image, locks it, sizes it, and has the
- * configuration space. All is guarded by the device's lock.
+ * The inside of virtio-blk over a raw image. blk.c takes the guest's requests and answers them.
+ * blk_steps.c says what operations a request needs, and blk_io.c does the operations. blk_image.c
+ * opens, locks and resizes the image, and has the configuration space. All is guarded by the device's
+ * lock.
  */
 #ifndef VMM_VIRTIO_BLK_H
 #define VMM_VIRTIO_BLK_H
@@ -49,9 +50,14 @@ struct blk_space {
 };
 enum { SPACE_BYTES = 60 };
 
-/* Write zeroes: tried one after the other, until the file system has one. The guest's wish decides what FIRST is. */
+/*
+ * The ways to write zeroes are tried one after the other, until the file system has one of them. The
+ * guest's wish for unmapping decides which way is the first.
+ */
 enum zero_way { ZERO_FIRST, ZERO_SECOND, ZERO_WRITE };
-/* Of a piece of a request. An unaligned write reads the blocks at its edges first. */
+/*
+ * The steps of a piece of a request. An unaligned write reads the blocks at the write's edges first.
+ */
 enum step { STEP_NONE, STEP_READ_FIRST, STEP_READ_LAST, STEP_MAIN };
 
 struct request {
@@ -67,16 +73,16 @@ struct request {
 	struct iovec few[INLINE_SEGMENTS];
 	uint32_t held; /* bytes of blk->held */
 	uint32_t type, flags;
-	uint64_t at, size; /* the piece under way; of write zeroes only it is less than the whole */
+	uint64_t at, size; /* the piece under way: less than the whole only for zeroes */
 	enum zero_way zero_way;
 	enum step step;
 	bool partial; /* a write that is not aligned to blk->align.io */
-	bool running; /* the ring has it */
+	bool running; /* the ring has the request */
 	uint16_t head, queue;
 	uint64_t began_ns;
 };
 
-/* What the image takes, whatever the guest was told: powers of two. */
+/* The alignment that the image needs, whatever the guest was told. Bytes, powers of two. */
 struct blk_align {
 	uint32_t io, mem; /* of offset and length, and of memory; 1 without direct=on */
 	uint32_t zero;    /* of fallocate() */
@@ -89,14 +95,14 @@ struct blk {
 	char *path;
 	char serial[ID_BYTES];
 	int fd;
-	int lock_fd;    /* the lock's own open file: a ring lets go of its files only some time after we ended */
+	int lock_fd;    /* the lock's own open file: a ring lets go of its files some time after the process ended */
 	uint64_t bytes; /* of the image */
 	struct blk_align align;
 	bool readonly, direct, no_uring, has_ring;
 	uint8_t lock_granularity;
 	struct io_uring ring;
 	struct source done; /* eventfd of completions that were not immediate */
-	struct loop *loop;  /* which waits for them */
+	struct loop *loop;  /* the loop that waits for these completions */
 	struct request *requests, *free_list;
 	struct request *lane, *lane_last; /* see advance_lane() */
 	unsigned in_flight, n_requests;
@@ -127,7 +133,7 @@ static inline bool blk_is_write(const struct request *rq)
 
 /* ---- blk.c ---- */
 
-/* A request of the guest's was done, with `res`: answers it. */
+/* Answers a request of the guest that was done with `res`. */
 void blk_complete(struct blk *blk, struct request *rq, int res);
 
 /* ---- blk_steps.c ---- */
@@ -143,27 +149,35 @@ struct op {
 
 void blk_begin(const struct blk *blk, struct request *rq);
 struct op blk_next_op(const struct blk *blk, struct request *rq);
-/* After an operation came back with *res: whether there is another one. If not, *res is the request's. */
+/*
+ * To be called after an operation came back with *res: whether the request has another operation. If
+ * not, *res is the result of the request.
+ */
 bool blk_has_next_op(const struct blk *blk, struct request *rq, int *res);
 bool blk_writes_through(const struct blk *blk);
 
 /* ---- blk_io.c ---- */
 
 MUST_CHECK int blk_open_ring(struct blk *blk, struct err *err);
-/* Does a request that was checked: at once, or with the next blk_submit(). */
+/*
+ * Does a request that was checked: at once, or with the next blk_submit(). The answer may come later.
+ */
 void blk_run(struct blk *blk, struct request *rq);
 void blk_submit(struct blk *blk);
-/* S_…: what `res` means for the guest; the rest of a transfer that came back short is done here. */
+/*
+ * The status S_… that `res` means for the guest. The rest of a transfer that came back short is done
+ * here.
+ */
 uint8_t blk_status(struct blk *blk, const struct request *rq, int res);
-/* Something completed that was not immediate. */
+/* Answers requests that completed later. */
 void blk_on_done(struct source *s, uint32_t events);
-/* Nothing is in flight on return. */
+/* Waits until nothing is in flight. */
 void blk_drain(struct virtio_dev *vdev);
 
 /* ---- blk_image.c ---- */
 
 MUST_CHECK int blk_open_image(struct blk *blk, struct disk_config *cfg, struct err *err);
-/* The device's node in state.json, and back. */
+/* Writes the device's node in state.json, and reads that node. */
 void blk_save(struct virtio_dev *vdev, struct strbuf *out);
 int blk_load(struct virtio_dev *vdev, const struct json_node *state, struct err *err);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* virtio-blk: the image, its lock and its size, and the configuration space, which is saved. */
+/* virtio-blk: the image with its lock and its size, and the configuration space, which is saved. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -132,7 +132,10 @@ static int image_bytes(const struct blk *blk, const struct stat *st, uint64_t *r
 	return 0;
 }
 
-/* We never guess formats; but an image of another one, used raw by mistake, would be destroyed. */
+/*
+ * The format is never guessed: an image is raw. But a qcow2 image that is used as raw by mistake would
+ * be destroyed.
+ */
 static int check_format(const struct blk *blk, struct disk_config *cfg, struct err *err)
 {
 	char magic[4];
@@ -159,7 +162,10 @@ static void set_serial(struct blk *blk, const struct disk_config *cfg, const str
 	memcpy(blk->serial, text, strnlen(text, sizeof(blk->serial)));
 }
 
-/* What Cloud Hypervisor shows of a disk that did nothing; it counts averages in ten thousandths. */
+/*
+ * What Cloud Hypervisor shows of a disk that did nothing. Cloud Hypervisor counts averages in ten
+ * thousandths.
+ */
 static const struct virtio_op_counters no_ops = {
 	.latency_min = UINT64_MAX,
 	.latency_max = UINT64_MAX,
@@ -177,7 +183,10 @@ static bool reads_direct(const struct blk *blk, uint32_t bytes)
 	return taken;
 }
 
-/* Of direct input and output: the file says it, or its block device; else a read tells. */
+/*
+ * Finds the alignment of direct I/O: the file tells it, or the block device; else reads show what is
+ * taken.
+ */
 static void ask_direct(struct blk *blk, uint32_t logical)
 {
 	struct statx s;
@@ -214,7 +223,7 @@ static int ask_alignment(struct blk *blk, const struct stat *st, struct err *err
 	return 0;
 }
 
-/* As the host's block device says it; in the guest's blocks. */
+/* Sets the topology as the host's block device says it, in the guest's blocks. */
 static void set_topology(struct blk *blk, const struct stat *st)
 {
 	uint32_t block = blk->align.zero > SECTOR_BYTES ? blk->align.zero : SECTOR_BYTES;
@@ -257,7 +266,7 @@ static void set_space(struct blk *blk, const struct disk_config *cfg)
 				   (cfg->readonly ? 1ULL << F_RO : 0) | (cfg->num_queues > 1 ? 1ULL << F_MQ : 0);
 }
 
-/* `given`: this descriptor instead of the path. */
+/* Opens the image. given > 0: duplicates this descriptor instead of opening the path. */
 static int open_once(const struct disk_config *cfg, int given)
 {
 	if (given > 0)
@@ -303,7 +312,7 @@ int blk_open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
 	return blk->done.fd < 0 ? err_sys(err, ERR_INTERNAL, "make an eventfd") : 0;
 }
 
-/* A file is made that long; a block device has its size from elsewhere, the guest is to be told of it. */
+/* Gives a file the size. A block device must have the size already: the guest is only told. */
 static int set_size(const struct blk *blk, uint64_t bytes, struct err *err)
 {
 	struct stat st;
@@ -342,7 +351,7 @@ int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct err *err)
 	struct blk *blk = container_of(vdev, struct blk, vdev);
 
 	pthread_mutex_lock(&vdev->lock);
-	blk_drain(vdev); /* what is under way knows the old size */
+	blk_drain(vdev); /* requests under way were checked against the old size */
 	int r = resize(blk, bytes, err);
 	if (r == 0) {
 		blk->bytes = bytes;

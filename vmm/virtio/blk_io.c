@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* virtio-blk: input and output, through the ring or plainly. */
+/* virtio-blk: input and output, through the ring or by system calls. */
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -54,8 +54,8 @@ static int execute(const struct blk *blk, struct request *rq)
 }
 
 /*
- * The rest of a transfer if it came back short: plainly, it is rare. A read of whole blocks may end with the image, if it has what
- * the guest asked for.
+ * Does the rest of a transfer that came back short, which is rare, by system calls. A read of whole
+ * blocks may stop at the end of the image, when the bytes that the guest asked for are there.
  */
 static bool finish_transfer(const struct blk *blk, const struct request *rq, uint64_t done)
 {
@@ -80,7 +80,10 @@ static bool finish_transfer(const struct blk *blk, const struct request *rq, uin
 	return rq->type == T_IN || !blk_writes_through(blk) || fdatasync(blk->fd) == 0;
 }
 
-/* Whole blocks were written at the end of an image that ends within one: it is not to grow. */
+/*
+ * Cuts the image to its size, after whole blocks were written at the end of an image that ends within
+ * a block.
+ */
 static bool cut_to_size(const struct blk *blk, const struct request *rq)
 {
 	return !rq->partial || blk_up(blk, rq->offset + rq->len) <= blk->bytes ||
@@ -95,7 +98,7 @@ uint8_t blk_status(struct blk *blk, const struct request *rq, int res)
 		if (ok || res == -EAGAIN || res == -EINTR)
 			ok = finish_transfer(blk, rq, ok ? (uint64_t)res : 0);
 	} else if (rq->type == T_DISCARD && unsupported) {
-		ok = true; /* it was advice */
+		ok = true; /* a discard is advice */
 	} else if (rq->type == T_WRITE_ZEROES && unsupported) {
 		return S_UNSUPP;
 	}
@@ -108,8 +111,9 @@ uint8_t blk_status(struct blk *blk, const struct request *rq, int res)
 }
 
 /*
- * A write into the page cache is a copy: io_uring would hand it to a thread of the kernel's, which takes longer than the copy.
- * When the host throttles, it waits: that is a vCPU or the device's worker (the main thread only for what was left at a pause).
+ * A write into the page cache is a copy, done at once: io_uring would hand the write to a thread of
+ * the kernel, which takes longer than the copy. When the host throttles, the copying thread waits: a
+ * vCPU or the device's worker (the main thread only for what was left at a pause).
  */
 static bool is_cached_write(const struct blk *blk, const struct request *rq)
 {
@@ -145,9 +149,9 @@ static bool meets_running(const struct blk *blk, const struct request *rq)
 }
 
 /*
- * An unaligned write reads blocks and writes them whole: meanwhile no other write may touch them. Unaligned writes
- * go one after the other, through the lane. The first of the lane waits for the writes under way in its blocks, and
- * later writes to its blocks wait behind it.
+ * An unaligned write reads blocks and writes them whole: meanwhile no other write may touch the
+ * blocks. Unaligned writes go one after the other, through the lane. The first write of the lane waits
+ * for the writes under way in its blocks. Later writes to these blocks wait behind that first write.
  */
 static void advance_lane(struct blk *blk)
 {
@@ -197,7 +201,10 @@ void blk_run(struct blk *blk, struct request *rq)
 	blk_complete(blk, rq, res);
 }
 
-/* Answers what is done, and queues the next operation of what is not; interrupts each queue at most once. */
+/*
+ * Answers the requests that are done, and queues the next operation of other requests. Interrupts each
+ * queue at most once.
+ */
 static void reap(struct blk *blk)
 {
 	struct io_uring_cqe *cqe;
@@ -220,7 +227,10 @@ static void reap(struct blk *blk)
 			virtio_interrupt(&blk->vdev, q);
 }
 
-/* What completes while we are here is taken here: no signal for that. false: the ring failed. */
+/*
+ * Submits the queued operations once. What completes meanwhile is taken here, without a signal. false:
+ * the ring failed.
+ */
 static bool submit_once(struct blk *blk)
 {
 	bool ok = true;
@@ -234,12 +244,12 @@ static bool submit_once(struct blk *blk)
 			log_error("disk '%s': io_uring_submit: errno %d", blk->vdev.id, -r);
 	}
 	(void)io_uring_cq_eventfd_toggle(&blk->ring, true);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* a completion before the switch is seen here, one after it signals */
+	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* reap() sees completions before the switch; later ones signal */
 	reap(blk);
 	return ok;
 }
 
-/* The last look at the completions may have queued a next step. */
+/* Submits again while there is something: the last look at completions may have queued a next step. */
 void blk_submit(struct blk *blk)
 {
 	while (blk->has_ring && io_uring_sq_ready(&blk->ring) > 0 && submit_once(blk))

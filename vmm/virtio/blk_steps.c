@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * virtio-blk: what is to be done for one request, operation by operation.
- *
- * A read, a write or a flush is one operation. Zeroes are made piece by piece. A write that is not aligned to what the
- * image takes first reads the blocks at its edges into its bounce buffer, then writes whole blocks; blk_io.c keeps
- * other writes away meanwhile.
+ * A read, a write or a flush is one operation. Zeroes are made piece by piece. A write that is not
+ * aligned to the image's blocks first reads the blocks at the write's edges into the bounce buffer,
+ * then writes whole blocks. Meanwhile blk_io.c keeps other writes away.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,20 +14,22 @@
 
 enum { ZERO_PIECE_BYTES = 1 << 20, ZERO_WRITE_MAX_BYTES = 64 << 20 };
 
-static _Alignas(GUEST_PAGE) char zero_piece[ZERO_PIECE_BYTES]; /* never written: no memory is behind it */
+static _Alignas(GUEST_PAGE) char zero_piece[ZERO_PIECE_BYTES]; /* never written: takes no memory */
 
 static bool makes_zeroes(const struct request *rq)
 {
 	return rq->type == T_WRITE_ZEROES || rq->type == T_DISCARD;
 }
 
-/* The piece begins or ends within a block of the image: no fallocate(). */
+/*
+ * Whether the piece begins or ends within a block of the image: then fallocate() cannot make zeroes.
+ */
 static bool is_edge(const struct blk *blk, const struct request *rq)
 {
 	return ((rq->at | rq->size) & (blk->align.zero - 1)) != 0;
 }
 
-/* The piece is written, not made by fallocate(). */
+/* Whether the zeroes of the piece are written, not made by fallocate(). */
 static bool is_written(const struct blk *blk, const struct request *rq)
 {
 	return rq->zero_way == ZERO_WRITE || is_edge(blk, rq);
@@ -41,7 +42,7 @@ static int zero_mode(const struct request *rq)
 	return (punch ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE;
 }
 
-/* The bounce buffer has the blocks of the piece; the data to be written goes over what was read. */
+/* Puts the data to be written over what was read. The bounce buffer has the blocks of the piece. */
 static void fill_bounce(const struct blk *blk, const struct request *rq)
 {
 	char *data = (char *)rq->bounce + blk_inside(blk, rq->at);
@@ -72,7 +73,7 @@ static void next_step(const struct blk *blk, struct request *rq)
 		fill_bounce(blk, rq);
 }
 
-/* The next piece begins at rq->at. */
+/* Begins the next piece, at rq->at. */
 static void begin_piece(const struct blk *blk, struct request *rq)
 {
 	uint64_t grain = blk->align.zero, left = rq->offset + rq->len - rq->at, off = rq->at & (grain - 1);
@@ -101,7 +102,10 @@ bool blk_writes_through(const struct blk *blk)
 	return !virtio_has(&blk->vdev, F_FLUSH) || (virtio_has(&blk->vdev, F_CONFIG_WCE) && !blk->space.writeback);
 }
 
-/* `bytes` of the bounce buffer, which begins where the piece's first block does, from `off` of the image on. */
+/*
+ * Makes rq->one the part of the bounce buffer for `bytes` from `off` of the image on. The bounce
+ * buffer begins with the piece's first block.
+ */
 static void use_bounce(const struct blk *blk, struct request *rq, uint64_t off, uint64_t bytes)
 {
 	rq->one = (struct iovec){ (char *)rq->bounce + (off - blk_down(blk, rq->at)), bytes };
@@ -141,7 +145,10 @@ struct op blk_next_op(const struct blk *blk, struct request *rq)
 	return (struct op){ OP_WRITE, rq->iov, rq->n_iov, from, to - from, blk_writes_through(blk) ? RWF_DSYNC : 0 };
 }
 
-/* A block was read for its edge, whole or up to the end of the image: nothing is behind that. */
+/*
+ * Takes a block that was read for an edge: whole, or up to the end of the image and zeroes behind.
+ * false: the read failed.
+ */
 static bool took_block(const struct blk *blk, struct request *rq, int res)
 {
 	const struct op op = blk_next_op(blk, rq);
@@ -154,8 +161,8 @@ static bool took_block(const struct blk *blk, struct request *rq, int res)
 }
 
 /*
- * Zeroes: the next way, the next piece. But a pause has to wait for what is written, so much is not written here: the
- * guest is told to write its zeroes itself.
+ * Goes on with zeroes: by the next way, or with the next piece. A pause waits for what is written
+ * here. So large zeroes are not written here: the guest is told to write the zeroes itself.
  */
 static bool has_next_piece(const struct blk *blk, struct request *rq, int *res)
 {
