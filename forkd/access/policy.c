@@ -75,7 +75,7 @@ void policy_free(struct policy *p)
 	free(p);
 }
 
-/* Absolute, and no part of it goes up. */
+/* Checks that the path is absolute, and that no part of the path is "..". */
 static int check_shape(const char *path, struct err *err)
 {
 	if (path[0] != '/')

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* /dev/net/tun, and the checks of descriptors that claim to come from it. */
+/* Opens taps, and checks descriptors that claim to be taps. */
 #include "forkd/access/taps.h"
 
 #include <errno.h>

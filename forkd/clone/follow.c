@@ -27,7 +27,7 @@ struct followed {
 	struct watch_round ends, ttl, samples, calls;
 };
 
-/* ---- what its process says ---- */
+/* ---- what a clone's process says ---- */
 
 static void on_packet(struct watch *w)
 {
@@ -46,7 +46,7 @@ static uint64_t call_again(struct watch_round *round)
 	return deadline_in_ms(CALL_MS);
 }
 
-/* ---- its end ---- */
+/* ---- the end of a clone ---- */
 
 static void on_end(struct watch *w)
 {
@@ -111,7 +111,7 @@ void follow_ttl(struct forkd *d)
 	watch_hurry(d->watcher, &d->followed->ttl);
 }
 
-/* ---- which ---- */
+/* ---- which clones are followed ---- */
 
 static void let_go(struct watch *process)
 {

@@ -45,7 +45,7 @@ static void keep(struct found *f, struct clone *c)
 	f->all[f->n++] = c;
 }
 
-/* ---- what is there ---- */
+/* ---- what the directories hold ---- */
 
 enum kin { KIN_CLONE, KIN_STRAY, KIN_GONE, KIN_UNKNOWN };
 
@@ -186,7 +186,7 @@ static int each_in(struct recovery *r, const char *parent, void (*look)(struct r
 	return 0;
 }
 
-/* ---- what becomes of it ---- */
+/* ---- what becomes of the clones ---- */
 
 static void await_answers(struct registry *reg, const struct found *f)
 {

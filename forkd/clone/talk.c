@@ -53,7 +53,10 @@ void clone_take_state(struct forkd *d, struct clone *c, const char *text)
 	pthread_mutex_unlock(&d->registry->lock);
 }
 
-/* Marks the clone's nets whose taps were deleted, and emits an event for each net that is new among these. */
+/*
+ * Marks the clone's nets whose taps were deleted, and emits an event for each net that is new among
+ * these.
+ */
 static void take_lost_nets(struct forkd *d, struct clone *c, const struct json_node *ids)
 {
 	pthread_mutex_lock(&d->registry->lock);
@@ -99,7 +102,7 @@ static void take_event(struct forkd *d, struct clone *c, const struct ctl_packet
 	pthread_mutex_unlock(&d->registry->lock);
 }
 
-/* ---- calling it ---- */
+/* ---- calling the process ---- */
 
 void clone_hang_up(struct forkd *d, struct clone *c)
 {
@@ -175,7 +178,7 @@ static void take_hello(struct forkd *d, struct clone *c, const struct ctl_packet
 	fields_free(ctl_status_fields, &s);
 }
 
-/* ---- what it says unasked ---- */
+/* ---- what the process says unasked ---- */
 
 /* Takes the next packet. Returns 1; 0: there is none; < 0: the process has hung up. */
 static int hear_one(struct forkd *d, struct clone *c)

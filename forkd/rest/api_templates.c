@@ -34,11 +34,11 @@ static const struct field wanted_fields[] = {
 };
 static const char *const by_hand[] = { "vm", "ready", NULL };
 
-/* What a background thread gets, too: all that is left of the request. */
+/* All that is left of the request when a job does the work in the background. */
 struct work {
 	struct build b;
 	struct snapshot_source files;
-	char *source; /* of the snapshot; NULL: from a VM */
+	char *source; /* URL of the snapshot; NULL: the template comes from a VM */
 	struct vm_build *vm;
 };
 
@@ -50,14 +50,14 @@ static void work_free(struct work *w)
 	free(w);
 }
 
-/* rq NULL: in the background. The result, which the event stream has too. */
+/* Makes the template; the event stream tells the result too. `rq` NULL: in the background. */
 static int work_run(struct work *w, const struct request *rq, struct err *err)
 {
 	const struct origin from = rq ? request_origin(rq) : (struct origin){};
 	int r = w->vm ? vm_build_run(w->vm, &w->b, rq ? &from : NULL, err)
 		      : build_from_files(&w->b, &w->files, w->source, err);
 
-	vm_build_free(steal_ptr(&w->vm)); /* its taps and disks are free before anybody hears of the template */
+	vm_build_free(steal_ptr(&w->vm)); /* the VM's taps and disks are free before anybody hears of the template */
 	return build_end(&w->b, r, err);
 }
 
@@ -67,7 +67,7 @@ static void work_job(void *arg)
 	struct err err = {};
 
 	if (work_run(w, NULL, &err) < 0)
-		err.code = ERR_NONE; /* told by template.failed */
+		err.code = ERR_NONE; /* event template.failed has told the error */
 	work_free(w);
 }
 

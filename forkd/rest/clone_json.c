@@ -31,7 +31,7 @@ static void add_nets(const struct record *r, struct strbuf *out)
 	strbuf_putc(out, ']');
 }
 
-/* Adds the members that are settled when the process runs. */
+/* Adds the members that are settled once the clone's process runs. */
 static void add_made(struct forkd *d, const struct clone *c, struct strbuf *out)
 {
 	const struct record *r = &c->record;

@@ -162,7 +162,7 @@ enum MHD_Result exchange_answer(struct exchange *ex)
 	struct request *rq = &ex->rq;
 
 	if (!ex->err.code && exchange_parse(ex, &ex->err) == 0) {
-		/* The time that the handler takes is not the client's silence. */
+		/* No timeout: while the handler works, the client has nothing to say. */
 		MHD_set_connection_option(rq->connection, MHD_CONNECTION_OPTION_TIMEOUT, 0U);
 		int r = rq->route->run(ex->server->d, rq, &reply, &ex->err);
 		if (r >= 0)

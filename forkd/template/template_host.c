@@ -74,7 +74,7 @@ static void forget(struct forkd *d, struct tmpl *t, bool died)
 	store_release(d->store, t->name);
 }
 
-/* ---- what the watcher sees of it ---- */
+/* ---- what the watcher sees of a host ---- */
 
 /*
  * Called before other watches (`first`): the packet may tell how those processes ended whose ends
