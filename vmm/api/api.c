@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The endpoints, one row each, and what they share: the checks before a handler runs, and the JSON array of
- * messages when something fails. Statuses, texts and oddities are Cloud Hypervisor's.
+ * The endpoints, one row each, and what all endpoints share: the checks before a handler runs, and the
+ * JSON array of messages when something fails. Statuses, texts and oddities are Cloud Hypervisor's.
  */
 #include "vmm/api/api.h"
 

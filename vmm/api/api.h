@@ -13,8 +13,9 @@
 struct api_server;
 
 /*
- * Serves the API at a socket path (see sock_listen() for the lock file) or, when `path` is NULL, on a listening
- * socket, which is taken over, also on failure. `vmm` must outlive the server.
+ * Serves the API at a socket path (see sock_listen() for the lock file) or, when `path` is NULL, on a
+ * listening socket, which is taken over, also on failure. `vmm` must outlive the server. NULL: an
+ * error.
  */
 struct api_server *api_server_new(struct loop *loop, struct vmm *vmm, const char *path, int listen_fd, struct err *err);
 /* Closes every connection and removes the socket, not its lock file. NULL is fine. */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The host's end of the serial port and of the virtio console: nothing, a file, the terminal, a new pty, or a unix
- * socket. Output may come from any thread; input arrives on the main thread. A reader that does not keep up loses
- * output: a guest is never stopped by its console.
+ * The host's end of the serial port and of the virtio console: nothing, a file, the terminal, a new
+ * pty, or a unix socket. Output may come from any thread; input arrives on the main thread. A reader
+ * that does not keep up loses output: the console never stops a guest.
  */
 #ifndef VMM_CONSOLE_CHARDEV_H
 #define VMM_CONSOLE_CHARDEV_H

@@ -96,7 +96,10 @@ void blk_begin(const struct blk *blk, struct request *rq)
 	begin_piece(blk, rq);
 }
 
-/* virtio 1.2, 5.2.6.2: writes are on stable storage when answered, unless the guest can flush and wants a cache. */
+/*
+ * Writes are on stable storage when they are answered, unless the guest can flush and wants a cache
+ * (virtio 1.2, 5.2.6.2).
+ */
 bool blk_writes_through(const struct blk *blk)
 {
 	return !virtio_has(&blk->vdev, F_FLUSH) || (virtio_has(&blk->vdev, F_CONFIG_WCE) && !blk->space.writeback);

@@ -81,7 +81,7 @@ struct virtio_device_ops {
 	 * dropped.
 	 */
 	void (*write_config)(struct virtio_dev *vdev, unsigned off, const void *data, unsigned len);
-	/* Nothing is in flight on return, and nothing starts until resume(). NULL: nothing is ever in flight. */
+	/* On return nothing is in flight; nothing starts until resume(). NULL: nothing is ever in flight. */
 	void (*pause)(struct virtio_dev *vdev);
 	/* The counterpart of pause(), before the queues are notified. NULL: nothing to do. */
 	void (*resume)(struct virtio_dev *vdev, bool restored);

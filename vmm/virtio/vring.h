@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * One virtqueue (split ring, virtio 1.2 section 2.7) seen from the device. Every check on ring memory that the guest
- * can write is in vring.c; devices see only struct chain. Guarded by the device's lock.
+ * One virtqueue (split ring, virtio 1.2 section 2.7) seen from the device. Every check on ring memory
+ * that the guest can write is in vring.c; devices see only struct chain. Guarded by the device's lock.
  */
 #ifndef VMM_VIRTIO_VRING_H
 #define VMM_VIRTIO_VRING_H
@@ -47,9 +47,9 @@ struct chain {             /* valid until the next vring_pop() of the same queue
 extern const struct field vring_fields[]; /* over struct vring_state */
 
 /*
- * Makes the queue ready for work: checks that the three rings lie in RAM and are aligned. next_avail and next_used
- * begin at the used index found in RAM (0 on a fresh queue; after a restore, where the drained device stopped).
- * -EPROTO: the guest set the queue up wrong.
+ * Makes the queue ready for work: checks that the three rings lie in RAM and are aligned. next_avail
+ * and next_used begin at the used index found in RAM: 0 on a fresh queue; after a restore, where the
+ * drained device stopped. -EPROTO: the guest set the queue up wrong; -ENOMEM.
  */
 MUST_CHECK int vring_activate(struct vring *q, const struct gmem *mem, uint64_t features);
 void vring_deactivate(struct vring *q);
@@ -82,7 +82,10 @@ struct vring_watch vring_watch(const struct vring *q);
 
 /* Total bytes of n segments. */
 uint64_t iov_bytes(const struct iovec *iov, unsigned n);
-/* Copies between a buffer and segments, starting `off` bytes in; returns the bytes copied (less at the end). */
+/*
+ * Copies between a buffer and segments, from `off` bytes into the segments on. Returns the number of
+ * bytes copied: less than len when the segments end.
+ */
 size_t iov_to_buf(const struct iovec *iov, unsigned n, size_t off, void *buf, size_t len);
 size_t iov_from_buf(const struct iovec *iov, unsigned n, size_t off, const void *buf, size_t len);
 

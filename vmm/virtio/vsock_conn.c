@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* A stream between the guest and a unix socket: what each packet does to it, and which packet comes next. */
+/*
+ * A stream between the guest and a unix socket: what a packet does to the stream, and which packet is
+ * next.
+ */
 #include "vmm/virtio/vsock_conn.h"
 
 #include <errno.h>

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * One stream between a port of the guest and a unix socket of the host: its states, its credit (virtio 1.2, 5.10.6.3)
- * and the bytes that the host has not taken yet. Towards the guest nothing is buffered: bytes stay in the socket
- * until the guest has both credit and a buffer. Guarded by the device's lock.
+ * One stream between a port of the guest and a unix socket of the host: the stream's state, its credit
+ * (virtio 1.2, 5.10.6.3) and the bytes that the host has not taken yet. Towards the guest nothing is
+ * buffered: bytes stay in the socket until the guest has both credit and a buffer. Guarded by the
+ * device's lock.
  */
 #ifndef VMM_VIRTIO_VSOCK_CONN_H
 #define VMM_VIRTIO_VSOCK_CONN_H
