@@ -32,6 +32,7 @@ static void take_terminal(struct chardev *c)
 
 	if ((front >= 0 && front != getpgrp()) || tcgetattr(STDIN_FILENO, &now) < 0)
 		return;
+	c->was_front = true;
 	if (!(now.c_lflag & (ICANON | ECHO | ISIG)))
 		return;
 	found_terminal = raw_terminal = now;
@@ -369,7 +370,7 @@ static void write_log(struct chardev *c, const char *data, size_t len)
 size_t chardev_write(struct chardev *c, const void *data, size_t len)
 {
 	pthread_mutex_lock(&c->lock);
-	if (c->has_terminal && !c->has_made_raw)
+	if (c->has_terminal && !c->was_front)
 		take_terminal(c);
 	size_t taken = write_out(c, data, len < CHARDEV_WRITE_MAX ? len : CHARDEV_WRITE_MAX);
 	if (c->log_fd >= 0)

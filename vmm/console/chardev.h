@@ -21,6 +21,7 @@ struct chardev {
 	int out_fd;                 /* -1: output vanishes */
 	uint8_t mode;               /* enum console_mode */
 	bool has_terminal;          /* stdin is a terminal; the lock guards the terminal's mode */
+	bool was_front;             /* the process was seen in the foreground: output asks no more */
 	bool has_made_raw;
 	_Atomic bool wants_input;
 	/*
