@@ -5,16 +5,20 @@
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/auto.h"
 #include "common/sock.h"
 
-enum { GROUPS_MAX = 256, NAMES_BYTES = 16384, NO_GROUP = 65534 };
+enum { GROUPS_MAX = 256, NAMES_BYTES = 16384, NO_GROUP = 65534, PATIENCE_S = 5 };
 #define NOBODY ((uid_t)-1)
 
 /*
@@ -40,14 +44,26 @@ static int find_groups(uid_t uid, gid_t *gid, gid_t groups[GROUPS_MAX])
 
 /*
  * Makes the system calls directly. The C library's functions would change the other threads too,
- * but the child has no other threads.
+ * but the child has no other threads. Rights go by the effective uid. The real and the saved uid stay
+ * the daemon's: whoever has the real uid may send signals, and would stop the child.
  */
 static int become(uid_t uid, gid_t gid, const gid_t *groups, int n_groups)
 {
 	if (syscall(SYS_setgroups, n_groups, groups) < 0 || syscall(SYS_setresgid, gid, gid, gid) < 0 ||
-	    syscall(SYS_setresuid, uid, uid, uid) < 0)
+	    syscall(SYS_setresuid, NOBODY, uid, NOBODY) < 0)
 		return -errno;
 	return 0;
+}
+
+/*
+ * The child has copies of the daemon's locks, so it must not outlive the daemon. A change of uid would
+ * undo this.
+ */
+static int end_with_parent(pid_t parent)
+{
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+		return -errno;
+	return getppid() == parent ? 0 : -ESRCH;
 }
 
 /* Runs in the child. */
@@ -66,7 +82,7 @@ static int take_answer(int sock)
 	ssize_t n = sock_recv(sock, &answer, sizeof(answer), fds, &n_fds, &err);
 
 	if (n < 0)
-		return (int)n;
+		return n == -EAGAIN ? -ETIMEDOUT : (int)n;
 	if (n != sizeof(answer) || n_fds != (answer >= 0 ? 1 : 0)) {
 		while (n_fds > 0)
 			close(fds[--n_fds]);
@@ -78,6 +94,7 @@ static int take_answer(int sock)
 int as_caller(uid_t uid, gid_t gid, as_caller_fn fn, const void *arg)
 {
 	gid_t groups[GROUPS_MAX];
+	const struct timeval patience = { .tv_sec = PATIENCE_S };
 	int pair[2], status;
 
 	if (uid == NOBODY || (geteuid() != 0 && uid != geteuid())) /* to the kernel, NOBODY means "keep the uid" */
@@ -86,9 +103,13 @@ int as_caller(uid_t uid, gid_t gid, as_caller_fn fn, const void *arg)
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return -errno;
 	autoclose int own = pair[0];
-	pid_t pid = fork();
+	pid_t parent = getpid();
+	bool can_wait = setsockopt(own, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) == 0;
+	pid_t pid = can_wait ? fork() : -1;
 	if (pid == 0) {
 		int r = uid == geteuid() ? 0 : become(uid, gid, groups, n_groups);
+		if (r == 0)
+			r = end_with_parent(parent);
 		send_answer(pair[1], r < 0 ? r : fn(arg));
 		_exit(0);
 	}
@@ -97,6 +118,7 @@ int as_caller(uid_t uid, gid_t gid, as_caller_fn fn, const void *arg)
 	if (pid < 0)
 		return -failed;
 	int fd = take_answer(own);
+	kill(pid, SIGKILL); /* a file system that does not answer may hold it; with an answer it is ending anyway */
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
 	return fd;

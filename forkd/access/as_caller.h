@@ -18,8 +18,9 @@ typedef int (*as_caller_fn)(const void *arg);
 
 /*
  * Runs fn(arg) in a child with the rights of `uid`. Returns the descriptor that the child got,
- * close-on-exec, or -errno; whoever called as_caller() closes the descriptor. `gid` (gid_t)-1
- * stands for the group of the account. A daemon that is not root has only its own user's rights:
+ * close-on-exec, or -errno; whoever called as_caller() closes the descriptor. A child that does not
+ * answer for some seconds is killed: -ETIMEDOUT. `uid` itself can neither stop nor end the child.
+ * `gid` (gid_t)-1 stands for the group of the account. A daemon that is not root has only its own user's rights:
  * -EPERM for another uid.
  */
 int as_caller(uid_t uid, gid_t gid, as_caller_fn fn, const void *arg);
