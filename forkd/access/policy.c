@@ -90,10 +90,16 @@ static int check_shape(const char *path, struct err *err)
 	return 0;
 }
 
+/* Whether the host fails, and not the path that was named. */
+static bool is_of_the_host(int num)
+{
+	return num == ENOMEM || num == EMFILE || num == ENFILE || num == EAGAIN || num == EIO || num == ENOSPC ||
+	       num == EDQUOT || num == ENOSYS;
+}
+
 static int open_failed(const char *path, int num, struct err *err)
 {
-	err_num(err, num == EACCES || num == ENOENT || num == ENOTDIR || num == EISDIR ? ERR_INVALID : ERR_INTERNAL,
-		num, "open '%s'", path);
+	err_num(err, is_of_the_host(num) ? ERR_INTERNAL : ERR_INVALID, num, "open '%s'", path);
 	return fail_as(err,
 		       err->code == ERR_INVALID         ? E_INVALID
 		       : num == ENOSPC || num == EDQUOT ? E_NO_SPACE

@@ -5,7 +5,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #include "forkd/errors.h"
 #include "tests/unit/unit.h"
@@ -30,6 +32,15 @@ static void make_link(const char *target, const char *name)
 
 	snprintf(path, sizeof(path), "%s/%s", dir, name);
 	assert_int_equal(symlink(target, path), 0);
+}
+
+static void make_socket(const char *name)
+{
+	struct sockaddr_un at = { .sun_family = AF_UNIX };
+	autoclose int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	snprintf(at.sun_path, sizeof(at.sun_path), "%s/%s", dir, name);
+	assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
 }
 
 /* To the stranger, where this process may give it. */
@@ -183,6 +194,10 @@ static void trusted_opens_any(void **state)
 	assert_string_equal(try_open(&trusted, "none", O_RDONLY, &err), "invalid_request");
 	assert_non_null(strstr(err.msg, "/none'\nNo such file"));
 	assert_string_equal(try_open(&trusted, "root/../secret", O_RDONLY, &err), "invalid_request");
+	make_link("loop", "loop");
+	assert_string_equal(try_open(&trusted, "loop", O_RDONLY, &err), "invalid_request");
+	make_socket("socket");
+	assert_string_equal(try_open(&trusted, "socket", O_RDONLY, &err), "invalid_request");
 	char name[5000] = "!/";
 	memset(name + 2, 'x', sizeof(name) - 3);
 	assert_string_equal(try_open(&trusted, name, O_RDONLY, &err), "invalid_request");
