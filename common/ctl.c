@@ -133,6 +133,12 @@ const struct field ctl_open_dir_fields[] = {
 	F_END,
 };
 
+const struct field ctl_dir_fields[] = {
+	F(struct ctl_dir, uid, .def = UINT32_MAX),
+	F(struct ctl_dir, gid, .def = UINT32_MAX),
+	F_END,
+};
+
 const struct field ctl_connect_fields[] = {
 	F(struct ctl_connect, id, .flags = F_REQUIRED),
 	F(struct ctl_connect, port, .flags = F_REQUIRED),

@@ -36,7 +36,7 @@
  *
  * Open service (forkd listens on `open.sock` in its runtime directory; a VM process connects when its API names a host path, or its
  * guest connects to a vsock port of the host):
- *   open_dir struct ctl_open_dir                      -> {"ok":true}, fds: the directory, if the clone's owner may write there
+ *   open_dir struct ctl_open_dir                      -> struct ctl_dir, fds: the directory, if the clone's owner may write there
  *   connect  struct ctl_connect                       -> {"ok":true}, fds: a non-blocking stream socket, connected with the owner's
  *                                                      rights to "<its vsock socket>_<n>"
  */
@@ -169,6 +169,10 @@ struct ctl_template {
 struct ctl_open_dir {
 	char *id, *path;
 };
+/* Whose the files shall be that are made in the directory; absent or UINT32_MAX: the VM process's. */
+struct ctl_dir {
+	uint32_t uid, gid;
+};
 struct ctl_connect {
 	char *id;
 	uint32_t port;
@@ -182,7 +186,7 @@ bool ctl_is_random_source(const char *path);
 
 extern const struct field ctl_hello_fields[], ctl_state_fields[], ctl_load_fields[], ctl_fork_fields[],
 	ctl_exited_fields[], ctl_restore_fields[], ctl_boot_fields[], ctl_status_fields[], ctl_exiting_fields[],
-	ctl_snapshotted_fields[], ctl_stats_fields[], ctl_template_fields[], ctl_open_dir_fields[],
+	ctl_snapshotted_fields[], ctl_stats_fields[], ctl_template_fields[], ctl_open_dir_fields[], ctl_dir_fields[],
 	ctl_connect_fields[];
 
 /*

@@ -111,7 +111,14 @@ static int connect_port(struct forkd *d, int fd, const struct json_node *root, i
 	return r;
 }
 
-static int run_request(struct forkd *d, int fd, const struct ctl_packet *p, int *ret_fd, struct err *err)
+/* What run_request() answers with: a descriptor, and for a directory its files' owner. */
+struct answer {
+	int fd;
+	bool is_dir;
+	struct ctl_dir dir;
+};
+
+static int run_request(struct forkd *d, int fd, const struct ctl_packet *p, struct answer *ret, struct err *err)
 {
 	const struct json_node *root = &p->json.nodes[0], *op = json_get(root, "op");
 	struct ctl_open_dir rq;
@@ -120,7 +127,7 @@ static int run_request(struct forkd *d, int fd, const struct ctl_packet *p, int 
 	if (!op || op->type != JSON_STRING)
 		return fail(err, E_INVALID, "a request has an 'op'");
 	if (strcmp(op->str, "connect") == 0)
-		return connect_port(d, fd, root, ret_fd, err);
+		return connect_port(d, fd, root, &ret->fd, err);
 	if (strcmp(op->str, "open_dir") != 0)
 		return fail(err, E_INVALID, "this socket knows 'open_dir' and 'connect', not '%.32s'", op->str);
 	fields_init(ctl_open_dir_fields, &rq);
@@ -128,7 +135,10 @@ static int run_request(struct forkd *d, int fd, const struct ctl_packet *p, int 
 		return err->num;
 	int r = find_owner(d, fd, rq.id, &owner, NULL, err);
 	if (r >= 0)
-		r = policy_open_dir(d->policy, &owner, rq.path, ret_fd, err);
+		r = policy_open_dir(d->policy, &owner, rq.path, &ret->fd, err);
+	ret->is_dir = r >= 0;
+	if (r >= 0 && !owner.trusted)
+		ret->dir = (struct ctl_dir){ owner.uid, owner.gid };
 	fields_free(ctl_open_dir_fields, &rq);
 	return r;
 }
@@ -138,7 +148,7 @@ static bool serve_connection(struct forkd *d, int fd)
 {
 	autoctl struct ctl_packet p = {};
 	autostrbuf struct strbuf out = {};
-	autoclose int answer = -1;
+	struct answer answer = { -1, false, { UINT32_MAX, UINT32_MAX } };
 	struct err err = {};
 
 	int r = ctl_recv(fd, &p, &err);
@@ -149,8 +159,9 @@ static bool serve_connection(struct forkd *d, int fd)
 	if (run_request(d, fd, &p, &answer, &err) < 0)
 		ctl_reply_error(&out, &err);
 	else
-		ctl_reply(&out, NULL, NULL);
-	return ctl_send(fd, &out, &answer, answer >= 0 ? 1 : 0, &err) >= 0;
+		ctl_reply(&out, answer.is_dir ? ctl_dir_fields : NULL, &answer.dir);
+	autoclose int opened = answer.fd;
+	return ctl_send(fd, &out, &opened, opened >= 0 ? 1 : 0, &err) >= 0;
 }
 
 static void greet(struct opener *o)

@@ -402,7 +402,9 @@ class Callers(ForkdTest):
         self.assertIn("Permission denied", answer.body.decode())       # root's directory is not his, below a root or not
         os.chown(within, 65534, 65534)
         self.assertEqual(request(api, "PUT", "/api/v1/vm.snapshot", {"destination_url": "file://" + within}).status, 204)
-        self.assertEqual(len(os.listdir(within)), 3)
+        self.assertEqual({os.stat(os.path.join(within, f)).st_uid for f in os.listdir(within)}, {65534})
+        status, answer = self.as_user(d, "POST", "/v1/templates", {"name": "again", "snapshot": "file://" + within})
+        self.assertEqual(status, 201, answer)                           # what he has taken a snapshot of, he may use
 
     def test_token(self):
         Tap.up(type("Loopback", (), {"name": "lo"}))

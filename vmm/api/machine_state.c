@@ -264,28 +264,30 @@ static int not_sent(struct err *err)
 	return err_wrap(err, "Cannot send VM snapshot");
 }
 
-static int save_at(struct vmm *vmm, int dir_fd, const char *dir, struct err *err)
+static int save_at(struct vmm *vmm, const struct snapshot_dir *dir, struct err *err)
 {
-	if (snapshot_save_at(vmm->vm, dir_fd, dir, err) < 0)
+	if (snapshot_save_at(vmm->vm, dir, err) < 0)
 		return not_sent(err);
 	event_emit("vm", "snapshotted", NULL, NULL);
 	return 0;
 }
 
-int vmm_snapshot_at(struct vmm *vmm, int dir_fd, const char *dir, struct err *err)
+int vmm_snapshot_at(struct vmm *vmm, const struct snapshot_dir *dir, struct err *err)
 {
-	return check_snapshot(vmm, err) < 0 ? err->num : save_at(vmm, dir_fd, dir, err);
+	return check_snapshot(vmm, err) < 0 ? err->num : save_at(vmm, dir, err);
 }
 
 /* The API's user names a directory of the host, and the owner opens the directory. */
 static int owned_snapshot(struct vmm *vmm, const char *url, struct err *err)
 {
 	const char *path = url_path(url, err);
-	autoclose int dir_fd = -1;
+	struct snapshot_dir dir;
 
-	if (!path || vmm->owner->open_dir(vmm->owner, path, &dir_fd, err) < 0)
+	if (!path || vmm->owner->open_dir(vmm->owner, path, &dir, err) < 0)
 		return not_sent(err);
-	return save_at(vmm, dir_fd, path, err);
+	int r = save_at(vmm, &dir, err);
+	close(dir.fd);
+	return r;
 }
 
 int vmm_snapshot(struct vmm *vmm, const char *destination_url, struct err *err)

@@ -13,6 +13,7 @@
 #include "vmm/virtio/virtio.h"
 
 struct snapshot;
+struct snapshot_dir;
 struct vm_restore;
 struct vmm;
 
@@ -23,10 +24,10 @@ struct vmm_owner {
 	/* The VM runs now, or is paused now; or one of its nets has lost its tap. */
 	void (*state_changed)(struct vmm_owner *owner);
 	/*
-	 * Opens a directory that the API's user named, if that user may write there. The caller closes
-	 * *ret_fd.
+	 * Opens a directory that the API's user named, if that user may write there, and says whose
+	 * the files in it shall be. The caller closes ret->fd.
 	 */
-	int (*open_dir)(struct vmm_owner *owner, const char *path, int *ret_fd, struct err *err);
+	int (*open_dir)(struct vmm_owner *owner, const char *path, struct snapshot_dir *ret, struct err *err);
 };
 
 struct vmm *vmm_new(struct loop *loop, struct err *err);
@@ -62,7 +63,7 @@ struct vm_config *vmm_config(struct vmm *vmm);
 /* Adds the devices of a parked VM, which is paused then. */
 MUST_CHECK int vmm_unpark(struct vmm *vmm, struct err *err);
 /* Writes a snapshot into an opened directory; `dir` is the directory's name in messages. */
-MUST_CHECK int vmm_snapshot_at(struct vmm *vmm, int dir_fd, const char *dir, struct err *err);
+MUST_CHECK int vmm_snapshot_at(struct vmm *vmm, const struct snapshot_dir *dir, struct err *err);
 /* Ends the vCPUs and frees taps, disks and locks. vmm_free() releases what is left. */
 void vmm_release(struct vmm *vmm);
 /* "Created", "Running", "Paused"; "Parked" between vmm_park() and vmm_unpark(). */

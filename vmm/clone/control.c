@@ -17,6 +17,7 @@
 #include "vmm/clone/control_fds.h"
 #include "vmm/core/host_open.h"
 #include "vmm/machine/machine.h"
+#include "vmm/snapshot/snapshot_write.h"
 
 struct owned_vm {
 	struct vmm_owner owner;
@@ -315,7 +316,7 @@ static int op_snapshot(struct owned_vm *c, struct ctl_packet *p, struct strbuf *
 	uint64_t begin = monotonic_ns();
 	if (runs && vmm_pause(c->vmm, err) < 0)
 		return err->num;
-	int r = vmm_snapshot_at(c->vmm, p->fds[0], "template", err);
+	int r = vmm_snapshot_at(c->vmm, &(struct snapshot_dir){ p->fds[0], "template", (uid_t)-1, (gid_t)-1 }, err);
 	if (runs) {
 		struct err resume_err = {};
 		if (vmm_resume(c->vmm, &resume_err) < 0 && r == 0) {
@@ -474,38 +475,47 @@ static int connect_service(const char *path, unsigned patience_s, struct err *er
 	return steal_fd(&fd);
 }
 
-/* Sends one request. Returns the one descriptor of the answer, or < 0. `what` is for messages. */
-static int ask_service(const struct owned_vm *c, const struct strbuf *request, unsigned patience_s, const char *what,
-		       struct err *err)
+struct question {
+	struct strbuf text;
+	unsigned patience_s;
+	const char *what;    /* for messages */
+	struct ctl_dir *dir; /* what the answer says, unless NULL */
+};
+
+/* Sends one request. Returns the one descriptor of the answer, or < 0. */
+static int ask_service(const struct owned_vm *c, const struct question *q, struct err *err)
 {
 	autoctl struct ctl_packet p = {};
 
 	if (!c->open_socket)
-		return err_set(err, ERR_INTERNAL, "this VM may not name paths of the host: '%s'", what);
-	autoclose int fd = connect_service(c->open_socket, patience_s, err);
-	if (fd < 0 || ctl_send(fd, request, NULL, 0, err) < 0)
+		return err_set(err, ERR_INTERNAL, "this VM may not name paths of the host: '%s'", q->what);
+	autoclose int fd = connect_service(c->open_socket, q->patience_s, err);
+	if (fd < 0 || ctl_send(fd, &q->text, NULL, 0, err) < 0)
 		return err->num;
 	int r = ctl_recv(fd, &p, err);
 	if (r == 0 || r == -EAGAIN)
-		return err_set(err, ERR_INTERNAL, "forkd did not answer when asked to open '%s'", what);
-	if (r < 0 || ctl_parse_reply(&p, NULL, NULL, err) < 0)
+		return err_set(err, ERR_INTERNAL, "forkd did not answer when asked to open '%s'", q->what);
+	if (r < 0 || ctl_parse_reply(&p, q->dir ? ctl_dir_fields : NULL, q->dir, err) < 0)
 		return err->num;
 	if (p.n_fds != 1)
-		return err_set(err, ERR_INTERNAL, "forkd sent %u descriptors for '%s'", p.n_fds, what);
+		return err_set(err, ERR_INTERNAL, "forkd sent %u descriptors for '%s'", p.n_fds, q->what);
 	return steal_fd(&p.fds[0]);
 }
 
-static int on_open_dir(struct vmm_owner *owner, const char *path, int *ret_fd, struct err *err)
+static int on_open_dir(struct vmm_owner *owner, const char *path, struct snapshot_dir *ret, struct err *err)
 {
 	struct owned_vm *c = container_of(owner, struct owned_vm, owner);
 	const struct ctl_open_dir rq = { .id = c->id, .path = (char *)(uintptr_t)path };
-	autostrbuf struct strbuf out = {};
+	struct ctl_dir dir;
+	struct question q = { .patience_s = OPEN_PATIENCE_S, .what = path, .dir = &dir };
 
-	ctl_request(&out, "open_dir", ctl_open_dir_fields, &rq, NULL);
-	int fd = ask_service(c, &out, OPEN_PATIENCE_S, path, err);
+	fields_init(ctl_dir_fields, &dir);
+	ctl_request(&q.text, "open_dir", ctl_open_dir_fields, &rq, NULL);
+	int fd = ask_service(c, &q, err);
+	strbuf_done(&q.text);
 	if (fd < 0)
 		return err->num;
-	*ret_fd = fd;
+	*ret = (struct snapshot_dir){ fd, path, dir.uid, dir.gid };
 	return 0;
 }
 
@@ -517,13 +527,14 @@ static int on_connect_port(void *opaque, uint32_t port)
 {
 	const struct owned_vm *c = opaque;
 	const struct ctl_connect rq = { .id = c->id, .port = port };
-	autostrbuf struct strbuf out = {};
 	struct err err = {};
 	char what[32];
+	struct question q = { .patience_s = CONNECT_PATIENCE_S, .what = what };
 
 	snprintf(what, sizeof(what), "vsock port %u", port);
-	ctl_request(&out, "connect", ctl_connect_fields, &rq, NULL);
-	int fd = ask_service(c, &out, CONNECT_PATIENCE_S, what, &err);
+	ctl_request(&q.text, "connect", ctl_connect_fields, &rq, NULL);
+	int fd = ask_service(c, &q, &err);
+	strbuf_done(&q.text);
 	return fd < 0 ? -1 : fd;
 }
 

@@ -165,14 +165,26 @@ static int write_files(struct vm *vm, const int fd[N_FILES], const struct strbuf
 	return 0;
 }
 
-static int save_to(struct vm *vm, int dir_fd, bool locked, const struct strbuf *const text[MEMORY], struct err *err)
+/* Gives the files away when they are written: nobody else opens them before. */
+static int give(const struct snapshot_dir *dir, const int fd[N_FILES], struct err *err)
 {
-	int fd[N_FILES] = { -1, -1, -1 }, r = 0, published = 0;
+	for (int i = 0; i < N_FILES; i++)
+		if (fchown(fd[i], dir->uid, dir->gid) < 0)
+			return err_sys(err, ERR_INTERNAL, "give %s to user %u", files[i].name, dir->uid);
+	return 0;
+}
+
+static int save_to(struct vm *vm, const struct snapshot_dir *dir, bool locked, const struct strbuf *const text[MEMORY],
+		   struct err *err)
+{
+	int fd[N_FILES] = { -1, -1, -1 }, r = 0, published = 0, dir_fd = dir->fd;
 
 	for (int i = 0; i < N_FILES && r == 0; i++)
 		r = create(dir_fd, locked, i, &fd[i], err);
 	if (r == 0)
 		r = write_files(vm, fd, text, err);
+	if (r == 0)
+		r = give(dir, fd, err);
 	while (r == 0 && published < N_FILES) {
 		r = publish(dir_fd, published, err);
 		published += r == 0;
@@ -188,12 +200,12 @@ static int save_to(struct vm *vm, int dir_fd, bool locked, const struct strbuf *
 	return r;
 }
 
-int snapshot_save_at(struct vm *vm, int dir_fd, const char *dir, struct err *err)
+int snapshot_save_at(struct vm *vm, const struct snapshot_dir *dir, struct err *err)
 {
-	int lock = fs_lock(dir_fd, FS_LOCK_FLOCK);
+	int lock = fs_lock(dir->fd, FS_LOCK_FLOCK);
 
 	if (lock == -EAGAIN)
-		return err_num(err, ERR_INTERNAL, EAGAIN, "another snapshot is being written to \"%s\"", dir);
+		return err_num(err, ERR_INTERNAL, EAGAIN, "another snapshot is being written to \"%s\"", dir->name);
 	autostrbuf struct strbuf config = {}, state = {};
 	hotplug_save_config(vm, &config);
 	if (config.failed)
@@ -201,7 +213,7 @@ int snapshot_save_at(struct vm *vm, int dir_fd, const char *dir, struct err *err
 	if (make_state(vm, &state, err) < 0)
 		return err->num;
 	const struct strbuf *const text[MEMORY] = { [CONFIG] = &config, [STATE] = &state };
-	return save_to(vm, dir_fd, lock == 0, text, err);
+	return save_to(vm, dir, lock == 0, text, err);
 }
 
 int snapshot_save(struct vm *vm, const char *destination_url, struct err *err)
@@ -211,5 +223,5 @@ int snapshot_save(struct vm *vm, const char *destination_url, struct err *err)
 
 	if (snapshot_open_dir(destination_url, &dir, &dir_fd, err) < 0)
 		return err->num;
-	return snapshot_save_at(vm, dir_fd, dir, err);
+	return snapshot_save_at(vm, &(struct snapshot_dir){ dir_fd, dir, (uid_t)-1, (gid_t)-1 }, err);
 }

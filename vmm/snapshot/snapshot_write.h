@@ -9,14 +9,24 @@
 
 #include "common/err.h"
 
+#include <sys/types.h>
+
 struct vm;
+
+/* Where a snapshot goes, and whose its files become; -1: they stay this process's. */
+struct snapshot_dir {
+	int fd;
+	const char *name; /* in messages */
+	uid_t uid;
+	gid_t gid;
+};
 
 /* Writes a paused machine to file://dir, which must exist. */
 MUST_CHECK int snapshot_save(struct vm *vm, const char *destination_url, struct err *err);
 /*
- * The same for an opened directory, which stays the caller's; `dir` is the directory's name in
- * messages. A lock on the directory lasts until dir_fd is closed.
+ * The same for an opened directory, which stays the caller's. A lock on the directory lasts until
+ * dir->fd is closed.
  */
-MUST_CHECK int snapshot_save_at(struct vm *vm, int dir_fd, const char *dir, struct err *err);
+MUST_CHECK int snapshot_save_at(struct vm *vm, const struct snapshot_dir *dir, struct err *err);
 
 #endif
