@@ -123,6 +123,15 @@ def wait_for(what, probe, timeout_s=None, context=lambda: "", step_s=0.005):
         time.sleep(step_s)
 
 
+def open_files(pid):
+    """What the descriptors of a process lead to, by number. One that is closed meanwhile is left out."""
+    found = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
+    return found
+
+
 class Vmm:
     """One VMM process. Its stdout is the guest's serial port (`--serial tty`), its stderr a file."""
 
@@ -277,10 +286,7 @@ class Vmm:
 
     def fds(self):
         """What its descriptors are, but for the one ring that a thread keeps (common/uring.c)."""
-        names = []
-        for fd in os.listdir(f"/proc/{self.pid}/fd"):
-            with contextlib.suppress(FileNotFoundError):                # closed meanwhile
-                names.append(os.readlink(f"/proc/{self.pid}/fd/{fd}"))
+        names = list(open_files(self.pid).values())
         if "anon_inode:[io_uring]" in names:
             names.remove("anon_inode:[io_uring]")
         return names

@@ -11,7 +11,7 @@ import threading
 
 import kvmtest
 from forkdtest import Daemon, ForkdTest, alive, request
-from kvmtest import MIB, VMM, give_to, guest, read, wait_for, write
+from kvmtest import MIB, VMM, give_to, guest, open_files, read, wait_for, write
 
 USER = 65534
 
@@ -287,7 +287,7 @@ class Snapshots(AccessTest):
                 status, answer = self.ask(d, "POST", f"/v1/templates/t{i}/clones", {"overrides": {"serial": {"mode": "Null"}}})
                 self.assertEqual(status, 201, answer)
                 clone = answer["clones"][0]
-                fds = [os.readlink(f"/proc/{clone['pid']}/fd/{fd}") for fd in os.listdir(f"/proc/{clone['pid']}/fd")]
+                fds = open_files(clone["pid"]).values()
                 self.assertEqual([f for f in fds if f.startswith(("/dev/pts", "/dev/ptmx", target))], [], mode)
                 self.assertEqual(self.ask(d, "DELETE", f"/v1/clones/{clone['id']}")[0], 204)
                 with open(d.log, "rb") as f:

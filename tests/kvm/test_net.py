@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 
-from kvmtest import IS_FORKD, KvmTest, Tap, read, wait_for, write
+from kvmtest import IS_FORKD, KvmTest, Tap, open_files, read, wait_for, write
 
 
 class NetFds(KvmTest):
@@ -233,11 +233,10 @@ class LostTap(KvmTest):
 
     def watched(self, vmm, path):
         """The descriptors with that path that an epoll instance of the process waits for."""
-        directory, found = f"/proc/{vmm.pid}", []
-        for fd in os.listdir(f"{directory}/fd"):
-            if os.readlink(f"{directory}/fd/{fd}") == "anon_inode:[eventpoll]":
-                targets = [line.split()[1] for line in read(f"{directory}/fdinfo/{fd}").decode().splitlines() if line.startswith("tfd")]
-                found += [t for t in targets if os.readlink(f"{directory}/fd/{t}") == path]
+        files, found = open_files(vmm.pid), []
+        for fd in (fd for fd, target in files.items() if target == "anon_inode:[eventpoll]"):
+            lines = read(f"/proc/{vmm.pid}/fdinfo/{fd}").decode().splitlines()
+            found += [line for line in lines if line.startswith("tfd") and files.get(int(line.split()[1])) == path]
         return found
 
     def test_descriptors(self):

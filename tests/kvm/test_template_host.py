@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 
-from kvmtest import VMM, KvmTest, Tap, call, only_forkd, read, wait_for, write
+from kvmtest import VMM, KvmTest, Tap, call, only_forkd, open_files, read, wait_for, write
 
 PACKET_MAX = 1 << 18
 
@@ -221,7 +221,7 @@ class TemplateHost(KvmTest):
         first, second = Clone(host, "first"), Clone(host, "second")
         first.restore()
         second.restore()
-        links = [os.readlink(f"/proc/{second.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{second.pid}/fd")]
+        links = open_files(second.pid).values()
         self.assertNotIn(self.dir, " ".join(x for x in links if "first" in x))
         sockets = {x for x in links if x.startswith("socket:")}
         self.assertLessEqual(len(sockets), 3, f"control listener, control connection, API: {links}")

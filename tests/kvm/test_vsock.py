@@ -13,7 +13,7 @@ import threading
 import time
 
 import test_template_host
-from kvmtest import IS_FORKD, PATIENCE_S, VMM, KvmTest, guest, modes, only_forkd, peer, wait_for
+from kvmtest import IS_FORKD, PATIENCE_S, VMM, KvmTest, guest, modes, only_forkd, open_files, peer, wait_for
 
 DEVICES = "rounds=0 dev=vsock,rng pause=5"
 
@@ -79,11 +79,7 @@ class EchoServer:
 
 
 def n_sockets(vmm):
-    n = 0
-    for fd in os.listdir(f"/proc/{vmm.pid}/fd"):
-        with contextlib.suppress(OSError):
-            n += os.readlink(f"/proc/{vmm.pid}/fd/{fd}").startswith("socket:")
-    return n
+    return sum(target.startswith("socket:") for target in open_files(vmm.pid).values())
 
 
 def dial(path, port=1000, timeout_s=None):

@@ -10,7 +10,7 @@
 #include "vmm/console/chardev.h"
 
 enum { RAM_BYTES = 4 << 20, DESC = 0, AVAIL = 0x2000, USED = 0x4000, TEXT = 0x10000, TURN_MAX = 64 << 10, TX = 1 };
-enum { NEXT = 1, CHAIN_MAX = 255 };
+enum { NEXT = 1, CHAIN_MAX = 255, QUEUE_SIZE = 256, AVAIL_EVENT = USED + 4 + 8 * QUEUE_SIZE };
 
 static struct gmem mem;
 static struct device_env env = { .loop = &loop, .mem = &mem };
@@ -71,7 +71,7 @@ static void add_chain(unsigned n, uint32_t len)
 		put(DESC + 16 * i, &d, sizeof(d));
 	}
 	memcpy(&idx, gmem_ptr(&mem, AVAIL + 2, 2), 2);
-	put(AVAIL + 4 + 2 * (idx % 256), &(uint16_t){ 0 }, 2);
+	put(AVAIL + 4 + 2 * (idx % QUEUE_SIZE), &(uint16_t){ 0 }, 2);
 	idx++;
 	put(AVAIL + 2, &idx, 2);
 }
@@ -192,22 +192,53 @@ static void *pause_it(void *arg)
 static void pause_comes_first(void **state)
 {
 	pthread_t thread;
-	struct chain c;
 
 	(void)state;
 	add_chain(1, 3 * TURN_MAX);
 	pthread_mutex_lock(&vdev->lock);
 	assert_int_equal(pthread_create(&thread, NULL, pause_it, vdev), 0);
-	while (virtio_pop(vdev, TX, &c)) {
-		vring_unpop(&vdev->queue[TX]);
+	while (!vdev->pausing)
 		usleep(100);
-	}
 	virtio_notify(vdev, TX);
 	pthread_mutex_unlock(&vdev->lock);
 	pthread_join(thread, NULL);
 	assert_int_equal(notify(), 0);
 	virtio_resume(vdev, false);
 	assert_int_equal(notify(), 2 * TURN_MAX);
+}
+
+/* The turn that is under way when the pause comes ends as always: what the guest was told to notify of is done. */
+static void pause_in_a_turn(void **state)
+{
+	pthread_t thread;
+
+	(void)state;
+	add_chain(1, 8);
+	pthread_mutex_lock(&vdev->lock);
+	assert_int_equal(pthread_create(&thread, NULL, pause_it, vdev), 0);
+	while (!vdev->pausing)
+		usleep(100);
+	vdev->ops->notify(vdev, TX);
+	pthread_mutex_unlock(&vdev->lock);
+	pthread_join(thread, NULL);
+	assert_int_equal(used(), 1);
+	assert_true(vdev->paused);
+}
+
+/* A queue whose next turn the pause prevents asks for the guest's next chain in the snapshot. */
+static void paused_queue_asks(void **state)
+{
+	uint16_t asks;
+
+	(void)state;
+	vdev->queue[TX].event_idx = true;
+	add_chain(1, 3 * TURN_MAX);
+	notify();
+	memcpy(&asks, gmem_ptr(&mem, AVAIL_EVENT, 2), 2);
+	assert_int_equal(asks, 0);
+	virtio_pause(vdev);
+	memcpy(&asks, gmem_ptr(&mem, AVAIL_EVENT, 2), 2);
+	assert_int_equal(asks, 1);
 }
 
 /* The rest of a chain that was under way is forgotten. */
@@ -248,6 +279,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(nothing_is_lost, make, done),
 		cmocka_unit_test_setup_teardown(pause_in_the_middle, make, done),
 		cmocka_unit_test_setup_teardown(pause_comes_first, make, done),
+		cmocka_unit_test_setup_teardown(pause_in_a_turn, make, done),
+		cmocka_unit_test_setup_teardown(paused_queue_asks, make, done),
 		cmocka_unit_test_setup_teardown(reset_in_the_middle, make, done),
 		cmocka_unit_test_setup_teardown(without_a_worker, make, done),
 	};

@@ -3,7 +3,6 @@
 #include "vmm/virtio/virtio.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
 
 #include "common/log.h"
@@ -142,7 +141,7 @@ void virtio_reset(struct virtio_dev *vdev)
 
 void virtio_notify(struct virtio_dev *vdev, unsigned queue)
 {
-	if (!vdev->active || vdev->broken || vdev->paused || queue >= vdev->n_queues)
+	if (!vdev->active || vdev->broken || vdev->paused || vdev->pausing || queue >= vdev->n_queues)
 		return;
 	vdev->budget = 2U * vdev->queue[queue].s.size;
 	vdev->ops->notify(vdev, queue);
@@ -153,12 +152,18 @@ void virtio_pause(struct virtio_dev *vdev)
 {
 	/*
 	 * Set before the lock is taken: a worker that takes the lock for turn after turn begins no new turn.
+	 * The turn that is under way ends as always.
 	 */
-	bool was_paused = atomic_exchange(&vdev->paused, true);
-
+	vdev->pausing = true;
 	pthread_mutex_lock(&vdev->lock);
+	bool was_paused = vdev->paused;
+	vdev->paused = true;
+	vdev->pausing = false;
 	if (!was_paused && vdev->ops->pause)
 		vdev->ops->pause(vdev);
+	/* A queue whose next turn did not come is saved as one that asks: another program may never look at it otherwise. */
+	for (unsigned i = 0; vdev->active && !vdev->broken && i < vdev->n_queues; i++)
+		vring_ask_for_next(&vdev->queue[i]);
 	pthread_mutex_unlock(&vdev->lock);
 }
 

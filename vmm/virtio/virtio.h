@@ -128,7 +128,8 @@ struct virtio_dev {
 	bool broken;     /* the guest broke a ring: DEVICE_NEEDS_RESET was set */
 	uint32_t budget; /* chains that this call of notify() may still take */
 	struct virtio_counters counters;
-	_Atomic bool paused; /* notifications wait for the resume; set without the lock */
+	bool paused;          /* notifications wait for the resume */
+	_Atomic bool pausing; /* virtio_pause() waits for the lock: no turn begins; set without the lock */
 };
 
 /* Sets up the common part; every queue gets max_size = size = queue_size. */

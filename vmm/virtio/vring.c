@@ -154,14 +154,26 @@ void vring_push(struct vring *q, uint16_t head, uint32_t written)
 	__atomic_store_n(&q->used->idx, q->next_used, __ATOMIC_RELEASE);
 }
 
+/* avail_event lies behind the used ring. */
+static void ask_from(struct vring *q, uint16_t idx)
+{
+	uint16_t *avail_event = (uint16_t *)(void *)&q->used->ring[q->s.size];
+
+	if (q->event_idx)
+		__atomic_store_n(avail_event, idx, __ATOMIC_RELEASE);
+}
+
+void vring_ask_for_next(struct vring *q)
+{
+	if (q->desc)
+		ask_from(q, guest_load(&q->avail->idx));
+}
+
 bool vring_rearm(struct vring *q)
 {
 	if (!q->desc)
 		return false;
-	if (q->event_idx) { /* avail_event lies behind the used ring */
-		uint16_t *avail_event = (uint16_t *)(void *)&q->used->ring[q->s.size];
-		__atomic_store_n(avail_event, q->next_avail, __ATOMIC_RELEASE);
-	}
+	ask_from(q, q->next_avail);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return guest_load(&q->avail->idx) != q->next_avail;
 }

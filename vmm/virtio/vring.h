@@ -61,6 +61,11 @@ void vring_unpop(struct vring *q);
 void vring_push(struct vring *q, uint16_t head, uint32_t written);
 /* Asks for a notification of the next chain; true when one is there already. */
 bool vring_rearm(struct vring *q);
+/*
+ * Asks for a notification of the next chain that the guest adds, whatever is in the ring by now. No
+ * vCPU runs.
+ */
+void vring_ask_for_next(struct vring *q);
 /* Whether the guest wants an interrupt for what was pushed since the last call that returned true. */
 bool vring_needs_interrupt(struct vring *q);
 
