@@ -11,7 +11,7 @@ import threading
 
 import kvmtest
 from forkdtest import Daemon, ForkdTest, alive, request
-from kvmtest import MIB, VMM, give_to, guest, open_files, read, wait_for, write
+from kvmtest import MIB, PATIENCE_S, VMM, give_to, guest, open_files, read, wait_for, write
 
 USER = 65534
 
@@ -295,6 +295,23 @@ class Snapshots(AccessTest):
                     self.assertNotIn(b"....", f.read(), mode)           # the guest's ticks
                 self.assertEqual(read(secret), b"root's own", mode)
                 self.assertFalse(os.path.exists(self.path("socket-of-root")), mode)
+
+
+class OpenService(AccessTest):
+    def test_connections_have_a_bound(self):
+        """The 65th connection ends the first one, and no other."""
+        d = self.daemon()
+        connections = []
+        for _ in range(65):
+            s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.addCleanup(s.close)
+            s.settimeout(PATIENCE_S)
+            s.connect(os.path.join(d.runtime, "open.sock"))
+            connections.append(s)
+        self.assertEqual(connections[0].recv(100), b"")
+        for s in connections[1:]:
+            s.send(b"{}")
+            self.assertIn(b"'op'", s.recv(4096))
 
 
 class Vsock(AccessTest):
