@@ -155,10 +155,36 @@ void sock_listener_done(struct sock_listener *l)
 	*l = (struct sock_listener){ .fd = -1, .lock_fd = -1 };
 }
 
+void sock_close_sent(int fd)
+{
+	const struct linger off = {};
+
+	if (fd < 0)
+		return;
+	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &off, sizeof(off)); /* fails for what is no socket */
+	close(fd);
+}
+
 static void close_all(const int *fds, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
-		close(fds[i]);
+		sock_close_sent(fds[i]);
+}
+
+void sock_discard(int fd)
+{
+	char bytes[4096];
+	int fds[SOCK_FDS_MAX];
+	uint32_t n_fds;
+	ssize_t n;
+
+	if (shutdown(fd, SHUT_RDWR) < 0)
+		return;
+	do { /* has an end: nothing more can come */
+		struct err ignored = {};
+		n = sock_recv(fd, bytes, sizeof(bytes), fds, &n_fds, &ignored);
+		close_all(fds, n_fds);
+	} while (n > 0 || n == -EMFILE || n == -EMSGSIZE);
 }
 
 /*

@@ -81,4 +81,15 @@ MUST_CHECK ssize_t sock_recv(int fd, void *buf, size_t size, int *ret_fds, uint3
  */
 MUST_CHECK ssize_t sock_send(int fd, const void *buf, size_t len, const int *fds, uint32_t n_fds, struct err *err);
 
+/*
+ * Closes a descriptor that somebody sent. A socket with SO_LINGER would hold up whoever closes it
+ * last, for as long as the sender has set. fd < 0: nothing is done.
+ */
+void sock_close_sent(int fd);
+/*
+ * Before a unix stream socket is closed: shuts it down, and throws away what is unread, with the
+ * descriptors in it. Otherwise close() closes those, and waits as described above.
+ */
+void sock_discard(int fd);
+
 #endif

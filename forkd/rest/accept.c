@@ -37,8 +37,7 @@ struct acceptor {
 static void close_fds(struct peer *p)
 {
 	for (uint32_t i = 0; i < p->n_fds; i++)
-		if (p->fds[i] >= 0)
-			close(p->fds[i]);
+		sock_close_sent(p->fds[i]);
 	free(p->fds);
 	p->fds = NULL;
 	p->n_fds = 0;
@@ -148,16 +147,23 @@ static int enter_locked(struct acceptor *a, struct peer *p, struct err *err)
 	return 0;
 }
 
+void peer_discard(const struct peer *p)
+{
+	if (p->caller.local)
+		sock_discard(p->fd);
+}
+
 static void drop(struct peer *p)
 {
+	peer_discard(p);
 	close(p->fd);
 	peer_free(p);
 }
 
 /* ---- a new connection ---- */
 
-/* Answers that there are too many connections, and closes. What the client sent is left unread. */
-static void turn_away(int fd, const struct err *err)
+/* Answers that there are too many connections, and closes. What the client sent is not looked at. */
+static void turn_away(const struct peer *p, const struct err *err)
 {
 	autostrbuf struct strbuf body = {};
 	autostrbuf struct strbuf text = {};
@@ -168,10 +174,11 @@ static void turn_away(int fd, const struct err *err)
 		      "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
 		      error_info(err)->status, body.len);
 	strbuf_add(&text, body.text, body.len);
-	if (!text.failed && send(fd, text.text, text.len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+	if (!text.failed && send(p->fd, text.text, text.len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		log_debug("http: a connection was turned away: %s", body.text);
-	shutdown(fd, SHUT_WR);
-	close(fd);
+	shutdown(p->fd, SHUT_WR);
+	peer_discard(p);
+	close(p->fd);
 }
 
 /*
@@ -244,7 +251,7 @@ static void add_peer(struct acceptor *a, const struct accept_listener *from, int
 	int r = enter_locked(a, p, &err);
 	pthread_mutex_unlock(&a->lock);
 	if (r < 0) {
-		turn_away(fd, &err);
+		turn_away(p, &err);
 		free(p);
 		return;
 	}
@@ -283,7 +290,7 @@ static bool keep_fds(struct peer *p, const struct msghdr *msg)
 		if (!fds) {
 			const int *lost = (const int *)(const void *)CMSG_DATA(c);
 			for (uint32_t i = 0; i < n; i++)
-				close(lost[i]);
+				sock_close_sent(lost[i]);
 			return false;
 		}
 		p->fds = fds;
@@ -473,6 +480,7 @@ static void drop_unspoken_locked(struct peers *list)
 	while (p) {
 		struct peer *next = TAILQ_NEXT(p, link);
 		if (!p->spoken) {
+			peer_discard(p);
 			close(p->fd);
 			free_locked(p);
 		}

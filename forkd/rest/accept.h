@@ -52,6 +52,8 @@ void peer_proven(struct peer *peer);
  * not closed. NULL is fine.
  */
 void peer_free(struct peer *peer);
+/* Throws away what came over a local connection and was not read. To be called before `fd` is closed. */
+void peer_discard(const struct peer *peer);
 
 enum { ACCEPT_LISTENERS_MAX = 2 };
 

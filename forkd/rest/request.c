@@ -9,6 +9,7 @@
 #include <strings.h>
 
 #include "common/log.h"
+#include "common/sock.h"
 #include "forkd/errors.h"
 #include "forkd/rest/server_private.h"
 
@@ -242,8 +243,7 @@ bool exchange_asks_first(const struct exchange *ex)
 void exchange_done(struct exchange *ex)
 {
 	for (uint32_t i = 0; i < ex->rq.n_fds; i++)
-		if (ex->rq.fds[i] >= 0)
-			close(ex->rq.fds[i]);
+		sock_close_sent(ex->rq.fds[i]);
 	free(ex->rq.fds);
 	json_done(&ex->rq.json);
 	drop_text(ex);

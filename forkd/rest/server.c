@@ -122,6 +122,7 @@ static void on_spoken(void *arg, struct peer *peer)
 	}
 	pthread_mutex_unlock(&s->lock);
 	if (!slot) {
+		peer_discard(peer);
 		close(fd);
 		peer_free(peer);
 	} else if (MHD_add_connection(peer->tls ? s->tls : s->plain, fd, &addr, sizeof(addr)) != MHD_YES) {
@@ -153,6 +154,7 @@ static void on_connection(void *cls, struct MHD_Connection *connection, void **s
 	if (s->peers[peer->fd] == peer)
 		s->peers[peer->fd] = NULL;
 	pthread_mutex_unlock(&s->lock);
+	peer_discard(peer); /* libmicrohttpd closes the socket next, in the thread that all connections share */
 	peer_free(peer);
 }
 

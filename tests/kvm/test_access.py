@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attempts of another uid to reach, through a VM of a root daemon, what is root's: each worked once."""
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import stat
 import struct
 import threading
+import time
 
 import kvmtest
 from forkdtest import Daemon, ForkdTest, alive, request
@@ -376,6 +378,76 @@ class Vsock(AccessTest):
         status, answer = self.ask(d, "POST", "/v1/templates", {"name": "t", "vm": vm, "ready": {"delay_ms": 1500}, "timeout_s": 60})
         self.assertIn(status, (201, 400, 403), answer)
         self.assertEqual(roots, [], answer)
+
+
+class Descriptors(AccessTest):
+    """Sockets that are sent along and linger: whoever closes one last waits for an hour, unless SO_LINGER is off by then."""
+
+    def lingering(self):
+        """A TCP socket with bytes that nobody takes, and what keeps it so."""
+        listener, s = socket.socket(), socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        s.connect(listener.getsockname())
+        peer = listener.accept()[0]
+        s.setblocking(False)
+        outq = -1                                                       # SIOCOUTQ: full, and stays so
+        while outq != (outq := struct.unpack("i", fcntl.ioctl(s, 0x5411, bytes(4)))[0]) or outq == 0:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    s.send(bytes(65536))
+            time.sleep(0.2)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 3600))
+        return s, (peer, listener)
+
+    def send(self, d, data, more=b""):
+        """As the other user: sends the socket along; goes at once after one byte, else when the daemon has hung up."""
+        s, kept = self.lingering()
+        with socket.socket(socket.AF_UNIX) as c:
+            c.settimeout(60)
+            c.connect(d.socket)
+            socket.send_fds(c, [data], [s.fileno()])
+            if more:
+                socket.send_fds(c, [more], [s.fileno()])
+            s.close()
+            if len(data) > 1:
+                with contextlib.suppress(ConnectionResetError):
+                    while c.recv(4096):
+                        pass
+        return kept
+
+    def test_nobody_waits(self):
+        kvmtest.Tap.up(type("Loopback", (), {"name": "lo"}))
+        d = self.daemon()
+        whole = b"GET /v1/version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        for data, more in ((whole, b""), (b"G", b""), (b"G", b"E")):
+            with self.subTest(data=data, more=more):
+                reader, writer = os.pipe()
+                stay, end = os.pipe()
+                child = os.fork()
+                if child == 0:
+                    with contextlib.suppress(BaseException):
+                        os.close(end)
+                        os.setgroups([])
+                        os.setgid(USER)
+                        os.setuid(USER)
+                        kept = self.send(d, data, more)
+                        os.write(writer, b"sent" if kept else b"")
+                        os.read(stay, 1)                                # the sockets' other ends stay open until then
+                    os._exit(0)
+                os.close(writer)
+                os.close(stay)
+                try:
+                    with open(reader, "rb") as f:
+                        self.assertEqual(f.read(4), b"sent")
+                    for _ in range(3):
+                        self.assertEqual(d.call("GET", "/v1/version", timeout_s=20).status, 200)
+                    if more:
+                        d.stop()                                        # no thread is held
+                finally:
+                    os.close(end)
+                    os.waitpid(child, 0)
 
 
 class OtherDaemon(AccessTest):

@@ -54,8 +54,7 @@ static struct connection *connection_of(struct http_parser *parser)
 static void close_fds(const int *fds, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
-		if (fds[i] >= 0)
-			close(fds[i]);
+		sock_close_sent(fds[i]);
 }
 
 static void drop_fds(struct connection *c)
