@@ -51,7 +51,7 @@
 	X(E_BUSY, "busy", 429, "Try again later.")                                                                 \
 	X(E_NO_MEMORY, "not_enough_memory", 507,                                                                   \
 	  "Delete clones, ask for fewer, or use memory_restore_mode copyonwrite.")                                 \
-	X(E_NO_SPACE, "no_space", 507, "Free space in the store's file system.")                                   \
+	X(E_NO_SPACE, "no_space", 507, "Free space in the file system of what the message names.")                 \
 	X(E_TIMEOUT, "timeout", 504,                                                                               \
 	  "Ask for a longer timeout, or look at the serial log for what the guest waits for.")                     \
 	X(E_HOST, "template_host_failed", 503,                                                                     \

@@ -8,7 +8,7 @@ import socket
 import subprocess
 
 from forkdtest import FORKCTL, FORKD, Daemon, ForkdTest, request, ticks
-from kvmtest import MIB, Tap, give_to, guest, read, wait_for, write
+from kvmtest import MIB, Tap, give_to, guest, read, tmpfs, wait_for, write
 from test_net import NetFds, interfaces
 
 
@@ -338,6 +338,34 @@ class Input(ForkdTest):
         self.assertEqual((answer.status, answer.json["code"]), (507, "no_space"), answer)
         self.assertEqual(os.listdir(os.path.join(d.store, "staging")), [])
         self.assertEqual(d.get("/v1/templates")["templates"], [])
+
+    def test_runtime_directory_full(self):
+        """Not the store: the remedy does not say so, and no clone is lost by it."""
+        if os.geteuid() != 0:
+            self.skipTest("needs root to mount a small file system")
+        root = self.new_dir("forkd")
+        run = os.path.join(root, "run")
+        os.mkdir(run)
+        with tmpfs(run, "1M"):
+            d = Daemon(self, root=root)
+            d.template("t", self.ticker())
+            clones = d.clone("t", 4)
+            with open(os.path.join(run, "filler"), "wb", buffering=0) as f, contextlib.suppress(OSError):
+                while True:
+                    f.write(bytes(4096))
+            for method, url, body in (("POST", "/v1/templates/t/clones", {}),
+                                      ("PATCH", f"/v1/clones/{clones[0]['id']}", {"labels": {"a": "b"}})):
+                answer = d.call(method, url, body)
+                self.assertEqual((answer.status, answer.json["code"]), (507, "no_space"), answer)
+                self.assertNotIn("store", answer.json["remedy"])
+            self.assertEqual(d.get(f"/v1/clones/{clones[0]['id']}")["labels"], {})
+            d.kill()
+            d.start()
+            ids = sorted(c["id"] for c in clones)
+            self.assertEqual(sorted(c["id"] for c in d.get("/v1/clones")["clones"]), ids)
+            self.assertEqual(sorted(os.listdir(os.path.join(run, "clones"))), ids)
+            d.delete(clones)
+            d.stop()
 
     def test_too_much_memory(self):
         d = Daemon(self)
