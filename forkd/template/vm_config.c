@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "forkd/access/policy.h"
 #include "forkd/access/taps.h"
@@ -70,8 +71,9 @@ static uint64_t number(const struct json_node *node, const char *key, uint64_t o
 static int add_file(struct vm_needs *n, enum ctl_fd_kind kind, const struct json_node *node, const char *key,
 		    const char *what, const struct place *p, struct err *err)
 {
+	autoclose int fd = -1;
 	const char *path;
-	int fd;
+	struct stat st;
 
 	if (get_string(node, key, what, &path, err) < 0)
 		return err->num;
@@ -79,7 +81,9 @@ static int add_file(struct vm_needs *n, enum ctl_fd_kind kind, const struct json
 		return 0;
 	if (policy_open(p->d->policy, p->caller, path, O_RDONLY | O_NOCTTY | O_NONBLOCK, &fd, err) < 0)
 		return err_wrap(err, "%s.%s", what, key);
-	return handover_add(&n->fds, kind, NULL, fd, false, err);
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return fail(err, E_INVALID, "%s.%s: '%s' is not a regular file", what, key, path);
+	return handover_add(&n->fds, kind, NULL, steal_fd(&fd), false, err);
 }
 
 static int add_payload(struct vm_needs *n, const struct json_node *vm, const struct place *p, struct err *err)

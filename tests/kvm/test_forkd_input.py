@@ -167,6 +167,13 @@ class Disks(ForkdTest):
             "disks": [{"id": "root", "path": disk, "image_type": "Raw"}]}})
         self.wait_rounds(self.child(d, "t", disk))
 
+    def test_payload_that_is_no_file(self):
+        d = Daemon(self)
+        for key in ("kernel", "initramfs"):
+            vm = {"payload": {"kernel": guest("devices"), key: self.dir}, "memory": {"size": 64 << 20}}
+            said = d.refused(400, "invalid_request", "POST", "/v1/templates", {"name": "t", "ready": {"delay_ms": 1}, "vm": vm})
+            self.assertIn(f"vm.payload.{key}: '{self.dir}' is not a regular file", said)
+
 
 class SharedDisks(ForkdTest):
     """Read-only disks that the snapshot names: what is wrong with one is said before a clone needs it."""

@@ -78,6 +78,7 @@ static int set_up(void **state)
 	make_link("..", "root/up");
 	make_link("sub", "root/dir");
 	make_link("/proc/self/root", "root/magic");
+	make_link("loop", "root/loop");
 	snprintf(path, sizeof(path), "%s/root//", dir); /* slashes at the end do not matter */
 	return policy_new(roots, 1, &policy, &err);
 }
@@ -239,6 +240,7 @@ static void sources(void **state)
 		{ "root/magic/etc", "passwd", ok, no, no },
 		{ "rootless", "file", ok, no, no },
 		{ "root", "kept", ok, lost, ok },
+		{ "root", "loop", lost, no, no },
 		{ "root", "none", bad, bad, bad },
 		{ "root", "sub", bad, bad, bad },
 		{ "root/file", "x", lost, lost, lost },

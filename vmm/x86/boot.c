@@ -64,7 +64,7 @@ static int file_open(struct file *f, const char *path, int given, const char *wh
 	if (f->fd < 0)
 		return err_sys(err, ERR_INTERNAL, "open %s '%s'", what, path);
 	if (fstat(f->fd, &st) < 0 || !S_ISREG(st.st_mode))
-		return err_set(err, ERR_INVALID, "%s '%s' is not a regular file", what, path);
+		return err_set(err, ERR_INTERNAL, "%s '%s' is not a regular file", what, path);
 	f->size = (uint64_t)st.st_size;
 	return 0;
 }
