@@ -20,8 +20,11 @@ struct host_needs;
 
 /* Fills in where RAM of `size` bytes stands in the guest's physical addresses. */
 void arch_layout_ram(struct gmem *mem, uint64_t size);
-/* Right after KVM_CREATE_VM: enables what the VM needs of KVM and sets its fixed addresses. */
-MUST_CHECK int arch_vm_init(struct vm *vm, struct err *err);
+/*
+ * Right after KVM_CREATE_VM: enables what the VM needs of KVM and sets its fixed addresses. is_checked:
+ * arch_needs_check() has found all that the VM needs of KVM, for this host.
+ */
+MUST_CHECK int arch_vm_init(struct vm *vm, bool is_checked, struct err *err);
 /*
  * For a machine that boots: decides what its guest is told about the CPU. A restored machine has
  * that in its state.

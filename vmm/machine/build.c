@@ -77,10 +77,11 @@ void build_free(struct build *b)
 int step_kvm(struct build *b, struct err *err)
 {
 	struct vm *vm = b->vm;
+	bool by_template_host = b->saved && b->saved != &b->own;
 
 	if ((vm->kvm.fd < 0 && kvm_open(&vm->kvm, err) < 0) || kvm_create_vm(&vm->kvm, err) < 0)
 		return err->num;
-	return arch_vm_init(vm, err);
+	return arch_vm_init(vm, by_template_host, err);
 }
 
 int step_events(struct build *b, struct err *err)
