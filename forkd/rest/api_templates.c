@@ -50,12 +50,10 @@ static void work_free(struct work *w)
 	free(w);
 }
 
-/* Makes the template; the event stream tells the result too. `rq` NULL: in the background. */
-static int work_run(struct work *w, const struct request *rq, struct err *err)
+/* Makes the template; the event stream tells the result too. `from` NULL: in the background. */
+static int work_run(struct work *w, const struct origin *from, struct err *err)
 {
-	const struct origin from = rq ? request_origin(rq) : (struct origin){};
-	int r = w->vm ? vm_build_run(w->vm, &w->b, rq ? &from : NULL, err)
-		      : build_from_files(&w->b, &w->files, w->source, err);
+	int r = w->vm ? vm_build_run(w->vm, &w->b, from, err) : build_from_files(&w->b, &w->files, w->source, err);
 
 	vm_build_free(steal_ptr(&w->vm)); /* the VM's taps and disks are free before anybody hears of the template */
 	return build_end(&w->b, r, err);
@@ -101,10 +99,10 @@ static int prepare(struct forkd *d, const struct request *rq, const struct wante
 	return vm_build_new(d, &from, vm, ready, wanted->timeout_s, &w->vm, err);
 }
 
-static int run_now(struct forkd *d, struct work *w, const struct request *rq, const char *name, struct reply *reply,
+static int run_now(struct forkd *d, struct work *w, const struct origin *from, const char *name, struct reply *reply,
 		   struct err *err)
 {
-	int r = work_run(w, rq, err);
+	int r = work_run(w, from, err);
 
 	work_free(w);
 	reply->status = 201;
@@ -137,7 +135,8 @@ static int create(struct forkd *d, struct request *rq, const struct wanted *want
 		work_free(w);
 		return err->num;
 	}
-	return wanted->async ? run_later(d, w, wanted->name, reply, err) : run_now(d, w, rq, wanted->name, reply, err);
+	return wanted->async ? run_later(d, w, wanted->name, reply, err)
+			     : run_now(d, w, &from, wanted->name, reply, err);
 }
 
 int api_template_create(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import time
 
 import kvmtest
 from kvmtest import BUILD, Answer, KvmTest, read, wait_for
@@ -201,6 +200,14 @@ class ForkdTest(KvmTest):
         directory = vmm.snapshot()
         vmm.stop()
         return directory
+
+    def daemon_of(self, vmm):
+        """A daemon with that VM, which ends, as template "t"."""
+        directory = vmm.snapshot()
+        vmm.stop()
+        d = Daemon(self)
+        d.template("t", directory)
+        return d
 
     def wait_ticks(self, clones, n=3):
         for c in clones:

@@ -19,10 +19,7 @@ class Clones(ForkdTest):
         """A guest whose chains are 256 MiB each: its vCPU goes on, it can be paused in the middle, and its log stays small."""
         vmm = self.boot("devices", "dev=console flood=4", extra=("--console", "null"))
         vmm.wait_output(rb"kicked")
-        directory = vmm.snapshot()
-        vmm.stop()
-        d = Daemon(self)
-        d.template("t", directory)
+        d = self.daemon_of(vmm)
         clone = d.clone("t")[0]
         bytes_seen = []
 

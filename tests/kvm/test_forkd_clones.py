@@ -243,10 +243,7 @@ class Vsock(ForkdTest):
         """Both ways for each clone: the host dials the guest, and the guest dials the host's port 2000."""
         vmm = self.boot("devices", "rounds=0 dev=vsock,rng pause=5 streams=1", extra=["--vsock", f"cid=3,socket={self.path('v')}"])
         vmm.wait_output(rb"vsock: cid 3")
-        directory = vmm.snapshot()
-        vmm.stop()
-        d = Daemon(self)
-        d.template("t", directory)
+        d = self.daemon_of(vmm)
         own = self.path("own.vsock")
         clones = d.clone("t", 2) + d.clone("t", overrides={"vsock": {"socket": own}})
         self.assertEqual(clones[2]["vsock_socket"], own)
@@ -265,10 +262,7 @@ class Vsock(ForkdTest):
     def daemon(self):
         vmm = self.boot("ticker", "tick=2000000 warm=4", extra=["--vsock", f"cid=3,socket={self.path('v')}"])
         vmm.wait_bytes(5)
-        directory = vmm.snapshot()
-        vmm.stop()
-        d = Daemon(self)
-        d.template("t", directory)
+        d = self.daemon_of(vmm)
         return d
 
     def at(self, d, path):

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 
-from forkdtest import FORKCTL, FORKD, Daemon, ForkdTest, request, ticks
+from forkdtest import FORKD, Daemon, ForkdTest, request
 from kvmtest import MIB, Tap, give_to, guest, read, tmpfs, wait_for, write
 from test_net import NetFds, interfaces
 
@@ -88,10 +88,7 @@ class Disks(ForkdTest):
         disk = self.disk()
         vmm = self.boot("devices", "rounds=0 dev=blk batches=4", extra=["--disk", f"path={disk},image_type=raw,id=root"])
         vmm.wait_rounds(2)
-        directory = vmm.snapshot()
-        vmm.stop()
-        d = Daemon(self)
-        d.template("t", directory)
+        d = self.daemon_of(vmm)
         url = "/v1/templates/t/clones"
         self.assertIn("root", d.refused(400, "disk_needs_override", "POST", url, {}))
         copies = [self.clone_disk(disk) for _ in range(3)]
@@ -122,10 +119,7 @@ class Disks(ForkdTest):
         disk = self.disk()
         vmm = self.boot("devices", "rounds=0 dev=blk batches=4", extra=["--disk", f"path={disk},image_type=raw,id=root"])
         vmm.wait_rounds(2)
-        directory = vmm.snapshot()
-        vmm.stop()
-        d = Daemon(self)
-        d.template("t", directory)
+        d = self.daemon_of(vmm)
         own = self.clone_disk(disk)
         c = d.clone("t", overrides={"disks": [{"id": "root", "path": own}]})[0]
         url = f"/v1/clones/{c['id']}"
@@ -148,10 +142,7 @@ class Disks(ForkdTest):
         disk = self.disk()
         vmm = self.boot("devices", "rounds=0 dev=blk batches=4", extra=["--disk", f"path={disk},image_type=raw,id=root,readonly=on"])
         vmm.wait_rounds(2)
-        directory = vmm.snapshot()
-        vmm.stop()
-        d = Daemon(self)
-        d.template("t", directory)
+        d = self.daemon_of(vmm)
         c = d.clone("t")[0]
         self.assertGreater(d.must(201, "POST", f"/v1/clones/{c['id']}/snapshot", {"name": "child"})["paused_us"], 0)
         self.wait_rounds(d.clone("child")[0])

@@ -6,7 +6,7 @@ import os
 import struct
 import subprocess
 
-from forkdtest import Daemon, ForkdTest
+from forkdtest import ForkdTest
 from kvmtest import FULL, IS_FORKD, MIB, VMM, KvmTest, Tap, call, guest, modes, only_forkd, peer, read, wait_for
 
 TOP_RESERVED, BLOCK = 0x10000, 0x1000          # where ACPI's register blocks are, below the top of the address space
@@ -497,10 +497,7 @@ class Clones(ForkdTest, Hotplug):
         self.add(vmm, "disk", id="gone", **self.raw(self.disk()))
         self.add(vmm, "disk", id="mine", readonly=True, **self.raw(path))
         self.remove(vmm, "gone", 2)
-        directory = vmm.snapshot()
-        vmm.stop()
-        daemon = Daemon(self)
-        daemon.template("t", directory)
+        daemon = self.daemon_of(vmm)
         clone = daemon.clone("t")[0]
         info = call(clone["api_socket"], "GET", "vm.info").json
         self.assertEqual(info["device_tree"]["_virtio-pci-mine"]["pci_bdf"], "0000:00:03.0")

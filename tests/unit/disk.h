@@ -87,4 +87,16 @@ static inline void wait_used(uint16_t idx)
 	assert_int_equal(used_idx(), idx);
 }
 
+/* Makes the chains up to `next` available, tells the device, and waits for all answers; `paused`: the device is paused right after. */
+static inline void serve_until(uint16_t next, bool paused)
+{
+	put(AVAIL + 2, &next, 2);
+	pthread_mutex_lock(&vdev->lock);
+	virtio_notify(vdev, 0);
+	if (paused)
+		vdev->ops->pause(vdev);
+	pthread_mutex_unlock(&vdev->lock);
+	wait_used(next);
+}
+
 #endif

@@ -13,6 +13,17 @@ enum { PAGE = 4096, LOW_BYTES = 0x40000, HIGH_BYTES = 0x10000 };
 static char dir[] = "/tmp/forkd-test-snapshot-XXXXXX";
 static char url[64];
 
+/* URLs of no directory, and what is said of each. */
+static const struct {
+	const char *url, *msg;
+} bad_dirs[] = {
+	{ "", "Could not extract path from URL: " },
+	{ "/tmp", "Could not extract path from URL: /tmp" },
+	{ "file://", "Destination is not a directory: \"\"" },
+	{ "file:///nonexistent", "Destination is not a directory: \"/nonexistent\"" },
+	{ "file:///dev/null", "Destination is not a directory: \"/dev/null\"" },
+};
+
 static inline char *in_dir(const char *name)
 {
 	static char path[128];

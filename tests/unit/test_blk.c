@@ -84,13 +84,7 @@ static uint8_t request(uint32_t type, uint64_t off, uint64_t len, uint32_t flags
 	put_desc(0, HEAD, sizeof(head), NEXT);
 	put_desc(1, RANGE, sizeof(range), NEXT);
 	put_desc(2, STATUS, 1, WRITE);
-	put(AVAIL + 2, &next, 2);
-	pthread_mutex_lock(&vdev->lock);
-	virtio_notify(vdev, 0);
-	if (paused)
-		vdev->ops->pause(vdev);
-	pthread_mutex_unlock(&vdev->lock);
-	wait_used(next);
+	serve_until(next, paused);
 	return *(uint8_t *)gmem_ptr(&vm.mem, STATUS, 1);
 }
 

@@ -148,13 +148,7 @@ static void run(struct slot *slots, bool paused)
 
 	for (unsigned i = 0; i < SLOTS; i++)
 		submit(&slots[i], (uint16_t)i, (uint16_t)(before + i));
-	put(AVAIL + 2, &next, 2);
-	pthread_mutex_lock(&vdev->lock);
-	virtio_notify(vdev, 0);
-	if (paused)
-		vdev->ops->pause(vdev);
-	pthread_mutex_unlock(&vdev->lock);
-	wait_used(next);
+	serve_until(next, paused);
 	for (unsigned i = 0; i < SLOTS; i++)
 		finish(&slots[i], i);
 }
