@@ -58,6 +58,8 @@
 	  "Try again; the daemon starts a new template host. Its log has the reason.")                             \
 	X(E_NO_ANSWER, "clone_not_responding", 503,                                                                \
 	  "Try again: it is asked until it answers. DELETE ends it whether it answers or not.")                    \
+	X(E_AGENT, "agent_unreachable", 502,                                                                       \
+	  "Look whether forkd-agent runs in the guest; the clone's serial log may say why not.")                   \
 	X(E_CLONE_DIED, "clone_died", 500,                                                                         \
 	  "The message has the reason, if it is known; the daemon's log has what the process said.")               \
 	X(E_INTERNAL, "internal", 500, "Look at the daemon's log.")
