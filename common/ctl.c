@@ -83,6 +83,11 @@ const struct field ctl_snapshotted_fields[] = {
 	F_END,
 };
 
+const struct field ctl_dial_fields[] = {
+	F(struct ctl_dial, port, .flags = F_REQUIRED),
+	F_END,
+};
+
 const struct field ctl_stats_fields[] = {
 	F(struct ctl_stats, state),
 	F(struct ctl_stats, disk_read_bytes),

@@ -12,6 +12,7 @@
  *   0  without versions
  *   1  hello names versions, also to a template host; a VM process opens no path by its name (`connect`, restore's vsock_socket), and
  *      takes no snapshot while it runs and has a writable disk
+ *   2  a VM process knows `dial`, and its vsock socket does not lead to AGENT_PRIVATE_PORT
  *
  * Template host (its socket is a socketpair given by forkd; end of file ends it; the VM processes go on):
  *   hello    struct ctl_hello                         -> struct ctl_hello. First. Version 0 does not know it.
@@ -28,6 +29,9 @@
  *   pause, resume                                     -> struct ctl_status; done already: fine
  *   snapshot fds: an empty directory                  -> struct ctl_snapshotted. Pauses while it is written, when it runs.
  *                                                        A VM that runs and has a writable disk: ERR_CONFLICT.
+ *   dial     struct ctl_dial; fds: a stream socket    -> {"ok":true}; the socket gets the line "OK PORT" when the guest accepts, then
+ *                                                        what the guest sends; it is closed when the guest refuses.
+ *                                                        ERR_NOT_FOUND: no vsock device. ERR_BUSY: too many streams.
  *   stats                                             -> struct ctl_stats
  *   quit                                              -> {"ok":true} when no vCPU can run and taps, disks and locks are free; then exits
  *   event "state"   struct ctl_state                  changed through its own API socket, a net lost its tap, or a new connection: the newest
@@ -49,7 +53,7 @@
 
 enum { CTL_PACKET_MAX = 128 * 1024, CTL_PARK_MAX = 64 };
 /* The newest version that this build speaks, and the oldest. forkd starts no process that does not speak the newest. */
-enum { CTL_VERSION = 1, CTL_VERSION_OLDEST = 0 };
+enum { CTL_VERSION = 2, CTL_VERSION_OLDEST = 0 };
 
 struct ctl_hello {
 	uint32_t version, oldest;
@@ -133,6 +137,10 @@ struct ctl_snapshotted {
 	uint64_t paused_us; /* how long the guest stood still; 0: it was paused before */
 };
 
+struct ctl_dial {
+	uint32_t port; /* vsock, of the guest */
+};
+
 struct ctl_stats {
 	char *state;
 	uint64_t disk_read_bytes, disk_written_bytes, disk_ops;
@@ -186,8 +194,8 @@ bool ctl_is_random_source(const char *path);
 
 extern const struct field ctl_hello_fields[], ctl_state_fields[], ctl_load_fields[], ctl_fork_fields[],
 	ctl_exited_fields[], ctl_restore_fields[], ctl_boot_fields[], ctl_status_fields[], ctl_exiting_fields[],
-	ctl_snapshotted_fields[], ctl_stats_fields[], ctl_template_fields[], ctl_open_dir_fields[], ctl_dir_fields[],
-	ctl_connect_fields[];
+	ctl_snapshotted_fields[], ctl_dial_fields[], ctl_stats_fields[], ctl_template_fields[], ctl_open_dir_fields[],
+	ctl_dir_fields[], ctl_connect_fields[];
 
 /*
  * A packet that came in: its JSON and its descriptors. It is zeroed before the first use;

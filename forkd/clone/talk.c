@@ -283,6 +283,19 @@ int clone_state_error(const struct clone *c, enum clone_state state, struct err 
 	}
 }
 
+int clone_needs_version(struct forkd *d, const struct clone *c, int version, const char *what, struct err *err)
+{
+	pthread_mutex_lock(&d->registry->lock);
+	int speaks = c->version;
+	pthread_mutex_unlock(&d->registry->lock);
+	if (speaks >= version)
+		return 0;
+	if (speaks < 0)
+		return fail(err, E_NO_ANSWER, "clone '%s': process %u lives, but has not answered yet", c->record.id,
+			    c->record.pid);
+	return fail(err, E_VERSION, "clone '%s': its forkd-vmm is too old to %s", c->record.id, what);
+}
+
 static void await_hello(struct forkd *d, struct clone *c, uint64_t most_ms)
 {
 	uint64_t ms = most_ms < HELLO_WAIT_MS ? most_ms : HELLO_WAIT_MS;

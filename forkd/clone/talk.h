@@ -22,6 +22,12 @@ MUST_CHECK int clone_talk(struct forkd *d, struct clone *c, const struct control
 			  struct err *err);
 /* The same in any state of the clone. The caller holds talk. */
 MUST_CHECK int clone_talk_locked(struct forkd *d, struct clone *c, const struct control_call *call, struct err *err);
+/*
+ * Fails unless the clone's process speaks at least this version of the protocol. E_VERSION: the
+ * process is too old to do `what`; E_NO_ANSWER: the process has never said which versions it speaks.
+ */
+MUST_CHECK int clone_needs_version(struct forkd *d, const struct clone *c, int version, const char *what,
+				   struct err *err);
 /* Fails with E_BAD_STATE, and a message that names the state. */
 int clone_state_error(const struct clone *c, enum clone_state state, struct err *err);
 /* Takes over the state that the clone's process says. A clone that is deleting or exited stays so. */

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,6 +19,9 @@ from kvmtest import BUILD, ROOT, read, wait_for, write
 # The last commit whose control protocol names no version. It has another layout of folders.
 OLD = "3e9cfba825829c6dd1744dd76f48346ba5c0ef1f"
 KEPT = os.path.join(BUILD, "release-" + OLD[:7])
+# As this release's common/ctl.h says.
+NEWEST, OLDEST = (int(n) for n in re.search(rb"CTL_VERSION = (\d+), CTL_VERSION_OLDEST = (\d+)",
+                                            read(os.path.join(ROOT, "common", "ctl.h"))).groups())
 
 
 def git(*args, status=None):
@@ -159,7 +163,7 @@ class Older(ForkdTest):
                           ("/v1/templates", {"name": "u", "snapshot": "file://" + self.snapshot_of_old()}),
                           ("/v1/templates", {"name": "v", "vm": vm, "ready": {"delay_ms": 1}})):
             message = d.refused(409, "incompatible_version", "POST", url, body)
-            self.assertIn(f"{self.old[1]} speaks version 0 of the control protocol, forkd starts none below 1", message)
+            self.assertIn(f"{self.old[1]} speaks version 0 of the control protocol, forkd starts none below {NEWEST}", message)
         d.must(200, "PUT", f"/v1/clones/{c['id']}/pause")
 
 
@@ -210,7 +214,7 @@ class Newer(ForkdTest):
         self.assertEqual(d.must(200, "PUT", "/v1/clones/c-aaaaaaaaaaaa/pause")["state"], "paused")
         for method, what in (("PUT", "pause"), ("PUT", "resume")):
             message = d.refused(409, "incompatible_version", method, f"/v1/clones/c-bbbbbbbbbbbb/{what}")
-            self.assertIn("its forkd-vmm speaks versions 7 to 9 of the control protocol, this forkd 0 to 1", message)
+            self.assertIn(f"its forkd-vmm speaks versions 7 to 9 of the control protocol, this forkd {OLDEST} to {NEWEST}", message)
         self.assertTrue(alive(far.pid))
         d.kill()
         d.start()
@@ -236,7 +240,7 @@ class Newer(ForkdTest):
                 if code:
                     self.assertIn(code, answer["error"]["message"])
                 else:
-                    self.assertEqual((answer["state"], answer["version"], answer["oldest"]), ("Running", 1, 0))
+                    self.assertEqual((answer["state"], answer["version"], answer["oldest"]), ("Running", NEWEST, OLDEST))
         self.wait_ticks([c])
         d.start()
         self.assertTrue(d.get(f"/v1/clones/{c['id']}")["responsive"])

@@ -410,3 +410,44 @@ class Clones(VsockTest):
         self.assertEqual({(r["op"], r["port"]) for r in asked}, {("connect", 2000)})
         _, _, answer = self.begin(host, "without", give=False)
         self.assertIn("vsock: its listening socket did not come", str(answer))
+
+    def test_dial(self):
+        """The daemon's way to the guest, without the socket; and to the private port, to which the socket does not lead."""
+        vmm = self.boot_vsock()
+        directory = vmm.snapshot()
+        vmm.stop()
+        host = test_template_host.Host(self, directory)
+        clone, path, _ = self.begin(host, "c")
+
+        def dialed(port, **members):
+            ours, theirs = socket.socketpair()
+            ours.settimeout(PATIENCE_S)
+            with theirs:
+                answer, _ = clone.ask("dial", [theirs.fileno()], port=port, **members)
+            return ours, answer
+        ours, answer = dialed(1000)
+        self.assertEqual(answer, {"ok": True})
+        with ours:
+            self.assertRegex(ours.recv(14), rb"\AOK \d{10}\n\Z")
+            echo(ours, pattern(300_000, 8)[:300_000])
+        for port in (984, 4711):                                        # nobody listens
+            ours, answer = dialed(port)
+            self.assertEqual((answer, ours.recv(1)), ({"ok": True}, b""))
+            ours.close()
+        self.assertIsNone(dial(path, 984))
+        with dial(path) as s:
+            echo(s, b"as before")
+        self.assertIn("expected one", str(clone.ask("dial", port=1)[0]))
+        for bad in (-1, 1 << 32, "x"):
+            self.assertIn("dial.port", str(dialed(bad)[1]))
+        self.assertEqual(clone.ask("pause")[0]["state"], "Paused")      # the guest answers when it goes on
+        ours, answer = dialed(1000)
+        self.assertEqual(answer, {"ok": True})
+        clone.ask("resume")
+        with ours:
+            self.assertRegex(ours.recv(14), rb"\AOK \d{10}\n\Z")
+            echo(ours, b"late")
+        self.assertNotIn(b"FAIL", clone.output())
+        parked = test_template_host.Clone(host, "parked")
+        with socket.socketpair()[0] as s:
+            self.assertIn("there is no VM", str(parked.ask("dial", [s.fileno()], port=1000)[0]))

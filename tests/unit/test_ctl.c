@@ -128,9 +128,9 @@ static void versions(void **state)
 		{ "{}", 0, NULL },
 		{ "{\"version\":1}", 1, NULL },
 		{ "{\"version\":1,\"oldest\":1}", 1, NULL },
-		{ "{\"version\":9,\"oldest\":1,\"more\":[]}", 1, NULL },
-		{ "{\"version\":9,\"oldest\":2}", -EEXIST,
-		  "it speaks versions 2 to 9 of the control protocol, this one 0 to 1" },
+		{ "{\"version\":9,\"oldest\":1,\"more\":[]}", 2, NULL },
+		{ "{\"version\":9,\"oldest\":3}", -EEXIST,
+		  "it speaks versions 3 to 9 of the control protocol, this one 0 to 2" },
 		{ "{\"version\":-1}", -EINVAL, "hello.version: " },
 		{ "{\"version\":\"1\"}", -EINVAL, "hello.version: " },
 	};

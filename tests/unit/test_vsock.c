@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "common/agent_ports.h"
 #include "vmm/core/host_open.h"
 #include "vmm/machine/devices.h"
 #include "vmm/virtio/kinds.h"
@@ -669,6 +670,156 @@ static void limits(void **state)
 	setrlimit(RLIMIT_NOFILE, &was);
 }
 
+/* ---- what the owner of a VM dials ---- */
+
+/* A device whose listening socket came from an owner. */
+static void open_owned(unsigned buffers)
+{
+	struct sockaddr_un addr = address("");
+	struct err err = {};
+	autoclose int given_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	unlink(path);
+	assert_int_equal(bind(given_fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(listen(given_fd, 10), 0);
+	if (open_device(path, given_fd, &err) < 0)
+		fail_msg("%s", err.msg);
+	start_driver();
+	give_buffers(buffers);
+}
+
+static void close_owned(void)
+{
+	unlink(path);
+	close_vsock();
+}
+
+/* Returns the owner's end; -1: refused, as *err says. */
+static int dial_owned(uint32_t port, struct err *err)
+{
+	int pair[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	if (virtio_vsock_dial(vdev, pair[0], port, err) < 0) {
+		close(pair[0]);
+		close(steal_fd(&pair[1]));
+	}
+	return pair[1];
+}
+
+static void dialed(void **state)
+{
+	struct err err = {};
+	char line[32] = "", want[32];
+
+	(void)state;
+	open_owned(10);
+	autoclose int fd = dial_owned(AGENT_PRIVATE_PORT, &err);
+	assert_true(fd >= 0);
+	assert_int_equal(send(fd, "hello", 5, 0), 5); /* before the guest has answered */
+	struct vsock_header h = *expect(VSOCK_REQUEST);
+	assert_true(h.dst_port == AGENT_PRIVATE_PORT && h.src_cid == VSOCK_HOST_CID);
+	assert_null(next_packet());
+	say(VSOCK_RESPONSE, h.src_port, AGENT_PRIVATE_PORT, 0);
+	assert_int_equal(expect(VSOCK_RW)->len, 5);
+	send_bytes(h.src_port, AGENT_PRIVATE_PORT, "world", 5);
+	int len = snprintf(want, sizeof(want), "OK %u\nworld", h.src_port);
+	assert_int_equal(recv(fd, line, sizeof(line), 0), len);
+	assert_string_equal(line, want);
+	say(VSOCK_SHUTDOWN, h.src_port, AGENT_PRIVATE_PORT, VSOCK_NEITHER);
+	expect(VSOCK_RST);
+	assert_true(at_end(fd));
+
+	autoclose int refused = dial_owned(700, &err); /* the guest refuses: the end, without a line */
+	say(VSOCK_RST, expect(VSOCK_REQUEST)->src_port, 700, 0);
+	assert_true(at_end(refused));
+	int impatient = dial_owned(700, &err); /* the owner does not wait for the answer */
+	expect(VSOCK_REQUEST);
+	close(impatient);
+	expect(VSOCK_RST);
+	close(dial_owned(700, &err)); /* nor does the guest hear of this one */
+	assert_null(next_packet());
+	close_owned();
+}
+
+/* The private port is the owner's alone, where there is an owner. */
+static void private_port(void **state)
+{
+	(void)state;
+	open_owned(10);
+	autoclose int fd = dial("CONNECT 984\n"), other = dial("CONNECT 983\n");
+	assert_true(at_end(fd));
+	assert_int_equal(expect(VSOCK_REQUEST)->dst_port, AGENT_PORT);
+	assert_null(next_packet());
+	close_owned();
+	open_vsock(10);
+	autoclose int by_hand = dial("CONNECT 984\n");
+	assert_int_equal(expect(VSOCK_REQUEST)->dst_port, AGENT_PRIVATE_PORT);
+	assert_false(at_end(by_hand));
+	close_vsock();
+}
+
+static void not_dialed(void **state)
+{
+	struct err err = {};
+	int pipe_fds[2];
+
+	(void)state;
+	open_owned(10);
+	assert_int_equal(pipe2(pipe_fds, O_CLOEXEC), 0);
+	assert_int_equal(virtio_vsock_dial(vdev, pipe_fds[0], 1, &err), -EINVAL);
+	assert_string_equal(err.msg, "the descriptor for vsock port 1 is no stream socket");
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+	int datagrams[2];
+	assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, datagrams), 0);
+	assert_int_equal(virtio_vsock_dial(vdev, datagrams[0], 1, &err), -EINVAL);
+	close(datagrams[0]);
+	close(datagrams[1]);
+	assert_null(next_packet());
+	close_owned();
+}
+
+/* Whoever reaches the socket, and the guest itself, cannot use up what is kept for the owner. */
+static void kept_for_the_owner(void **state)
+{
+	enum { OTHERS = VSOCK_CONNS_MAX - VSOCK_KEPT, DIALS = VSOCK_KEPT - VSOCK_KEPT_PRIVATE };
+	struct rlimit was, many = { 4000, 4000 };
+	int fds[VSOCK_CONNS_MAX];
+	unsigned n = 0;
+	struct err err = {};
+
+	(void)state;
+	getrlimit(RLIMIT_NOFILE, &was);
+	many.rlim_max = was.rlim_max;
+	if (was.rlim_max < many.rlim_cur || setrlimit(RLIMIT_NOFILE, &many) < 0)
+		skip();
+	open_owned(100);
+	autoclose int listener = listen_host();
+	while (n < OTHERS / 2)
+		fds[n++] = dial("CONN");
+	for (; n < OTHERS; n++) {
+		fds[n] = guest_stream(listener, n);
+		give_buffers(1);
+	}
+	autoclose int late = dial("CONN");
+	assert_true(at_end(late));
+	say(VSOCK_REQUEST, HOST_PORT, 5000, 0);
+	expect(VSOCK_RST);
+	for (; n < OTHERS + DIALS; n++)
+		assert_true((fds[n] = dial_owned(AGENT_PORT, &err)) >= 0);
+	assert_int_equal(dial_owned(AGENT_PORT, &err), -1);
+	assert_int_equal(err.code, ERR_BUSY);
+	assert_string_equal(err.msg, "vsock port 983: the device has 1007 streams, no more are possible");
+	for (; n < VSOCK_CONNS_MAX; n++)
+		assert_true((fds[n] = dial_owned(AGENT_PRIVATE_PORT, &err)) >= 0);
+	assert_int_equal(dial_owned(AGENT_PRIVATE_PORT, &err), -1);
+	while (n > 0)
+		close(fds[--n]);
+	close_owned();
+	setrlimit(RLIMIT_NOFILE, &was);
+}
+
 static void descriptors_run_out(void **state)
 {
 	struct rlimit was, few;
@@ -897,6 +1048,10 @@ int main(void)
 		cmocka_unit_test(buffer_too_small),
 		cmocka_unit_test(reset_closes_all),
 		cmocka_unit_test(limits),
+		cmocka_unit_test(dialed),
+		cmocka_unit_test(private_port),
+		cmocka_unit_test(not_dialed),
+		cmocka_unit_test(kept_for_the_owner),
 		cmocka_unit_test(descriptors_run_out),
 		cmocka_unit_test(snapshots),
 		cmocka_unit_test(refused_states),

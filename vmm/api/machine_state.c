@@ -453,6 +453,13 @@ unsigned vmm_lost_nets(struct vmm *vmm, char *ret_ids[MAX_PCI_SLOTS])
 	return vmm->vm ? devices_lost_nets(vmm->vm, ret_ids) : 0;
 }
 
+int vmm_dial(struct vmm *vmm, int fd, uint32_t port, struct err *err)
+{
+	if (!vmm->vm || is_parked(vmm))
+		return err_set(err, ERR_CONFLICT, "there is no VM whose port %u could be reached", port);
+	return devices_dial(vmm->vm, fd, port, err);
+}
+
 void vmm_counters(struct vmm *vmm, struct virtio_counters *ret)
 {
 	*ret = (struct virtio_counters){};

@@ -70,6 +70,8 @@ void vmm_release(struct vmm *vmm);
 const char *vmm_state(const struct vmm *vmm);
 /* As devices_lost_nets(). */
 unsigned vmm_lost_nets(struct vmm *vmm, char *ret_ids[MAX_PCI_SLOTS]);
+/* As devices_dial(); ERR_CONFLICT: there is no VM yet. */
+MUST_CHECK int vmm_dial(struct vmm *vmm, int fd, uint32_t port, struct err *err);
 /* The counters of all devices, added up; zeros without a VM. */
 void vmm_counters(struct vmm *vmm, struct virtio_counters *ret);
 /* What vm.resize asks for. */

@@ -330,6 +330,20 @@ static int op_snapshot(struct owned_vm *c, struct ctl_packet *p, struct strbuf *
 	return r;
 }
 
+static int op_dial(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+{
+	struct ctl_dial rq = {};
+
+	if (p->n_fds != 1)
+		return err_set(err, ERR_INVALID, "dial: %u descriptors came, expected one", p->n_fds);
+	if (fields_load(ctl_dial_fields, &rq, &p->json.nodes[0], "dial", err) < 0 ||
+	    vmm_dial(c->vmm, p->fds[0], rq.port, err) < 0)
+		return err->num;
+	steal_fd(&p->fds[0]);
+	ctl_reply(out, NULL, NULL);
+	return 0;
+}
+
 static int op_stats(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
 	struct virtio_counters n;
@@ -365,7 +379,7 @@ static int op_quit(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out,
 static const struct op ops[] = {
 	{ "hello", op_hello, false }, { "restore", op_restore, true }, { "boot", op_boot, true },
 	{ "pause", op_pause, false }, { "resume", op_resume, false },  { "snapshot", op_snapshot, false },
-	{ "stats", op_stats, false }, { "quit", op_quit, false },
+	{ "dial", op_dial, false },   { "stats", op_stats, false },    { "quit", op_quit, false },
 };
 
 static const struct op *find_op(const struct ctl_packet *p)

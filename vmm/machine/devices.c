@@ -240,6 +240,14 @@ unsigned devices_lost_nets(struct vm *vm, char *ret_ids[MAX_PCI_SLOTS])
 	return n;
 }
 
+int devices_dial(struct vm *vm, int fd, uint32_t port, struct err *err)
+{
+	for (unsigned i = 0; i < vm->n_devs; i++)
+		if (vm->dev[i]->vdev->ops->type == VIRTIO_ID_VSOCK)
+			return virtio_vsock_dial(vm->dev[i]->vdev, fd, port, err);
+	return err_set(err, ERR_NOT_FOUND, "the VM has no vsock device");
+}
+
 void devices_counters(struct vm *vm, struct virtio_counters *ret)
 {
 	for (unsigned i = 0; i < vm->n_devs; i++) {

@@ -36,6 +36,11 @@ void devices_pause(struct vm *vm);
 void devices_resume(struct vm *vm, bool restored);
 /* The ids of the nets whose taps were deleted; they stay the devices'. */
 unsigned devices_lost_nets(struct vm *vm, char *ret_ids[MAX_PCI_SLOTS]);
+/*
+ * Connects to a vsock port of the guest: see vsock_mux_dial(), which takes `fd` over on success.
+ * ERR_NOT_FOUND: the machine has no vsock device.
+ */
+MUST_CHECK int devices_dial(struct vm *vm, int fd, uint32_t port, struct err *err);
 /* Adds the counters of all devices up. */
 void devices_counters(struct vm *vm, struct virtio_counters *ret);
 /* The JSON of vm.counters. */

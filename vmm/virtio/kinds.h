@@ -43,6 +43,11 @@ MUST_CHECK int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct
  * gone, or has the guest's own MAC (a macvtap).
  */
 bool virtio_net_host_mac(struct virtio_dev *vdev, char ret_text[MAC_TEXT_BYTES]);
+/*
+ * Connects to a port of a vsock device's guest: see vsock_mux_dial(), which says the errors. Main
+ * thread.
+ */
+MUST_CHECK int virtio_vsock_dial(struct virtio_dev *vdev, int fd, uint32_t port, struct err *err);
 /* Whether the device is a net whose tap was deleted. Main thread. */
 bool virtio_net_is_lost(struct virtio_dev *vdev);
 

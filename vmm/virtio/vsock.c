@@ -123,6 +123,17 @@ static void on_ready(struct source *s, uint32_t events)
 	pthread_mutex_unlock(&vs->vdev.lock);
 }
 
+int virtio_vsock_dial(struct virtio_dev *vdev, int fd, uint32_t port, struct err *err)
+{
+	struct vsock *vs = container_of(vdev, struct vsock, vdev);
+
+	pthread_mutex_lock(&vdev->lock);
+	int r = vsock_mux_dial(&vs->mux, fd, port, err);
+	vsock_mux_wake(&vs->mux);
+	pthread_mutex_unlock(&vdev->lock);
+	return r;
+}
+
 static bool vsock_is_refill(const struct virtio_dev *vdev, unsigned queue)
 {
 	(void)vdev;

@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "common/agent_ports.h"
 #include "common/sock.h"
 #include "vmm/core/host_open.h"
 #include "vmm/virtio/vring.h"
@@ -115,14 +116,19 @@ static void listen_again(struct vsock_mux *m, bool on)
 	m->listens = on;
 }
 
-/* Takes `fd` over in any case. The connection is not in the table yet. */
+/* Whether there may be one stream more when `kept` streams are kept for others. */
+static bool has_room(const struct vsock_mux *m, uint32_t kept)
+{
+	return m->n_conns + (m->owned ? kept : 0) < VSOCK_CONNS_MAX;
+}
+
+/* Takes `fd` over on success. NULL: errno says why. The connection is not in the table yet. */
 static struct vsock_conn *conn_new(struct vsock_mux *m, int fd)
 {
 	struct vsock_conn *c = calloc(1, sizeof(*c));
 
 	if (!c || watch(m, fd, c, CONN_EVENTS, EPOLL_CTL_ADD) < 0) {
 		free(c);
-		close(fd);
 		return NULL;
 	}
 	c->fd = fd;
@@ -199,6 +205,16 @@ static bool parse_greeting(char *line, uint32_t *ret_port)
 	return errno == 0 && v <= UINT32_MAX;
 }
 
+/* Puts a connection into the table that is to ask the guest for a stream to `port`. */
+static void request_stream(struct vsock_mux *m, struct vsock_conn *c, uint32_t port)
+{
+	c->local_port = new_port(m, port);
+	c->peer_port = port;
+	c->state = VSOCK_REQUESTED;
+	c->owes_request = c->readable = true;
+	link_conn(m, c);
+}
+
 /* Reads the greeting, if the whole line is there. Only the line is taken from the socket. */
 static enum vsock_fate read_greeting(struct vsock_mux *m, struct vsock_conn *c)
 {
@@ -215,14 +231,10 @@ static enum vsock_fate read_greeting(struct vsock_mux *m, struct vsock_conn *c)
 	if (recv(c->fd, line, len, MSG_DONTWAIT) != (ssize_t)len)
 		return VSOCK_GONE;
 	*end = '\0';
-	if (strlen(line) != len - 1 || !parse_greeting(line, &port))
+	if (strlen(line) != len - 1 || !parse_greeting(line, &port) || (m->owned && port == AGENT_PRIVATE_PORT))
 		return VSOCK_GONE;
 	unlink_conn(m, c);
-	c->local_port = new_port(m, port);
-	c->peer_port = port;
-	c->state = VSOCK_REQUESTED;
-	c->owes_request = c->readable = true;
-	link_conn(m, c);
+	request_stream(m, c, port);
 	return VSOCK_LIVES;
 }
 
@@ -234,16 +246,32 @@ static void accept_host(struct vsock_mux *m)
 			listen_again(m, false); /* until a connection ends */
 		if (fd < 0)
 			return;
-		if (m->n_conns >= VSOCK_CONNS_MAX) {
+		struct vsock_conn *c = has_room(m, VSOCK_KEPT) ? conn_new(m, fd) : NULL;
+		if (!c) {
 			close(fd);
 			continue;
 		}
-		struct vsock_conn *c = conn_new(m, fd);
-		if (c) {
-			link_conn(m, c);
-			settle_fate(m, c, read_greeting(m, c));
-		}
+		link_conn(m, c);
+		settle_fate(m, c, read_greeting(m, c));
 	}
+}
+
+int vsock_mux_dial(struct vsock_mux *m, int fd, uint32_t port, struct err *err)
+{
+	int type = 0;
+	socklen_t len = sizeof(type);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM)
+		return err_set(err, ERR_INVALID, "the descriptor for vsock port %u is no stream socket", port);
+	if (!has_room(m, port == AGENT_PRIVATE_PORT ? 0 : VSOCK_KEPT_PRIVATE))
+		return err_set(err, ERR_BUSY, "vsock port %u: the device has %u streams, no more are possible", port,
+			       m->n_conns);
+	struct vsock_conn *c = conn_new(m, fd);
+	if (!c)
+		return err_sys(err, ERR_INTERNAL, "connect to vsock port %u", port);
+	request_stream(m, c, port);
+	settle_fate(m, c, VSOCK_LIVES);
+	return 0;
 }
 
 static enum vsock_fate on_socket(struct vsock_mux *m, struct vsock_conn *c, uint32_t events)
@@ -285,11 +313,12 @@ void vsock_mux_wake(struct vsock_mux *m)
 /* A connection of the guest to a port of the host; false: no connection can be made. */
 static bool accept_guest(struct vsock_mux *m, const struct vsock_header *h)
 {
-	int fd = m->n_conns < VSOCK_CONNS_MAX ? host_connect_port(m->path, h->dst_port) : -1;
+	autoclose int fd = has_room(m, VSOCK_KEPT) ? host_connect_port(m->path, h->dst_port) : -1;
 	struct vsock_conn *c = fd < 0 ? NULL : conn_new(m, fd);
 
 	if (!c)
 		return false;
+	steal_fd(&fd);
 	c->state = VSOCK_OPEN;
 	c->local_port = h->dst_port;
 	c->peer_port = h->src_port;
@@ -384,6 +413,7 @@ static int open_listener(struct vsock_mux *m, const char *path, int given, struc
 {
 	if (given == 0)
 		return bind_path(m, path, err);
+	m->owned = true;
 	m->listen_fd = fcntl(given, F_DUPFD_CLOEXEC, 3);
 	if (m->listen_fd < 0 || fcntl(m->listen_fd, F_SETFL, O_RDWR | O_NONBLOCK) < 0)
 		return err_sys(err, ERR_INTERNAL, "use descriptor %d", given);

@@ -2,8 +2,9 @@
 /*
  * All streams of one vsock device, and the unix sockets behind the streams. A program of the host
  * connects to the device's socket and sends a line `CONNECT PORT`; when the guest accepts, the program
- * gets a line `OK PORT`. A connection of the guest to port N of the host goes to `<socket>_N`. There
- * are VSOCK_CONNS_MAX streams at most, with VSOCK_BUF_BYTES each. Guarded by the device's lock.
+ * gets a line `OK PORT`. A connection of the guest to port N of the host goes to `<socket>_N`. The
+ * owner of the VM dials without the socket, and alone reaches AGENT_PRIVATE_PORT. There are
+ * VSOCK_CONNS_MAX streams at most, with VSOCK_BUF_BYTES each. Guarded by the device's lock.
  */
 #ifndef VMM_VIRTIO_VSOCK_MUX_H
 #define VMM_VIRTIO_VSOCK_MUX_H
@@ -12,6 +13,11 @@
 #include "vmm/virtio/vsock_conn.h"
 
 enum { VSOCK_CONNS_MAX = 1023, VSOCK_HASHES = 1024, VSOCK_RESETS_MAX = 2048, VSOCK_RESETS_FULL = VSOCK_RESETS_MAX / 2 };
+/*
+ * Streams of an owned VM that are kept: for what the owner dials; and, of these, for
+ * AGENT_PRIVATE_PORT.
+ */
+enum { VSOCK_KEPT = 256, VSOCK_KEPT_PRIVATE = 16 };
 
 /* An RST that the guest has still to get. The connection has ended, or there never was one. */
 struct vsock_reset {
@@ -25,6 +31,7 @@ struct vsock_mux {
 	const char *path; /* the configuration's */
 	struct sock_file file;
 	bool bound; /* this process made the socket file, and removes it */
+	bool owned; /* the listening socket came from the VM's owner */
 	int listen_fd, wake_fd;
 	int epoll_fd; /* of the listener, wake_fd and all connections; readable: call vsock_mux_poll() */
 	bool listens; /* false: descriptors ran out */
@@ -48,6 +55,12 @@ void vsock_mux_done(struct vsock_mux *m);
 void vsock_mux_clear(struct vsock_mux *m);
 /* Serves what became ready; never waits. */
 void vsock_mux_poll(struct vsock_mux *m);
+/*
+ * Connects to a port of the guest for the VM's owner. `fd`, a stream socket, is taken over on success:
+ * it gets the line `OK PORT` when the guest accepts, and is closed when the guest refuses. ERR_BUSY:
+ * there are too many streams. ERR_INVALID: no stream socket. To be followed by vsock_mux_wake().
+ */
+MUST_CHECK int vsock_mux_dial(struct vsock_mux *m, int fd, uint32_t port, struct err *err);
 /* Makes epoll_fd readable, so that the loop calls vsock_mux_poll(). */
 void vsock_mux_wake(struct vsock_mux *m);
 

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Connections to a vsock port of a clone's guest. The clone's process makes the connection; the daemon
+ * keeps the other end of a socket pair. Any thread.
+ */
+#ifndef FORKD_CLONE_DIAL_H
+#define FORKD_CLONE_DIAL_H
+
+#include "forkd/forkd.h"
+#include "forkd/registry/registry.h"
+
+/*
+ * Connects to `port` of the guest and waits until the guest accepts. Returns the caller's stream
+ * socket, which blocks and is close-on-exec; its first byte is the guest's first byte. The socket ends
+ * when the guest ends the stream, and with the clone. E_AGENT: nothing listens there, the guest
+ * has not accepted within timeout_ms, or the clone has no vsock device. ERR_BUSY: too many streams are
+ * open. E_VERSION: the clone's process is too old to dial. Else as clone_talk() with `wait`.
+ */
+MUST_CHECK int clone_dial(struct forkd *d, struct clone *c, uint32_t port, uint64_t timeout_ms, struct err *err);
+
+#endif

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+/* forkd/clone/dial: what a clone's process may answer, and what comes behind the line of the guest's acceptance. */
+#include "forkd/clone/dial.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "forkd/clone/talk.h"
+#include "forkd/errors.h"
+#include "tests/unit/unit.h"
+
+/* The clone's process: answers one request. */
+struct process {
+	int control;
+	const char *answer; /* a packet */
+	const char *bytes;  /* for the descriptor that came; NULL: none */
+	bool keeps;         /* the descriptor, so that the stream does not end */
+	char request[64];
+	int kept;
+};
+
+static void *serve(void *arg)
+{
+	struct process *p = arg;
+	autoctl struct ctl_packet packet = {};
+	struct err err = {};
+
+	p->kept = -1;
+	if (ctl_recv(p->control, &packet, &err) != 1)
+		return NULL;
+	struct ctl_dial rq = {};
+	if (fields_load(ctl_dial_fields, &rq, packet.json.nodes, "dial", &err) >= 0)
+		snprintf(p->request, sizeof(p->request), "%s %u with %u", json_get(packet.json.nodes, "op")->str,
+			 rq.port, packet.n_fds);
+	if (p->bytes && packet.n_fds == 1)
+		(void)!write(packet.fds[0], p->bytes, strlen(p->bytes));
+	if (p->keeps && packet.n_fds == 1)
+		p->kept = steal_fd(&packet.fds[0]);
+	(void)!send(p->control, p->answer, strlen(p->answer), 0);
+	return NULL;
+}
+
+/* Returns what clone_dial() does for a clone with that process. */
+static int dial(struct process *p, int version, uint64_t timeout_ms, struct err *err)
+{
+	struct forkd d = {};
+	struct clone *c = clone_new("c-aaaaaaaaaaaa");
+	pthread_t thread;
+	int pair[2];
+
+	assert_non_null(c);
+	assert_int_equal(registry_new(&d.registry, err), 0);
+	assert_int_equal(watch_start(&d.watcher, err), 0);
+	registry_add(d.registry, c);
+	registry_swap_state(d.registry, c, 1u << CLONE_CREATING, CLONE_RUNNING);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	c->control.fd = pair[0];
+	c->line = LINE_UP;
+	c->version = version;
+	p->control = pair[1];
+	assert_int_equal(pthread_create(&thread, NULL, serve, p), 0);
+	int fd = clone_dial(&d, c, 983, timeout_ms, err);
+	shutdown(pair[0], SHUT_RDWR);
+	pthread_join(thread, NULL);
+	close(pair[1]);
+	watch_stop(d.watcher);
+	registry_remove(d.registry, c);
+	clone_unref(d.registry, c);
+	registry_free(d.registry);
+	watch_free(d.watcher);
+	return fd;
+}
+
+static void accepted(void **state)
+{
+	struct process p = { .answer = "{\"ok\":true}", .bytes = "OK 1073741824\nHTTP", .keeps = true };
+	struct err err = {};
+	char text[32] = "";
+
+	(void)state;
+	unsigned before = count_fds();
+	int fd = dial(&p, 2, 20000, &err);
+	if (fd < 0)
+		fail_msg("%s", err.msg);
+	assert_string_equal(p.request, "dial 983 with 1");
+	assert_int_equal(recv(fd, text, sizeof(text), 0), 4);
+	assert_string_equal(text, "HTTP");
+	close(p.kept);
+	assert_int_equal(recv(fd, text, sizeof(text), 0), 0);
+	close(fd);
+	assert_int_equal(count_fds(), before);
+}
+
+static void refused(void **state)
+{
+	static const struct {
+		struct process p;
+		int version;
+		enum error_row row;
+		const char *msg;
+	} cases[] = {
+		{ { .answer = "{\"ok\":true}" },
+		  2,
+		  E_AGENT,
+		  "clone 'c-aaaaaaaaaaaa': its guest refuses vsock port 983" },
+		{ { .answer = "{\"ok\":true}", .bytes = "OK 1" }, 2, E_AGENT, "refuses vsock port 983" },
+		{ { .answer = "{\"ok\":true}", .bytes = "NO 1\n" }, 2, E_AGENT, "refuses vsock port 983" },
+		{ { .answer = "{\"ok\":true}", .bytes = "OK 12345678901234567890\n" }, 2, E_AGENT, "refuses vsock" },
+		{ { .answer = "{\"ok\":true}", .keeps = true },
+		  2,
+		  E_AGENT,
+		  "its guest does not answer on vsock port 983" },
+		{ { .answer = "{\"error\":{\"code\":2,\"num\":2,\"message\":\"no device\"}}" },
+		  2,
+		  E_AGENT,
+		  "reach vsock port 983\nclone 'c-aaaaaaaaaaaa'\nno device" },
+		{ { .answer = "{\"error\":{\"code\":4,\"num\":16,\"message\":\"full\"}}" }, 2, E_BUSY, "full" },
+		{ { .answer = "" },
+		  1,
+		  E_VERSION,
+		  "clone 'c-aaaaaaaaaaaa': its forkd-vmm is too old to connect to its guest" },
+		{ { .answer = "" }, -1, E_NO_ANSWER, "has not answered yet" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct process p = cases[i].p;
+		struct err err = {}, wanted = {};
+		unsigned before = count_fds();
+		assert_true(dial(&p, cases[i].version, p.keeps ? 1000 : 20000, &err) < 0);
+		(fail)(&wanted, cases[i].row, "-");
+		assert_string_equal(error_info(&err)->code, error_info(&wanted)->code);
+		if (!strstr(err.msg, cases[i].msg))
+			fail_msg("case %zu: %s", i, err.msg);
+		if (p.kept >= 0)
+			close(p.kept);
+		assert_int_equal(count_fds(), before);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = { cmocka_unit_test(accepted), cmocka_unit_test(refused) };
+
+	return cmocka_run_group_tests_name("dial", tests, NULL, NULL);
+}
