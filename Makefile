@@ -3,7 +3,7 @@
 #
 #   make                 programs in build/ (CC=clang works too)
 #   make check           unit tests, tests on /dev/kvm, the short lab: what CI runs
-#   make check-unit check-kvm check-lab check-api check-peers check-full
+#   make check-unit check-agent check-kvm check-lab check-api check-peers check-full
 #   make check-fuzz check-fuzz-planted fuzz-coverage
 #   make asan tsan       the same programs with sanitizers, in build/asan and build/tsan
 #   make bench lint install guests clean
@@ -45,9 +45,17 @@ FORKD_LIBS = -lmicrohttpd -lhttp_parser -lgnutls -lsystemd -l:liburing.a
 FORKCTL_LIBS = -lcurl -l:liburing.a
 obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 COMMON_LIB = $(BUILD)/libcommon.a
+# The guest agent is one static program: musl, and what of common/ it needs. With sanitizers glibc builds it. guest/reseed is not of it.
+MUSL_CC ?= musl-gcc
+GUEST_SRC = $(filter-out guest/main.c guest/reseed/%,$(wildcard guest/*.c guest/*/*.c))
+GUEST_COMMON = $(addprefix common/,clock.c err.c io.c json64.c log.c)
+GUEST_LIB = $(BUILD)/libguest.a
+# Those of Debian need nothing that musl lacks.
+GUEST_LIBS = -l:libhttp_parser.a -l:libz.a
+musl_obj = $(patsubst %.c,$(BUILD)/obj-musl/%.o,$(1))
 LIB = $(BUILD)/libvmm.a
 FORKD_LIB = $(BUILD)/libforkd.a
-PROGRAMS = $(addprefix $(BUILD)/,forkd-vmm forkd forkctl)
+PROGRAMS = $(addprefix $(BUILD)/,forkd-vmm forkd forkctl forkd-agent)
 UNIT = $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/test_*.c))
 # Small programs that tests and benchmarks start; each is one file.
 HELPERS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/kvm/*.c tests/bench/*.c tests/lab/*.c))
@@ -67,7 +75,8 @@ $(BUILD)/obj/%.o: %.c Makefile
 $(COMMON_LIB): $(call obj,$(COMMON_SRC))
 $(LIB): $(call obj,$(VMM_SRC))
 $(FORKD_LIB): $(call obj,$(STORE_SRC) $(FORKD_SRC))
-$(COMMON_LIB) $(LIB) $(FORKD_LIB):
+$(GUEST_LIB): $(call obj,$(GUEST_SRC))
+$(COMMON_LIB) $(LIB) $(FORKD_LIB) $(GUEST_LIB):
 	@rm -f $@
 	ar rcs $@ $^
 $(BUILD)/forkd-vmm: $(BUILD)/obj/vmm/main.o $(LIB) $(COMMON_LIB)
@@ -76,6 +85,29 @@ $(BUILD)/forkd: $(BUILD)/obj/forkd/main.o $(FORKD_LIB) $(COMMON_LIB)
 	$(CC) $(LDFLAGS) $^ $(FORKD_LIBS) -o $@
 $(BUILD)/forkctl: $(call obj,$(FORKCTL_SRC)) $(COMMON_LIB)
 	$(CC) $(LDFLAGS) $^ $(FORKCTL_LIBS) -o $@
+ifeq ($(SAN),)
+# Headers that musl has not got: the kernel's, and those of the two libraries.
+$(BUILD)/obj-musl/include:
+	@rm -rf $@ && mkdir -p $@
+	@triple=$$(gcc -print-multiarch); for h in linux asm-generic http_parser.h zlib.h zconf.h; do \
+		[ -e /usr/include/$$h ] && ln -sf /usr/include/$$h $@/ || ln -sf /usr/include/$$triple/$$h $@/; done; \
+		ln -sf /usr/include/$$triple/asm $@/
+$(BUILD)/obj-musl/%.o: %.c Makefile | $(BUILD)/obj-musl/include
+	@mkdir -p $(@D)
+	$(MUSL_CC) $(CPPFLAGS) -U_FORTIFY_SOURCE -idirafter $(BUILD)/obj-musl/include $(CFLAGS) -fno-pie -c $< -o $@
+$(BUILD)/forkd-agent: $(call musl_obj,guest/main.c $(GUEST_SRC) $(GUEST_COMMON))
+	$(MUSL_CC) -static -no-pie -Wl,-z,relro,-z,now $^ $$(gcc -print-file-name=libhttp_parser.a) $$(gcc -print-file-name=libz.a) -o $@
+else
+$(BUILD)/forkd-agent: $(BUILD)/obj/guest/main.o $(GUEST_LIB) $(COMMON_LIB)
+	$(CC) $(LDFLAGS) $^ $(GUEST_LIBS) -o $@
+endif
+# The agent's tests link with the agent alone: its names and the daemon's are not the same things.
+$(BUILD)/tests/unit/test_guest_%: $(BUILD)/obj/tests/unit/test_guest_%.o $(GUEST_LIB) $(COMMON_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(GUEST_LIBS) -o $@
+$(BUILD)/tests/fuzz/fuzz_agent%: $(BUILD)/obj/tests/fuzz/fuzz_agent%.o $(GUEST_LIB) $(COMMON_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer $(filter %.o,$^) $(filter %.a,$^) $(GUEST_LIBS) -o $@
 # A unit test links with the library of the module that it is named after; forkd's first, it has no KVM.
 $(BUILD)/tests/unit/%: $(BUILD)/obj/tests/unit/%.o $(FORKD_LIB) $(LIB) $(COMMON_LIB)
 	@mkdir -p $(@D)
@@ -102,11 +134,15 @@ helpers: $(HELPERS)
 # Everything that the tests start, and nothing run.
 test-programs: all guests helpers $(UNIT)
 
-check: check-unit check-kvm check-lab
+check: check-unit check-agent check-kvm check-lab
 
 check-unit: $(UNIT)
 	@failed=0; for t in $(UNIT); do echo "== $$t"; ./$$t || failed=$$((failed + 1)); done; \
 	[ $$failed -eq 0 ] || { echo "$$failed unit test programs failed"; exit 1; }
+
+# The guest agent on this host, natively
+check-agent: $(BUILD)/forkd-agent
+	BUILD=$(BUILD) $(PYTHON) tests/agent/run.py $(TESTS)
 
 check-kvm: all guests helpers
 	$(PYTHON) tests/kvm/run.py $(TESTS)
@@ -134,7 +170,7 @@ check-api: all guests
 
 check-full: export FORKD_TEST_FULL = 1
 check-full: FUZZ_SECONDS = 900
-check-full: check-unit check-kvm check-api check-peers check-fuzz check-fuzz-planted fuzz-coverage
+check-full: check-unit check-agent check-kvm check-api check-peers check-fuzz check-fuzz-planted fuzz-coverage
 	FORKD_LAB_TIMEOUT=3600 scripts/lab.sh -f
 
 asan tsan: SANITIZE = $(SANITIZE_$(shell echo $@ | tr a-z A-Z))
@@ -148,7 +184,7 @@ fuzz: build/fuzz/words.dict
 	$(MAKE) CC=clang BUILD=build/fuzz SAN="$(SANITIZE_FUZZ)" OPT="-O1" $(patsubst $(BUILD)/%,build/fuzz/%,$(FUZZ))
 
 # The names in field tables and the other strings that the readers know.
-build/fuzz/words.dict: $(COMMON_SRC) $(STORE_SRC) $(FORKD_SRC) $(VMM_SRC)
+build/fuzz/words.dict: $(COMMON_SRC) $(STORE_SRC) $(FORKD_SRC) $(VMM_SRC) $(GUEST_SRC)
 	@mkdir -p $(@D)
 	grep -ohE '\bF(_[A-Z0-9]+)?\([a-z_ ]+, [a-z0-9_]+|"[A-Za-z_][A-Za-z0-9_-]+"' $^ | \
 		sed -nE 's/.*[, "]([A-Za-z0-9_-]{2,})"?$$/"\1"/p' | sort -u > $@
@@ -168,7 +204,7 @@ fuzz-coverage: fuzz
 
 # Unit tests, the hostile guest, bad input and the daemon on sanitizer builds. Guests are not instrumented.
 check-asan: asan guests helpers
-	$(MAKE) BUILD=build/asan SAN="$(SANITIZE_ASAN)" OPT="-O1" check-unit
+	$(MAKE) BUILD=build/asan SAN="$(SANITIZE_ASAN)" OPT="-O1" check-unit check-agent
 	BUILD=build/asan $(PYTHON) tests/kvm/run.py test_hostile test_hotplug test_badinput test_template_host test_forkd
 
 check-tsan: tsan guests helpers
@@ -181,13 +217,14 @@ lint:
 	scripts/lint.sh
 
 install: all
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(PROGRAMS)
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(filter-out %/forkd-agent,$(PROGRAMS))
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/lib/forkd $(BUILD)/forkd-agent
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system forkd/systemd/forkd.service forkd/systemd/forkd.socket
 
 clean:
 	rm -rf $(BUILD)
--include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD)/obj $(BUILD)/obj-musl -name '*.d' 2>/dev/null)
 .DEFAULT_GOAL := all
-.PHONY: all helpers test-programs check check-unit check-kvm check-lab check-peers record-peers check-api check-full check-asan \
+.PHONY: all helpers test-programs check check-unit check-agent check-kvm check-lab check-peers record-peers check-api check-full check-asan \
 	check-tsan fuzz check-fuzz check-fuzz-planted fuzz-coverage asan tsan bench lint install clean
 .SECONDARY:

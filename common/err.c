@@ -51,12 +51,11 @@ int err_set(struct err *err, enum err_code code, const char *fmt, ...)
 
 static int set_num(struct err *err, enum err_code code, int num, const char *fmt, va_list ap)
 {
-	char why[128];
+	const char *why = strerror(num); /* any thread: the C libraries in use made it safe */
 
-	format(err->msg, sizeof(err->msg) - sizeof(why) - 32, fmt, ap); /* the text of the cause must fit behind it */
+	format(err->msg, sizeof(err->msg) - strlen(why) - 32, fmt, ap); /* the text of the cause must fit behind it */
 	size_t used = strlen(err->msg);
-	snprintf(err->msg + used, sizeof(err->msg) - used, "\n%s (os error %d)", strerror_r(num, why, sizeof(why)),
-		 num);
+	snprintf(err->msg + used, sizeof(err->msg) - used, "\n%s (os error %d)", why, num);
 	err->code = code;
 	err->num = num > 0 ? -num : -EIO;
 	err->detail = 0;

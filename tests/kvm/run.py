@@ -9,76 +9,14 @@ FORKD_TEST_FULL=1: the long tests too.
 import faulthandler
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import time
-import traceback
-import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.dont_write_bytecode = True
-sys.path.insert(0, HERE)
+sys.path[:0] = [HERE, os.path.dirname(HERE)]
 import kvmtest  # noqa: E402
-
-
-class Lines(unittest.TestResult):
-    def __init__(self):
-        super().__init__()
-        self.passed, self.failed, self.skips, self.began = 0, 0, [], 0.0
-
-    def name(self, test):
-        return test.id().replace("__main__.", "")
-
-    def startTest(self, test):
-        super().startTest(test)
-        self.began, self.bad = time.monotonic(), None
-
-    def _note(self, test, err):
-        kind, value, tb = err
-        text = str(value).strip()
-        if not issubclass(kind, AssertionError):
-            text = f"{kind.__name__}: {text}\n{''.join(traceback.format_tb(tb))}"
-        lines = [f for f in traceback.extract_tb(tb) if f.filename.startswith(HERE) and not f.filename.endswith("kvmtest.py")]
-        where = f" [{os.path.basename(lines[-1].filename)}:{lines[-1].lineno}]" if lines else ""
-        self.bad = (self.bad + "; also: " if self.bad else "") + text + where
-
-    def addError(self, test, err):
-        self._note(test, err)
-        if not isinstance(test, unittest.TestCase) or not hasattr(test, "dir"):       # setUpClass and the like
-            self.stopTest(test)
-
-    def addFailure(self, test, err):
-        self._note(test, err)
-
-    def addSubTest(self, test, subtest, err):
-        if err:
-            params = ", ".join(f"{k}={v}" for k, v in subtest.params.items())
-            self._note(test, (err[0], AssertionError(f"({params}) {err[1]}") if issubclass(err[0], AssertionError) else err[1], err[2]))
-
-    def addSkip(self, test, reason):
-        self.skips.append((self.name(test), reason))
-        print(f"SKIPPED {self.name(test)}: {reason}", flush=True)
-        self.bad = "skipped"
-
-    def stopTest(self, test):
-        took = time.monotonic() - self.began
-        if self.bad == "skipped":
-            return
-        if self.bad:
-            self.failed += 1
-            print(f"not ok {self.name(test)} ({took:.1f} s): {self.bad}", flush=True)
-        else:
-            self.passed += 1
-            print(f"ok {self.name(test)} ({took:.1f} s)", flush=True)
-
-
-def flatten(suite):
-    for item in suite:
-        if isinstance(item, unittest.TestSuite):
-            yield from flatten(item)
-        else:
-            yield item
+import runner  # noqa: E402
 
 
 def main():
@@ -95,25 +33,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="forkd-kvm-program.") as folder:    # a build meanwhile does not disturb us
         print(f"kvm tests of {kvmtest.VMM}{', long ones too' if kvmtest.FULL else ''}", flush=True)
         kvmtest.VMM = shutil.copy(kvmtest.VMM, folder)
-        return run_tests(sys.argv[1:])
-
-
-def run_tests(wanted):
-    tests = list(flatten(unittest.defaultTestLoader.discover(HERE)))
-    tests = [t for t in tests if not wanted or any(w in t.id() for w in wanted)]
-    result = Lines()
-
-    def end(*_):
-        result.stop()           # this test fails and cleans up; no other begins
-        sys.exit("ended by SIGTERM")
-    signal.signal(signal.SIGTERM, end)
-    unittest.TestSuite(tests).run(result)
-    for name, reason in result.skips:
-        print(f"skipped: {name}: {reason}")
-    if result.skips:
-        print(f"{len(result.skips)} skipped")
-    print(f"{result.passed} passed, {result.failed} failed")
-    return 1 if result.failed or not result.passed else 0
+        return runner.run_tests(HERE, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * What all services of the agent share. One per process, made by guest/main.c, and there until the process
+ * ends. The loop's thread.
+ */
+#ifndef GUEST_AGENT_H
+#define GUEST_AGENT_H
+
+#include "guest/env.h"
+#include "guest/loop.h"
+
+struct agent {
+	struct loop loop;
+	char *default_user; /* who a request without a user is for; on the heap */
+	struct env env;     /* what every later process has in its environment */
+};
+
+#endif

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Connect calls: requests, answers, errors and frames. */
+#include "guest/connect.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <string.h>
+#include <strings.h>
+
+#include "guest/http_internal.h"
+
+enum { FLAG_COMPRESSED = 1, FLAG_END = 2, FRAME_HEAD = 5 };
+
+static const struct {
+	const char *name;
+	int status;
+} codes[] = {
+	[CONNECT_CANCELED] = { "canceled", 499 },
+	[CONNECT_UNKNOWN] = { "unknown", 500 },
+	[CONNECT_INVALID_ARGUMENT] = { "invalid_argument", 400 },
+	[CONNECT_DEADLINE_EXCEEDED] = { "deadline_exceeded", 504 },
+	[CONNECT_NOT_FOUND] = { "not_found", 404 },
+	[CONNECT_ALREADY_EXISTS] = { "already_exists", 409 },
+	[CONNECT_PERMISSION_DENIED] = { "permission_denied", 403 },
+	[CONNECT_RESOURCE_EXHAUSTED] = { "resource_exhausted", 429 },
+	[CONNECT_FAILED_PRECONDITION] = { "failed_precondition", 400 },
+	[CONNECT_UNIMPLEMENTED] = { "unimplemented", 501 },
+	[CONNECT_INTERNAL] = { "internal", 500 },
+	[CONNECT_UNAVAILABLE] = { "unavailable", 503 },
+	[CONNECT_UNAUTHENTICATED] = { "unauthenticated", 401 },
+};
+
+int connect_status(enum connect_code code)
+{
+	return codes[code].status;
+}
+
+/* ---- frames ---- */
+
+static void frame_head(unsigned char head[FRAME_HEAD], unsigned flags, size_t len)
+{
+	head[0] = (unsigned char)flags;
+	for (int i = 0; i < 4; i++)
+		head[1 + i] = (unsigned char)(len >> (24 - 8 * i));
+}
+
+void frames_done(struct frames *f)
+{
+	free(f->bytes);
+	*f = (struct frames){};
+}
+
+/* The head of a frame is there: checks it, and makes room. */
+static int begin_frame(struct frames *f, size_t *ret_len, struct err *err)
+{
+	const size_t len = (size_t)f->head[1] << 24 | (size_t)f->head[2] << 16 | (size_t)f->head[3] << 8 | f->head[4];
+
+	if (f->head[0] & FLAG_COMPRESSED)
+		return err_set(err, ERR_INVALID, "a compressed message; no compression is offered");
+	if (f->head[0] & ~(unsigned)FLAG_END)
+		return err_set(err, ERR_INVALID, "a message with unknown flags %u", f->head[0]);
+	if (f->ended)
+		return err_set(err, ERR_INVALID, "a message behind the end of the stream");
+	if (len > LIMIT_FRAME)
+		return err_set(err, ERR_BUSY, "a message of %zu bytes; %d are the most", len, LIMIT_FRAME);
+	*ret_len = len;
+	return 0;
+}
+
+/* Room for what has come and `more` bytes: a client has to send what it wants to have room for. */
+static int make_room(struct frames *f, size_t more, struct err *err)
+{
+	if (f->len + more + 1 <= f->cap)
+		return 0;
+	const size_t need = f->len + more + 1, cap = need < 1024 ? 1024 : need + need / 2;
+	char *bytes = realloc(f->bytes, cap);
+	if (!bytes)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "read a message");
+	f->bytes = bytes;
+	f->cap = cap;
+	return 0;
+}
+
+int frames_take(struct frames *f, const char *data, size_t len, size_t *ret_used, bool *ret_message, struct err *err)
+{
+	size_t used = 0, whole = 0;
+
+	*ret_message = false;
+	if (f->head_len == 0)
+		f->len = 0;
+	while (f->head_len < FRAME_HEAD && used < len)
+		f->head[f->head_len++] = (unsigned char)data[used++];
+	*ret_used = used;
+	if (f->head_len < FRAME_HEAD)
+		return 0;
+	if (begin_frame(f, &whole, err) < 0)
+		return err->num;
+	const size_t left = whole - f->len, part = len - used < left ? len - used : left;
+	if (make_room(f, part, err) < 0)
+		return err->num;
+	memcpy(f->bytes + f->len, data + used, part);
+	f->len += part;
+	f->bytes[f->len] = '\0';
+	*ret_used = used + part;
+	if (f->len < whole)
+		return 0;
+	f->ended = f->head[0] & FLAG_END;
+	*ret_message = !f->ended;
+	f->head_len = 0;
+	return 0;
+}
+
+/* ---- requests ---- */
+
+static bool has_type(struct exchange *ex, const char *type)
+{
+	const char *given = ex_header(ex, "content-type");
+	const size_t len = strlen(type);
+
+	return given && strncasecmp(given, type, len) == 0 && strchr("; ", given[len]);
+}
+
+/* The one message in the body of a call that is answered by a stream. NULL: that was answered. */
+static char *only_frame(struct exchange *ex, size_t *ret_len)
+{
+	const unsigned char *head = (const unsigned char *)ex->body;
+	struct err err = {};
+	struct frames f = {};
+	size_t len = 0;
+
+	if (ex->body_len < FRAME_HEAD) {
+		connect_fail(ex, CONNECT_INVALID_ARGUMENT, "the body has no message");
+		return NULL;
+	}
+	memcpy(f.head, head, FRAME_HEAD);
+	if (begin_frame(&f, &len, &err) < 0) {
+		connect_fail_err(ex, &err);
+		return NULL;
+	}
+	if ((head[0] & FLAG_END) || len != ex->body_len - FRAME_HEAD) {
+		connect_fail(ex, CONNECT_INVALID_ARGUMENT, "the body is not one whole message");
+		return NULL;
+	}
+	*ret_len = len;
+	return ex->body + FRAME_HEAD;
+}
+
+const struct json_node *connect_request(struct exchange *ex, struct json *json)
+{
+	const bool stream = ex->route->style == STYLE_STREAM;
+	const char *type = stream ? "application/connect+json" : "application/json";
+	const char *coding = ex_header(ex, stream ? "connect-content-encoding" : "content-encoding");
+	char *text = ex->body;
+	size_t len = ex->body_len;
+	struct err err = {};
+
+	if (!has_type(ex, type)) {
+		ex_fail(ex, 415, "the content type of this call is %s", type);
+		return NULL;
+	}
+	if (coding && *coding && strcasecmp(coding, "identity") != 0) {
+		connect_fail(ex, CONNECT_UNIMPLEMENTED, "no compression is offered");
+		return NULL;
+	}
+	if (stream && !(text = only_frame(ex, &len)))
+		return NULL;
+	if (json_parse(json, text, len, &err) < 0) {
+		connect_fail_err(ex, &err);
+		return NULL;
+	}
+	if (json->nodes->type != JSON_OBJECT) {
+		connect_fail(ex, CONNECT_INVALID_ARGUMENT, "the message is %s, not an object",
+			     json_type_name(json->nodes));
+		return NULL;
+	}
+	return json->nodes;
+}
+
+bool connect_timeout(struct exchange *ex, uint64_t *ret_ns)
+{
+	const char *ms = ex_header(ex, "connect-timeout-ms");
+	const size_t digits = ms ? strspn(ms, "0123456789") : 0;
+
+	*ret_ns = 0;
+	if (!ms)
+		return true;
+	if (digits < 1 || digits > 10 || ms[digits]) {
+		connect_fail(ex, CONNECT_INVALID_ARGUMENT, "Connect-Timeout-Ms has 1 to 10 digits");
+		return false;
+	}
+	*ret_ns = strtoull(ms, NULL, 10) * 1000000 + 1; /* a deadline of 0 ms is one */
+	return true;
+}
+
+/* ---- answers ---- */
+
+void connect_reply(struct exchange *ex, const char *json, size_t len)
+{
+	ex_answer(ex, 200, "application/json", json, len);
+}
+
+static void send_frame(struct exchange *ex, unsigned flags, const char *json, size_t len)
+{
+	unsigned char head[FRAME_HEAD];
+
+	frame_head(head, flags, len);
+	ex_write2(ex, head, sizeof(head), json, len);
+}
+
+void stream_begin(struct exchange *ex)
+{
+	ex_begin(ex, 200, "application/connect+json", NULL, -1);
+	ex->ends_with_client = true;
+}
+
+void stream_message(struct exchange *ex, const char *json, size_t len)
+{
+	send_frame(ex, 0, json, len);
+}
+
+void stream_end(struct exchange *ex)
+{
+	send_frame(ex, FLAG_END, "{}", 2);
+	ex_end(ex);
+}
+
+static void fail(struct exchange *ex, enum connect_code code, char *message)
+{
+	const bool stream = ex->route->style == STYLE_STREAM;
+	autostrbuf struct strbuf b = {};
+
+	strbuf_printf(&b, "%s{\"code\":\"%s\",\"message\":", stream ? "{\"error\":" : "", codes[code].name);
+	message_json(&b, message);
+	strbuf_puts(&b, stream ? "}}" : "}");
+	if (b.failed)
+		return ex_abort(ex);
+	if (!stream)
+		return ex_answer(ex, codes[code].status, "application/json", b.text, b.len);
+	if (connection_of(ex)->answer == ANSWER_NONE)
+		stream_begin(ex);
+	send_frame(ex, FLAG_END, b.text, b.len);
+	ex_end(ex);
+}
+
+void connect_fail(struct exchange *ex, enum connect_code code, const char *fmt, ...)
+{
+	char message[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(message, sizeof(message), fmt, ap);
+	va_end(ap);
+	fail(ex, code, message);
+}
+
+void connect_fail_err(struct exchange *ex, const struct err *err)
+{
+	static const enum connect_code by_code[] = {
+		[ERR_NONE] = CONNECT_INTERNAL,           [ERR_INVALID] = CONNECT_INVALID_ARGUMENT,
+		[ERR_NOT_FOUND] = CONNECT_NOT_FOUND,     [ERR_CONFLICT] = CONNECT_ALREADY_EXISTS,
+		[ERR_BUSY] = CONNECT_RESOURCE_EXHAUSTED, [ERR_INTERNAL] = CONNECT_INTERNAL,
+		[ERR_HOST] = CONNECT_UNIMPLEMENTED,
+	};
+	char line[ERR_MSG_BYTES];
+
+	err_line(err, line, sizeof(line));
+	fail(ex, by_code[err->code], line);
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The Connect protocol, version 1, with its JSON codec and without compression: calls with one request
+ * message, answered by one message (STYLE_UNARY, application/json) or by a stream of them (STYLE_STREAM,
+ * application/connect+json). Messages of a stream are framed: 1 byte of flags, 4 bytes of length, big-endian.
+ * The last frame has flag 2 and tells how the call has ended; the HTTP status of a stream is always 200.
+ * The loop's thread.
+ */
+#ifndef GUEST_CONNECT_H
+#define GUEST_CONNECT_H
+
+#include "common/json64.h"
+#include "guest/http.h"
+
+enum connect_code {
+	CONNECT_CANCELED,
+	CONNECT_UNKNOWN,
+	CONNECT_INVALID_ARGUMENT,
+	CONNECT_DEADLINE_EXCEEDED,
+	CONNECT_NOT_FOUND,
+	CONNECT_ALREADY_EXISTS,
+	CONNECT_PERMISSION_DENIED,
+	CONNECT_RESOURCE_EXHAUSTED,
+	CONNECT_FAILED_PRECONDITION,
+	CONNECT_UNIMPLEMENTED,
+	CONNECT_INTERNAL,
+	CONNECT_UNAVAILABLE,
+	CONNECT_UNAUTHENTICATED,
+};
+
+/* The code's HTTP status in answers to unary calls. */
+int connect_status(enum connect_code code);
+
+/*
+ * The request's message, which is an object, from the whole body: as it is (STYLE_UNARY), or the one frame in
+ * it (STYLE_STREAM). `json` holds the nodes and starts zeroed. NULL: it was none, and that was answered.
+ */
+MUST_CHECK const struct json_node *connect_request(struct exchange *ex, struct json *json);
+/*
+ * The call's deadline, from now, by the header Connect-Timeout-Ms. 0: there is none. false: the header is
+ * malformed, and that was answered.
+ */
+MUST_CHECK bool connect_timeout(struct exchange *ex, uint64_t *ret_ns);
+
+/* Answers a unary call with an object. */
+void connect_reply(struct exchange *ex, const char *json, size_t len);
+/* Answers any call with an error; a stream may have begun. */
+void connect_fail(struct exchange *ex, enum connect_code code, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* The same with what `err` says; the code is the one that fits its. */
+void connect_fail_err(struct exchange *ex, const struct err *err);
+
+/* Begins the answer of a STYLE_STREAM call. A client that sends no more is taken for gone from now on. */
+void stream_begin(struct exchange *ex);
+/* One message; it may be more than ex_room() says. */
+void stream_message(struct exchange *ex, const char *json, size_t len);
+/* Ends the stream well; connect_fail() ends it with an error. */
+void stream_end(struct exchange *ex);
+
+/*
+ * Takes the frames of a request's stream apart, however the bytes are cut. Starts zeroed. Nothing is allocated
+ * before the length was checked, and no more than LIMIT_FRAME is.
+ */
+struct frames {
+	unsigned char head[5];
+	unsigned head_len;
+	char *bytes; /* of the frame that is being read */
+	size_t len, cap;
+	bool ended; /* the frame with flag 2 came */
+};
+
+/*
+ * Takes bytes up to the end of one message: *ret_used of them. true: frames->bytes has a message of
+ * frames->len bytes, writable and with a NUL behind, until the next call. ERR_INVALID: compressed or unknown
+ * flags, bytes after the end. ERR_BUSY: the length is above LIMIT_FRAME.
+ */
+MUST_CHECK int frames_take(struct frames *f, const char *data, size_t len, size_t *ret_used, bool *ret_message,
+			   struct err *err);
+void frames_done(struct frames *f);
+
+#endif

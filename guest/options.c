@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Reads the command line. */
+#include "guest/options.h"
+
+#include <getopt.h>
+#include <string.h>
+
+enum { OPT_LISTEN = 256, OPT_LISTEN_PRIVATE, OPT_HELP, OPT_VERSION };
+
+static const struct option longs[] = {
+	{ "listen", required_argument, NULL, OPT_LISTEN },
+	{ "listen-private", required_argument, NULL, OPT_LISTEN_PRIVATE },
+	{ "help", no_argument, NULL, OPT_HELP },
+	{ "version", no_argument, NULL, OPT_VERSION },
+	{},
+};
+
+void options_help(void)
+{
+	puts("forkd-agent: runs commands and moves files in a guest, for forkd\n"
+	     "  --listen unix:PATH          the API on a unix socket, instead of vsock port 983\n"
+	     "  --listen-private unix:PATH  the daemon's own port on a unix socket, instead of vsock port 984\n"
+	     "  --help, --version");
+}
+
+static int unix_path(const char *option, const char *text, const char **ret_path, struct err *err)
+{
+	if (strncmp(text, "unix:", 5) != 0 || text[5] == '\0')
+		return err_set(err, ERR_INVALID, "%s %s: must be unix:PATH", option, text);
+	*ret_path = text + 5;
+	return 0;
+}
+
+int options_parse(int argc, char **argv, struct options *ret_options, struct err *err)
+{
+	struct options o = {};
+	int r = 0;
+
+	opterr = 0;
+	optind = 0;
+	for (int c; r == 0 && (c = getopt_long(argc, argv, "+", longs, NULL)) != -1;) {
+		if (c == OPT_LISTEN)
+			r = unix_path("--listen", optarg, &o.listen, err);
+		else if (c == OPT_LISTEN_PRIVATE)
+			r = unix_path("--listen-private", optarg, &o.listen_private, err);
+		else if (c == OPT_HELP)
+			o.help = true;
+		else if (c == OPT_VERSION)
+			o.version = true;
+		else
+			r = err_set(err, ERR_INVALID, "'%s' is not an option of forkd-agent, or lacks its value",
+				    argv[optind > 0 ? optind - 1 : 0]);
+	}
+	if (r == 0 && optind < argc)
+		r = err_set(err, ERR_INVALID, "'%s' is not an option of forkd-agent", argv[optind]);
+	if (r == 0)
+		*ret_options = o;
+	return r;
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The agent's command line. */
+#ifndef GUEST_OPTIONS_H
+#define GUEST_OPTIONS_H
+
+#include <stdbool.h>
+
+#include "common/err.h"
+
+struct options {
+	const char *listen;         /* path of a unix socket for the API; NULL: vsock port 983 */
+	const char *listen_private; /* the same for the daemon's own port, 984 */
+	bool help, version;
+};
+
+/* Prints the options to stdout. */
+void options_help(void);
+MUST_CHECK int options_parse(int argc, char **argv, struct options *ret_options, struct err *err);
+
+#endif
