@@ -44,6 +44,7 @@ const struct field ctl_exited_fields[] = {
 const struct field ctl_restore_fields[] = {
 	F_OBJ_LIST(struct ctl_restore, fds, fd_fields, .count = SOCK_FDS_MAX),
 	F(struct ctl_restore, resume),
+	F(struct ctl_restore, net_held),
 	F(struct ctl_restore, open_socket),
 	F(struct ctl_restore, vsock_socket),
 	F_END,
@@ -63,6 +64,7 @@ const struct field ctl_status_fields[] = {
 	F(struct ctl_status, resumed_ns),
 	F(struct ctl_status, version),
 	F(struct ctl_status, oldest),
+	F(struct ctl_status, net_held),
 	F_END,
 };
 
@@ -83,6 +85,11 @@ const struct field ctl_snapshotted_fields[] = {
 	F_END,
 };
 
+const struct field ctl_net_released_fields[] = {
+	F(struct ctl_net_released, held_frames),
+	F_END,
+};
+
 const struct field ctl_dial_fields[] = {
 	F(struct ctl_dial, port, .flags = F_REQUIRED),
 	F_END,
@@ -97,6 +104,7 @@ const struct field ctl_stats_fields[] = {
 	F(struct ctl_stats, net_tx_bytes),
 	F(struct ctl_stats, net_rx_frames),
 	F(struct ctl_stats, net_tx_frames),
+	F(struct ctl_stats, net_held_frames),
 	F_END,
 };
 

@@ -12,7 +12,8 @@
  *   0  without versions
  *   1  hello names versions, also to a template host; a VM process opens no path by its name (`connect`, restore's vsock_socket), and
  *      takes no snapshot while it runs and has a writable disk
- *   2  a VM process knows `dial`, and its vsock socket does not lead to AGENT_PRIVATE_PORT
+ *   2  a VM process knows `dial`, and its vsock socket does not lead to AGENT_PRIVATE_PORT; it knows `net_held` of `restore`, and
+ *      `net_release`
  *
  * Template host (its socket is a socketpair given by forkd; end of file ends it; the VM processes go on):
  *   hello    struct ctl_hello                         -> struct ctl_hello. First. Version 0 does not know it.
@@ -32,6 +33,8 @@
  *   dial     struct ctl_dial; fds: a stream socket    -> {"ok":true}; the socket gets the line "OK PORT" when the guest accepts, then
  *                                                        what the guest sends; it is closed when the guest refuses.
  *                                                        ERR_NOT_FOUND: no vsock device. ERR_BUSY: too many streams.
+ *   net_release                                       -> struct ctl_net_released. The frames of a VM that was restored with net_held
+ *                                                        pass from now on; done already: fine.
  *   stats                                             -> struct ctl_stats
  *   quit                                              -> {"ok":true} when no vCPU can run and taps, disks and locks are free; then exits
  *   event "state"   struct ctl_state                  changed through its own API socket, a net lost its tap, or a new connection: the newest
@@ -103,6 +106,7 @@ struct ctl_restore {
 	struct ctl_fd *fds; /* one for each descriptor of the packet, in order */
 	uint32_t n_fds;
 	bool resume;
+	bool net_held;      /* all nets drop every frame, both ways, until `net_release` */
 	char *open_socket;  /* path of forkd's open service; NULL: the API of this VM names no host path */
 	char *vsock_socket; /* path of the CTL_FD_VSOCK socket: the guest's own connections go to files beside it */
 };
@@ -120,6 +124,7 @@ struct ctl_status {
 	char *state;                      /* "Parked" (nothing restored yet), "Paused", "Running" */
 	uint64_t restored_ns, resumed_ns; /* CLOCK_MONOTONIC, 0: not yet */
 	uint32_t version, oldest;         /* as in ctl_hello */
+	bool net_held;
 };
 
 struct ctl_state {
@@ -137,6 +142,10 @@ struct ctl_snapshotted {
 	uint64_t paused_us; /* how long the guest stood still; 0: it was paused before */
 };
 
+struct ctl_net_released {
+	uint64_t held_frames; /* dropped since the restore */
+};
+
 struct ctl_dial {
 	uint32_t port; /* vsock, of the guest */
 };
@@ -144,7 +153,7 @@ struct ctl_dial {
 struct ctl_stats {
 	char *state;
 	uint64_t disk_read_bytes, disk_written_bytes, disk_ops;
-	uint64_t net_rx_bytes, net_tx_bytes, net_rx_frames, net_tx_frames;
+	uint64_t net_rx_bytes, net_tx_bytes, net_rx_frames, net_tx_frames, net_held_frames;
 };
 
 /* What a clone of this template needs from the host, in the order of config.json. */
@@ -194,8 +203,8 @@ bool ctl_is_random_source(const char *path);
 
 extern const struct field ctl_hello_fields[], ctl_state_fields[], ctl_load_fields[], ctl_fork_fields[],
 	ctl_exited_fields[], ctl_restore_fields[], ctl_boot_fields[], ctl_status_fields[], ctl_exiting_fields[],
-	ctl_snapshotted_fields[], ctl_dial_fields[], ctl_stats_fields[], ctl_template_fields[], ctl_open_dir_fields[],
-	ctl_dir_fields[], ctl_connect_fields[];
+	ctl_snapshotted_fields[], ctl_dial_fields[], ctl_net_released_fields[], ctl_stats_fields[],
+	ctl_template_fields[], ctl_open_dir_fields[], ctl_dir_fields[], ctl_connect_fields[];
 
 /*
  * A packet that came in: its JSON and its descriptors. It is zeroed before the first use;

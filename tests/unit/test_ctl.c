@@ -34,7 +34,7 @@ static void request_with_fds(void **state)
 	ctl_request(&out, "restore", ctl_restore_fields, &rq, "\"overrides\":{\"rng\":{}}");
 	assert_string_equal(out.text,
 			    "{\"op\":\"restore\",\"fds\":[{\"kind\":\"api\"},{\"kind\":\"net\",\"id\":\"net1\"}],"
-			    "\"resume\":true,\"overrides\":{\"rng\":{}}}");
+			    "\"resume\":true,\"net_held\":false,\"overrides\":{\"rng\":{}}}");
 	assert_int_equal(ctl_send(pair[0], &out, fds, 2, &err), 0);
 	assert_int_equal(ctl_recv(pair[1], &p, &err), 1);
 	assert_int_equal(p.n_fds, 2);

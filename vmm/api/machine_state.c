@@ -453,6 +453,22 @@ unsigned vmm_lost_nets(struct vmm *vmm, char *ret_ids[MAX_PCI_SLOTS])
 	return vmm->vm ? devices_lost_nets(vmm->vm, ret_ids) : 0;
 }
 
+void vmm_hold_nets(struct vmm *vmm)
+{
+	devices_hold_nets(vmm->vm);
+}
+
+void vmm_unhold_nets(struct vmm *vmm)
+{
+	if (vmm->vm)
+		devices_unhold_nets(vmm->vm);
+}
+
+bool vmm_holds_nets(const struct vmm *vmm)
+{
+	return vmm->vm && vmm->vm->env.nets_held;
+}
+
 int vmm_dial(struct vmm *vmm, int fd, uint32_t port, struct err *err)
 {
 	if (!vmm->vm || is_parked(vmm))

@@ -70,6 +70,11 @@ void vmm_release(struct vmm *vmm);
 const char *vmm_state(const struct vmm *vmm);
 /* As devices_lost_nets(). */
 unsigned vmm_lost_nets(struct vmm *vmm, char *ret_ids[MAX_PCI_SLOTS]);
+/* Of a parked VM: as devices_hold_nets(). */
+void vmm_hold_nets(struct vmm *vmm);
+/* As devices_unhold_nets(). Without a VM, and for nets that are not held, there is nothing to do. */
+void vmm_unhold_nets(struct vmm *vmm);
+bool vmm_holds_nets(const struct vmm *vmm);
 /* As devices_dial(); ERR_CONFLICT: there is no VM yet. */
 MUST_CHECK int vmm_dial(struct vmm *vmm, int fd, uint32_t port, struct err *err);
 /* The counters of all devices, added up; zeros without a VM. */

@@ -156,6 +156,7 @@ static int answer_status(struct owned_vm *c, struct strbuf *out)
 		.resumed_ns = c->resumed_ns,
 		.version = ctl_ours.version,
 		.oldest = ctl_ours.oldest,
+		.net_held = vmm_holds_nets(c->vmm),
 	};
 
 	ctl_reply(out, ctl_status_fields, &status);
@@ -199,6 +200,8 @@ static int restore_owned(struct owned_vm *c, struct ctl_packet *p, const struct 
 		return err->num;
 	if (rq->vsock_socket && config->vsock && name_vsock(config->vsock, rq->vsock_socket, err) < 0)
 		return err->num;
+	if (rq->net_held)
+		vmm_hold_nets(c->vmm);
 	if (clone_take_fds(config, p, rq->fds, rq->n_fds, &api_fd, err) < 0 || vmm_unpark(c->vmm, err) < 0)
 		return err->num;
 	c->restored_ns = monotonic_ns();
@@ -344,6 +347,19 @@ static int op_dial(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out,
 	return 0;
 }
 
+static int op_net_release(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+{
+	struct virtio_counters n;
+
+	(void)p;
+	if (!c->started)
+		return err_set(err, ERR_CONFLICT, "there is no VM whose nets could be released");
+	vmm_unhold_nets(c->vmm);
+	vmm_counters(c->vmm, &n);
+	ctl_reply(out, ctl_net_released_fields, &(struct ctl_net_released){ .held_frames = n.net_held_frames });
+	return 0;
+}
+
 static int op_stats(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
 {
 	struct virtio_counters n;
@@ -360,6 +376,7 @@ static int op_stats(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out
 		.net_tx_bytes = n.net_tx_bytes,
 		.net_rx_frames = n.net_rx_frames,
 		.net_tx_frames = n.net_tx_frames,
+		.net_held_frames = n.net_held_frames,
 	};
 	ctl_reply(out, ctl_stats_fields, &stats);
 	return 0;
@@ -377,9 +394,11 @@ static int op_quit(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out,
 }
 
 static const struct op ops[] = {
-	{ "hello", op_hello, false }, { "restore", op_restore, true }, { "boot", op_boot, true },
-	{ "pause", op_pause, false }, { "resume", op_resume, false },  { "snapshot", op_snapshot, false },
-	{ "dial", op_dial, false },   { "stats", op_stats, false },    { "quit", op_quit, false },
+	{ "hello", op_hello, false },   { "restore", op_restore, true },
+	{ "boot", op_boot, true },      { "pause", op_pause, false },
+	{ "resume", op_resume, false }, { "snapshot", op_snapshot, false },
+	{ "dial", op_dial, false },     { "stats", op_stats, false },
+	{ "quit", op_quit, false },     { "net_release", op_net_release, false },
 };
 
 static const struct op *find_op(const struct ctl_packet *p)

@@ -240,6 +240,18 @@ unsigned devices_lost_nets(struct vm *vm, char *ret_ids[MAX_PCI_SLOTS])
 	return n;
 }
 
+void devices_hold_nets(struct vm *vm)
+{
+	vm->env.nets_held = true;
+}
+
+void devices_unhold_nets(struct vm *vm)
+{
+	vm->env.nets_held = false;
+	for (unsigned i = 0; i < vm->n_devs; i++)
+		virtio_net_unhold(vm->dev[i]->vdev);
+}
+
 int devices_dial(struct vm *vm, int fd, uint32_t port, struct err *err)
 {
 	for (unsigned i = 0; i < vm->n_devs; i++)
@@ -262,6 +274,7 @@ void devices_counters(struct vm *vm, struct virtio_counters *ret)
 		ret->net_tx_bytes += c.net_tx_bytes;
 		ret->net_rx_frames += c.net_rx_frames;
 		ret->net_tx_frames += c.net_tx_frames;
+		ret->net_held_frames += c.net_held_frames;
 	}
 }
 

@@ -37,6 +37,12 @@ void devices_resume(struct vm *vm, bool restored);
 /* The ids of the nets whose taps were deleted; they stay the devices'. */
 unsigned devices_lost_nets(struct vm *vm, char *ret_ids[MAX_PCI_SLOTS]);
 /*
+ * Holds the nets of a machine that has no devices yet: its nets drop every frame, also nets that come
+ * later, until devices_unhold_nets().
+ */
+void devices_hold_nets(struct vm *vm);
+void devices_unhold_nets(struct vm *vm);
+/*
  * Connects to a vsock port of the guest: see vsock_mux_dial(), which takes `fd` over on success.
  * ERR_NOT_FOUND: the machine has no vsock device.
  */

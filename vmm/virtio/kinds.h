@@ -48,6 +48,11 @@ bool virtio_net_host_mac(struct virtio_dev *vdev, char ret_text[MAC_TEXT_BYTES])
  * thread.
  */
 MUST_CHECK int virtio_vsock_dial(struct virtio_dev *vdev, int fd, uint32_t port, struct err *err);
+/*
+ * Ends the holding of a net: from now on frames pass. What the host has sent until now is dropped, too.
+ * Does nothing to a net that is not held, and to devices of other kinds. Main thread.
+ */
+void virtio_net_unhold(struct virtio_dev *vdev);
 /* Whether the device is a net whose tap was deleted. Main thread. */
 bool virtio_net_is_lost(struct virtio_dev *vdev);
 

@@ -4,6 +4,9 @@
  * notified writes the frames to the host. The main thread reads the frames to the guest or, once the
  * device has a worker, the worker: the answer to a frame then finds the worker awake. Frames wait in
  * the tap while the guest has no buffer.
+ *
+ * A net that is held drops every frame in both directions. The guest notices no more than lost frames:
+ * its buffers come back as always, and the link stays up.
  */
 #include <errno.h>
 #include <limits.h>
@@ -39,7 +42,7 @@ enum {
 };
 enum { STATUS_LINK_UP = 1, STATUS_ANNOUNCE = 2 };
 enum { CLASS_ANNOUNCE = 3, CLASS_MQ = 4, CLASS_OFFLOADS = 5, CTRL_OK = 0, CTRL_ERR = 1 };
-enum { FRAME_MAX_BYTES = VNET_HEADER_BYTES + ETH_HLEN + 4 + 65536, RX_BATCH = 64 };
+enum { FRAME_MAX_BYTES = VNET_HEADER_BYTES + ETH_HLEN + 4 + 65536, RX_BATCH = 64, UNHOLD_BATCH = 4096 };
 #define BIT(n) (1ULL << (n))
 #define GUEST_OFFLOADS (BIT(F_GUEST_CSUM) | BIT(F_GUEST_TSO4) | BIT(F_GUEST_TSO6) | BIT(F_GUEST_ECN) | BIT(F_GUEST_UFO))
 
@@ -75,7 +78,7 @@ struct pair {
 	struct loop *loop; /* the loop that has the tap: the main thread's, or the worker's */
 	struct net *net;
 	unsigned index;
-	bool waiting; /* the loop waits for EPOLLIN: the guest has buffers */
+	bool waiting; /* the loop waits for EPOLLIN: the guest has buffers, or the net is held */
 };
 
 struct net {
@@ -86,6 +89,8 @@ struct net {
 	unsigned n_pairs, used_pairs; /* used: as the driver set them (VIRTIO_NET_CTRL_MQ) */
 	uint64_t refused_offloads;    /* negotiated, then switched off by the driver (VIRTIO_NET_CTRL_GUEST_OFFLOADS) */
 	bool announce;                /* the guest is asked to announce itself */
+	bool held;                    /* until virtio_net_unhold() */
+	bool owes_announcement;       /* the net was restored while it was held */
 	bool lost;                    /* the taps' interface is gone: said once, and no loop has them */
 };
 
@@ -173,6 +178,21 @@ static void set_num_buffers(const struct chain *c)
 	iov_from_buf(c->iov + c->n_read, c->n_write, VNET_HEADER_BYTES - sizeof(one), &one, sizeof(one));
 }
 
+/* Reads frames, at most `max`, and forgets them. */
+static void drop_frames(struct pair *p, unsigned max)
+{
+	char head[VNET_HEADER_BYTES + ETH_HLEN]; /* the tap drops the rest of the frame */
+
+	for (unsigned i = 0; i < max; i++) {
+		ssize_t n = read(p->tap.fd, head, sizeof(head));
+		if (n < 0 && errno == EBADFD)
+			lose_taps(p->net);
+		if (n < 0)
+			return;
+		p->net->vdev.counters.net_held_frames++;
+	}
+}
+
 static void receive_frames(struct pair *p)
 {
 	struct virtio_dev *vdev = &p->net->vdev;
@@ -211,7 +231,9 @@ static void on_frames(struct source *s, uint32_t events)
 	struct virtio_dev *vdev = &p->net->vdev;
 
 	pthread_mutex_lock(&vdev->lock);
-	if ((events & EPOLLIN) && p->waiting) /* `waiting` may have changed since epoll_wait() */
+	if ((events & EPOLLIN) && p->waiting && p->net->held) /* `waiting` may have changed since epoll_wait() */
+		drop_frames(p, RX_BATCH);
+	else if ((events & EPOLLIN) && p->waiting)
 		receive_frames(p);
 	else if (events & (EPOLLERR | EPOLLHUP))
 		lose_taps(p->net);
@@ -249,7 +271,8 @@ static void transmit_frames(struct pair *p)
 
 	do {
 		while (virtio_pop(vdev, queue, &c)) {
-			uint64_t n = send_frame(p, &c);
+			uint64_t n = p->net->held ? 0 : send_frame(p, &c);
+			vdev->counters.net_held_frames += p->net->held;
 			vdev->counters.net_tx_frames += n > 0;
 			vdev->counters.net_tx_bytes += n;
 			virtio_push(vdev, queue, c.head, 0);
@@ -432,18 +455,30 @@ static void send_rarp(const struct net *net)
 	(void)!write(net->pair[0].tap.fd, &f, sizeof(f));
 }
 
+/* Asks the guest to announce itself (5.1.6.5.4). false: the guest's driver does not do that. */
+static bool ask_for_announcement(struct net *net)
+{
+	struct virtio_dev *vdev = &net->vdev;
+
+	if (!virtio_has(vdev, F_GUEST_ANNOUNCE) || !virtio_has(vdev, F_STATUS))
+		return false;
+	net->announce = true;
+	update_status(net);
+	virtio_pci_interrupt(vdev->transport, VIRTIO_CONFIG_CHANGE);
+	return true;
+}
+
 static void net_resume(struct virtio_dev *vdev, bool restored)
 {
 	struct net *net = container_of(vdev, struct net, vdev);
 
 	if (!vdev->active || !restored)
 		return;
-	send_rarp(net);
-	if (!virtio_has(vdev, F_GUEST_ANNOUNCE) || !virtio_has(vdev, F_STATUS))
+	net->owes_announcement = net->held;
+	if (net->held)
 		return;
-	net->announce = true;
-	update_status(net);
-	virtio_pci_interrupt(vdev->transport, VIRTIO_CONFIG_CHANGE);
+	send_rarp(net);
+	(void)ask_for_announcement(net);
 }
 
 static void net_save(struct virtio_dev *vdev, struct strbuf *out)
@@ -590,6 +625,7 @@ int virtio_net_new(const struct device_env *env, struct net_config *cfg, struct 
 	if (!net)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make net '%s'", cfg->id);
 	net->env = env;
+	net->held = env->nets_held;
 	net->pair = calloc(n, sizeof(*net->pair));
 	for (unsigned i = 0; net->pair && i < n; i++)
 		net->pair[i].tap.fd = -1;
@@ -604,6 +640,23 @@ int virtio_net_new(const struct device_env *env, struct net_config *cfg, struct 
 	if (r == 0)
 		r = open_pairs(net, cfg, err);
 	return virtio_made(&net->vdev, &net_ops, r, ret);
+}
+
+void virtio_net_unhold(struct virtio_dev *vdev)
+{
+	struct net *net = container_of(vdev, struct net, vdev);
+
+	if (vdev->ops != &net_ops)
+		return;
+	pthread_mutex_lock(&vdev->lock);
+	for (unsigned i = 0; net->held && i < net->n_pairs; i++)
+		drop_frames(&net->pair[i], UNHOLD_BATCH);
+	net->held = false;
+	/* The guest may have got another MAC meanwhile, which is not known here: the guest speaks for itself, if it can. */
+	if (net->owes_announcement && vdev->active && !ask_for_announcement(net))
+		send_rarp(net);
+	net->owes_announcement = false;
+	pthread_mutex_unlock(&vdev->lock);
 }
 
 bool virtio_net_is_lost(struct virtio_dev *vdev)

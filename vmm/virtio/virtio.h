@@ -45,7 +45,8 @@ struct device_env {
 	struct pci_bus *pci;
 	void (*tap_lost)(void *opaque); /* a tap was deleted: see virtio_net_is_lost(). Any thread. NULL: not told */
 	void *opaque;
-	bool hot; /* the device comes to a machine that was built before, and runs or is paused */
+	bool nets_held; /* a net that is made now drops its frames: see virtio_net_unhold() */
+	bool hot;       /* the device comes to a machine that was built before, and runs or is paused */
 };
 
 struct virtio_device_ops {
@@ -104,6 +105,7 @@ struct virtio_counters {
 		disk_failed_ops; /* failed: the image returned an error */
 	struct virtio_op_counters disk_read, disk_write;
 	uint64_t net_rx_bytes, net_tx_bytes, net_rx_frames, net_tx_frames; /* as the guest sees them */
+	uint64_t net_held_frames; /* dropped while the net was held, both directions */
 };
 
 /* A row of ops->counters. */
