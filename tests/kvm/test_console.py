@@ -210,6 +210,15 @@ class Jobs(KvmTest):
         self.shell.type(b"echo $((6 * 7))nd\n")
         self.shell.wait_output(rb"42nd")
 
+    def test_typed_ahead(self):
+        """What was typed before the shell gave the terminal away is read, though nothing more is typed."""
+        path = self.restored()
+        self.shell.type(b"fg\nahead\n")
+        self.shell.wait_output(rb"forkd-vmm[^\n]*\n")
+        self.shell.wait_output(rb"ahead")
+        wait_for("the terminal to be raw", self.shell.is_raw)
+        self.assertEqual(call(path, "PUT", "vm.delete").status, 204)
+
     def test_ends_in_the_background(self):
         """What it made of the terminal in the foreground it takes back, if nobody did so before; what others made of it stays."""
         for others in (False, True):

@@ -6,7 +6,9 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pty.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -91,6 +93,19 @@ static void on_input(struct source *s, uint32_t events)
 	}
 }
 
+/* What was typed before the process came to the foreground is read now: no further input may come. */
+static void on_continued(struct source *s, uint32_t events)
+{
+	struct chardev *c = container_of(s, struct chardev, continued);
+	struct signalfd_siginfo info;
+
+	(void)events;
+	if (read(s->fd, &info, sizeof(info)) != (ssize_t)sizeof(info) || !c->hung_up || c->in.fd < 0)
+		return;
+	c->hung_up = false;
+	loop_mod(c->loop, &c->in, c->wants_input ? EPOLLIN : 0);
+}
+
 static void on_connect(struct source *s, uint32_t events)
 {
 	struct chardev *c = container_of(s, struct chardev, listener);
@@ -120,7 +135,19 @@ static int open_file(struct chardev *c, const char *path, struct err *err)
 	return c->out_fd < 0 ? err_sys(err, ERR_INTERNAL, "open the console's file '%s'", path) : 0;
 }
 
-static int open_tty(struct chardev *c)
+static int watch_continued(struct chardev *c, struct err *err)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGCONT); /* blocked by loop_signals_init() */
+	c->continued = (struct source){ .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .ready = on_continued };
+	if (c->continued.fd < 0)
+		return err_sys(err, ERR_INTERNAL, "watch for SIGCONT");
+	return loop_add(c->loop, &c->continued, EPOLLIN, err);
+}
+
+static int open_tty(struct chardev *c, struct err *err)
 {
 	/*
 	 * stdout is opened anew: O_NONBLOCK on the shared open file would be the shell's, too. Without
@@ -133,10 +160,11 @@ static int open_tty(struct chardev *c)
 		io_set_append(STDOUT_FILENO, true);
 	}
 	c->has_terminal = isatty(STDIN_FILENO);
-	if (c->has_terminal)
-		take_terminal(c);
 	c->in.fd = STDIN_FILENO;
-	return 0;
+	if (!c->has_terminal)
+		return 0;
+	take_terminal(c);
+	return watch_continued(c, err);
 }
 
 static int open_pty(struct chardev *c, struct console_config *cfg, struct err *err)
@@ -215,7 +243,7 @@ static int open_backend(struct chardev *c, struct console_config *cfg, struct er
 	case CONSOLE_FILE:
 		return open_file(c, cfg->file, err);
 	case CONSOLE_TTY:
-		return open_tty(c);
+		return open_tty(c, err);
 	case CONSOLE_PTY:
 		return open_pty(c, cfg, err);
 	case CONSOLE_SOCKET:
@@ -231,6 +259,7 @@ int chardev_open(struct chardev *c, struct loop *loop, struct console_config *cf
 		.loop = loop,
 		.in = { .fd = -1 },
 		.listener = { .fd = -1 },
+		.continued = { .fd = -1 },
 		.out_fd = -1,
 		.log_fd = -1,
 		.mode = cfg->mode,
@@ -259,6 +288,10 @@ void chardev_close(struct chardev *c)
 	if (c->listener.fd >= 0) {
 		loop_del(c->loop, &c->listener);
 		close(c->listener.fd);
+	}
+	if (c->continued.fd >= 0) {
+		loop_del(c->loop, &c->continued);
+		close(c->continued.fd);
 	}
 	if (c->socket_path)
 		host_unbind(c->socket_path, &c->socket_file);

@@ -18,10 +18,11 @@ enum { CHARDEV_LOG_MAX = 16 << 20, CHARDEV_WRITE_MAX = 64 << 10 };
 struct chardev {
 	struct loop *loop;
 	struct source in, listener; /* fd -1: none */
-	int out_fd;                 /* -1: output vanishes */
-	uint8_t mode;               /* enum console_mode */
-	bool has_terminal;          /* stdin is a terminal; the lock guards the terminal's mode */
-	bool was_front;             /* the process was seen in the foreground: output asks no more */
+	struct source continued; /* SIGCONT: a shell may have put the process into the foreground; fd -1: no terminal */
+	int out_fd;              /* -1: output vanishes */
+	uint8_t mode;            /* enum console_mode */
+	bool has_terminal;       /* stdin is a terminal; the lock guards the terminal's mode */
+	bool was_front;          /* the process was seen in the foreground: output asks no more */
 	bool has_made_raw;
 	_Atomic bool wants_input;
 	/*

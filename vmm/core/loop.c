@@ -103,7 +103,7 @@ static void on_signal(struct source *source, uint32_t events)
 
 int loop_signals_init(struct loop_signals *s, struct loop *loop, struct err *err)
 {
-	sigset_t set;
+	sigset_t set, blocked;
 
 	signal(SIGPIPE, SIG_IGN);
 	/* A job in the background goes on; what it may do with the terminal is the console's to know. */
@@ -112,7 +112,9 @@ int loop_signals_init(struct loop_signals *s, struct loop *loop, struct err *err
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
-	sigprocmask(SIG_BLOCK, &set, NULL);
+	blocked = set;
+	sigaddset(&blocked, SIGCONT); /* a console on the terminal reads it */
+	sigprocmask(SIG_BLOCK, &blocked, NULL);
 	s->loop = loop;
 	s->source = (struct source){ .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .ready = on_signal };
 	if (s->source.fd < 0)

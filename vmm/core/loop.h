@@ -44,7 +44,7 @@ void loop_mute(struct loop *loop, struct source *s);
 void loop_del(struct loop *loop, struct source *s);
 /*
  * SIGTERM and SIGINT end the loop with exit code 0. To be called before any other thread exists, so
- * that every thread blocks the two.
+ * that every thread blocks the two, and SIGCONT, which a console on the terminal waits for.
  */
 struct loop_signals {
 	struct source source;
