@@ -6,13 +6,18 @@
 #ifndef GUEST_AGENT_H
 #define GUEST_AGENT_H
 
+#include "guest/budget.h"
 #include "guest/env.h"
 #include "guest/loop.h"
 
 struct agent {
 	struct loop loop;
-	char *default_user; /* who a request without a user is for; on the heap */
-	struct env env;     /* what every later process has in its environment */
+	char *default_user;        /* who a request without a user is for; on the heap */
+	struct env env;            /* what every later process has in its environment */
+	struct budget held;        /* by bodies and messages that are not dealt with yet: LIMIT_HELD */
+	struct process *processes; /* guest/process/process.h */
+	unsigned n_processes;
+	size_t process_bytes; /* of their configurations */
 };
 
 #endif

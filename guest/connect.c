@@ -46,8 +46,10 @@ static void frame_head(unsigned char head[FRAME_HEAD], unsigned flags, size_t le
 
 void frames_done(struct frames *f)
 {
+	if (f->budget)
+		budget_give(f->budget, &f->taken);
 	free(f->bytes);
-	*f = (struct frames){};
+	*f = (struct frames){ .budget = f->budget };
 }
 
 /* The head of a frame is there: checks it, and makes room. */
@@ -73,6 +75,8 @@ static int make_room(struct frames *f, size_t more, struct err *err)
 	if (f->len + more + 1 <= f->cap)
 		return 0;
 	const size_t need = f->len + more + 1, cap = need < 1024 ? 1024 : need + need / 2;
+	if (f->budget && !budget_take(f->budget, &f->taken, cap - f->cap))
+		return err_set(err, ERR_BUSY, "%d bytes of requests are held, which is the most", LIMIT_HELD);
 	char *bytes = realloc(f->bytes, cap);
 	if (!bytes)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "read a message");
@@ -145,24 +149,32 @@ static char *only_frame(struct exchange *ex, size_t *ret_len)
 	return ex->body + FRAME_HEAD;
 }
 
-const struct json_node *connect_request(struct exchange *ex, struct json *json)
+bool connect_is_call(struct exchange *ex)
 {
 	const bool stream = ex->route->style == STYLE_STREAM;
 	const char *type = stream ? "application/connect+json" : "application/json";
 	const char *coding = ex_header(ex, stream ? "connect-content-encoding" : "content-encoding");
+
+	if (!has_type(ex, type)) {
+		ex_fail(ex, 415, "the content type of this call is %s", type);
+		return false;
+	}
+	if (coding && *coding && strcasecmp(coding, "identity") != 0) {
+		connect_fail(ex, CONNECT_UNIMPLEMENTED, "no compression is offered");
+		return false;
+	}
+	return true;
+}
+
+const struct json_node *connect_request(struct exchange *ex, struct json *json)
+{
 	char *text = ex->body;
 	size_t len = ex->body_len;
 	struct err err = {};
 
-	if (!has_type(ex, type)) {
-		ex_fail(ex, 415, "the content type of this call is %s", type);
+	if (!connect_is_call(ex))
 		return NULL;
-	}
-	if (coding && *coding && strcasecmp(coding, "identity") != 0) {
-		connect_fail(ex, CONNECT_UNIMPLEMENTED, "no compression is offered");
-		return NULL;
-	}
-	if (stream && !(text = only_frame(ex, &len)))
+	if (ex->route->style == STYLE_STREAM && !(text = only_frame(ex, &len)))
 		return NULL;
 	if (json_parse(json, text, len, &err) < 0) {
 		connect_fail_err(ex, &err);
@@ -188,7 +200,7 @@ bool connect_timeout(struct exchange *ex, uint64_t *ret_ns)
 		connect_fail(ex, CONNECT_INVALID_ARGUMENT, "Connect-Timeout-Ms has 1 to 10 digits");
 		return false;
 	}
-	*ret_ns = strtoull(ms, NULL, 10) * 1000000 + 1; /* a deadline of 0 ms is one */
+	*ret_ns = strtoull(ms, NULL, 10) * 1000000;
 	return true;
 }
 

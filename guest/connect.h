@@ -36,8 +36,10 @@ int connect_status(enum connect_code code);
  * it (STYLE_STREAM). `json` holds the nodes and starts zeroed. NULL: it was none, and that was answered.
  */
 MUST_CHECK const struct json_node *connect_request(struct exchange *ex, struct json *json);
+/* Has the request the content type of its route's style, and no compression? false: that was answered. */
+MUST_CHECK bool connect_is_call(struct exchange *ex);
 /*
- * The call's deadline, from now, by the header Connect-Timeout-Ms. 0: there is none. false: the header is
+ * The call's deadline, from now, by the header Connect-Timeout-Ms. 0: there is none; 0 ms are none. false: the header is
  * malformed, and that was answered.
  */
 MUST_CHECK bool connect_timeout(struct exchange *ex, uint64_t *ret_ns);
@@ -65,13 +67,15 @@ struct frames {
 	unsigned head_len;
 	char *bytes; /* of the frame that is being read */
 	size_t len, cap;
-	bool ended; /* the frame with flag 2 came */
+	bool ended;            /* the frame with flag 2 came */
+	struct budget *budget; /* what is held counts there; NULL: nowhere */
+	size_t taken;          /* from it */
 };
 
 /*
  * Takes bytes up to the end of one message: *ret_used of them. true: frames->bytes has a message of
  * frames->len bytes, writable and with a NUL behind, until the next call. ERR_INVALID: compressed or unknown
- * flags, bytes after the end. ERR_BUSY: the length is above LIMIT_FRAME.
+ * flags, bytes after the end. ERR_BUSY: the length is above LIMIT_FRAME, or the budget is used up.
  */
 MUST_CHECK int frames_take(struct frames *f, const char *data, size_t len, size_t *ret_used, bool *ret_message,
 			   struct err *err);

@@ -33,6 +33,7 @@ struct connection {
 	struct strbuf query;
 	bool in_value;
 	struct strbuf body;
+	size_t held;            /* bytes of the body, which count in the agent's budget */
 	struct strbuf leftover; /* read behind the request's end */
 	struct exchange ex;
 

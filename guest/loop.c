@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "common/clock.h"
@@ -161,9 +162,10 @@ void loop_child_signals(void)
 {
 	sigset_t none;
 
+	/* SIG_DFL, without flags, in the kernel's own struct: the C library refuses to touch some that it may need */
+	static const unsigned long action[4];
 	for (int signo = 1; signo < NSIG; signo++)
-		if (signo != SIGKILL && signo != SIGSTOP)
-			(void)signal(signo, SIG_DFL); /* fails for the C library's own */
+		(void)syscall(SYS_rt_sigaction, signo, action, NULL, 8);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }

@@ -9,7 +9,9 @@
 #include "common/log.h"
 #include "common/version.h"
 #include "guest/agent.h"
+#include "guest/limits.h"
 #include "guest/options.h"
+#include "guest/process/process.h"
 #include "guest/routes.h"
 #include "guest/server.h"
 
@@ -28,6 +30,7 @@ static int serve(const struct options *options, struct err *err)
 	if (loop_init(&agent.loop, err) < 0)
 		return err->num;
 	agent.default_user = strdup("root");
+	agent.held.max = LIMIT_HELD;
 	if (!agent.default_user)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "start");
 	server_init(&api, &agent, api_routes);
@@ -36,6 +39,7 @@ static int serve(const struct options *options, struct err *err)
 		log_info("forkd-agent %s is ready", FORKD_VERSION);
 		r = loop_run(&agent.loop);
 	}
+	processes_done(&agent);
 	server_done(&api);
 	loop_done(&agent.loop);
 	env_done(&agent.env);

@@ -141,6 +141,18 @@ static void refuse_size(struct connection *c)
 		connect_fail(&c->ex, CONNECT_RESOURCE_EXHAUSTED, "the body has more than %zu bytes", body_max(r));
 }
 
+/* The client may try again. */
+static void refuse_more(struct connection *c)
+{
+	static const char why[] = "%d bytes of requests are held, which is the most";
+
+	c->last = true;
+	if (c->ex.route->style == STYLE_PLAIN)
+		ex_fail(&c->ex, 503, why, LIMIT_HELD);
+	else
+		connect_fail(&c->ex, CONNECT_RESOURCE_EXHAUSTED, why, LIMIT_HELD);
+}
+
 static void begin_head(struct connection *c)
 {
 	const int64_t length = ex_body_length(&c->ex);
@@ -200,6 +212,8 @@ static int on_body(http_parser *parser, const char *at, size_t len)
 	} else if (r->body == BODY_WHOLE) {
 		if (c->body.len + len > body_max(r))
 			refuse_size(c);
+		else if (!budget_take(&c->ex.agent->held, &c->held, len))
+			refuse_more(c);
 		else
 			strbuf_add(&c->body, at, len);
 	}
@@ -282,6 +296,7 @@ void request_reset(struct connection *c)
 	strbuf_done(&c->fields);
 	strbuf_done(&c->query);
 	strbuf_done(&c->body);
+	budget_give(&c->server->agent->held, &c->held);
 	c->ex = (struct exchange){ .agent = c->server->agent };
 	c->answer = ANSWER_NONE;
 	c->chunked = c->no_body = c->wants_drain = false;

@@ -2,6 +2,10 @@
 /* All routes of the API. A service adds its rows, and declares its functions in a header of its own. */
 #include "guest/routes.h"
 
+#include "guest/process/process.h"
+
+#define PROCESS "/process.Process/"
+
 static void health(struct exchange *ex)
 {
 	ex_answer(ex, 204, NULL, NULL, 0);
@@ -9,5 +13,13 @@ static void health(struct exchange *ex)
 
 const struct route api_routes[] = {
 	{ "GET", "/health", BODY_NONE, STYLE_PLAIN, 0, health },
+	{ "POST", PROCESS "Start", BODY_WHOLE, STYLE_STREAM, 0, process_call_start },
+	{ "POST", PROCESS "Connect", BODY_WHOLE, STYLE_STREAM, 0, process_call_connect },
+	{ "POST", PROCESS "List", BODY_WHOLE, STYLE_UNARY, 0, process_call_list },
+	{ "POST", PROCESS "SendInput", BODY_WHOLE, STYLE_UNARY, 0, process_send_input },
+	{ "POST", PROCESS "StreamInput", BODY_STREAM, STYLE_STREAM, 0, process_stream_input },
+	{ "POST", PROCESS "CloseStdin", BODY_WHOLE, STYLE_UNARY, 0, process_call_close_stdin },
+	{ "POST", PROCESS "SendSignal", BODY_WHOLE, STYLE_UNARY, 0, process_call_signal },
+	{ "POST", PROCESS "Update", BODY_WHOLE, STYLE_UNARY, 0, process_call_update },
 	{},
 };

@@ -49,9 +49,10 @@ static void check_test(const char *name)
 	char path[160];
 	const char *last = strrchr(name, '.');
 	int module = (int)strcspn(name, ".");
+	static const char *const places[][2] = { { "unit", "c" }, { "kvm", "py" }, { "agent", "py" } };
 
-	for (unsigned python = 0; python < 2; python++) {
-		snprintf(path, sizeof(path), python ? "tests/kvm/%.*s.py" : "tests/unit/%.*s.c", module, name);
+	for (size_t i = 0; i < ARRAY_LEN(places); i++) {
+		snprintf(path, sizeof(path), "tests/%s/%.*s.%s", places[i][0], module, name, places[i][1]);
 		autofree char *text = text_of(path);
 		if (text && (!last || has_case(text, last + 1)))
 			return;
