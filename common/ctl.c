@@ -9,6 +9,7 @@ const char *const ctl_fd_kinds[] = { "api",        "disk",          "disk_lock",
 				     "serial_log", "serial_socket", "console_log", "console_socket",
 				     "kernel",     "initramfs",     "vsock",       NULL };
 const char *const ctl_memory_modes[] = { "copy", "ondemand", "copyonwrite", NULL };
+const char *const ctl_clocks[] = { "advance", "continue", NULL };
 
 static const struct field fd_fields[] = {
 	F_ENUM(struct ctl_fd, kind, ctl_fd_kinds, .flags = F_REQUIRED),
@@ -45,6 +46,7 @@ const struct field ctl_restore_fields[] = {
 	F_OBJ_LIST(struct ctl_restore, fds, fd_fields, .count = SOCK_FDS_MAX),
 	F(struct ctl_restore, resume),
 	F(struct ctl_restore, net_held),
+	F_ENUM(struct ctl_restore, clock, ctl_clocks),
 	F(struct ctl_restore, open_socket),
 	F(struct ctl_restore, vsock_socket),
 	F_END,

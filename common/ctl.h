@@ -12,8 +12,8 @@
  *   0  without versions
  *   1  hello names versions, also to a template host; a VM process opens no path by its name (`connect`, restore's vsock_socket), and
  *      takes no snapshot while it runs and has a writable disk
- *   2  a VM process knows `dial`, and its vsock socket does not lead to AGENT_PRIVATE_PORT; it knows `net_held` of `restore`, and
- *      `net_release`
+ *   2  a VM process knows `dial`, and its vsock socket does not lead to AGENT_PRIVATE_PORT; it knows `net_held` and `clock` of
+ *      `restore`, and `net_release`
  *
  * Template host (its socket is a socketpair given by forkd; end of file ends it; the VM processes go on):
  *   hello    struct ctl_hello                         -> struct ctl_hello. First. Version 0 does not know it.
@@ -86,6 +86,8 @@ struct ctl_fd {
 
 enum ctl_memory_mode { CTL_COPY, CTL_ONDEMAND, CTL_COPYONWRITE };
 extern const char *const ctl_memory_modes[]; /* "copy", "ondemand", "copyonwrite" */
+enum ctl_clock { CTL_CLOCK_ADVANCE, CTL_CLOCK_CONTINUE };
+extern const char *const ctl_clocks[]; /* "advance", "continue" */
 
 struct ctl_load {
 	uint32_t park; /* how many clones the host keeps ready, up to CTL_PARK_MAX */
@@ -107,6 +109,7 @@ struct ctl_restore {
 	uint32_t n_fds;
 	bool resume;
 	bool net_held;      /* all nets drop every frame, both ways, until `net_release` */
+	uint8_t clock;      /* enum ctl_clock: for this resume and all later ones */
 	char *open_socket;  /* path of forkd's open service; NULL: the API of this VM names no host path */
 	char *vsock_socket; /* path of the CTL_FD_VSOCK socket: the guest's own connections go to files beside it */
 };

@@ -20,6 +20,7 @@ const struct option_row clone_create_options[] = {
 	{ "paused", NULL, "leave it paused", 0, false },
 	{ "wait", "PHASE", "answer when resumed, or when ready (its agent answered)", 0, false },
 	{ "mode", "MODE", "memory: copyonwrite (default), copy or ondemand", 0, false },
+	{ "clock", "CLOCK", "the guest's clocks: advance (default) by the template's age, or continue", 0, false },
 	{ NULL, NULL, NULL, 0, false },
 };
 
@@ -116,17 +117,20 @@ static bool one_clone(const struct args *args, struct strbuf *out)
 {
 	static const char *const modes[] = { "copyonwrite", "copy", "ondemand", NULL };
 	static const char *const phases[] = { "resumed", "ready", NULL };
+	static const char *const clocks[] = { "advance", "continue", NULL };
 	char ttl[UNIT_TEXT];
 	uint64_t ttl_s = 0;
 
 	if (!add_overrides(args, out) || !add_labels(args, out) || !args_number(args, "ttl", 1, UINT32_MAX, &ttl_s) ||
-	    !one_of(args, "mode", modes) || !one_of(args, "wait", phases))
+	    !one_of(args, "mode", modes) || !one_of(args, "wait", phases) || !one_of(args, "clock", clocks))
 		return false;
 	snprintf(ttl, sizeof(ttl), "%llu", (unsigned long long)ttl_s);
 	if (ttl_s)
 		body_raw(out, "ttl_s", ttl);
 	if (args_option(args, "mode"))
 		body_text(out, "memory_restore_mode", args_option(args, "mode"));
+	if (args_option(args, "clock"))
+		body_text(out, "clock", args_option(args, "clock"));
 	if (args_option(args, "wait"))
 		body_text(out, "wait", args_option(args, "wait"));
 	if (args_option(args, "paused"))

@@ -17,7 +17,7 @@ struct scalars {
 	struct net_fds *net_fds;
 	uint32_t n_net_fds;
 	uint64_t ttl_s;
-	uint8_t wait, memory_restore_mode;
+	uint8_t wait, memory_restore_mode, clock;
 	bool paused;
 	uint32_t count;
 };
@@ -31,7 +31,8 @@ static const struct field net_fds_fields[] = {
 #define SPEC_FIELDS                                                                                                \
 	F_OBJ_LIST(struct scalars, net_fds, net_fds_fields), F(struct scalars, ttl_s, .max = 10ULL * 365 * 86400), \
 		F(struct scalars, paused), F_ENUM(struct scalars, wait, wait_names),                               \
-		F_ENUM(struct scalars, memory_restore_mode, ctl_memory_modes, .def = CTL_COPYONWRITE)
+		F_ENUM(struct scalars, memory_restore_mode, ctl_memory_modes, .def = CTL_COPYONWRITE),             \
+		F_ENUM(struct scalars, clock, ctl_clocks)
 static const struct field spec_fields[] = { SPEC_FIELDS, F_END };
 static const struct field request_fields[] = {
 	SPEC_FIELDS,
@@ -193,6 +194,7 @@ static int load_spec(const struct field *rows, const char *const *others, const 
 		.ttl_s = v.ttl_s,
 		.paused = v.paused,
 		.memory_restore_mode = v.memory_restore_mode,
+		.clock = v.clock,
 	};
 	if (ret_count)
 		*ret_count = v.count;

@@ -39,7 +39,7 @@ struct clone_spec {
 	uint32_t n_labels;
 	uint64_t ttl_s;
 	bool paused;
-	uint8_t memory_restore_mode;
+	uint8_t memory_restore_mode, clock; /* enum ctl_memory_mode, enum ctl_clock */
 };
 
 struct clone_request {

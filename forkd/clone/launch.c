@@ -31,6 +31,7 @@ static int fill_record(const struct batch *b, struct job *j, struct err *err)
 	r->uid = caller->local ? caller->uid : OWNER_REMOTE;
 	r->gid = caller->local ? caller->gid : OWNER_REMOTE;
 	r->memory_restore_mode = j->spec->memory_restore_mode;
+	r->clock = j->spec->clock;
 	r->ttl_s = j->spec->ttl_s;
 	r->expires_ns = r->ttl_s ? monotonic_ns() + r->ttl_s * 1000000000 : 0;
 	r->begun_ns = b->from->accepted_ns;
@@ -232,6 +233,7 @@ static int send_restore(const struct batch *b, const struct job *j, struct hando
 		.fds = h->kinds,
 		.n_fds = h->n,
 		.resume = !j->spec->paused,
+		.clock = j->spec->clock,
 		.open_socket = b->d->open_socket,
 		.vsock_socket = j->c->record.vsock_socket,
 	};

@@ -40,6 +40,7 @@ const struct field record_fields[] = {
 	F(struct record, uid, .flags = F_REQUIRED),
 	F(struct record, gid, .flags = F_REQUIRED),
 	F_ENUM(struct record, memory_restore_mode, ctl_memory_modes, .flags = F_REQUIRED),
+	F_ENUM(struct record, clock, ctl_clocks), /* absent in records of earlier versions, whose clocks advance */
 	F_OBJ_LIST(struct record, net, net_fields),
 	F(struct record, serial),
 	F(struct record, serial_socket),

@@ -27,8 +27,8 @@ struct record_net {
 struct record {
 	char *id, *template;
 	uint32_t pid;
-	uint32_t uid, gid; /* the clone's owner, or OWNER_REMOTE */
-	uint8_t memory_restore_mode;
+	uint32_t uid, gid;                  /* the clone's owner, or OWNER_REMOTE */
+	uint8_t memory_restore_mode, clock; /* enum ctl_memory_mode, enum ctl_clock */
 	struct record_net *net;
 	uint32_t n_net;
 	char *serial, *serial_socket, *console, *console_socket, *vsock_socket; /* paths; NULL: none */

@@ -49,6 +49,7 @@ static void add_made(struct forkd *d, const struct clone *c, struct strbuf *out)
 	add_nets(r, out);
 	strbuf_puts(out, ",\"identity\":null");
 	json_member(out, "memory_restore_mode", ctl_memory_modes[r->memory_restore_mode]);
+	json_member(out, "clock", ctl_clocks[r->clock]);
 	strbuf_puts(out, ",\"phases_us\":{");
 	add_phase(out, "accepted", r->accepted_ns, r->begun_ns);
 	strbuf_putc(out, ',');

@@ -269,8 +269,9 @@ static void use(struct vm *vm)
 	autostrbuf struct strbuf out = {};
 	struct err err = {};
 
-	if (arch_clock_resume(vm, true, &err) < 0)
-		return;
+	for (vm->clock = CLOCK_ADVANCE; vm->clock <= CLOCK_CONTINUE; vm->clock++)
+		if (arch_clock_resume(vm, true, &err) < 0)
+			return;
 	devices_resume(vm, true);
 	devices_pause(vm);
 	devices_save(vm, &out);

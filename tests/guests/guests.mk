@@ -7,7 +7,7 @@ GUEST_CFLAGS = -std=gnu17 -ffreestanding -nostdlib -static -no-pie -fno-pie -mno
 	-Werror -fno-stack-protector -fcf-protection=none -fno-asynchronous-unwind-tables -MMD -MP
 GUEST_LDFLAGS = -nostdlib -static -no-pie -Wl,-T,tests/guests/guest.ld -Wl,--build-id=none -Wl,--no-warn-rwx-segments
 GUEST_OBJ = $(BUILD)/tests/guests/obj
-GUEST_PROGRAMS = $(addprefix $(BUILD)/tests/guests/,ticker resumed devices hostile)
+GUEST_PROGRAMS = $(addprefix $(BUILD)/tests/guests/,ticker resumed clock devices hostile)
 
 guests: $(GUEST_PROGRAMS)
 

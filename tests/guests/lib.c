@@ -374,11 +374,36 @@ static void lapic_enable(void)
 	write32(LAPIC + 0x80, 0);
 }
 
+enum { TIMER_ONCE, TIMER_PERIODIC, TIMER_DEADLINE };
+
+static void timer_mode(unsigned cpu, unsigned mode)
+{
+	write32(LAPIC + 0x3e0, 0xa); /* divide by 128 */
+	write32(LAPIC + 0x320, mode << 17 | (TIMER_VECTOR + cpu));
+}
+
+/* KVM's LAPIC clock is 1 GHz. */
+static void timer_count(unsigned ms)
+{
+	write32(LAPIC + 0x380, (uint32_t)(ms * 1000000ul / 128));
+}
+
 void timer_start(unsigned cpu, unsigned period_ms)
 {
-	write32(LAPIC + 0x3e0, 0xb);                             /* divide by 1 */
-	write32(LAPIC + 0x320, 1u << 17 | (TIMER_VECTOR + cpu)); /* periodic */
-	write32(LAPIC + 0x380, period_ms * 1000000);             /* KVM's LAPIC clock is 1 GHz */
+	timer_mode(cpu, TIMER_PERIODIC);
+	timer_count(period_ms);
+}
+
+void timer_once(unsigned cpu, unsigned ms)
+{
+	timer_mode(cpu, TIMER_ONCE);
+	timer_count(ms);
+}
+
+void timer_deadline(unsigned cpu, uint64_t tsc)
+{
+	timer_mode(cpu, TIMER_DEADLINE);
+	msr_write(0x6e0, tsc); /* IA32_TSC_DEADLINE */
 }
 
 static void delay_ms(unsigned ms)

@@ -92,7 +92,7 @@ static inline void relax(void)
 static inline uint64_t rdtsc(void)
 {
 	uint32_t lo, hi;
-	asm volatile("rdtsc" : "=a"(lo), "=d"(hi) : : "memory");
+	asm volatile("lfence; rdtsc" : "=a"(lo), "=d"(hi) : : "memory"); /* not ahead of earlier loads */
 	return (uint64_t)hi << 32 | lo;
 }
 
@@ -163,9 +163,12 @@ struct stopwatch {
 void stopwatch_start(struct stopwatch *w);
 uint64_t stopwatch_ms(struct stopwatch *w);
 
-/* Periodic LAPIC timer of this CPU on TIMER_VECTOR + cpu. */
+/* The LAPIC timer of this CPU on TIMER_VECTOR + cpu: periodic, once, or when the TSC is there. Up to 500 s. */
 #define TIMER_VECTOR 0xe0
 void timer_start(unsigned cpu, unsigned period_ms);
+void timer_once(unsigned cpu, unsigned ms);
+void timer_deadline(unsigned cpu, uint64_t tsc);
+void msr_write(uint32_t index, uint64_t value);
 /* A vector that no one has, from 0x30 on. */
 unsigned vector_alloc(void);
 

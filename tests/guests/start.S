@@ -6,15 +6,17 @@
  * CPL 0 does the least it can: it loads tables which are ready in the image, enables kvmclock, and
  * leaves by iretq. C code at CPL 3 does its own port I/O (all-zero I/O bitmap), MMIO (identity map,
  * user pages) and page table edits. It comes back to CPL 0 by interrupts, and by touching one of
- * two unmapped addresses, the doors:
+ * three unmapped addresses, the doors:
  *   DOOR_WAIT  sleep until an interrupt, unless *(u64 *)rdi already differs from rsi
  *   DOOR_STOP  halt for ever
+ *   DOOR_MSR   write rsi to the MSR edi
  */
 #define MAX_CPUS	4
 #define TSS_BYTES	12288
 #define STACK_BYTES	16384
 #define DOOR_WAIT	0x7ffffff000
 #define DOOR_STOP	0x7fffffe000
+#define DOOR_MSR	0x7fffffd000
 #define DOOR_INSN_BYTES	2			/* movb %al, (%rax) */
 
 	.section .note.pvh, "a", @note
@@ -97,6 +99,13 @@ cpu_wait:
 	movb	%al, (%rax)
 	ret
 
+/* void msr_write(uint32_t index, uint64_t value) */
+	.globl	msr_write
+msr_write:
+	movabsq	$DOOR_MSR, %rax
+	movb	%al, (%rax)
+	ret
+
 /* void cpu_stop(void) */
 	.globl	cpu_stop
 cpu_stop:
@@ -117,6 +126,9 @@ exception:
 	movabsq	$DOOR_STOP, %rcx
 	cmpq	%rcx, %rax
 	je	door_stop
+	movabsq	$DOOR_MSR, %rcx
+	cmpq	%rcx, %rax
+	je	door_msr
 1:	cmpl	$2, 16(%rsp)			/* NMI: ignored */
 	je	2f
 	testb	$3, 40(%rsp)
@@ -144,6 +156,15 @@ door_wait:
 	sti
 	hlt
 	cli
+	jmp	2b
+
+door_msr:
+	addq	$DOOR_INSN_BYTES, 32(%rsp)
+	movl	%edi, %ecx
+	movl	%esi, %eax
+	movq	%rsi, %rdx
+	shrq	$32, %rdx
+	wrmsr
 	jmp	2b
 
 door_stop:

@@ -480,12 +480,13 @@ class KvmTest(unittest.TestCase):
                    *([] if "--console" in extra else ["--console", "off"]), *extra, **options)
 
     def restore(self, directory, mode=None, resume=True, by="api", prefault=False, name="clone", net_fds=None, fds=(),
-                **options):
+                clock=None, **options):
         """A VMM that restored `directory`, by its command line or by its API."""
         if by == "cmdline":
             keys = f"source_url=file://{directory},resume={'on' if resume else 'off'}"
             keys += f",memory_restore_mode={mode.lower()}" if mode else ""
             keys += ",prefault=on" if prefault else ""
+            keys += f",clock={clock.lower()}" if clock else ""
             return Vmm(self, "--restore", keys, name=name, **options)
         vmm = Vmm(self, name=name, **options)
         body = {"source_url": "file://" + directory, "resume": resume, "prefault": prefault}
@@ -493,6 +494,8 @@ class KvmTest(unittest.TestCase):
             body["memory_restore_mode"] = mode
         if net_fds is not None:
             body["net_fds"] = net_fds
+        if clock:
+            body["clock"] = clock
         vmm.put("vm.restore", body, fds)
         return vmm
 
@@ -547,6 +550,21 @@ def write(path, data):
 def read(path):
     with open(path, "rb") as f:
         return f.read()
+
+
+def edit_state(directory, change):
+    """change(root, vcpus) gets the states of the machine and of the vCPUs of a snapshot as objects. The file may be a link: it is replaced."""
+    path = os.path.join(directory, "state.json")
+    tree = json.loads(read(path))
+    vcpus = tree["snapshots"]["cpu-manager"]["snapshots"]
+    root = json.loads(tree["snapshot_data"]["state"])
+    states = {k: json.loads(v["snapshot_data"]["state"]) for k, v in vcpus.items()}
+    change(root, {int(k): v["Kvm"] for k, v in states.items()})
+    tree["snapshot_data"]["state"] = json.dumps(root)
+    for k, v in vcpus.items():
+        v["snapshot_data"]["state"] = json.dumps(states[k])
+    os.unlink(path)
+    write(path, json.dumps(tree).encode())
 
 
 def isolate():

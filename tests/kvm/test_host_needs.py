@@ -5,23 +5,9 @@ import os
 import subprocess
 
 from forkdtest import FORKCTL, Daemon, ForkdTest
-from kvmtest import VMM, read, write
+from kvmtest import VMM, edit_state, read, write
 
 RATES = 1000, 0xfffffff0        # no KVM gives both: one that scales refuses the high one, one that catches up the low one
-
-
-def edit_state(directory, change):
-    """change(root, vcpus) gets the states of the machine and of the vCPUs as objects."""
-    path = os.path.join(directory, "state.json")
-    tree = json.loads(read(path))
-    vcpus = tree["snapshots"]["cpu-manager"]["snapshots"]
-    root = json.loads(tree["snapshot_data"]["state"])
-    states = {k: json.loads(v["snapshot_data"]["state"]) for k, v in vcpus.items()}
-    change(root, {int(k): v["Kvm"] for k, v in states.items()})
-    tree["snapshot_data"]["state"] = json.dumps(root)
-    for k, v in vcpus.items():
-        v["snapshot_data"]["state"] = json.dumps(states[k])
-    write(path, json.dumps(tree).encode())
 
 
 def leaf(root, function, index=0):

@@ -43,6 +43,8 @@ static void refuses(void **state)
 		  E_INVALID, 0 },
 		{ "{\"wait\":\"ready\"}", "body.wait: \"ready\" needs a guest agent, and no template has one yet",
 		  E_INVALID, 0 },
+		{ "{\"clock\":\"stop\"}", "body.clock: unknown variant `stop`, expected one of `advance`, `continue`",
+		  E_INVALID, 0 },
 		{ "{\"labels\":{\"a\":1}}", "labels.a: expected a string, found an integer", E_INVALID, 0 },
 		{ "{}", "disk 'rw' (/rw) is writable: each clone needs a path of its own for it", E_DISK_SHARED, 0 },
 		{ "{\"overrides\":[]}", "overrides: expected an object, found an array", E_BAD_OVERRIDE, 0 },
@@ -102,6 +104,7 @@ static void defaults(void **state)
 	assert_int_equal(clone_request_load(NULL, &rq, &err), 0);
 	assert_int_equal(rq.count, 1);
 	assert_int_equal(rq.specs[0].memory_restore_mode, CTL_COPYONWRITE);
+	assert_int_equal(rq.specs[0].clock, CTL_CLOCK_ADVANCE);
 	assert_false(rq.specs[0].paused);
 	assert_null(rq.specs[0].overrides);
 }
@@ -116,7 +119,7 @@ static void plans_in_order(void **state)
 	assert_int_equal(
 		load("{\"clones\":[{\"overrides\":{" RW
 		     "},\"net_fds\":[{\"id\":\"net2\",\"num_fds\":1},{\"id\":\"net1\","
-		     "\"num_fds\":2}],\"labels\":{\"a\":\"b\"}},{\"overrides\":{" RW2
+		     "\"num_fds\":2}],\"labels\":{\"a\":\"b\"},\"clock\":\"continue\"},{\"overrides\":{" RW2
 		     ",\"net\":[{\"id\":\"net1\",\"tap\":\"t0\"}]},\"net_fds\":[{\"id\":\"net2\",\"num_fds\":1}]}]}",
 		     &rq, &plans, 4, &err),
 		0);
@@ -130,6 +133,8 @@ static void plans_in_order(void **state)
 	assert_null(plans[0].disks[0].path);
 	assert_string_equal(plans[0].disks[1].path, "/a");
 	assert_string_equal(clone_request_spec(&rq, 0)->labels[0].value, "b");
+	assert_int_equal(clone_request_spec(&rq, 0)->clock, CTL_CLOCK_CONTINUE);
+	assert_int_equal(clone_request_spec(&rq, 1)->clock, CTL_CLOCK_ADVANCE);
 	plans_free(plans, rq.count);
 }
 

@@ -156,13 +156,16 @@ static void restore_modes(void **state)
 {
 	static const struct {
 		const char *text;
-		int mode;
+		int mode, clock;
 	} cases[] = {
-		{ "--restore source_url=file:///s", RESTORE_COPYONWRITE },
-		{ "--restore source_url=file:///s,prefault=on", RESTORE_COPY },
-		{ "--restore source_url=file:///s,memory_restore_mode=copy", RESTORE_COPY },
-		{ "--restore source_url=file:///s,memory_restore_mode=ondemand", RESTORE_ONDEMAND },
-		{ "--restore source_url=file:///s,memory_restore_mode=CopyOnWrite", RESTORE_COPYONWRITE },
+		{ "--restore source_url=file:///s", RESTORE_COPYONWRITE, CLOCK_ADVANCE },
+		{ "--restore source_url=file:///s,prefault=on", RESTORE_COPY, CLOCK_ADVANCE },
+		{ "--restore source_url=file:///s,memory_restore_mode=copy", RESTORE_COPY, CLOCK_ADVANCE },
+		{ "--restore source_url=file:///s,memory_restore_mode=ondemand", RESTORE_ONDEMAND, CLOCK_ADVANCE },
+		{ "--restore source_url=file:///s,memory_restore_mode=CopyOnWrite", RESTORE_COPYONWRITE,
+		  CLOCK_ADVANCE },
+		{ "--restore source_url=file:///s,clock=advance", RESTORE_COPYONWRITE, CLOCK_ADVANCE },
+		{ "--restore source_url=file:///s,clock=continue", RESTORE_COPYONWRITE, CLOCK_CONTINUE },
 	};
 
 	(void)state;
@@ -170,6 +173,7 @@ static void restore_modes(void **state)
 		autocmdline struct cmdline cl = {};
 		must_parse(cases[i].text, &cl);
 		assert_int_equal(cl.restore.memory_restore_mode, cases[i].mode);
+		assert_int_equal(cl.restore.clock, cases[i].clock);
 	}
 }
 

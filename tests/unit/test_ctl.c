@@ -21,7 +21,7 @@ static void close_pair(const int pair[2])
 static void request_with_fds(void **state)
 {
 	struct ctl_fd what[] = { { .kind = CTL_FD_API }, { .kind = CTL_FD_NET, .id = (char[]){ "net1" } } };
-	const struct ctl_restore rq = { .fds = what, .n_fds = 2, .resume = true };
+	const struct ctl_restore rq = { .fds = what, .n_fds = 2, .resume = true, .clock = CTL_CLOCK_CONTINUE };
 	autostrbuf struct strbuf out = {};
 	autoctl struct ctl_packet p = {};
 	struct ctl_restore got;
@@ -34,7 +34,7 @@ static void request_with_fds(void **state)
 	ctl_request(&out, "restore", ctl_restore_fields, &rq, "\"overrides\":{\"rng\":{}}");
 	assert_string_equal(out.text,
 			    "{\"op\":\"restore\",\"fds\":[{\"kind\":\"api\"},{\"kind\":\"net\",\"id\":\"net1\"}],"
-			    "\"resume\":true,\"net_held\":false,\"overrides\":{\"rng\":{}}}");
+			    "\"resume\":true,\"net_held\":false,\"clock\":\"continue\",\"overrides\":{\"rng\":{}}}");
 	assert_int_equal(ctl_send(pair[0], &out, fds, 2, &err), 0);
 	assert_int_equal(ctl_recv(pair[1], &p, &err), 1);
 	assert_int_equal(p.n_fds, 2);

@@ -284,7 +284,7 @@ static void restore_config(void **state)
 {
 	static const char text[] = "{\"source_url\":\"file:///x\",\"prefault\":true,\"memory_restore_mode\":\"Copy\","
 				   "\"net_fds\":[{\"id\":\"net1\",\"num_fds\":2,\"fds\":null}],\"vfio_fds\":null,"
-				   "\"iommufd_fd\":null,\"resume\":true,\"zone_updates\":[]}";
+				   "\"iommufd_fd\":null,\"resume\":true,\"zone_updates\":[],\"clock\":\"Continue\"}";
 	autojson struct json json = {};
 	autofree char *copy = exact_copy(text, strlen(text));
 	struct restore_config rc = {};
@@ -297,6 +297,7 @@ static void restore_config(void **state)
 	assert_string_equal(rc.source_url, "file:///x");
 	assert_true(rc.prefault && rc.resume);
 	assert_int_equal(rc.memory_restore_mode, RESTORE_COPY);
+	assert_int_equal(rc.clock, CLOCK_CONTINUE);
 	assert_int_equal(rc.n_net_fds, 1);
 	assert_int_equal(rc.net_fds[0].num_fds, 2);
 	assert_null(rc.net_fds[0].fds);

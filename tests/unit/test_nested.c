@@ -24,6 +24,7 @@ static struct {
 
 static struct vm vm;
 static struct vcpu vcpu;
+static struct vcpu_clock stopped;
 
 /* In VMX operation: KVM takes no capability MSR any more. */
 static int set_msrs(const struct kvm_msrs *m)
@@ -96,7 +97,7 @@ static int make(void **state)
 	(void)state;
 	memset(&kvm, 0, sizeof(kvm));
 	kvm.cap = BUFFER;
-	vm = (struct vm){ .kvm = { .fd = FAKE_FD, .vm_fd = FAKE_FD } };
+	vm = (struct vm){ .kvm = { .fd = FAKE_FD, .vm_fd = FAKE_FD }, .arch.stopped = &stopped };
 	vcpu = (struct vcpu){ .set = &vm.vcpus, .fd = FAKE_FD };
 	return 0;
 }

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "common/clock.h"
+#include "common/ctl.h"
 #include "forkd/errors.h"
 #include "forkd/template/templates.h"
 #include "tests/unit/unit.h"
@@ -178,6 +179,7 @@ static void records(void **state)
 	assert_int_equal(err.code, ERR_NOT_FOUND);
 	c[0]->record.pid = 42;
 	c[0]->record.ttl_s = UINT32_MAX;
+	c[0]->record.clock = CTL_CLOCK_CONTINUE;
 	c[0]->record.vsock_file = (struct sock_file){ 1, UINT64_MAX, 3 };
 	assert_int_equal(record_save(&c[0]->record, fd, &err), 0);
 	assert_int_equal(record_load(&back, fd, &committed, &err), 0);
@@ -189,6 +191,7 @@ static void records(void **state)
 	assert_string_equal(back.id, "c-bbb");
 	assert_string_equal(back.labels[0].value, "x");
 	assert_int_equal(back.pid, 42);
+	assert_int_equal(back.clock, CTL_CLOCK_CONTINUE);
 	assert_memory_equal(&back.vsock_file, &c[0]->record.vsock_file, sizeof(back.vsock_file));
 	record_free(&back);
 	snprintf(path, sizeof(path), "%s/clone.json", dir);

@@ -376,7 +376,7 @@ static int restore_machine(struct vmm *vmm, const struct restore_config *rc, str
 		return err_wrap(err, "Failed to validate config");
 	if (check_config(vmm, err) < 0)
 		return err->num;
-	const struct vm_restore how = { .mode = rc->memory_restore_mode, .prefault = rc->prefault };
+	const struct vm_restore how = { .mode = rc->memory_restore_mode, .clock = rc->clock, .prefault = rc->prefault };
 	if (vm_new_parked(vmm->loop, &vmm->config, &snap, &how, &vm, err) < 0)
 		return err->num;
 	if (vm_finish_restore(vm, err) < 0) {
@@ -431,8 +431,9 @@ int vmm_park(struct vmm *vmm, struct vm_config *config, struct snapshot *snap, c
 	return vm_new_parked(vmm->loop, &vmm->config, snap, how, &vmm->vm, err);
 }
 
-int vmm_unpark(struct vmm *vmm, struct err *err)
+int vmm_unpark(struct vmm *vmm, enum clock_choice clock, struct err *err)
 {
+	vmm->vm->clock = clock;
 	if (vm_config_check(&vmm->config, err) < 0 || vm_finish_restore(vmm->vm, err) < 0)
 		return err->num;
 	adopt(vmm, vmm->vm, VM_PAUSED);

@@ -60,8 +60,11 @@ MUST_CHECK int vmm_park(struct vmm *vmm, struct vm_config *config, struct snapsh
  * descriptors in the configuration.
  */
 struct vm_config *vmm_config(struct vmm *vmm);
-/* Adds the devices of a parked VM, which is paused then. */
-MUST_CHECK int vmm_unpark(struct vmm *vmm, struct err *err);
+/*
+ * Adds the devices of a parked VM, which is paused then. clock: how the guest's clocks go on at each
+ * resume.
+ */
+MUST_CHECK int vmm_unpark(struct vmm *vmm, enum clock_choice clock, struct err *err);
 /* Writes a snapshot into an opened directory; `dir` is the directory's name in messages. */
 MUST_CHECK int vmm_snapshot_at(struct vmm *vmm, const struct snapshot_dir *dir, struct err *err);
 /* Ends the vCPUs and frees taps, disks and locks. vmm_free() releases what is left. */

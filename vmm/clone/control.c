@@ -202,7 +202,7 @@ static int restore_owned(struct owned_vm *c, struct ctl_packet *p, const struct 
 		return err->num;
 	if (rq->net_held)
 		vmm_hold_nets(c->vmm);
-	if (clone_take_fds(config, p, rq->fds, rq->n_fds, &api_fd, err) < 0 || vmm_unpark(c->vmm, err) < 0)
+	if (clone_take_fds(config, p, rq->fds, rq->n_fds, &api_fd, err) < 0 || vmm_unpark(c->vmm, rq->clock, err) < 0)
 		return err->num;
 	c->restored_ns = monotonic_ns();
 	if (rq->resume && vmm_resume(c->vmm, err) < 0)

@@ -99,7 +99,8 @@ static const struct arg args[] = {
 	  ARG_FIELDS, A_VM },
 	{ "restore", "KEYS",
 	  "continue from a snapshot: source_url=file:///DIR resume=off prefault=off\n"
-	  "memory_restore_mode=copyonwrite|ondemand|copy net_fds=[ID@[FD,FD],…]",
+	  "memory_restore_mode=copyonwrite|ondemand|copy net_fds=[ID@[FD,FD],…]\n"
+	  "clock=advance|continue (the guest's clocks jump by the snapshot's age, or not)",
 	  restore_config_fields, AT(restore), ARG_FIELDS, A_MANY },
 	{ "api-socket", "PATH", "serve the REST API on a unix socket: PATH, path=PATH, or fd=N (listening)",
 	  endpoint_fields, AT(api_socket), ARG_ENDPOINT, A_BARE },

@@ -17,6 +17,7 @@ static const char *const image_types[] = { "Unknown",  "Raw", "Qcow2", "FixedVhd
 					   "FlatVmdk", "Vhd", "Vmdk",  NULL };
 static const char *const lock_granularities[] = { "ByteRange", "Full", NULL };
 static const char *const restore_modes[] = { "Copy", "OnDemand", "CopyOnWrite", NULL };
+static const char *const clock_choices[] = { "Advance", "Continue", NULL };
 static const char *const hotplug_methods[] = { "Acpi", "VirtioMem", NULL };
 static const char *const core_schedulings[] = { "Vm", "Vcpu", "Off", NULL };
 static const char *const vhost_modes[] = { "Client", "Server", NULL };
@@ -258,6 +259,7 @@ const struct field restore_config_fields[] = {
 	F_UNSUPPORTED("iommufd_fd", .opt = "iommufd_fd"),
 	F(struct restore_config, resume, .opt = "resume"),
 	F_UNSUPPORTED("zone_updates", .opt = "zone_updates"),
+	F_ENUM(struct restore_config, clock, clock_choices, .opt = "clock"),
 	F_END,
 };
 

@@ -15,6 +15,11 @@ enum console_mode { CONSOLE_OFF, CONSOLE_PTY, CONSOLE_TTY, CONSOLE_FILE, CONSOLE
 enum image_type { IMAGE_UNKNOWN, IMAGE_RAW };
 enum lock_granularity { LOCK_BYTE_RANGE, LOCK_FULL };
 enum restore_mode { RESTORE_COPY, RESTORE_ONDEMAND, RESTORE_COPYONWRITE };
+/*
+ * How the clocks of a guest go on after the guest stood still, in a snapshot or in a pause: ahead by
+ * the time that has passed, or from where they stopped.
+ */
+enum clock_choice { CLOCK_ADVANCE, CLOCK_CONTINUE };
 
 struct topology_config {
 	uint16_t threads_per_core, cores_per_die, dies_per_package, packages;
@@ -183,6 +188,7 @@ struct restore_config {
 	char *source_url;
 	bool prefault;
 	uint8_t memory_restore_mode; /* enum restore_mode */
+	uint8_t clock;               /* enum clock_choice */
 	struct restored_net *net_fds;
 	uint32_t n_net_fds;
 	bool resume;

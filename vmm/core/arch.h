@@ -81,13 +81,14 @@ bool arch_vcpu_exit(struct vcpu *vcpu);
 
 extern const struct field vcpu_state_fields[];
 /*
- * Reads the state of a parked vCPU. *state is zeroed first; it becomes the caller's, who releases
- * it with fields_free().
+ * Reads the state of a parked vCPU, its clocks as of arch_clock_pause(). *state is zeroed first; it
+ * becomes the caller's, who releases it with fields_free().
  */
 MUST_CHECK int arch_vcpu_save(struct vcpu *vcpu, struct vcpu_state *state, struct err *err);
 /*
- * Writes the state of a vCPU that never ran. The TSC is set ahead by the wall time that has passed
- * since the snapshot, the deadline timer after the TSC.
+ * Writes the state of a vCPU that never ran. The TSC and the LAPIC timer are set ahead by the wall
+ * time that has passed since the snapshot, the deadline timer after the TSC: arch_clock_resume() sets
+ * them back where that is not wanted.
  */
 MUST_CHECK int arch_vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state, struct err *err);
 /*
@@ -104,8 +105,9 @@ extern const struct field arch_state_fields[]; /* over struct arch_state: clock,
 /* Stamps the clocks. At a pause, when all vCPUs are parked. */
 MUST_CHECK int arch_clock_pause(struct vm *vm, struct err *err);
 /*
- * Lets the guest's clocks go on as if the wall time that passed had passed in the guest. At a
- * resume. `restored`: this VM was loaded from a snapshot and has not run yet.
+ * Lets the guest's clocks go on as vm->clock says: as if the wall time that passed had passed in the
+ * guest, or from where they were stamped. At a resume. `restored`: this VM was loaded from a snapshot
+ * and has not run yet.
  */
 MUST_CHECK int arch_clock_resume(struct vm *vm, bool restored, struct err *err);
 MUST_CHECK int arch_state_save(struct vm *vm, struct arch_state *state, struct err *err);

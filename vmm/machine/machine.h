@@ -46,6 +46,7 @@ struct vm {
 	struct ondemand *ondemand; /* fills memory still; NULL: memory is complete */
 	struct build *build;       /* while the machine is being built, or parked; NULL otherwise */
 	bool restored;             /* loaded from a snapshot and never ran */
+	enum clock_choice clock;   /* how the guest's clocks go on at each resume */
 };
 
 /* Builds a machine that boots config->payload. Its vCPUs are parked. */
@@ -53,6 +54,7 @@ MUST_CHECK int vm_new_boot(struct loop *loop, struct vm_config *config, struct v
 /* How a machine comes from its snapshot. */
 struct vm_restore {
 	enum restore_mode mode;
+	enum clock_choice clock;
 	bool prefault;
 	const struct kvm *kvm; /* an opened /dev/kvm, taken over, also on failure; NULL: it is opened here */
 	struct saved *saved; /* read before, and memory ranges checked; its lists are moved from. NULL: it is read here */

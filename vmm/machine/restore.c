@@ -139,6 +139,7 @@ int vm_new_parked(struct loop *loop, struct vm_config *config, struct snapshot *
 	if (!vm)
 		return err->num;
 	vm->restored = true;
+	vm->clock = how->clock;
 	vm->build->snap = snap;
 	vm->build->mode = how->mode;
 	vm->build->prefault = how->prefault;

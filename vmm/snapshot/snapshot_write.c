@@ -77,12 +77,6 @@ static int make_state(struct vm *vm, struct strbuf *out, struct err *err)
 	autostrbuf struct strbuf root = {};
 	struct arch_state state;
 
-	/*
-	 * The TSC goes on in a paused machine. So the clock and the wall time are read now, together with the
-	 * TSC: those that were read at the pause are too old.
-	 */
-	if ((vm->restored && arch_clock_resume(vm, true, err) < 0) || arch_clock_pause(vm, err) < 0)
-		return err->num;
 	state_open(out, "");
 	if (save_vcpus(vm, out, err) < 0)
 		return err->num;

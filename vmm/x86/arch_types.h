@@ -40,6 +40,12 @@ struct cpuid_table {
 	uint32_t n_entry;
 };
 
+/* What the clocks of a vCPU showed when the vCPU stopped. */
+struct vcpu_clock {
+	uint64_t tsc, deadline; /* deadline: of the TSC deadline timer; 0: not armed */
+	uint32_t timer_count;   /* what the LAPIC timer, one-shot or periodic, had left to count */
+};
+
 struct arch_vm {
 	struct ioapic ioapic;
 	pthread_mutex_t acpi_lock;
@@ -53,7 +59,9 @@ struct arch_vm {
 	_Atomic uint8_t cmos_index;
 	struct cpuid_table cpuid;    /* common to all vCPUs */
 	uint64_t elapsed_ns;         /* restored: wall time from the snapshot until its state was read */
-	struct kvm_clock_data clock; /* stamped at pause */
+	struct kvm_clock_data clock; /* stamped at pause, with the wall clock */
+	struct vcpu_clock *stopped;  /* of the same moment, one for each vCPU */
+	bool has_stopped;            /* `clock` and `stopped` are of the last pause, or of the snapshot */
 };
 
 struct msr_entry {

@@ -10,6 +10,7 @@
 
 #include "common/log.h"
 #include "vmm/machine/machine.h"
+#include "vmm/x86/clock.h"
 #include "vmm/x86/cpuid.h"
 #include "vmm/x86/ioapic.h"
 #include "vmm/x86/msr.h"
@@ -190,6 +191,7 @@ int arch_vcpu_save(struct vcpu *vcpu, struct vcpu_state *state, struct err *err)
 	if (nested_save(&vcpu_vm(vcpu)->kvm, vcpu->fd, &s->nested_state, &s->n_nested_state, err) < 0 ||
 	    msr_save(&vcpu_vm(vcpu)->kvm, vcpu->fd, &s->msrs, &s->n_msrs, err) < 0)
 		return err_wrap(err, "vCPU %u", vcpu->index);
+	clock_save_vcpu(vcpu, s);
 	return get(vcpu, KVM_GET_VCPU_EVENTS, &s->vcpu_events, "get events", err);
 }
 
@@ -222,6 +224,7 @@ int arch_vcpu_load(struct vcpu *vcpu, const struct vcpu_state *state, struct err
 {
 	struct vcpu_kvm_state s = state->Kvm; /* a copy: the ioctls take pointers that are not const */
 
+	clock_load_vcpu(vcpu, &s);
 	if (cpuid_set(vcpu->fd, s.cpuid, s.n_cpuid, err) < 0)
 		return err_wrap(err, "vCPU %u", vcpu->index);
 	if (set(vcpu, KVM_SET_MP_STATE, &s.mp_state, "set the run state", err) < 0 ||

@@ -11,15 +11,11 @@
 
 #include "common/log.h"
 #include "vmm/x86/acpi.h"
+#include "vmm/x86/clock.h"
 #include "vmm/x86/cpuid.h"
 #include "vmm/x86/ioapic.h"
 #include "vmm/x86/layout.h"
 #include "vmm/x86/needs.h"
-
-#ifndef KVM_VCPU_TSC_OFFSET
-#define KVM_VCPU_TSC_CTRL 0
-#define KVM_VCPU_TSC_OFFSET 0
-#endif
 
 enum { NSEC_PER_SEC = 1000000000 };
 const unsigned arch_serial_gsi = ACPI_GSI_SERIAL;
@@ -34,6 +30,8 @@ int arch_vm_init(struct vm *vm, bool is_checked, struct err *err)
 	uint64_t identity_map = KVM_IDENTITY_MAP_ADDRESS;
 
 	if (!is_checked && needs_check_kvm(&vm->kvm, err) < 0)
+		return err->num;
+	if (clock_init(vm, err) < 0)
 		return err->num;
 	int khz = ioctl(vm->kvm.vm_fd, KVM_GET_TSC_KHZ);
 	vm->arch.tsc_khz = khz > 0 ? (uint32_t)khz : 0;
@@ -91,13 +89,14 @@ static void zero_read(void *opaque, uint64_t off, void *data, unsigned len)
 	memset(data, 0, len);
 }
 
+/*
+ * The timer counts the time of the guest's kvmclock, so the two agree over a pause and a restore:
+ * Linux compares its TSC with this timer.
+ */
 static void pm_timer_read(void *opaque, uint64_t off, void *data, unsigned len)
 {
-	struct timespec now;
+	__uint128_t ns = clock_guest_ns(opaque);
 
-	(void)opaque;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	__uint128_t ns = (__uint128_t)now.tv_sec * NSEC_PER_SEC + (unsigned long)now.tv_nsec;
 	reg_put(data, len, (uint32_t)(ns * ACPI_PM_TIMER_HZ / NSEC_PER_SEC) >> 8 * off);
 }
 
@@ -295,6 +294,7 @@ uint32_t arch_pci_unseen(struct vm *vm)
 void arch_vm_done(struct vm *vm)
 {
 	cpuid_free(&vm->arch.cpuid);
+	clock_done(vm);
 }
 
 struct arch_window arch_mmio64(const struct vm *vm)
@@ -309,83 +309,6 @@ struct arch_window arch_mmio32(const struct vm *vm)
 {
 	(void)vm;
 	return (struct arch_window){ LOW_RAM_END, MMIO32_END - 1 };
-}
-
-/* ---- clocks ---- */
-
-static uint64_t wall_clock_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	return (uint64_t)now.tv_sec * NSEC_PER_SEC + (uint64_t)now.tv_nsec;
-}
-
-int arch_clock_pause(struct vm *vm, struct err *err)
-{
-	struct kvm_clock_data *clock = &vm->arch.clock;
-
-	*clock = (struct kvm_clock_data){};
-	if (kvm_ioctl(vm->kvm.vm_fd, KVM_GET_CLOCK, clock, "get the clock", err) < 0)
-		return err->num;
-	/*
-	 * a stamp of this program: KVM has none before the first run, nor on hosts with an unstable
-	 * TSC
-	 */
-	clock->realtime = wall_clock_ns();
-	clock->flags |= KVM_CLOCK_REALTIME;
-	return 0;
-}
-
-/*
- * All vCPUs get vCPU 0's offset, so that their TSCs agree to the cycle. Kernels before 5.16 lack
- * this.
- */
-static void align_tsc(struct vm *vm)
-{
-	uint64_t offset;
-	struct kvm_device_attr attr = {
-		.group = KVM_VCPU_TSC_CTRL,
-		.attr = KVM_VCPU_TSC_OFFSET,
-		.addr = (uintptr_t)&offset,
-	};
-
-	if (ioctl(vm->vcpus.vcpu[0].fd, KVM_GET_DEVICE_ATTR, &attr) < 0)
-		return;
-	for (unsigned i = 1; i < vm->vcpus.n; i++)
-		(void)ioctl(vm->vcpus.vcpu[i].fd, KVM_SET_DEVICE_ATTR, &attr);
-}
-
-/* The wall time since the clock was stamped; 0: it was not stamped, or the wall clock went back. */
-static uint64_t elapsed_ns(const struct kvm_clock_data *saved)
-{
-	uint64_t now = wall_clock_ns();
-
-	if (!(saved->flags & KVM_CLOCK_REALTIME) || saved->realtime == 0)
-		return 0;
-	return now > saved->realtime ? now - saved->realtime : 0;
-}
-
-/*
- * Restores KVM's clock alone: TSCs were advanced when they were loaded (arch_vcpu_load()) and have
- * been counting since.
- */
-static int restore_clocks(struct vm *vm, struct err *err)
-{
-	const struct kvm_clock_data *saved = &vm->arch.clock;
-	struct kvm_clock_data set = { .clock = saved->clock + elapsed_ns(saved) };
-
-	align_tsc(vm);
-	return kvm_ioctl(vm->kvm.vm_fd, KVM_SET_CLOCK, &set, "set the clock", err);
-}
-
-int arch_clock_resume(struct vm *vm, bool restored, struct err *err)
-{
-	if (restored && restore_clocks(vm, err) < 0)
-		return err->num;
-	for (unsigned i = 0; i < vm->vcpus.n; i++)
-		arch_vcpu_paused(&vm->vcpus.vcpu[i]);
-	return 0;
 }
 
 /* ---- state ---- */
@@ -453,10 +376,7 @@ void arch_state_load(struct vm *vm, struct arch_state *state)
 	state->common_cpuid = NULL;
 	state->n_common_cpuid = 0;
 	vm->arch.phys_bits = cpuid_phys_bits(&vm->arch.cpuid);
-	vm->arch.clock = state->clock.Kvm;
-	vm->arch.elapsed_ns = elapsed_ns(&vm->arch.clock);
-	if (!(vm->arch.clock.flags & KVM_CLOCK_REALTIME))
-		log_warn("the snapshot has no wall-clock stamp: the guest's clock continues where it was saved");
+	clock_load(vm, &state->clock.Kvm);
 }
 
 uint64_t arch_device_area(uint64_t ram_end)
