@@ -105,7 +105,8 @@ endif
 $(BUILD)/tests/unit/test_guest_%: $(BUILD)/obj/tests/unit/test_guest_%.o $(GUEST_LIB) $(COMMON_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(GUEST_LIBS) -o $@
-$(BUILD)/tests/fuzz/fuzz_agent%: $(BUILD)/obj/tests/fuzz/fuzz_agent%.o $(GUEST_LIB) $(COMMON_LIB)
+AGENT_FUZZ = $(filter %/fuzz_agent %/fuzz_agent_%,$(FUZZ))
+$(AGENT_FUZZ): $(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(GUEST_LIB) $(COMMON_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -fsanitize=fuzzer $(filter %.o,$^) $(filter %.a,$^) $(GUEST_LIBS) -o $@
 # A unit test links with the library of the module that it is named after; forkd's first, it has no KVM.

@@ -290,7 +290,7 @@ void connection_free(struct connection *c)
 
 bool connection_is_idle(const struct connection *c, uint64_t *ret_since_ns)
 {
-	const bool between = !c->complete && c->parser.nread == 0 && c->out_len == 0;
+	const bool between = !c->head_done && c->url.len == 0 && c->out_len == 0;
 	const bool waits = c->lingering || c->out_len > 0 || !c->complete;
 
 	*ret_since_ns = c->silent_since_ns;

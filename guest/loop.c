@@ -93,6 +93,7 @@ static void fire_timers(struct loop *loop)
 	}
 }
 
+/* How long the loop may sleep. */
 static int wait_ms(const struct loop *loop)
 {
 	if (!loop->timers)
@@ -200,22 +201,31 @@ void loop_done(struct loop *loop)
 	loop->epoll_fd = loop->signals.fd = -1;
 }
 
+int loop_round(struct loop *loop, int wait_ms)
+{
+	const int n = epoll_wait(loop->epoll_fd, loop->pending, ARRAY_LEN(loop->pending), wait_ms);
+
+	if (n < 0 && errno != EINTR)
+		return -errno;
+	loop->n_pending = n;
+	for (int i = 0; i < n && !loop->stopped; i++) {
+		struct watch *w = loop->pending[i].data.ptr;
+		if (w)
+			w->ready(w, loop->pending[i].events);
+	}
+	loop->n_pending = 0;
+	fire_timers(loop);
+	return 0;
+}
+
 int loop_run(struct loop *loop)
 {
 	while (!loop->stopped) {
-		int n = epoll_wait(loop->epoll_fd, loop->pending, ARRAY_LEN(loop->pending), wait_ms(loop));
-		if (n < 0 && errno != EINTR) {
-			log_error("event loop: epoll_wait: errno %d", errno);
+		const int r = loop_round(loop, wait_ms(loop));
+		if (r < 0) {
+			log_error("event loop: epoll_wait: errno %d", -r);
 			return 1;
 		}
-		loop->n_pending = n;
-		for (int i = 0; i < n && !loop->stopped; i++) {
-			struct watch *w = loop->pending[i].data.ptr;
-			if (w)
-				w->ready(w, loop->pending[i].events);
-		}
-		loop->n_pending = 0;
-		fire_timers(loop);
 	}
 	return loop->exit_code;
 }

@@ -55,6 +55,8 @@ MUST_CHECK int loop_init(struct loop *loop, struct err *err);
 void loop_done(struct loop *loop);
 /* Runs until loop_stop(); returns its exit code. */
 int loop_run(struct loop *loop);
+/* One round: waits for `wait_ms` at most, -1: for ever, and calls what is ready. 0, or -errno. For tests. */
+int loop_round(struct loop *loop, int wait_ms);
 void loop_stop(struct loop *loop, int exit_code);
 
 /* `events` are EPOLLIN …; 0 waits for errors only. */

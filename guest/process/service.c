@@ -46,6 +46,8 @@ static void config_string(struct strbuf *b, const char *text)
 	strbuf_json(b, text, strlen(text));
 }
 
+static const struct json_node no_members = { .span = 1 };
+
 /* The command and its arguments; what List shows of them. */
 static int read_argv(struct start *s, const struct json_node *process, struct err *err)
 {
@@ -69,7 +71,7 @@ static int read_argv(struct start *s, const struct json_node *process, struct er
 	strbuf_puts(&s->config, "{\"cmd\":");
 	config_string(&s->config, cmd);
 	strbuf_puts(&s->config, ",\"args\":[");
-	for (json_each(arg, args ? args : &(const struct json_node){ .span = 1 })) {
+	for (json_each(arg, args ? args : &no_members)) {
 		if (arg->type != JSON_STRING)
 			return err_set(err, ERR_INVALID, "process.args: must be a list of strings");
 		if (n > 1)
@@ -108,7 +110,7 @@ static int read_env(struct start *s, const struct agent *agent, const struct jso
 			       LIMIT_ENVS);
 	strbuf_puts(&s->config, ",\"envs\":{");
 	bool first = true;
-	for (json_each(var, envs ? envs : &(const struct json_node){ .span = 1 })) {
+	for (json_each(var, envs ? envs : &no_members)) {
 		if (var->type != JSON_STRING || !env_name_valid(var->key))
 			return err_set(err, ERR_INVALID, "process.envs: '%.64s' is not a name, or has no string",
 				       var->key);

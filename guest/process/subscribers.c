@@ -187,7 +187,11 @@ void subscribers_end(struct process *p)
 	end_words(status, words, sizeof(words));
 	int n = snprintf(text, sizeof(text), "{\"event\":{\"end\":{\"exitCode\":%d,\"exited\":%s,\"status\":\"%s\"",
 			 code, WIFEXITED(status) ? "true" : "false", words);
-	n += snprintf(text + n, sizeof(text) - (size_t)n, code ? ",\"error\":\"%s\"}}}" : "}}}", words);
+	if (code)
+		n += snprintf(text + n, sizeof(text) - (size_t)n, ",\"error\":\"%s\"", words);
+	if (WIFSIGNALED(status)) /* the number is no member of E2B's event; their clients pass over it */
+		n += snprintf(text + n, sizeof(text) - (size_t)n, ",\"signal\":%d", WTERMSIG(status));
+	n += snprintf(text + n, sizeof(text) - (size_t)n, "}}}");
 	while (p->subscribers) {
 		struct subscriber *s = p->subscribers;
 		send_event(s, text, (size_t)n);

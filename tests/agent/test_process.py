@@ -78,7 +78,8 @@ class Events(ProcessTest):
         for number, words in ((9, "killed"), (15, "terminated"), (2, "interrupt"), (10, "user defined signal 1"), (40, "signal 40")):
             with self.subTest(number=number):
                 got = self.run_shell(f"kill -{number} $$; sleep 60")
-                self.assertEqual(got["end"], {"exitCode": -1, "exited": False, "status": f"signal: {words}", "error": f"signal: {words}"})
+                self.assertEqual(got["end"], {"exitCode": -1, "exited": False, "status": f"signal: {words}", "error": f"signal: {words}",
+                                              "signal": number})
 
     def test_order_and_all_bytes(self):
         """Everything that was written before the end comes before the end event, also much of it at once."""

@@ -22,7 +22,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.path.join(ROOT, "build", "fuzz")
-SHARES = {"state": 2, "config": 1, "forkd": 1}
+SHARES = {"state": 2, "config": 1, "forkd": 1, "agent": 1}
 INPUT_MAX_BYTES = 128 << 10
 LIMITS = ["-timeout=30", "-rss_limit_mb=4096", f"-max_len={INPUT_MAX_BYTES}", "-len_control=0", "-print_final_stats=1",
           "-mutate_depth=1"]        # one change: the next check is behind those that an input passed
@@ -93,7 +93,7 @@ def planted_one(patch, seconds):
     title, name = os.path.basename(patch)[:-6], os.path.basename(patch).split("-")[0]
     where = re.search(r"^Found-in: (\w+)", text_of(patch), re.M).group(1)
     with tempfile.TemporaryDirectory(prefix="forkd-planted.") as tree:
-        for part in ("Makefile", "common", "store", "forkd", "vmm", "forkctl", "tests/guests", "tests/unit", "tests/fuzz", "build/fuzz/obj"):
+        for part in ("Makefile", "common", "store", "forkd", "vmm", "guest", "forkctl", "tests/guests", "tests/unit", "tests/fuzz", "build/fuzz/obj"):
             os.makedirs(os.path.dirname(os.path.join(tree, part)), exist_ok=True)
             subprocess.run(["cp", "-a", os.path.join(ROOT, part), os.path.join(tree, part)], check=True)
         subprocess.run(["patch", "-s", "-p1", "-i", patch], cwd=tree, check=True)
