@@ -312,7 +312,8 @@ static void cleans_up_after_a_crash(void **state)
 	store_close(s);
 }
 
-static void churn(void)
+/* Publishes and deletes without end. Once something was published, tell_fd gets a byte. */
+static void churn(int tell_fd)
 {
 	struct store *s = NULL;
 	struct err err = {};
@@ -324,6 +325,8 @@ static void churn(void)
 		snprintf(name, sizeof(name), "t%u", i % 5);
 		if (publish(s, name, &err) < 0 && err.code != ERR_CONFLICT)
 			_exit(2);
+		if (i == 0 && write(tell_fd, "", 1) != 1)
+			_exit(4);
 		snprintf(name, sizeof(name), "t%u", (i + 2) % 5);
 		if (store_delete(s, name, &err) < 0 && err.code != ERR_NOT_FOUND)
 			_exit(3);
@@ -340,11 +343,18 @@ static void survives_kill(void **state)
 		struct err err = {};
 		char **names = NULL;
 		int status;
+		int tell[2];
+		char byte;
+		assert_int_equal(pipe(tell), 0);
 		pid_t pid = fork();
 		if (pid == 0)
-			churn();
+			churn(tell[1]);
+		if (i % 2) /* however slow the host is: something was published */
+			assert_int_equal(read(tell[0], &byte, 1), 1);
 		usleep(2000 + i * 3001);
 		kill(pid, SIGKILL);
+		close(tell[0]);
+		close(tell[1]);
 		assert_int_equal(waitpid(pid, &status, 0), pid);
 		assert_true(WIFSIGNALED(status));
 		struct store *s = open_store();
