@@ -7,7 +7,7 @@
  *   dev=blk,net,rng,console,balloon,vsock (default all found)  mode=poll|irq  cpus=1  event=1  indirect=1
  *   rounds=3 (0: endless)  batches=64 (per device and round)  pause=0 (ms between rounds)  seed=1
  *   mem=0 (MiB of pattern)  sectors=4096 (tested per CPU)  split=sectors|odd|none
- *   ged=0 (ACPI's event register: tells of the power button, with mode=irq)
+ *   ged=0 (ACPI's event register: tells of the power button, with mode=irq)  vmgenid=0 (1: tells of generation ids)
  *   hotplug=0 (ACPI's PCI hot-plug registers: drives what comes)  eject=1 (and lets go of what is to go)
  *   throw=0 (slots, as bits, to eject although nobody asks)
  *   balloon=4 (MiB of pages that it may give away)  strict=0 (1: they come back as zeros)
@@ -181,6 +181,7 @@ static void run_round(unsigned cpu, uint64_t *random)
 	vsock_round(cpu, random);
 	balloon_round(cpu, random);
 	button_round(cpu);
+	vmgenid_round(cpu);
 	if (cpu == 0)
 		console_echo();
 }
@@ -256,6 +257,7 @@ void guest_main(void)
 		pci_check();
 	devices_open();
 	button_open();
+	vmgenid_open();
 	hotplug_open();
 	memory_open();
 	if (option_number("speed", 0)) {

@@ -41,6 +41,10 @@ void rng_round(unsigned cpu);
 void button_open(void);
 void button_round(unsigned cpu);
 
+/* Option vmgenid=0 (1: looks for the generation id): says each one that it sees. */
+void vmgenid_open(void);
+void vmgenid_round(unsigned cpu);
+
 /* Option hotplug=0 (the address of ACPI's PCI hot-plug registers): looks there between rounds. eject=0: keeps what is to go. */
 void hotplug_open(void);
 void hotplug_round(void);

@@ -11,7 +11,7 @@ GUEST_PROGRAMS = $(addprefix $(BUILD)/tests/guests/,ticker resumed clock devices
 
 guests: $(GUEST_PROGRAMS)
 
-$(BUILD)/tests/guests/devices: $(patsubst %,$(GUEST_OBJ)/%.o,dev_blk dev_net dev_rng dev_console dev_vsock dev_balloon dev_button dev_hotplug virtio pci)
+$(BUILD)/tests/guests/devices: $(patsubst %,$(GUEST_OBJ)/%.o,dev_blk dev_net dev_rng dev_console dev_vsock dev_balloon dev_button dev_vmgenid dev_hotplug virtio pci)
 $(BUILD)/tests/guests/hostile: $(patsubst %,$(GUEST_OBJ)/%.o,virtio pci)
 
 $(GUEST_PROGRAMS): $(BUILD)/tests/guests/%: $(GUEST_OBJ)/%.o $(GUEST_OBJ)/start.o $(GUEST_OBJ)/lib.o tests/guests/guest.ld

@@ -15,7 +15,7 @@ TABLES = {
     "rng_config": ["RngConfig"], "balloon_config": ["BalloonConfig"], "console_config": ["ConsoleConfig"], "vsock_config": ["VsockConfig"],
     "vm_config": ["VmConfig"], "restored_net": ["RestoreConfig", "net_fds"], "restore_config": ["RestoreConfig"],
     "snapshot_request": ["VmSnapshotConfig"], "vm_resize": ["VmResizeData"], "resize_disk_request": ["VmResizeDiskData"],
-    "remove_request": ["VmRemoveDeviceData"],
+    "remove_request": ["VmRemoveDeviceData"], "platform_config": ["PlatformConfig"],
 }
 WITHOUT_SCHEMA = {"debug_console_config"}       # only "Off" can be said in it
 

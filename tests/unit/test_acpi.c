@@ -434,6 +434,102 @@ static void pci_slots_come_and_go(void **state)
 	assert_int_equal(reg_read(&regs, ACPI_BLOCK_PCI, 12, 4), 0);
 }
 
+static int write_area(const char *dir, const char *name, const uint8_t *data, size_t n)
+{
+	autofree char *path = NULL;
+
+	if (asprintf(&path, "%s/%s", dir, name) < 0)
+		return -1;
+	FILE *f = fopen(path, "we");
+	if (!f)
+		return -1;
+	size_t done = fwrite(data, 1, n, f);
+	return fclose(f) == 0 && done == n ? 0 : -1;
+}
+
+/* ---- the generation id ---- */
+
+/* The DSDT, in the disassembler's words; NULL: there is no disassembler. */
+static char *disassembled(const struct acpi_cfg *cfg)
+{
+	char dir[] = "/tmp/forkd-test-acpi-XXXXXX", command[200];
+	autofree char *aml = NULL;
+	char *text = NULL;
+	size_t room = 0;
+
+	if (system("command -v iasl >/dev/null") != 0)
+		return NULL;
+	assert_true(acpi_build(cfg, tables, sizeof(tables)) <= sizeof(tables));
+	assert_non_null(mkdtemp(dir));
+	assert_true(asprintf(&aml, "%s/dsdt.aml", dir) > 0);
+	assert_int_equal(write_area(dir, "dsdt.aml", tables + 36, get(tables + 40, 4)), 0);
+	/* What it has read it must be able to write again, without an error. */
+	snprintf(command, sizeof(command), "cd %s && iasl -d dsdt.aml >log 2>&1 && iasl -p again dsdt.dsl >log 2>&1",
+		 dir);
+	if (system(command) != 0)
+		fail_msg("iasl: see %s/log", dir);
+	snprintf(command, sizeof(command), "%s/dsdt.dsl", dir);
+	FILE *f = fopen(command, "re");
+	assert_non_null(f);
+	assert_true(getdelim(&text, &room, '\0', f) > 0);
+	fclose(f);
+	snprintf(command, sizeof(command), "rm -r %s", dir);
+	assert_int_equal(system(command), 0);
+	return text;
+}
+
+static void generation_id_as_iasl_reads_it(void **state)
+{
+	static const char *const wanted[] = {
+		"Device (_SB.VGEN)", "\"VM_Gen_Counter\"", "\"VMGENCTR\"", "0x000FE000", "Notify (\\_SB.VGEN, 0x80)",
+	};
+	struct acpi_cfg cfg = { CFG(2, 2, 46, 256), .serial = true };
+
+	(void)state;
+	autofree char *without = disassembled(&cfg);
+	cfg.vmgenid = true;
+	autofree char *with = disassembled(&cfg);
+	if (!with) {
+		print_message(
+			"SKIPPED: there is no iasl (Debian: acpica-tools), the AML is NOT READ by another program\n");
+		skip();
+	}
+	for (size_t i = 0; i < ARRAY_LEN(wanted); i++) {
+		assert_null(strstr(without, wanted[i]));
+		if (!strstr(with, wanted[i]))
+			fail_msg("iasl does not find: %s", wanted[i]);
+	}
+}
+
+/* What comes before the device is the same with it. Lengths of the tables without it are Cloud Hypervisor's, see above. */
+static void generation_id_only_when_asked(void **state)
+{
+	static const char device[] = "\x5b\x82";
+	static uint8_t plain[ACPI_TABLES_MAX];
+	struct acpi_regs regs = {};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct acpi_cfg cfg = cases[i].cfg;
+		size_t total = acpi_build(&cfg, plain, sizeof(plain));
+		assert_null(find(plain, total, "VGEN", 4));
+		cfg.vmgenid = true;
+		assert_true(acpi_build(&cfg, tables, sizeof(tables)) <= sizeof(tables));
+		const uint8_t *at = find(tables, sizeof(tables), "VGEN\x08_HID", 9);
+		assert_non_null(at);
+		size_t before = (size_t)(at - tables) - 9; /* "_SB_" and all before it */
+		while (memcmp(tables + before, device, 2) != 0)
+			before--;
+		assert_memory_equal(tables + 36 + 36, plain + 36 + 36,
+				    before - 72); /* what follows the DSDT's header */
+	}
+	assert_int_equal(reg_read(&regs, ACPI_BLOCK_GED, 0, 1), 0);
+	acpi_regs_notify_vmgenid(&regs);
+	acpi_regs_notify_power_button(&regs);
+	assert_int_equal(reg_read(&regs, ACPI_BLOCK_GED, 0, 1), ACPI_EVENT_POWER_BUTTON | ACPI_EVENT_VMGENID);
+	assert_int_equal(reg_read(&regs, ACPI_BLOCK_GED, 0, 1), 0);
+}
+
 static void memory_is_never_plugged(void **state)
 {
 	struct acpi_regs regs = { .n_vcpus = 2 };
@@ -506,6 +602,8 @@ static int parse_dump_arg(struct dump_args *a, char *arg)
 		a->cfg.hotplug_bytes = strtoull(value, NULL, 10) * MIB;
 	else if (!strcmp(arg, "hotplug_acpi"))
 		a->cfg.hotplug_acpi = atoi(value);
+	else if (!strcmp(arg, "vmgenid"))
+		a->cfg.vmgenid = atoi(value);
 	else if (!strcmp(arg, "serial"))
 		a->cfg.serial = atoi(value);
 	else if (!strcmp(arg, "system_uuid"))
@@ -518,19 +616,6 @@ static int parse_dump_arg(struct dump_args *a, char *arg)
 }
 
 /* The guest's memory as the tables leave it, so that what must be zero is compared too. */
-static int write_area(const char *dir, const char *name, const uint8_t *data, size_t n)
-{
-	autofree char *path = NULL;
-
-	if (asprintf(&path, "%s/%s", dir, name) < 0)
-		return -1;
-	FILE *f = fopen(path, "we");
-	if (!f)
-		return -1;
-	size_t done = fwrite(data, 1, n, f);
-	return fclose(f) == 0 && done == n ? 0 : -1;
-}
-
 static int dump(int argc, char **argv)
 {
 	static uint8_t firmware[FIRMWARE_BYTES];
@@ -573,6 +658,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(cpus_that_run_are_enabled),
 		cmocka_unit_test(power_button_is_seen_once),
 		cmocka_unit_test(pci_slots_come_and_go),
+		cmocka_unit_test(generation_id_only_when_asked),
+		cmocka_unit_test(generation_id_as_iasl_reads_it),
 		cmocka_unit_test(memory_is_never_plugged),
 	};
 

@@ -4,7 +4,7 @@
 
 #include "tests/unit/unit.h"
 
-enum { MAX_WORDS = 40 };
+enum { MAX_WORDS = 50 };
 
 /* Words are separated by single blanks. */
 static int parse(const char *text, struct cmdline *cl, struct err *err)
@@ -36,7 +36,7 @@ static void boot(void **state)
 	must_parse(
 		"--kernel K --initramfs=I --cmdline a=b --cpus boot=3 --memory size=1G,mergeable=on "
 		"--disk path=a path=b,readonly=on --net tap=t0 --disk path=c --net fd=[3,4],num_queues=4 tap=t1 "
-		"--rng src=/dev/random --balloon size=64M,deflate_on_oom=on --serial file=/s --console off --debug-console off --api-socket path=/api "
+		"--rng src=/dev/random --balloon size=64M,deflate_on_oom=on --platform vmgenid=on --serial file=/s --console off --debug-console off --api-socket path=/api "
 		"--event-monitor fd=9 --log-file /log -v -vv --seccomp false",
 		&cl);
 	assert_int_equal(cl.action, CMDLINE_RUN);
@@ -56,6 +56,7 @@ static void boot(void **state)
 	assert_string_equal(cl.config.rng.src, "/dev/random");
 	assert_true(cl.config.balloon && cl.config.balloon->size == 64 << 20);
 	assert_true(cl.config.balloon->deflate_on_oom && !cl.config.balloon->free_page_reporting);
+	assert_true(cl.config.platform && cl.config.platform->vmgenid && cl.config.platform->num_pci_segments == 1);
 	assert_int_equal(cl.config.serial.mode, CONSOLE_FILE);
 	assert_string_equal(cl.config.serial.file, "/s");
 	assert_int_equal(cl.config.console.mode, CONSOLE_OFF);

@@ -143,6 +143,8 @@ static void rejects(void **state)
 		  "config.platform.num_pci_segments: 2 is not supported by this program" },
 		{ "{" K ",\"platform\":{\"vfio_p2p_dma\":false}}",
 		  "config.platform.vfio_p2p_dma: false is not supported by this program" },
+		{ "{" K ",\"platform\":{\"vmgenid\":1}}",
+		  "config.platform.vmgenid: expected a boolean, found an integer" },
 		{ "{" K ",\"platform\":{\"oem_strings\":[\"x\"]}}",
 		  "config.platform.oem_strings: not supported by this program" },
 	};

@@ -750,6 +750,7 @@ static void private_port(void **state)
 	autoclose int fd = dial("CONNECT 984\n"), other = dial("CONNECT 983\n");
 	assert_true(at_end(fd));
 	assert_int_equal(expect(VSOCK_REQUEST)->dst_port, AGENT_PORT);
+	assert_false(at_end(other));
 	assert_null(next_packet());
 	close_owned();
 	open_vsock(10);

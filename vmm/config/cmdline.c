@@ -20,7 +20,8 @@ enum arg_kind {
 	ARG_DISK,
 	ARG_NET,
 	ARG_BALLOON,
-	ARG_VSOCK
+	ARG_VSOCK,
+	ARG_PLATFORM
 };
 enum arg_flags {
 	A_VM = 1,     /* describes a machine to boot */
@@ -91,6 +92,9 @@ static const struct arg args[] = {
 	  "streams between guest and host: cid=N socket=PATH (the host's end: connect and say\n"
 	  "CONNECT PORT; the guest's connections go to PATH_PORT) id= pci_device_id=",
 	  vsock_fields, .kind = ARG_VSOCK, .flags = A_VM },
+	{ "platform", "KEYS",
+	  "vmgenid=off (on: the guest notices that it was restored, and reseeds its random numbers)", platform_fields,
+	  .kind = ARG_PLATFORM, .flags = A_VM },
 	{ "serial", "WHERE", "port 0x3f8 (ttyS0): off, null (default), pty, tty, file=FILE or socket=PATH",
 	  serial_fields, AT(config.serial), ARG_CONSOLE, A_VM },
 	{ "console", "WHERE", "virtio console (hvc0): off, null, pty, tty (default) or file=FILE", console_fields,
@@ -120,33 +124,10 @@ static const struct arg args[] = {
 
 /* Options of Cloud Hypervisor that this program does not have. */
 static const char *const unsupported[] = {
-	"device",
-	"firmware",
-	"fs",
-	"fw-cfg-config",
-	"gdb",
-	"generic-vhost-user",
-	"host-data",
-	"igvm",
-	"ivshmem",
-	"landlock",
-	"landlock-rules",
-	"log-format",
-	"memory-zone",
-	"no-shutdown",
-	"numa",
-	"pci-segment",
-	"platform",
-	"pmem",
-	"pvmemcontrol",
-	"pvpanic",
-	"rate-limit-group",
-	"rtc",
-	"sgx-epc",
-	"tpm",
-	"user-device",
-	"vdpa",
-	"watchdog",
+	"device",  "firmware",    "fs",          "fw-cfg-config",  "gdb",        "generic-vhost-user", "host-data",
+	"igvm",    "ivshmem",     "landlock",    "landlock-rules", "log-format", "memory-zone",        "no-shutdown",
+	"numa",    "pci-segment", "pmem",        "pvmemcontrol",   "pvpanic",    "rate-limit-group",   "rtc",
+	"sgx-epc", "tpm",         "user-device", "vdpa",           "watchdog",
 };
 
 /* ---- step one: options ---- */
@@ -325,6 +306,15 @@ static int parse_vsock(struct vm_config *c, const char *value, struct err *err)
 	return c->vsock->cid ? 0 : err_set(err, ERR_INVALID, "cid missing");
 }
 
+static int parse_platform(struct vm_config *c, const char *value, struct err *err)
+{
+	c->platform = malloc(sizeof(*c->platform)); /* the option comes once */
+	if (!c->platform)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "parse '%.64s'", value);
+	fields_init(platform_fields, c->platform);
+	return fields_parse_options(platform_fields, c->platform, value, err);
+}
+
 static int parse_argument(struct cmdline *cl, const struct arg *arg, const char *value, struct err *err)
 {
 	char *at = (char *)cl + arg->offset;
@@ -345,6 +335,8 @@ static int parse_argument(struct cmdline *cl, const struct arg *arg, const char 
 		return parse_balloon(&cl->config, value, err);
 	case ARG_VSOCK:
 		return parse_vsock(&cl->config, value, err);
+	case ARG_PLATFORM:
+		return parse_platform(&cl->config, value, err);
 	case ARG_ENDPOINT:
 		return parse_endpoint(arg, (struct endpoint *)(void *)at, value, err);
 	default:

@@ -189,7 +189,7 @@ const struct field vsock_fields[] = {
 	F_END,
 };
 
-static const struct field platform_fields[] = {
+const struct field platform_fields[] = {
 	F(struct platform_config, num_pci_segments, .flags = F_REFUSE, .def = 1),
 	F_UNSUPPORTED("iommu_segments"),
 	F(struct platform_config, iommu_address_width_bits, .flags = F_REFUSE, .def = 64),
@@ -207,6 +207,7 @@ static const struct field platform_fields[] = {
 	F(struct platform_config, iommufd, .flags = F_REFUSE),
 	F_UNSUPPORTED("iommufd_fd"),
 	F(struct platform_config, vfio_p2p_dma, .flags = F_REFUSE, .def = true),
+	F(struct platform_config, vmgenid, .opt = "vmgenid", .flags = F_OMIT),
 	F_END,
 };
 

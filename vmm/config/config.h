@@ -153,11 +153,12 @@ struct debug_console_config {
 	uint16_t iobase;
 };
 
-/* All have Cloud Hypervisor's defaults: nothing else is supported. */
+/* All but vmgenid have Cloud Hypervisor's defaults: nothing else is supported. */
 struct platform_config {
 	uint16_t num_pci_segments;
 	uint8_t iommu_address_width_bits;
 	bool iommufd, vfio_p2p_dma;
+	bool vmgenid; /* the guest has a generation id: see vmm/core/arch.h */
 };
 
 struct vm_config {
@@ -197,10 +198,10 @@ struct restore_config {
 extern const struct field vm_config_fields[], restore_config_fields[];
 /*
  * For the option strings of --cpus, --memory, --disk, --net, --rng, --balloon, --serial, --console,
- * --debug-console and --vsock.
+ * --debug-console, --vsock and --platform.
  */
 extern const struct field cpus_fields[], memory_fields[], disk_fields[], net_fields[], rng_fields[], balloon_fields[],
-	serial_fields[], console_fields[], debug_console_fields[], vsock_fields[];
+	serial_fields[], console_fields[], debug_console_fields[], vsock_fields[], platform_fields[];
 
 void vm_config_init(struct vm_config *c);
 void vm_config_free(struct vm_config *c);

@@ -60,6 +60,13 @@ void arch_power_button(struct vm *vm);
 void arch_pci_changed(struct vm *vm, uint32_t up, uint32_t down);
 /* The slots whose new device the guest has not asked for yet. */
 uint32_t arch_pci_unseen(struct vm *vm);
+/*
+ * Gives a guest that has the device VMGenID a new generation id, in its memory. While no vCPU runs.
+ * ERR_INVALID: the configuration has the device, and the snapshot's state has not.
+ */
+MUST_CHECK int arch_generation_renew(struct vm *vm, struct err *err);
+/* Tells the guest that it has a new generation id. After the interrupt controller is there. Main thread. */
+void arch_generation_tell(struct vm *vm);
 /* The interrupt line of the serial port. */
 extern const unsigned arch_serial_gsi;
 

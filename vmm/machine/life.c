@@ -104,8 +104,10 @@ int vm_resume(struct vm *vm, bool first, struct err *err)
 		if (arch_clock_resume(vm, vm->restored, err) < 0)
 			return err->num;
 		devices_resume(vm, vm->restored);
-		if (vm->restored)
+		if (vm->restored) {
 			hotplug_tell_again(vm);
+			arch_generation_tell(vm);
+		}
 	}
 	vm->restored = false;
 	vcpus_run(&vm->vcpus);

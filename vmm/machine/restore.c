@@ -106,6 +106,12 @@ static int step_restore_devices(struct build *b, struct err *err)
 	return devices_restore(b->vm, node, err) < 0 ? err->num : devices_load(b->vm, node, err);
 }
 
+/* Also of a machine that only parks: each clone has an id of its own from the beginning. */
+static int step_generation(struct build *b, struct err *err)
+{
+	return arch_generation_renew(b->vm, err);
+}
+
 static int step_finish(struct build *b, struct err *err)
 {
 	return vcpus_wait(&b->vm->vcpus, err);
@@ -122,6 +128,7 @@ static const struct step park_steps[] = {
 	{ "vcpus", step_vcpus },
 	{ "state", step_state },
 	{ "threads", step_restore_vcpus },
+	{ "generation", step_generation },
 	{},
 };
 static const struct step restore_steps[] = {

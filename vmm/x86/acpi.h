@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * ACPI tables of the x86 guest, byte for byte Cloud Hypervisor's. A configuration goes in, bytes
- * come out; nothing else is touched. vmm/x86/acpi_regs.h is the hardware that the byte code talks
+ * ACPI tables of the x86 guest, byte for byte Cloud Hypervisor's, but for the device VGEN, which is
+ * there only when the configuration asks for it. A configuration goes in, bytes come out; nothing else
+ * is touched. vmm/x86/acpi_regs.h is the hardware that the byte code talks
  * to.
  */
 #ifndef VMM_X86_ACPI_H
@@ -27,6 +28,13 @@ enum {
 	ACPI_GSI_PCI = 5,    /* slot n has ACPI_GSI_PCI + n % ACPI_N_PCI_GSIS, level */
 	ACPI_N_PCI_GSIS = 8,
 	ACPI_GSI_GED = 13,
+
+	/*
+	 * The generation id: in no range of the memory map, in a page without anything else, behind the MP
+	 * table. The guest maps it with a cache.
+	 */
+	ACPI_VMGENID_GPA = 0xfe000,
+	ACPI_VMGENID_BYTES = 16,
 };
 
 /* All that Cloud Hypervisor's tables depend on, for one PCI segment and no NUMA, IOMMU or TPM. */
@@ -38,6 +46,7 @@ struct acpi_cfg {
 	uint64_t hotplug_bytes; /* memory.hotplug_size, 0: none */
 	bool hotplug_acpi;      /* memory.hotplug_method is Acpi, not VirtioMem */
 	bool serial;            /* the serial port exists: any mode but Off */
+	bool vmgenid;           /* the device VGEN exists */
 };
 
 /* Where the register blocks are. `memory` is 0 where there is no memory hot-plug block. */

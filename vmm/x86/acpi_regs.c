@@ -84,6 +84,11 @@ void acpi_regs_notify_power_button(struct acpi_regs *regs)
 	atomic_fetch_or(&regs->events, ACPI_EVENT_POWER_BUTTON);
 }
 
+void acpi_regs_notify_vmgenid(struct acpi_regs *regs)
+{
+	atomic_fetch_or(&regs->events, ACPI_EVENT_VMGENID);
+}
+
 void acpi_regs_notify_pci(struct acpi_regs *regs, uint32_t up, uint32_t down)
 {
 	regs->pci_up |= up;

@@ -2,8 +2,8 @@
 /*
  * ACPI register blocks: what the guest's byte code finds at acpi_addrs(). The registers say which
  * CPUs there are, that the power button was pressed, which PCI devices came and which are to go.
- * CPUs and memory never come or go. Any thread may call acpi_regs_notify_power_button(); for all
- * else the caller holds the machine's acpi_lock.
+ * CPUs and memory never come or go. Any thread may call acpi_regs_notify_power_button() and
+ * acpi_regs_notify_vmgenid(); for all else the caller holds the machine's acpi_lock.
  */
 #ifndef VMM_X86_ACPI_REGS_H
 #define VMM_X86_ACPI_REGS_H
@@ -27,6 +27,7 @@ enum {
 	ACPI_EVENT_MEMORY = 2,
 	ACPI_EVENT_PCI = 4,
 	ACPI_EVENT_POWER_BUTTON = 8,
+	ACPI_EVENT_VMGENID = 16, /* not Cloud Hypervisor's */
 };
 
 /*
@@ -47,8 +48,10 @@ struct acpi_regs {
 void acpi_regs_read(struct acpi_regs *regs, enum acpi_block block, uint64_t off, void *data, unsigned len);
 void acpi_regs_write(struct acpi_regs *regs, enum acpi_block block, uint64_t off, const void *data, unsigned len);
 
-/* The caller pulses ACPI_GSI_GED after each of these two. */
+/* The caller pulses ACPI_GSI_GED after each of these three. */
 void acpi_regs_notify_power_button(struct acpi_regs *regs);
+/* There is another generation id. */
+void acpi_regs_notify_vmgenid(struct acpi_regs *regs);
 /* Adds slots to those whose device came (`up`), and to those whose device is to go (`down`). */
 void acpi_regs_notify_pci(struct acpi_regs *regs, uint32_t up, uint32_t down);
 

@@ -57,6 +57,7 @@ struct arch_vm {
 	unsigned phys_bits;
 	uint32_t tsc_khz;
 	_Atomic uint8_t cmos_index;
+	uint64_t vmgenid_gpa;        /* of the guest's generation id; 0: the guest has none */
 	struct cpuid_table cpuid;    /* common to all vCPUs */
 	uint64_t elapsed_ns;         /* restored: wall time from the snapshot until its state was read */
 	struct kvm_clock_data clock; /* stamped at pause, with the wall clock */
@@ -105,6 +106,8 @@ struct arch_state {
 	} clock;
 	struct cpuid_entry *common_cpuid;
 	uint32_t n_common_cpuid;
+	uint64_t vmgenid_gpa; /* our own: not in Cloud Hypervisor's state */
+	bool has_vmgenid_gpa;
 };
 
 /* What a host must have to run a guest. */

@@ -258,7 +258,7 @@ static int write_reset_vector(const struct vm *vm, struct err *err)
 	return gmem_write(&vm->mem, RESET_VECTOR, code, sizeof(code), "reset vector", err);
 }
 
-static int write_acpi(const struct vm *vm, struct err *err)
+static int write_acpi(struct vm *vm, struct err *err)
 {
 	const struct cpus_config *cpus = &vm->config->cpus;
 	struct acpi_cfg cfg = {
@@ -269,19 +269,21 @@ static int write_acpi(const struct vm *vm, struct err *err)
 		.ram_bytes = vm->mem.size,
 		.hotplug_acpi = vm->config->memory.hotplug_method == 0,
 		.serial = vm->config->serial.mode != CONSOLE_OFF,
+		.vmgenid = vm->config->platform && vm->config->platform->vmgenid,
 	};
 	uint8_t *at = gmem_ptr(&vm->mem, ACPI_TABLES_GPA, ACPI_TABLES_MAX);
 
 	if (!at || acpi_build(&cfg, at, ACPI_TABLES_MAX) > ACPI_TABLES_MAX)
 		return err_set(err, ERR_INTERNAL, "the ACPI tables of %u vCPUs do not fit", cpus->max_vcpus);
 	uint8_t *smbios = gmem_ptr(&vm->mem, SMBIOS_GPA, HIGH_MEMORY_START - SMBIOS_GPA);
-	size_t room = RESET_VECTOR - SMBIOS_GPA;
+	size_t room = ACPI_VMGENID_GPA - SMBIOS_GPA;
 	size_t used = smbios ? smbios_build(&(struct smbios_cfg){}, smbios, room) : SIZE_MAX;
 	size_t mp = (used + MPTABLE_ALIGN - 1) & ~(MPTABLE_ALIGN - 1ULL);
 	if (used > room ||
 	    mptable_build(cpus->boot_vcpus, &cfg.topology, SMBIOS_GPA + mp, smbios + mp, room - mp) > room - mp)
 		return err_set(err, ERR_INTERNAL, "the SMBIOS and MP tables of %u vCPUs do not fit", cpus->boot_vcpus);
-	return write_reset_vector(vm, err);
+	vm->arch.vmgenid_gpa = cfg.vmgenid ? ACPI_VMGENID_GPA : 0;
+	return arch_generation_renew(vm, err) < 0 ? err->num : write_reset_vector(vm, err);
 }
 
 /* struct hvm_start_info and what it points to (Xen: public/arch-x86/hvm/start_info.h). */

@@ -16,7 +16,7 @@ enum {
 	SERIAL_PORT = 0x3f8,
 	SERIAL_PORTS = 8,
 	STATUS_HIDDEN = 0x0b, /* _STA: present, enabled and working, but not shown */
-	NOTIFY_BUTTON = 0x80,
+	NOTIFY_STATUS = 0x80, /* the button was pressed; the generation id is another one */
 };
 
 /* PCI hot-plug: bit maps of slots that came and go, and the register that ejects. */
@@ -193,35 +193,55 @@ static void put_power(struct tbuf *t)
 	aml_end(t, dev);
 }
 
+/*
+ * The generation id ("Virtual Machine Generation ID", Microsoft, 2012): ADDR has the lower and the upper
+ * half of its address. Guests know the device by one of two compatible ids: the specification's is
+ * longer than ACPI allows, so Hyper-V has added the other one.
+ */
+static void put_vmgenid(struct tbuf *t)
+{
+	size_t dev = AML_BEGIN(t, AML_DEVICE, aml_ref("_SB_.VGEN"));
+
+	AML(t, AML_NAME, aml_ref("_HID"), aml_str("FRKD0001"));
+	AML(t, AML_NAME, aml_ref("_CID"));
+	size_t ids = AML_BEGIN(t, AML_PACKAGE, aml_byte(2), aml_str("VM_Gen_Counter"), aml_str("VMGENCTR"));
+	aml_end(t, ids);
+	AML(t, AML_NAME, aml_ref("_DDN"), aml_str("VM_Gen_Counter"));
+	AML(t, AML_NAME, aml_ref("ADDR"));
+	size_t addr = AML_BEGIN(t, AML_PACKAGE, aml_byte(2), aml_num(ACPI_VMGENID_GPA), aml_num(0));
+	aml_end(t, addr);
+	aml_end(t, dev);
+}
+
 /* ESCN: reads what happened, which clears it, and tells those concerned. */
-static void put_event_scan(struct tbuf *t)
+static void put_event_scan(struct tbuf *t, const struct acpi_cfg *cfg)
 {
 	static const struct {
 		unsigned bit;
-		const char *method;
+		const char *method, *device; /* what is called, or who is told */
 	} scans[] = {
-		{ ACPI_EVENT_CPU, "\\_SB_.CPUS.CSCN" },
-		{ ACPI_EVENT_MEMORY, "\\_SB_.MHPC.MSCN" },
-		{ ACPI_EVENT_PCI, "\\_SB_.PHPR.PSCN" },
-		{ ACPI_EVENT_POWER_BUTTON, NULL },
+		{ ACPI_EVENT_CPU, "\\_SB_.CPUS.CSCN", NULL }, { ACPI_EVENT_MEMORY, "\\_SB_.MHPC.MSCN", NULL },
+		{ ACPI_EVENT_PCI, "\\_SB_.PHPR.PSCN", NULL }, { ACPI_EVENT_POWER_BUTTON, NULL, "\\_SB_.PWRB" },
+		{ ACPI_EVENT_VMGENID, NULL, "\\_SB_.VGEN" },
 	};
+	size_t n = sizeof(scans) / sizeof(scans[0]) - (cfg->vmgenid ? 0 : 1);
 	size_t m = AML_BEGIN(t, AML_METHOD, aml_ref("ESCN"), aml_byte(0 | AML_SERIALIZED));
 
 	AML(t, AML_STORE, aml_ref("GDAT"), aml_local(0));
-	for (size_t i = 0; i < sizeof(scans) / sizeof(scans[0]); i++) {
+	for (size_t i = 0; i < n; i++) {
 		AML(t, AML_AND, aml_local(0), aml_num(scans[i].bit), aml_local(1));
 		size_t if_ = dsdt_if_equal(t, aml_local(1), scans[i].bit);
 		if (scans[i].method)
 			AML(t, AML_CALL, aml_ref(scans[i].method));
 		else
-			AML(t, AML_NOTIFY, aml_ref("\\_SB_.PWRB"), aml_num(NOTIFY_BUTTON));
+			AML(t, AML_NOTIFY, aml_ref(scans[i].device), aml_num(NOTIFY_STATUS));
 		aml_end(t, if_);
 	}
 	aml_end(t, m);
 }
 
 /* The event controller has the register, the event device has the interrupt. */
-static void put_events(struct tbuf *t, uint64_t gpa)
+static void put_events(struct tbuf *t, const struct acpi_cfg *cfg, uint64_t gpa)
 {
 	size_t dev = AML_BEGIN(t, AML_DEVICE, aml_ref("_SB_.GEC_"));
 
@@ -231,7 +251,7 @@ static void put_events(struct tbuf *t, uint64_t gpa)
 	size_t field = AML_BEGIN(t, AML_FIELD, aml_ref("GDST"), aml_byte(AML_BYTE_ACC | AML_WRITE_ZEROS));
 	aml_field(t, "GDAT", 8);
 	aml_end(t, field);
-	put_event_scan(t);
+	put_event_scan(t, cfg);
 	aml_end(t, dev);
 
 	dev = AML_BEGIN(t, AML_DEVICE, aml_ref("_SB_.GED_"));
@@ -256,7 +276,9 @@ void dsdt_body(struct tbuf *t, const struct acpi_cfg *cfg)
 	if (cfg->serial)
 		put_serial(t);
 	put_power(t);
-	put_events(t, addrs.ged);
+	if (cfg->vmgenid)
+		put_vmgenid(t);
+	put_events(t, cfg, addrs.ged);
 	dsdt_cpus(t, cfg, addrs.cpu);
 	dsdt_memory(t, addrs.memory);
 }

@@ -320,6 +320,7 @@ const struct field arch_state_fields[] = {
 	      .flags = F_REQUIRED),
 	F_OBJ_LIST(struct arch_state, common_cpuid, cpuid_entry_fields, .flags = F_REQUIRED,
 		   .count = MAX_CPUID_ENTRIES),
+	F_OPT(struct arch_state, vmgenid_gpa, .min = 8, .align = 8),
 	F_END,
 };
 
@@ -327,7 +328,12 @@ int arch_state_save(struct vm *vm, struct arch_state *state, struct err *err)
 {
 	const struct cpuid_table *t = &vm->arch.cpuid;
 
-	*state = (struct arch_state){ .clock.Kvm = vm->arch.clock, .n_common_cpuid = t->n_entry };
+	*state = (struct arch_state){
+		.clock.Kvm = vm->arch.clock,
+		.n_common_cpuid = t->n_entry,
+		.vmgenid_gpa = vm->arch.vmgenid_gpa,
+		.has_vmgenid_gpa = vm->arch.vmgenid_gpa != 0,
+	};
 	state->common_cpuid = malloc(t->n_entry * sizeof(*t->entry));
 	if (!state->common_cpuid)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "save the CPUID");
@@ -376,6 +382,7 @@ void arch_state_load(struct vm *vm, struct arch_state *state)
 	state->common_cpuid = NULL;
 	state->n_common_cpuid = 0;
 	vm->arch.phys_bits = cpuid_phys_bits(&vm->arch.cpuid);
+	vm->arch.vmgenid_gpa = state->has_vmgenid_gpa ? state->vmgenid_gpa : 0;
 	clock_load(vm, &state->clock.Kvm);
 }
 
