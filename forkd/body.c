@@ -48,9 +48,35 @@ static void ints_text(const struct json_node *node, struct strbuf *out)
 	}
 }
 
-void json_text(const struct json_node *node, struct strbuf *out)
+/* Adds the elements, or the members but for `skip` (NULL: all of them). */
+static void children_text(const struct json_node *node, const char *skip, struct strbuf *out)
 {
 	bool object = node->type == JSON_OBJECT, first = true;
+
+	for (json_each(child, node)) {
+		if (object && skip && strcmp(child->key, skip) == 0)
+			continue;
+		if (!first)
+			strbuf_putc(out, ',');
+		first = false;
+		if (object) {
+			strbuf_json(out, child->key, strlen(child->key));
+			strbuf_putc(out, ':');
+		}
+		json_text(child, out);
+	}
+}
+
+void json_text_without(const struct json_node *node, const char *key, struct strbuf *out)
+{
+	strbuf_putc(out, '{');
+	children_text(node, key, out);
+	strbuf_putc(out, '}');
+}
+
+void json_text(const struct json_node *node, struct strbuf *out)
+{
+	bool object = node->type == JSON_OBJECT;
 
 	switch (node->type) {
 	case JSON_NULL:
@@ -74,19 +100,9 @@ void json_text(const struct json_node *node, struct strbuf *out)
 		break;
 	}
 	strbuf_putc(out, object ? '{' : '[');
-	if (node->type == JSON_INTS) {
+	if (node->type == JSON_INTS)
 		ints_text(node, out);
-	} else {
-		for (json_each(child, node)) {
-			if (!first)
-				strbuf_putc(out, ',');
-			first = false;
-			if (object) {
-				strbuf_json(out, child->key, strlen(child->key));
-				strbuf_putc(out, ':');
-			}
-			json_text(child, out);
-		}
-	}
+	else
+		children_text(node, NULL, out);
 	strbuf_putc(out, object ? '}' : ']');
 }

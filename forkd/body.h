@@ -13,7 +13,8 @@ MUST_CHECK int body_load(const struct field *rows, const char *const *others, vo
 			 const char *what, struct err *err);
 /* `,"key":"value"`, or null. */
 void json_member(struct strbuf *out, const char *key, const char *value);
-/* The value as JSON text again. */
+/* The value as JSON text again; json_text_without() leaves a member of the object out. */
 void json_text(const struct json_node *node, struct strbuf *out);
+void json_text_without(const struct json_node *node, const char *key, struct strbuf *out);
 
 #endif

@@ -44,6 +44,8 @@
 	  "Clone it on a host that has what the message names; forkctl doctor --template compares a host.")        \
 	X(E_VERSION, "incompatible_version", 409,                                                                  \
 	  "Use forkd and forkd-vmm of one release; DELETE ends a clone of another one.")                           \
+	X(E_SECRETS, "has_secrets", 409,                                                                           \
+	  "Send \"allow_secrets\": true if everyone who clones the template may have them.")                       \
 	X(E_IDEMPOTENCY, "idempotency_key_reused", 409, "Use a new Idempotency-Key for a different request.")      \
 	X(E_GONE, "events_lost", 410, "Read the present state, then follow the events from now on.")               \
 	X(E_TOO_LARGE, "request_too_large", 413, "Send a smaller request.")                                        \

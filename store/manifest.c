@@ -32,6 +32,12 @@ static const struct field disk_fields[] = {
 	F_END,
 };
 
+static const struct field agent_fields[] = {
+	F(struct manifest_agent, version, .flags = F_REQUIRED),
+	F(struct manifest_agent, protocol, .flags = F_REQUIRED),
+	F_END,
+};
+
 const struct field manifest_fields[] = {
 	F(struct manifest, format, .flags = F_REQUIRED),
 	F(struct manifest, name, .flags = F_REQUIRED),
@@ -39,11 +45,13 @@ const struct field manifest_fields[] = {
 	F(struct manifest, program_version, .flags = F_REQUIRED),
 	F(struct manifest, source, .flags = F_REQUIRED),
 	F(struct manifest, parent, .flags = F_NULL),
+	F(struct manifest, secrets),
 	F(struct manifest, owner_uid, .def = UINT32_MAX),
 	F(struct manifest, ram_bytes, .flags = F_REQUIRED),
 	F(struct manifest, vcpus, .flags = F_REQUIRED),
 	F(struct manifest, host_cpu, .flags = F_NULL),
 	F_OBJ_PTR(struct manifest, needs, host_needs_fields),
+	F_OBJ_PTR(struct manifest, agent, agent_fields),
 	F_OBJ_LIST(struct manifest, disks, disk_fields),
 	F_OBJ_LIST(struct manifest, files, store_file_fields, .flags = F_REQUIRED, .count = STORE_FILES),
 	F_END,

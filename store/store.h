@@ -43,6 +43,12 @@ struct manifest_disk {
 	uint64_t bytes; /* as the guest knows it */
 };
 
+/* The agent in the guest, which waits with all other processes frozen. */
+struct manifest_agent {
+	char *version;
+	uint32_t protocol; /* of its private port */
+};
+
 struct manifest {
 	uint32_t format; /* STORE_FORMAT */
 	char *name;
@@ -50,11 +56,13 @@ struct manifest {
 	char *program_version; /* of the forkd that wrote it */
 	char *source;          /* "file:///dir", "vm", "clone:ID" */
 	char *parent;          /* the template of the clone that the snapshot was taken from; NULL: it is of no clone */
+	bool secrets;          /* it comes from a clone that was given values which nobody else may see */
 	uint32_t owner_uid; /* the user with whose rights the paths in its config.json are opened; UINT32_MAX: nobody's here */
 	uint64_t ram_bytes;
 	uint32_t vcpus;
 	char *host_cpu; /* where it was taken, in words: vendor, family/model, TSC rate of the snapshot; NULL: unknown */
-	struct host_needs *needs; /* what a host must have; NULL: made by an older forkd */
+	struct host_needs *needs;     /* what a host must have; NULL: made by an older forkd */
+	struct manifest_agent *agent; /* NULL: the guest has none, or was not frozen by it */
 	struct manifest_disk *
 		disks; /* read-only ones that its config.json names: every clone needs them; made by an older forkd: none */
 	uint32_t n_disks;

@@ -14,7 +14,6 @@
 enum {
 	READ_BYTES = 16 * 1024,
 	SHOWN_BYTES = 300, /* of an agent's message in ours */
-	OK_LINE_MAX = 32,
 };
 
 void agent_answer_done(struct agent_answer *a)
@@ -40,29 +39,6 @@ static int wait_for(int fd, short events, uint64_t deadline_ns, struct err *err)
 			return 0;
 		if (n < 0 && errno != EINTR)
 			return err_sys(err, ERR_INTERNAL, "wait for the guest's agent");
-	}
-}
-
-int agent_await_ok(int fd, uint64_t deadline_ns, struct err *err)
-{
-	char line[OK_LINE_MAX + 1];
-
-	for (;;) {
-		ssize_t n = recv(fd, line, OK_LINE_MAX, MSG_PEEK | MSG_DONTWAIT);
-		if (n == 0)
-			return fail(err, E_AGENT, "nothing in the guest answers on the agent's port");
-		if (n < 0 && errno != EAGAIN && errno != EINTR)
-			return fail(err, E_AGENT, "no way to the guest's agent: %s", strerror(errno));
-		line[n > 0 ? n : 0] = '\0';
-		const char *end = strchr(line, '\n');
-		if (end && strncmp(line, "OK ", 3) == 0)
-			return recv(fd, line, (size_t)(end - line) + 1, 0) < 0
-				       ? fail(err, E_AGENT, "no way to the guest's agent")
-				       : 0;
-		if (end || n == OK_LINE_MAX)
-			return fail(err, E_INTERNAL, "the clone's process says no \"OK\"");
-		if (wait_for(fd, POLLIN, deadline_ns, err) < 0)
-			return err->num;
 	}
 }
 

@@ -23,12 +23,6 @@ void agent_answer_done(struct agent_answer *a);
 #define autoanswer __attribute__((cleanup(agent_answer_done)))
 
 /*
- * Waits until the guest has accepted a connection that the clone's process was asked to make (op
- * dial): the socket gets a line "OK PORT" then. E_AGENT: the guest refuses.
- */
-MUST_CHECK int agent_await_ok(int fd, uint64_t deadline_ns, struct err *err);
-
-/*
  * Sends a request, and reads the answer whole. `body` is a JSON object; NULL: none is sent. `fd` is
  * a non-blocking stream socket that stays the caller's; it carries one request. E_TIMEOUT: the
  * deadline (CLOCK_MONOTONIC, ns) has passed. E_AGENT: the agent hung up, or has sent what is no

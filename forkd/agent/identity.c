@@ -22,8 +22,6 @@ enum {
 	PATH_BYTES_MAX = 1024,
 };
 
-const char *const identity_states[] = { "unmanaged", "pending", "unique", NULL };
-
 /* ---- overrides.identity ---- */
 
 struct wish_text {
@@ -34,7 +32,7 @@ static const struct field wish_fields[] = {
 	F(struct wish_text, machine_id),
 	F_END,
 };
-static const char *const wish_others[] = { "env", "files", NULL };
+static const char *const by_hand[] = { "env", "files", NULL };
 
 struct wished_file {
 	char *path, *mode, *owner, *content, *content_b64;
@@ -216,8 +214,9 @@ int identity_wish_load(const struct json_node *node, struct identity_wish *ret, 
 
 	if (!node || node->type == JSON_NULL)
 		return 0;
+	ret->given = true;
 	fields_init(wish_fields, &text);
-	if (body_load(wish_fields, wish_others, &text, node, "overrides.identity", err) < 0)
+	if (body_load(wish_fields, by_hand, &text, node, "overrides.identity", err) < 0)
 		return fail_as(err, E_BAD_OVERRIDE, NULL);
 	ret->hostname = text.hostname;
 	ret->machine_id = text.machine_id;
@@ -240,6 +239,25 @@ void identity_wish_done(struct identity_wish *w)
 	free(w->env);
 	free(w->files);
 	*w = (struct identity_wish){};
+}
+
+static bool copy_text(const char *from, char **ret)
+{
+	*ret = from ? strdup(from) : NULL;
+	return *ret || !from;
+}
+
+int identity_wish_copy(const struct identity_wish *from, struct identity_wish *ret, struct err *err)
+{
+	struct identity_wish w = { .given = from->given };
+
+	if (copy_text(from->hostname, &w.hostname) && copy_text(from->machine_id, &w.machine_id) &&
+	    copy_text(from->env, &w.env) && copy_text(from->files, &w.files)) {
+		*ret = w;
+		return 0;
+	}
+	identity_wish_done(&w);
+	return err_num(err, ERR_INTERNAL, ENOMEM, "copy overrides.identity");
 }
 
 bool identity_wish_is_secret(const struct identity_wish *w)

@@ -8,21 +8,14 @@
 #ifndef FORKD_AGENT_IDENTITY_H
 #define FORKD_AGENT_IDENTITY_H
 
+#include "common/agent_ports.h"
 #include "common/field.h"
 
-/* The guest's vsock port where the agent listens for the daemon alone, and the protocol spoken there. */
-enum { AGENT_PRIVATE_PORT = 984, AGENT_PROTOCOL = 1, NONCE_HEX = 32 };
-
-enum identity_state {
-	IDENTITY_UNMANAGED, /* the template has no agent: the guest is the twin of its siblings */
-	IDENTITY_PENDING,   /* the guest has not proved yet that it is itself */
-	IDENTITY_UNIQUE,
-	IDENTITY_STATES,
-};
-extern const char *const identity_states[]; /* as in the API, NULL-terminated */
+enum { AGENT_PROTOCOL = 1, NONCE_HEX = 32 }; /* AGENT_PROTOCOL: what is spoken on AGENT_PRIVATE_PORT */
 
 /* overrides.identity: what a request wants of the guest; NULL members: the daemon's choice, or nothing. */
 struct identity_wish {
+	bool given; /* the request has the object */
 	char *hostname, *machine_id;
 	char *env, *files; /* JSON text of an object, and of an array */
 };
@@ -33,6 +26,7 @@ struct identity_wish {
  */
 MUST_CHECK int identity_wish_load(const struct json_node *node, struct identity_wish *ret, struct err *err);
 void identity_wish_done(struct identity_wish *w);
+MUST_CHECK int identity_wish_copy(const struct identity_wish *from, struct identity_wish *ret, struct err *err);
 /* Whether the wish has values that nobody else may see: env and files. */
 bool identity_wish_is_secret(const struct identity_wish *w);
 

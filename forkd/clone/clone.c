@@ -10,6 +10,7 @@
 #include "forkd/access/admission.h"
 #include "forkd/access/place.h"
 #include "forkd/clone/follow.h"
+#include "forkd/clone/identify.h"
 #include "forkd/clone/launch.h"
 #include "forkd/clone/life.h"
 #include "forkd/errors.h"
@@ -86,6 +87,78 @@ static int create_all(struct batch *b, struct err *err)
 			return named(b, i, err);
 		}
 	return 0;
+}
+
+/* ---- identity ---- */
+
+/* Whether the request waits until the clone is itself. A clone that is to be paused must be itself before. */
+static bool waits_for_identity(const struct batch *b, const struct clone_spec *spec)
+{
+	return b->host->agent && (spec->wait != WAIT_RESUMED || spec->paused);
+}
+
+/* Refuses what needs an agent, where the template has none, and ids that would not be unique. */
+static int check_identity(const struct batch *b, const struct clone_request *rq, struct err *err)
+{
+	for (unsigned i = 0; i < rq->n_specs; i++) {
+		const struct clone_spec *s = &rq->specs[i];
+		if (!b->host->agent && s->wait == WAIT_READY)
+			return fail(err, E_INVALID, "wait: \"ready\" needs a guest agent, and the template has none");
+		if (!b->host->agent && s->identity.given)
+			return fail(err, E_BAD_OVERRIDE,
+				    "overrides.identity needs a guest agent, and the template has none");
+		if (rq->count > rq->n_specs && (s->identity.hostname || s->identity.machine_id))
+			return fail(err, E_BAD_OVERRIDE,
+				    "overrides.identity: hostname and machine_id are for one clone, not for %u",
+				    rq->count);
+	}
+	return 0;
+}
+
+/* Makes those clones unique that the request waits for. */
+static int identify_now(const struct batch *b, struct err *err)
+{
+	autofree struct identify *list = calloc(b->n, sizeof(*list));
+	unsigned n = 0;
+
+	if (!list)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "make %u clones unique", b->n);
+	for (unsigned i = 0; i < b->n; i++) {
+		const struct clone_spec *spec = b->jobs[i].spec;
+		if (waits_for_identity(b, spec))
+			list[n++] = (struct identify){
+				.c = b->jobs[i].c, .wish = spec->identity, .pause = spec->paused, .fd = -1
+			};
+	}
+	return identify_all(b->d, list, n, err);
+}
+
+/* Has the others made unique in the background. Clones for which this fails end, and say why. */
+static void identify_others(const struct batch *b)
+{
+	struct identify *list = calloc(b->n, sizeof(*list));
+	struct err err = {};
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < b->n; i++) {
+		const struct clone_spec *spec = b->jobs[i].spec;
+		struct clone *c = b->jobs[i].c;
+		if (waits_for_identity(b, spec))
+			continue;
+		if (!list || identity_wish_copy(&spec->identity, &list[n].wish, &err) < 0) {
+			log_error("clone %s is ended: no memory for its identity", c->record.id);
+			clone_kill(c);
+			continue;
+		}
+		pthread_mutex_lock(&b->d->registry->lock);
+		list[n].c = clone_ref_locked(c);
+		pthread_mutex_unlock(&b->d->registry->lock);
+		list[n++].fd = -1;
+	}
+	if (n == 0)
+		free(list);
+	else if (identify_later(b->d, list, n, &err) < 0)
+		log_error("%u clones are ended: %s", n, err.msg);
 }
 
 /*
@@ -195,7 +268,7 @@ static int run(struct batch *b, const struct clone_request *rq, struct clone **c
 {
 	struct clone_plan *plans = NULL;
 
-	if (clone_plans(rq, &b->host->info, b->from->n_fds, &plans, err) < 0)
+	if (check_identity(b, rq, err) < 0 || clone_plans(rq, &b->host->info, b->from->n_fds, &plans, err) < 0)
 		return err->num;
 	for (unsigned i = 0; i < b->n; i++)
 		b->jobs[i] = (struct job){ .spec = clone_request_spec(rq, i), .plan = &plans[i] };
@@ -203,10 +276,14 @@ static int run(struct batch *b, const struct clone_request *rq, struct clone **c
 	b->accepted_ns = monotonic_ns();
 	if (r >= 0) {
 		r = create_all(b, err);
+		if (r >= 0 && b->host->agent)
+			r = identify_now(b, err);
 		if (r >= 0)
 			r = hand_out(b, clones, err);
 		if (r < 0)
 			undo(b);
+		else if (b->host->agent)
+			identify_others(b);
 	}
 	plans_free(plans, b->n);
 	return r;

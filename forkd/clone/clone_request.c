@@ -10,7 +10,6 @@
 
 /* ---- loading ---- */
 
-enum { WAIT_RESUMED, WAIT_READY };
 static const char *const wait_names[] = { "resumed", "ready", NULL };
 
 struct scalars {
@@ -56,6 +55,7 @@ static void objects_free(struct host_object *objects, uint32_t n)
 static void spec_done(struct clone_spec *s)
 {
 	free(s->overrides);
+	identity_wish_done(&s->identity);
 	objects_free(s->disks, s->n_disks);
 	objects_free(s->nets, s->n_nets);
 	for (uint32_t i = 0; i < s->n_net_fds; i++)
@@ -167,9 +167,10 @@ static int load_overrides(const struct json_node *node, struct clone_spec *s, st
 	    load_sink(json_get(node, "console"), "console", &s->console, err) < 0 ||
 	    copy_string(json_get(json_get(node, "rng"), "src"), "overrides.rng.src", &s->rng_src, err) < 0 ||
 	    copy_string(json_get(json_get(node, "vsock"), "socket"), "overrides.vsock.socket", &s->vsock_socket, err) <
-		    0)
+		    0 ||
+	    identity_wish_load(json_get(node, "identity"), &s->identity, err) < 0)
 		return err->num;
-	json_text(node, &text);
+	json_text_without(node, "identity", &text);
 	if (text.failed)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "load overrides");
 	if (text.len > CTL_PACKET_MAX / 2)
@@ -195,12 +196,11 @@ static int load_spec(const struct field *rows, const char *const *others, const 
 		.paused = v.paused,
 		.memory_restore_mode = v.memory_restore_mode,
 		.clock = v.clock,
+		.has_clock = json_get(node, "clock"),
+		.wait = json_get(node, "wait") ? v.wait : WAIT_DEFAULT,
 	};
 	if (ret_count)
 		*ret_count = v.count;
-	if (v.wait == WAIT_READY)
-		return fail(err, E_INVALID, "%s.wait: \"ready\" needs a guest agent, and no template has one yet",
-			    what);
 	if (labels && labels->type != JSON_NULL && labels_load(labels, "labels", &s->labels, &s->n_labels, err) < 0)
 		return err->num;
 	return load_overrides(json_get(node, "overrides"), s, err);
@@ -248,8 +248,10 @@ int clone_request_load(const struct json_node *node, struct clone_request *ret, 
 		return fail(err, E_INVALID, "body: expected an object, found %s", json_type_name(node));
 	if (load_request(node, &rq, err) < 0)
 		return err->num;
-	if (!node)
+	if (!node) {
 		rq.specs[0].memory_restore_mode = CTL_COPYONWRITE;
+		rq.specs[0].wait = WAIT_DEFAULT;
+	}
 	*ret = rq;
 	rq = (struct clone_request){};
 	return 0;

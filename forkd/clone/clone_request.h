@@ -9,6 +9,7 @@
 #define FORKD_CLONE_CLONE_REQUEST_H
 
 #include "common/ctl.h"
+#include "forkd/agent/identity.h"
 #include "forkd/registry/record.h"
 
 enum { CLONES_MAX = 1000 };
@@ -26,8 +27,13 @@ struct sink {
 	char *file;
 };
 
+/* Until when a request waits. WAIT_DEFAULT: ready where the template has an agent, else resumed. */
+enum clone_wait { WAIT_RESUMED, WAIT_READY, WAIT_DEFAULT };
+
 struct clone_spec {
-	char *overrides; /* as JSON text; NULL: none */
+	char *overrides; /* as JSON text, without "identity"; NULL: none */
+	struct identity_wish identity;
+	enum clone_wait wait;
 	struct host_object *disks, *nets;
 	uint32_t n_disks, n_nets;
 	struct sink serial, console;
@@ -40,6 +46,7 @@ struct clone_spec {
 	uint64_t ttl_s;
 	bool paused;
 	uint8_t memory_restore_mode, clock; /* enum ctl_memory_mode, enum ctl_clock */
+	bool has_clock; /* the request says it; else: continue where the template has an agent, which sets the wall clock */
 };
 
 struct clone_request {

@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "common/log.h"
+#include "forkd/clone/identify.h"
 #include "forkd/clone/life.h"
 #include "forkd/errors.h"
 #include "forkd/metrics.h"
@@ -82,16 +84,80 @@ static int take_snapshot(const struct build *b, struct clone *c, struct ctl_snap
 	return r;
 }
 
-int clone_snapshot(struct forkd *d, struct clone *c, const char *name, const struct origin *from,
+/*
+ * Stops the guest's processes, so that each clone of the template can be made unique before they go
+ * on. A paused clone must have been paused like this.
+ */
+static int hold(struct forkd *d, struct clone *c, bool *ret_ran, struct err *err)
+{
+	pthread_mutex_lock(&d->registry->lock);
+	bool managed = c->record.identity != IDENTITY_UNMANAGED, frozen = c->record.frozen;
+	*ret_ran = c->state == CLONE_RUNNING;
+	pthread_mutex_unlock(&d->registry->lock);
+	if (*ret_ran)
+		return clone_freeze(d, c, err);
+	if (!managed || frozen)
+		return 0;
+	return fail(err, E_BAD_STATE,
+		    "clone '%s' was paused while its processes ran, so no clone of it could be made unique: resume it",
+		    c->record.id);
+}
+
+static void let_go_on(struct forkd *d, struct clone *c)
+{
+	char line[ERR_MSG_BYTES];
+	struct err err = {};
+
+	if (clone_thaw(d, c, &err) < 0)
+		log_warn("clone %s stands still until it is resumed: %s", c->record.id,
+			 err_line(&err, line, sizeof(line)));
+}
+
+/* What the agent of the clone's template has said of itself. NULL in *ret: there is none. */
+static int agent_of(struct forkd *d, const struct clone *c, struct manifest *m, const struct manifest_agent **ret,
+		    struct err *err)
+{
+	if (c->record.identity == IDENTITY_UNMANAGED)
+		return 0;
+	if (store_manifest(d->store, c->record.template, m, err) < 0)
+		return err->num;
+	*ret = m->agent;
+	return 0;
+}
+
+static int snapshot_held(struct build *b, struct clone *c, struct ctl_snapshotted *ret, struct err *err)
+{
+	struct manifest m = {};
+	bool ran = false;
+
+	fields_init(manifest_fields, &m);
+	int r = agent_of(b->d, c, &m, &b->agent, err);
+	if (r >= 0)
+		r = hold(b->d, c, &ran, err);
+	if (r >= 0)
+		r = take_snapshot(b, c, ret, err);
+	if (ran)
+		let_go_on(b->d, c);
+	fields_free(manifest_fields, &m);
+	b->agent = NULL;
+	return r;
+}
+
+int clone_snapshot(struct forkd *d, struct clone *c, const struct snapshot_wanted *wanted, const struct origin *from,
 		   uint64_t *ret_paused_us, struct err *err)
 {
 	struct ctl_snapshotted done = {};
 	struct build b;
 
-	if (check_still(d, c, err) < 0 || build_begin(d, name, from, &b, err) < 0)
+	if (c->record.secrets && !wanted->allow_secrets)
+		return fail(err, E_SECRETS,
+			    "clone '%s' was given env or files by overrides.identity, or its template's was",
+			    c->record.id);
+	if (check_still(d, c, err) < 0 || build_begin(d, wanted->name, from, &b, err) < 0)
 		return err->num;
 	b.owner = least_trusted(d, from->caller, c);
-	if (build_end(&b, take_snapshot(&b, c, &done, err), err) < 0)
+	b.secrets = c->record.secrets;
+	if (build_end(&b, snapshot_held(&b, c, &done, err), err) < 0)
 		return err->num;
 	metrics_observe_us(d->metrics, HISTOGRAM_PAUSE, done.paused_us);
 	*ret_paused_us = done.paused_us;

@@ -20,6 +20,11 @@
 #include "forkd/template/disks.h"
 #include "forkd/wire/control.h"
 
+static uint8_t clock_for(const struct batch *b, const struct clone_spec *spec)
+{
+	return b->host->agent && !spec->has_clock ? CTL_CLOCK_CONTINUE : spec->clock;
+}
+
 static int fill_record(const struct batch *b, struct job *j, struct err *err)
 {
 	struct record *r = &j->c->record;
@@ -31,7 +36,10 @@ static int fill_record(const struct batch *b, struct job *j, struct err *err)
 	r->uid = caller->local ? caller->uid : OWNER_REMOTE;
 	r->gid = caller->local ? caller->gid : OWNER_REMOTE;
 	r->memory_restore_mode = j->spec->memory_restore_mode;
-	r->clock = j->spec->clock;
+	r->clock = clock_for(b, j->spec);
+	r->identity = b->host->agent ? IDENTITY_PENDING : IDENTITY_UNMANAGED;
+	r->wished = j->spec->identity.given;
+	r->secrets = b->host->secrets || identity_wish_is_secret(&j->spec->identity);
 	r->ttl_s = j->spec->ttl_s;
 	r->expires_ns = r->ttl_s ? monotonic_ns() + r->ttl_s * 1000000000 : 0;
 	r->begun_ns = b->from->accepted_ns;
@@ -232,8 +240,9 @@ static int send_restore(const struct batch *b, const struct job *j, struct hando
 	const struct ctl_restore restore = {
 		.fds = h->kinds,
 		.n_fds = h->n,
-		.resume = !j->spec->paused,
-		.clock = j->spec->clock,
+		.clock = j->c->record.clock,
+		.resume = !j->spec->paused || b->host->agent, /* the agent works before the clone is paused */
+		.net_held = b->host->agent,
 		.open_socket = b->d->open_socket,
 		.vsock_socket = j->c->record.vsock_socket,
 	};

@@ -10,6 +10,7 @@
 #include "common/clock.h"
 #include "common/log.h"
 #include "forkd/access/place.h"
+#include "forkd/clone/identify.h"
 #include "forkd/errors.h"
 #include "forkd/events.h"
 #include "forkd/metrics.h"
@@ -23,7 +24,7 @@ void clone_kill(const struct clone *c)
 		syscall(SYS_pidfd_send_signal, c->process.fd, SIGKILL, NULL, 0);
 }
 
-int clone_pause(struct forkd *d, struct clone *c, bool pause, struct err *err)
+static int pause_or_resume(struct forkd *d, struct clone *c, bool pause, struct err *err)
 {
 	struct ctl_status status;
 
@@ -40,6 +41,27 @@ int clone_pause(struct forkd *d, struct clone *c, bool pause, struct err *err)
 		clone_take_state(d, c, status.state);
 	fields_free(ctl_status_fields, &status);
 	return r;
+}
+
+/*
+ * The guest's processes stand still before the vCPUs do, so that they find the right wall clock when
+ * they go on. A guest whose agent does not freeze them is paused all the same.
+ */
+int clone_pause(struct forkd *d, struct clone *c, bool pause, struct err *err)
+{
+	char line[ERR_MSG_BYTES];
+	struct err why = {};
+
+	if (!pause)
+		return pause_or_resume(d, c, false, err) < 0 ? err->num : clone_thaw(d, c, err);
+	if (clone_state(d->registry, c) == CLONE_RUNNING && clone_freeze(d, c, &why) < 0) {
+		if (why.detail == E_BAD_STATE) {
+			*err = why;
+			return err->num;
+		}
+		log_warn("clone %s is paused without a freeze: %s", c->record.id, err_line(&why, line, sizeof(line)));
+	}
+	return pause_or_resume(d, c, true, err);
 }
 
 /* ---- the end ---- */

@@ -16,6 +16,7 @@
 #include "common/log.h"
 #include "forkd/access/place.h"
 #include "forkd/clone/follow.h"
+#include "forkd/clone/identify.h"
 #include "forkd/clone/life.h"
 #include "forkd/metrics.h"
 #include "forkd/wire/control.h"
@@ -222,6 +223,36 @@ static void hand_out(struct registry *reg, const struct found *f)
 			 HELLO_WAIT_MS / 1000, silent.text ? silent.text : "", n > DEPENDENTS_SHOWN ? ", …" : "");
 }
 
+/*
+ * Goes on with those that were on their way to their identity, or whose processes stand still though
+ * they run. What a request wished of the identity went with the daemon that knew it: such clones end.
+ */
+static void go_on(struct forkd *d, const struct found *f)
+{
+	struct identify *list = calloc(f->n + 1UL, sizeof(*list));
+	struct err err = {}, lost = {};
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < f->n && list; i++) {
+		struct clone *c = f->all[i];
+		if (c->record.identity == IDENTITY_PENDING && c->record.wished) {
+			err_set(&lost, ERR_INTERNAL, "the daemon that knew its overrides.identity has ended");
+			identify_give_up(d, c, &lost);
+		} else if (c->record.identity == IDENTITY_PENDING ||
+			   (c->record.frozen && c->first_state == CLONE_RUNNING)) {
+			pthread_mutex_lock(&d->registry->lock);
+			list[n].c = clone_ref_locked(c);
+			pthread_mutex_unlock(&d->registry->lock);
+			list[n].thaw = c->record.identity == IDENTITY_UNIQUE;
+			list[n++].fd = -1;
+		}
+	}
+	if (n == 0)
+		free(list);
+	else if (identify_later(d, list, n, &err) < 0)
+		log_error("%u clones are ended: %s", n, err.msg);
+}
+
 static void end_all(struct forkd *d, const struct found *f, const char *parent, uint64_t deadline_ns)
 {
 	for (unsigned i = 0; i < f->n; i++) {
@@ -248,6 +279,7 @@ int recover_clones(struct forkd *d, struct err *err)
 	uint64_t quit_by = deadline_in_ms(QUIT_WAIT_MS);
 	await_answers(d->registry, &r.clones);
 	hand_out(d->registry, &r.clones);
+	go_on(d, &r.clones);
 	end_all(d, &r.strays, "clones", quit_by);
 	end_all(d, &r.builds, "builds", quit_by);
 	clones_unref(d->registry, r.clones.all, r.clones.n);

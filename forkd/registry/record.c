@@ -14,6 +14,8 @@
 
 enum { RECORD_MAX_BYTES = 1 << 20 };
 
+const char *const identity_states[] = { "unmanaged", "pending", "unique", NULL };
+
 const struct field label_fields[] = {
 	F(struct label, key, .flags = F_REQUIRED),
 	F(struct label, value, .flags = F_REQUIRED),
@@ -41,6 +43,10 @@ const struct field record_fields[] = {
 	F(struct record, gid, .flags = F_REQUIRED),
 	F_ENUM(struct record, memory_restore_mode, ctl_memory_modes, .flags = F_REQUIRED),
 	F_ENUM(struct record, clock, ctl_clocks), /* absent in records of earlier versions, whose clocks advance */
+	F_ENUM(struct record, identity, identity_states),
+	F(struct record, frozen),
+	F(struct record, wished),
+	F(struct record, secrets),
 	F_OBJ_LIST(struct record, net, net_fields),
 	F(struct record, serial),
 	F(struct record, serial_socket),

@@ -14,6 +14,15 @@
 enum { CLONE_ID_CHARS = 14, LABELS_MAX = 32, LABEL_CHARS_MAX = 63 };
 #define OWNER_REMOTE UINT32_MAX /* uid and gid of a caller without an account on this host */
 
+/* Whether the guest is like no other clone of its template. */
+enum identity_state {
+	IDENTITY_UNMANAGED, /* the template has no agent: the guest is the twin of its siblings */
+	IDENTITY_PENDING,   /* the guest has not proved yet that it is itself */
+	IDENTITY_UNIQUE,
+	IDENTITY_STATES,
+};
+extern const char *const identity_states[]; /* as in the API, NULL-terminated */
+
 struct label {
 	char *key, *value;
 };
@@ -29,6 +38,10 @@ struct record {
 	uint32_t pid;
 	uint32_t uid, gid;                  /* the clone's owner, or OWNER_REMOTE */
 	uint8_t memory_restore_mode, clock; /* enum ctl_memory_mode, enum ctl_clock */
+	uint8_t identity;                   /* enum identity_state; under the registry's lock */
+	bool frozen;                        /* the guest's processes stand still, or are about to; likewise */
+	bool wished;                        /* the request had overrides.identity, which no later daemon knows */
+	bool secrets; /* the guest has been given values that nobody else may see, or its template has them */
 	struct record_net *net;
 	uint32_t n_net;
 	char *serial, *serial_socket, *console, *console_socket, *vsock_socket; /* paths; NULL: none */

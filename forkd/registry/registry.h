@@ -43,7 +43,8 @@ struct clone {
 	char *refusal;                       /* heap; under talk */
 	unsigned refs;
 	bool listed, has_status;
-	uint64_t restored_ns, resumed_ns; /* CLOCK_MONOTONIC; 0: not (yet, or unknown) */
+	/* When each phase was over, CLOCK_MONOTONIC; 0: not (yet, or unknown). agent_ns: the agent has answered. */
+	uint64_t restored_ns, resumed_ns, agent_ns, identity_ns, ready_ns;
 	char *exit_reason;
 	int32_t exit_code, status; /* status: as of waitpid() */
 	uint64_t exited_ns;

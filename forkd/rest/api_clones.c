@@ -353,26 +353,26 @@ int api_clone_wait(struct forkd *d, struct request *rq, struct reply *reply, str
 
 /* ---- POST /v1/clones/{id}/snapshot ---- */
 
-struct wanted {
-	char *name;
+static const struct field snapshot_fields[] = {
+	F(struct snapshot_wanted, name, .flags = F_REQUIRED),
+	F(struct snapshot_wanted, allow_secrets),
+	F_END,
 };
 
-static const struct field snapshot_fields[] = { F(struct wanted, name, .flags = F_REQUIRED), F_END };
-
-static int snapshot(struct forkd *d, struct clone *c, const char *name, const struct request *rq, struct strbuf *body,
-		    struct err *err)
+static int snapshot(struct forkd *d, struct clone *c, const struct snapshot_wanted *wanted, const struct request *rq,
+		    struct strbuf *body, struct err *err)
 {
 	const struct origin from = request_origin(rq);
 	uint64_t paused_us = 0;
 
-	if (clone_snapshot(d, c, name, &from, &paused_us, err) < 0)
+	if (clone_snapshot(d, c, wanted, &from, &paused_us, err) < 0)
 		return err->num;
-	return snapshotted_json(d, name, paused_us, body, err);
+	return snapshotted_json(d, wanted->name, paused_us, body, err);
 }
 
 int api_clone_snapshot(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
 {
-	struct wanted wanted = {};
+	struct snapshot_wanted wanted = {};
 	struct clone *c;
 
 	if (!rq->body)
@@ -381,7 +381,7 @@ int api_clone_snapshot(struct forkd *d, struct request *rq, struct reply *reply,
 		return err->num;
 	int r = find(d, rq, &c, err);
 	if (r >= 0) {
-		r = snapshot(d, c, wanted.name, rq, &reply->body, err);
+		r = snapshot(d, c, &wanted, rq, &reply->body, err);
 		clone_unref(d->registry, c);
 	}
 	reply->status = 201;

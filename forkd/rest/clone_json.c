@@ -10,11 +10,25 @@
 
 static void add_phase(struct strbuf *out, const char *key, uint64_t at_ns, uint64_t begun_ns)
 {
-	strbuf_printf(out, "\"%s\":", key);
+	strbuf_printf(out, "%s\"%s\":", out->text[out->len - 1] == '{' ? "" : ",", key);
 	if (at_ns > begun_ns)
 		strbuf_u64(out, (at_ns - begun_ns) / 1000);
 	else
 		strbuf_puts(out, "null");
+}
+
+static void add_phases(const struct clone *c, struct strbuf *out)
+{
+	const uint64_t begun_ns = c->record.begun_ns;
+
+	strbuf_puts(out, ",\"phases_us\":{");
+	add_phase(out, "accepted", c->record.accepted_ns, begun_ns);
+	add_phase(out, "restored", c->restored_ns, begun_ns);
+	add_phase(out, "resumed", c->resumed_ns, begun_ns);
+	add_phase(out, "agent", c->agent_ns, begun_ns);
+	add_phase(out, "identity", c->identity_ns, begun_ns);
+	add_phase(out, "ready", c->ready_ns, begun_ns);
+	strbuf_putc(out, '}');
 }
 
 static void add_nets(const struct record *r, struct strbuf *out)
@@ -47,16 +61,12 @@ static void add_made(struct forkd *d, const struct clone *c, struct strbuf *out)
 	json_member(out, "console", r->console);
 	json_member(out, "console_socket", r->console_socket);
 	add_nets(r, out);
-	strbuf_puts(out, ",\"identity\":null");
+	json_member(out, "identity", identity_states[r->identity]);
+	if (r->secrets)
+		strbuf_puts(out, ",\"secrets\":true");
 	json_member(out, "memory_restore_mode", ctl_memory_modes[r->memory_restore_mode]);
 	json_member(out, "clock", ctl_clocks[r->clock]);
-	strbuf_puts(out, ",\"phases_us\":{");
-	add_phase(out, "accepted", r->accepted_ns, r->begun_ns);
-	strbuf_putc(out, ',');
-	add_phase(out, "restored", c->restored_ns, r->begun_ns);
-	strbuf_putc(out, ',');
-	add_phase(out, "resumed", c->resumed_ns, r->begun_ns);
-	strbuf_puts(out, ",\"ready\":null}");
+	add_phases(c, out);
 }
 
 void clone_json(struct forkd *d, struct clone *c, const struct strbuf *stats, struct strbuf *out)

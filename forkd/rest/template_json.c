@@ -58,6 +58,14 @@ int template_json(struct forkd *d, const char *name, struct strbuf *out, struct 
 		fields_save(host_needs_fields, m.needs, out);
 	else
 		strbuf_puts(out, "null");
+	strbuf_puts(out, ",\"agent\":");
+	if (m.agent) {
+		strbuf_puts(out, "{\"version\":");
+		strbuf_json(out, m.agent->version, strlen(m.agent->version));
+		strbuf_printf(out, ",\"protocol\":%u}", m.agent->protocol);
+	} else
+		strbuf_puts(out, "null");
+	strbuf_printf(out, ",\"secrets\":%s", m.secrets ? "true" : "false");
 	json_member(out, "program_version", m.program_version);
 	strbuf_printf(out, ",\"format\":%u,\"clones\":%u", m.format, registry_count(d->registry, name));
 	add_files(&m, out);

@@ -12,6 +12,8 @@
 
 #include "common/clock.h"
 #include "forkd/access/admission.h"
+#include "forkd/agent/dial.h"
+#include "forkd/agent/identity.h"
 #include "forkd/body.h"
 #include "forkd/errors.h"
 #include "forkd/metrics.h"
@@ -24,6 +26,8 @@ enum {
 	PAUSE_TIMEOUT_MS = 30000,
 	SNAPSHOT_TIMEOUT_MS = 600000,
 	QUIT_TIMEOUT_MS = 2000,
+	AGENT_TRY_MS = 2000,
+	FREEZE_TIMEOUT_MS = 60000,
 	LOOK_MS = 20,             /* how often the serial log is looked at */
 	TAIL_BYTES = 400,         /* the end of the serial log, in messages */
 	WINDOW_BYTES = 64 * 1024, /* how much of the serial log is kept at a time */
@@ -36,6 +40,8 @@ struct vm_build {
 	char id[CLONE_ID_CHARS + 1];
 	char *serial_log; /* path */
 	char *wanted;     /* text of ready.serial; NULL: delay_ms */
+	bool by_agent;    /* the guest's agent says that the guest is ready, and freezes it */
+	struct agent_hello agent;
 	uint64_t delay_ms, timeout_s;
 	int control, pidfd;
 	pid_t pid;
@@ -71,11 +77,9 @@ static int load_ready(struct vm_build *v, const struct json_node *node, struct e
 		return err->num;
 	v->wanted = steal_ptr(&r.serial);
 	v->delay_ms = r.delay_ms; /* from here on nothing of r is on the heap */
-	if (r.agent)
-		return fail(err, E_INVALID,
-			    "ready.agent: there is no guest agent yet; use ready.serial or ready.delay_ms");
-	if (!v->wanted == !r.has_delay_ms)
-		return fail(err, E_INVALID, "ready: expected one of serial and delay_ms");
+	v->by_agent = r.agent;
+	if ((v->wanted != NULL) + r.has_delay_ms + r.agent != 1)
+		return fail(err, E_INVALID, "ready: expected one of serial, delay_ms and agent");
 	if (v->wanted && (!v->wanted[0] || strlen(v->wanted) > 1024))
 		return fail(err, E_INVALID, "ready.serial: must have 1 to 1024 bytes");
 	return 0;
@@ -91,6 +95,8 @@ static int add_sinks(struct vm_build *v, struct err *err)
 		return err->num;
 	if (v->needs.has_vsock && handover_socket(h, CTL_FD_VSOCK, &v->place, "vsock.sock", NULL, err) < 0)
 		return err->num;
+	if (v->by_agent && !v->needs.has_vsock)
+		return fail(err, E_INVALID, "ready.agent: vm.vsock is missing; the agent is reached by it");
 	return v->wanted && !v->needs.has_serial ? fail(err, E_INVALID, "ready.serial: vm.serial.mode is \"Off\"") : 0;
 }
 
@@ -158,6 +164,7 @@ void vm_build_free(struct vm_build *v)
 	vm_needs_done(&v->needs);
 	free(v->serial_log);
 	free(v->wanted);
+	fields_free(agent_hello_fields, &v->agent);
 	free(v->exit_reason);
 	free(v);
 }
@@ -264,8 +271,59 @@ static int too_late(const struct vm_build *v, struct err *err)
 	char end[TAIL_BYTES + 1];
 
 	tail(v, end);
+	if (v->by_agent)
+		return fail(err, E_TIMEOUT,
+			    "the guest's agent has not answered after %llu s; the serial output ends: %s",
+			    (unsigned long long)v->timeout_s, end[0] ? end : "(nothing)");
 	return fail(err, E_TIMEOUT, "the serial output has no '%s' after %llu s; it ends: %s", v->wanted,
 		    (unsigned long long)v->timeout_s, end[0] ? end : "(nothing)");
+}
+
+/* Connects to the agent. E_AGENT: it does not listen yet. */
+static int dial_agent(struct vm_build *v, uint64_t timeout_ms, struct err *err)
+{
+	autodial struct dial dial = DIAL_INIT;
+
+	if (dial_begin(&dial, AGENT_PRIVATE_PORT, timeout_ms, err) < 0)
+		return err->num;
+	dial.call.on_event = on_event;
+	dial.call.arg = v;
+	if (control_call(v->control, &dial.call, err) < 0)
+		return err->num == -EPIPE ? died(v, err) : err->num;
+	return dial_end(&dial, deadline_in_ms(timeout_ms), err);
+}
+
+/* 1: the agent answers; 0: not yet. */
+static int ask_agent(struct vm_build *v, struct err *err)
+{
+	struct err why = {};
+	autoclose int fd = dial_agent(v, AGENT_TRY_MS, &why);
+
+	if (fd >= 0 && agent_hello(fd, deadline_in_ms(AGENT_TRY_MS), &v->agent, &why) >= 0)
+		return 1;
+	if (why.detail == E_AGENT || why.detail == E_TIMEOUT)
+		return 0;
+	*err = why;
+	return err->num;
+}
+
+static int freeze_guest(struct vm_build *v, struct err *err)
+{
+	autoclose int fd = dial_agent(v, AGENT_TRY_MS, err);
+
+	return fd < 0 || agent_freeze(fd, deadline_in_ms(FREEZE_TIMEOUT_MS), err) < 0
+		       ? err_wrap(err, "freeze the guest")
+		       : 0;
+}
+
+/* 1: the guest is ready; 0: not yet. */
+static int is_ready(struct vm_build *v, uint64_t ready_ns, struct err *err)
+{
+	if (look_for(v)) /* reads the log for messages, too */
+		return 1;
+	if (v->by_agent)
+		return ask_agent(v, err);
+	return !v->wanted && monotonic_ns() >= ready_ns;
 }
 
 static int wait_ready(struct vm_build *v, const struct origin *from, struct err *err)
@@ -274,11 +332,13 @@ static int wait_ready(struct vm_build *v, const struct origin *from, struct err 
 
 	for (;;) {
 		autoctl struct ctl_packet p = {};
-		if (look_for(v) || (!v->wanted && monotonic_ns() >= ready))
-			return 0;
+		int found = is_ready(v, ready, err);
+		if (found != 0)
+			return found < 0 ? found : 0;
 		if (monotonic_ns() >= late)
-			return v->wanted ? too_late(v, err)
-					 : fail(err, E_TIMEOUT, "timeout_s is shorter than ready.delay_ms");
+			return v->wanted || v->by_agent
+				       ? too_late(v, err)
+				       : fail(err, E_TIMEOUT, "timeout_s is shorter than ready.delay_ms");
 		if (v->d->stopping || origin_gone(from))
 			return fail(err, E_TIMEOUT, "nobody waits for the template any more");
 		int r = wait_readable(v->control, deadline_in_ms(LOOK_MS));
@@ -324,7 +384,7 @@ static int take_snapshot(struct vm_build *v, int dir_fd, struct err *err)
 	return r < 0 && err->num == -EPIPE ? died(v, err) : r;
 }
 
-int vm_build_run(struct vm_build *v, const struct build *b, const struct origin *from, struct err *err)
+int vm_build_run(struct vm_build *v, struct build *b, const struct origin *from, struct err *err)
 {
 	struct staged *s = NULL;
 
@@ -335,10 +395,16 @@ int vm_build_run(struct vm_build *v, const struct build *b, const struct origin 
 	if (wait_ready(v, from, err) < 0 || store_stage(v->d->store, &s, err) < 0)
 		return err->num;
 	build_step(b, "snapshotting");
-	int r = take_snapshot(v, staged_dir(s), err);
-	end_process(v);
+	int r = v->by_agent ? freeze_guest(v, err) : 0;
 	if (r >= 0)
+		r = take_snapshot(v, staged_dir(s), err);
+	end_process(v);
+	if (r >= 0) {
+		const struct manifest_agent agent = { v->agent.agent, v->agent.protocol };
+		b->agent = v->by_agent ? &agent : NULL;
 		r = build_publish(b, &s, "vm", NULL, err);
+		b->agent = NULL;
+	}
 	staged_discard(s);
 	return r;
 }

@@ -22,6 +22,6 @@ void vm_build_free(struct vm_build *v); /* ends the VM; NULL is fine */
  * Boots, waits, takes the snapshot, and publishes. `from`: the request, whose client may go away;
  * NULL: no client waits.
  */
-MUST_CHECK int vm_build_run(struct vm_build *v, const struct build *b, const struct origin *from, struct err *err);
+MUST_CHECK int vm_build_run(struct vm_build *v, struct build *b, const struct origin *from, struct err *err);
 
 #endif

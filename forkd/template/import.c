@@ -58,6 +58,18 @@ int build_end(const struct build *b, int r, const struct err *err)
 	return r;
 }
 
+static int describe_agent(const struct build *b, struct manifest *m, struct err *err)
+{
+	m->secrets = b->secrets;
+	if (!b->agent)
+		return 0;
+	m->agent = malloc(sizeof(*m->agent));
+	if (!m->agent)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "describe the template");
+	*m->agent = (struct manifest_agent){ .version = strdup(b->agent->version), .protocol = b->agent->protocol };
+	return m->agent->version ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "describe the template");
+}
+
 static int seal(const struct build *b, struct staged *s, struct manifest *m, const char *source, const char *parent,
 		struct err *err)
 {
@@ -87,7 +99,9 @@ int build_publish(const struct build *b, struct staged **s, const char *source, 
 		host->info.needs = (struct host_needs){};
 	}
 	m.owner_uid = b->owner.local ? b->owner.uid : OWNER_REMOTE;
-	int r = disks_list(&host->info, &m, err);
+	int r = describe_agent(b, &m, err);
+	if (r >= 0)
+		r = disks_list(&host->info, &m, err);
 	template_host_stop(host);
 	if (r >= 0)
 		r = disks_check(b->d, &m, err);

@@ -16,6 +16,8 @@
 struct build {
 	struct forkd *d;
 	struct tmpl *t;
+	const struct manifest_agent *agent; /* borrowed; NULL: the guest was not frozen by an agent */
+	bool secrets;                       /* the guest has values that nobody else may see */
 	struct caller owner; /* the paths in config.json are opened with this caller's rights, also for clones */
 	uint64_t begun_ns;   /* CLOCK_MONOTONIC at the request's first byte */
 };

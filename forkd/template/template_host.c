@@ -222,11 +222,14 @@ static int start_acquired(struct forkd *d, struct tmpl *t, int dir_fd, struct er
 	if (store_manifest(d->store, t->name, &m, err) < 0)
 		return err->num;
 	const struct caller owner = caller_from_owner(m.owner_uid, OWNER_REMOTE);
+	const bool agent = m.agent, secrets = m.secrets;
 	warn_of_disks(d, t, &m);
 	fields_free(manifest_fields, &m);
 	if (template_host_start(d, t->name, dir_fd, d->options->park, &t->host, err) < 0)
 		return err->num;
 	t->host->owner = owner;
+	t->host->agent = agent;
+	t->host->secrets = secrets;
 	return 0;
 }
 

@@ -20,6 +20,7 @@ struct template_host {
 	pid_t pid;
 	struct ctl_template info; /* fixed after the template was loaded */
 	struct caller owner;      /* of the template; the disks in config.json are opened with this caller's rights */
+	bool agent, secrets;      /* of the manifest: the guest has an agent; it has values that nobody else may see */
 	atomic_bool failed;       /* not to be used any more */
 	atomic_uint refs;
 };

@@ -20,19 +20,21 @@ TABLES = {
     ("clone_request.c", "scalars"): "CloneRequest",
     ("clone_request.c", "net_fds"): "NetFds",
     ("api_clones.c", "patch"): "ClonePatch",
-    ("api_clones.c", "wanted"): "SnapshotRequest",
+    ("api_clones.c", "snapshot_wanted"): "SnapshotRequest",
+    ("identity.c", "wish_text"): "IdentityOverrides",
+    ("identity.c", "wished_file"): "IdentityFile",
     ("api_templates.c", "wanted"): "TemplateRequest",
     ("builder.c", "ready"): "Ready",
     ("stats.c", "proc_stats"): "Stats",
 }
 # Keys that a handler loads beside its table: the list of them, and the table.
-BY_HAND = {"clone_request.c": "scalars", "api_clones.c": "patch", "api_templates.c": "wanted"}
+BY_HAND = {"clone_request.c": "scalars", "api_clones.c": "patch", "api_templates.c": "wanted", "identity.c": "wish_text"}
 # Tables of clone.json and of the control protocol.
-INTERNAL = {("record.c", "record"), ("record.c", "record_net"), ("record.c", "label"), ("record.c", "sock_file"), ("template_host.c", "forked")}
+INTERNAL = {("record.c", "record"), ("record.c", "record_net"), ("record.c", "label"), ("record.c", "sock_file"), ("template_host.c", "forked"), ("identity.c", "agent_hello")}
 # Files that write answers key by key, the schemas of what they write, and their other keys: members of events.
 WRITERS = [
     (["clone_json.c"], ["Clone", "CloneNet", "Phases", "Exit"], set()),
-    (["template_json.c", "api_templates.c"], ["Template", "TemplateFile", "TemplateList", "Snapshotted", "Verified"], {"error"}),
+    (["template_json.c", "api_templates.c"], ["Template", "TemplateAgent", "TemplateFile", "TemplateList", "Snapshotted", "Verified"], {"error"}),
     (["api_misc.c"], ["Health", "Version"], set()),
 ]
 

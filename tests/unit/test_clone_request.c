@@ -41,8 +41,6 @@ static void refuses(void **state)
 		{ "{\"clones\":[]}", "clones: expected an array of 1 to 1000 objects", E_INVALID, 0 },
 		{ "{\"clones\":[{}],\"count\":1}", "'clones' stands alone: everything else goes into its entries",
 		  E_INVALID, 0 },
-		{ "{\"wait\":\"ready\"}", "body.wait: \"ready\" needs a guest agent, and no template has one yet",
-		  E_INVALID, 0 },
 		{ "{\"clock\":\"stop\"}", "body.clock: unknown variant `stop`, expected one of `advance`, `continue`",
 		  E_INVALID, 0 },
 		{ "{\"labels\":{\"a\":1}}", "labels.a: expected a string, found an integer", E_INVALID, 0 },

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The socket pair of a dial, and the line "OK PORT" of the guest's acceptance. */
+#include "forkd/agent/dial.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "forkd/errors.h"
+
+enum { LINE_MAX_BYTES = 16 };
+
+int dial_begin(struct dial *dial, uint32_t port, uint64_t timeout_ms, struct err *err)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return err_sys(err, ERR_INTERNAL, "connect to vsock port %u", port);
+	dial->ours = pair[0];
+	dial->theirs = pair[1];
+	dial->rq.port = port;
+	dial->call = (struct control_call){
+		.op = "dial",
+		.rows = ctl_dial_fields,
+		.obj = &dial->rq,
+		.fds = &dial->theirs,
+		.n_fds = 1,
+		.timeout_ms = timeout_ms,
+	};
+	return 0;
+}
+
+void dial_done(struct dial *dial)
+{
+	auto_close_p(&dial->ours);
+	auto_close_p(&dial->theirs);
+	dial->ours = dial->theirs = -1;
+}
+
+/*
+ * Takes the line, which the VM process sends at once, and no byte behind the line. 1: the guest has
+ * accepted; 0: nothing came; -ECONNREFUSED: the stream has ended, or what came is no such line.
+ */
+static int take_line(int fd)
+{
+	char line[LINE_MAX_BYTES];
+	ssize_t n = recv(fd, line, sizeof(line), MSG_PEEK | MSG_DONTWAIT);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	const char *end = n > 0 ? memchr(line, '\n', (size_t)n) : NULL;
+	if (!end || strncmp(line, "OK ", 3) != 0)
+		return -ECONNREFUSED;
+	size_t len = (size_t)(end + 1 - line);
+	return recv(fd, line, len, MSG_DONTWAIT) == (ssize_t)len ? 1 : -ECONNREFUSED;
+}
+
+int dial_end(struct dial *dial, uint64_t deadline_ns, struct err *err)
+{
+	close(steal_fd(&dial->theirs));
+	for (;;) {
+		int r = wait_readable(dial->ours, deadline_ns);
+		if (r == 0)
+			return fail(err, E_AGENT, "the guest does not answer on vsock port %u", dial->rq.port);
+		if (r < 0)
+			return err_num(err, ERR_INTERNAL, -r, "wait for vsock port %u", dial->rq.port);
+		r = take_line(dial->ours);
+		if (r < 0)
+			return fail(err, E_AGENT, "the guest refuses vsock port %u", dial->rq.port);
+		if (r > 0)
+			return steal_fd(&dial->ours);
+	}
+}

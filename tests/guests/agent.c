@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Test guest that answers on vsock as forkd-agent does: port 983 (the API) and port 984 (the daemon's
+ * alone), HTTP/1.1, one request for each stream. It prints "agent: ready" when it listens, and a line for
+ * each private request. On 983, GET /health is answered 204, and all else with the request's own body.
+ *
+ * A new identity is acknowledged unless the hostname of the identity says otherwise: "twin" echoes another
+ * nonce, "garbage" is no HTTP, "silent" says nothing, "flood" never ends, "step" is an error, "reset" breaks off.
+ *
+ * Options: protocol=1 (what hello says)  deaf=1 (nothing listens on 984)
+ */
+#include "virtio.h"
+
+#define HOST 2
+#define API_PORT 983
+#define PRIVATE_PORT 984
+#define HEADER 44u
+#define PAYLOAD 4096u
+#define BUF (64u << 10) /* what a stream may have in flight towards this guest */
+#define BUFFERS 32
+#define CONNS 64
+#define KEPT 4096u /* of a request: its head, and the beginning of its body */
+
+enum { REQUEST = 1, RESPONSE, RST, SHUTDOWN, RW, CREDIT_UPDATE, CREDIT_REQUEST };
+
+struct packet {
+	uint64_t src_cid, dst_cid;
+	uint32_t src_port, dst_port, len;
+	uint16_t type, op;
+	uint32_t flags, buf_alloc, fwd_cnt;
+	uint8_t payload[PAYLOAD];
+} __attribute__((packed));
+
+struct conn {
+	bool used, answered, floods;
+	uint32_t port, host_port, sent, taken, told, host_alloc, host_taken;
+	uint32_t got, body_at, body_len; /* body_at 0: the head has not come whole */
+	char kept[KEPT + 1];
+};
+
+static struct virtio vsock;
+static struct virtq rx, tx, event;
+static uint64_t my_cid;
+static struct packet *in, *out;
+static struct conn *conns;
+static bool out_busy[BUFFERS];
+
+/* ---- packets ---- */
+
+static void give(struct packet *p)
+{
+	const struct seg seg = { p, sizeof(*p), true };
+
+	if (!virtq_add(&rx, &seg, 1, false, p))
+		fail("agent: receive queue full");
+}
+
+static void reap(void)
+{
+	uint32_t len;
+
+	for (struct packet *p; (p = virtq_take(&tx, &len));)
+		out_busy[p - out] = false;
+}
+
+static struct packet *free_packet(void)
+{
+	for (;;) {
+		reap();
+		for (unsigned i = 0; i < BUFFERS; i++)
+			if (!out_busy[i])
+				return &out[i];
+		virtq_wait(&tx, "vsock send");
+	}
+}
+
+static void send_packet(struct packet *p, uint16_t op, uint32_t port, uint32_t host_port, uint32_t len)
+{
+	const struct seg seg = { p, HEADER + len, false };
+
+	p->src_cid = my_cid;
+	p->dst_cid = HOST;
+	p->src_port = port;
+	p->dst_port = host_port;
+	p->len = len;
+	p->type = 1;
+	p->op = op;
+	if (!virtq_add(&tx, &seg, 1, false, p))
+		fail("agent: send queue full");
+	out_busy[p - out] = true;
+	virtq_kick(&tx);
+}
+
+static void say(struct conn *c, uint16_t op, uint32_t flags, const void *bytes, uint32_t len)
+{
+	struct packet *p = free_packet();
+
+	if (len > 0)
+		memcpy(p->payload, bytes, len);
+	p->flags = flags;
+	p->buf_alloc = BUF;
+	p->fwd_cnt = c->told = c->taken;
+	c->sent += len;
+	send_packet(p, op, c->port, c->host_port, len);
+}
+
+/* Answers are shorter than what any host gives credit for at the start. */
+static void write_text(struct conn *c, const char *text, size_t len)
+{
+	for (size_t at = 0; at < len; at += PAYLOAD)
+		say(c, RW, 0, text + at, (uint32_t)MIN(len - at, (size_t)PAYLOAD));
+}
+
+/* ---- requests ---- */
+
+/* What stands behind `what` in the text, or NULL. */
+static char *find(char *in_text, const char *what)
+{
+	for (char *p = in_text; *p; p++) {
+		size_t n = 0;
+		while (what[n] && p[n] == what[n])
+			n++;
+		if (!what[n])
+			return p + n;
+	}
+	return NULL;
+}
+
+static bool begins(const struct conn *c, const char *with)
+{
+	return memcmp(c->kept, with, strlen(with)) == 0;
+}
+
+/* The text of a string member of the body; "" when there is none. */
+static const char *member(struct conn *c, const char *key, char ret[64])
+{
+	const char *from = find(c->kept, key);
+	unsigned n = 0;
+
+	while (from && n < 63 && from[n] && from[n] != '"') {
+		ret[n] = from[n];
+		n++;
+	}
+	ret[n] = 0;
+	return ret;
+}
+
+static size_t add(char *to, size_t at, const char *text)
+{
+	size_t n = strlen(text);
+
+	memcpy(to + at, text, n + 1);
+	return at + n;
+}
+
+static size_t add_number(char *to, size_t at, uint64_t v)
+{
+	char digits[24] = "";
+	unsigned n = 23;
+
+	do {
+		digits[--n] = (char)('0' + v % 10);
+		v /= 10;
+	} while (v);
+	digits[23] = 0;
+	return add(to, at, digits + n);
+}
+
+static void answer(struct conn *c, const char *status, const char *body)
+{
+	static char text[KEPT + 256];
+	size_t at = add(text, 0, "HTTP/1.1 ");
+
+	at = add(text, at, status);
+	at = add(text, at, "\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: ");
+	at = add_number(text, at, strlen(body));
+	at = add(text, at, "\r\n\r\n");
+	at = add(text, at, body);
+	write_text(c, text, at);
+	say(c, SHUTDOWN, 3, NULL, 0);
+}
+
+static void answer_identity(struct conn *c)
+{
+	static char body[128];
+	char nonce[64], hostname[64];
+	size_t at;
+
+	member(c, "\"nonce\":\"", nonce);
+	member(c, "\"hostname\":\"", hostname);
+	print("agent: identity of %s\n", hostname);
+	if (find(hostname, "silent"))
+		return;
+	if (find(hostname, "reset")) {
+		say(c, RST, 0, NULL, 0);
+		c->used = false;
+		return;
+	}
+	if (find(hostname, "garbage")) {
+		write_text(c, "garbage\r\n\r\n", 11);
+		return;
+	}
+	if (find(hostname, "flood")) {
+		write_text(c, "HTTP/1.1 200 OK\r\n\r\n", 19);
+		c->floods = true;
+		return;
+	}
+	if (find(hostname, "step")) {
+		answer(c, "500 Internal Server Error",
+		       "{\"code\":500,\"message\":\"step 'hooks': 10-dns: exit status 1\"}");
+		return;
+	}
+	if (find(hostname, "twin"))
+		nonce[0] = nonce[0] == '0' ? '1' : '0';
+	at = add(body, 0, "{\"nonce\":\"");
+	at = add(body, at, nonce);
+	add(body, at, "\"}");
+	answer(c, "200 OK", body);
+}
+
+static void answer_private(struct conn *c)
+{
+	static char hello[96];
+
+	if (begins(c, "GET /v1/hello ")) {
+		size_t at = add(hello, 0, "{\"agent\":\"test\",\"protocol\":");
+		at = add_number(hello, at, option_number("protocol", 1));
+		add(hello, at, "}");
+		answer(c, "200 OK", hello);
+	} else if (begins(c, "POST /v1/identity ")) {
+		answer_identity(c);
+	} else {
+		print("agent: %s\n", begins(c, "POST /v1/freeze ") ? "freeze"
+				     : begins(c, "POST /v1/thaw ") ? "thaw"
+								   : "?");
+		answer(c, "200 OK", "{}");
+	}
+}
+
+static void answer_request(struct conn *c)
+{
+	c->answered = true;
+	if (c->port == PRIVATE_PORT)
+		answer_private(c);
+	else if (begins(c, "GET /health ")) {
+		static const char text[] = "HTTP/1.1 204 No Content\r\n\r\n";
+		write_text(c, text, sizeof(text) - 1);
+		say(c, SHUTDOWN, 3, NULL, 0);
+	} else
+		answer(c, "200 OK", c->kept + c->body_at);
+}
+
+static void got_bytes(struct conn *c, const struct packet *p)
+{
+	for (uint32_t i = 0; i < p->len && c->got + i < KEPT; i++)
+		c->kept[c->got + i] = (char)p->payload[i];
+	c->got += p->len;
+	c->taken += p->len;
+	c->kept[MIN(c->got, KEPT)] = 0;
+	char *body = c->body_at ? NULL : find(c->kept, "\r\n\r\n");
+	if (body) {
+		const char *length = find(c->kept, "Content-Length: ");
+		c->body_at = (uint32_t)(body - c->kept);
+		for (; length && *length >= '0' && *length <= '9'; length++)
+			c->body_len = c->body_len * 10 + (uint32_t)(*length - '0');
+	}
+	if (c->body_at && c->got >= c->body_at + c->body_len && !c->answered)
+		answer_request(c);
+	if (c->used && c->taken - c->told >= BUF / 2)
+		say(c, CREDIT_UPDATE, 0, NULL, 0);
+}
+
+/* ---- streams ---- */
+
+static struct conn *conn_of(const struct packet *p)
+{
+	for (unsigned i = 0; i < CONNS; i++)
+		if (conns[i].used && conns[i].port == p->dst_port && conns[i].host_port == p->src_port)
+			return &conns[i];
+	return NULL;
+}
+
+static struct conn *conn_new(const struct packet *p)
+{
+	bool listens = p->dst_port == API_PORT || (p->dst_port == PRIVATE_PORT && option_number("deaf", 0) == 0);
+
+	for (unsigned i = 0; i < CONNS && listens; i++) {
+		struct conn *c = &conns[i];
+		if (c->used)
+			continue;
+		memset(c, 0, sizeof(*c));
+		c->used = true;
+		c->port = p->dst_port;
+		c->host_port = p->src_port;
+		return c;
+	}
+	return NULL;
+}
+
+static void refuse(const struct packet *h)
+{
+	struct packet *p = free_packet();
+
+	p->flags = p->buf_alloc = p->fwd_cnt = 0;
+	send_packet(p, RST, h->dst_port, h->src_port, 0);
+}
+
+static void got_packet(const struct packet *p)
+{
+	struct conn *c = conn_of(p);
+
+	if (!c && p->op == REQUEST && (c = conn_new(p)))
+		say(c, RESPONSE, 0, NULL, 0);
+	if (!c) {
+		if (p->op != RST)
+			refuse(p);
+		return;
+	}
+	c->host_alloc = p->buf_alloc;
+	c->host_taken = p->fwd_cnt;
+	if (p->op == RW)
+		got_bytes(c, p);
+	else if (p->op == CREDIT_REQUEST)
+		say(c, CREDIT_UPDATE, 0, NULL, 0);
+	else if (p->op == RST)
+		c->used = false;
+	else if (p->op == SHUTDOWN && (p->flags & 3) == 3) {
+		say(c, RST, 0, NULL, 0);
+		c->used = false;
+	}
+}
+
+static void flood(struct conn *c)
+{
+	static char junk[PAYLOAD];
+
+	memset(junk, 'x', sizeof(junk));
+	while (c->used && c->floods && c->host_alloc - (c->sent - c->host_taken) >= PAYLOAD)
+		say(c, RW, 0, junk, PAYLOAD);
+}
+
+static void serve(void)
+{
+	uint32_t len;
+
+	for (struct packet *p; (p = virtq_take(&rx, &len));) {
+		got_packet(p);
+		give(p);
+	}
+	virtq_kick(&rx);
+	while (virtq_take(&event, &len))
+		;
+	for (unsigned i = 0; i < CONNS; i++)
+		flood(&conns[i]);
+	uint64_t seen = irq_count[rx.vector];
+	if (rx.used[1] == rx.last_used)
+		cpu_wait(&irq_count[rx.vector], seen);
+}
+
+static bool open_vsock(void)
+{
+	struct virtio found[32];
+	unsigned n = virtio_scan(found, ARRAY_LEN(found));
+
+	for (unsigned i = 0; i < n; i++)
+		if (found[i].type == VIRTIO_VSOCK) {
+			vsock = found[i];
+			virtio_begin(&vsock, 0);
+			my_cid = virtio_config(&vsock, 0, 8);
+			virtq_init(&rx, &vsock, 0, BUFFERS, vector_alloc(), 0);
+			virtq_init(&tx, &vsock, 1, BUFFERS, vector_alloc(), 0);
+			virtq_init(&event, &vsock, 2, BUFFERS, 0, 0);
+			virtio_go(&vsock);
+			return true;
+		}
+	return false;
+}
+
+void guest_main(void)
+{
+	static uint32_t events[4];
+
+	in = ram_alloc(BUFFERS * sizeof(*in), 64);
+	out = ram_alloc(BUFFERS * sizeof(*out), 64);
+	conns = ram_alloc(CONNS * sizeof(*conns), 64);
+	if (!open_vsock())
+		fail("agent: there is no vsock device");
+	for (unsigned i = 0; i < BUFFERS; i++)
+		give(&in[i]);
+	virtq_kick(&rx);
+	for (unsigned i = 0; i < ARRAY_LEN(events); i++) {
+		const struct seg seg = { &events[i], sizeof(events[i]), true };
+		virtq_add(&event, &seg, 1, false, &events[i]);
+	}
+	virtq_kick(&event);
+	print("agent: ready\n");
+	for (;;)
+		serve();
+}

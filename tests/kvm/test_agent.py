@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The identity contract (docs/identity.md) from outside: a guest that answers as forkd-agent does, or as it must not."""
+import json
+import os
+import uuid
+
+from forkdtest import Daemon, ForkdTest
+from kvmtest import call, guest, read, wait_for
+
+VM = {"memory": {"size": 64 << 20}, "cpus": {"boot_vcpus": 1, "max_vcpus": 1}, "vsock": {"cid": 3, "socket": "x"}}
+
+
+class AgentTest(ForkdTest):
+    def template(self, d, name="t", cmdline="", **more):
+        vm = {**VM, "payload": {"kernel": guest("agent"), "cmdline": cmdline}}
+        return d.must(201, "POST", "/v1/templates", {"name": name, "vm": vm, "ready": {"agent": True}, "timeout_s": 60, **more})
+
+    def serial(self, c):
+        return read(c["serial"]).decode(errors="replace")
+
+
+class Templates(AgentTest):
+    def test_made_when_the_agent_answers(self):
+        d = Daemon(self)
+        t = self.template(d)
+        self.assertEqual(t["agent"], {"version": "test", "protocol": 1})
+        self.assertFalse(t["secrets"])
+        self.assertEqual(d.get("/v1/templates/t")["agent"], {"version": "test", "protocol": 1})
+
+    def test_without_an_agent(self):
+        d = Daemon(self)
+        vm = {**VM, "payload": {"kernel": guest("agent"), "cmdline": "deaf=1"}}
+        message = d.refused(504, "timeout", "POST", "/v1/templates", {"name": "t", "vm": vm, "ready": {"agent": True}, "timeout_s": 1})
+        self.assertIn("the guest's agent has not answered after 1 s", message)
+        self.assertIn("agent: ready", message)    # the end of the serial output
+        novsock = {k: v for k, v in vm.items() if k != "vsock"}
+        message = d.refused(400, "invalid_request", "POST", "/v1/templates", {"name": "t", "vm": novsock, "ready": {"agent": True}})
+        self.assertIn("vm.vsock is missing", message)
+        d.must(201, "POST", "/v1/templates", {"name": "t", "vm": vm, "ready": {"serial": "agent: ready"}, "timeout_s": 60})
+        self.assertIsNone(d.get("/v1/templates/t")["agent"])
+        message = d.refused(400, "invalid_request", "POST", "/v1/templates/t/clones", {"wait": "ready"})
+        self.assertIn("needs a guest agent", message)
+        message = d.refused(400, "invalid_override", "POST", "/v1/templates/t/clones", {"overrides": {"identity": {}}})
+        self.assertIn("needs a guest agent", message)
+        [c] = d.clone("t")
+        self.assertEqual(c["identity"], "unmanaged")
+        self.assertIsNone(c["phases_us"]["ready"])
+
+    def test_of_another_protocol(self):
+        d = Daemon(self)
+        vm = {**VM, "payload": {"kernel": guest("agent"), "cmdline": "protocol=2"}}
+        message = d.refused(409, "incompatible_version", "POST", "/v1/templates", {"name": "t", "vm": vm, "ready": {"agent": True}, "timeout_s": 60})
+        self.assertIn("speaks protocol 2, this forkd 1", message)
+
+
+class Identity(AgentTest):
+    def test_ready_means_acknowledged(self):
+        d = Daemon(self)
+        self.template(d)
+        clones = d.clone("t", count=5)
+        for c in clones:
+            self.assertEqual((c["state"], c["identity"]), ("running", "unique"))
+            self.assertIn(f"identity of {c['id']}\n", self.serial(c))
+            p = c["phases_us"]
+            self.assertLessEqual(p["resumed"], p["agent"])
+            self.assertLessEqual(p["agent"], p["identity"])
+            self.assertLessEqual(p["identity"], p["ready"])
+
+    def test_what_the_guest_must_not(self):
+        d = Daemon(self)
+        self.template(d)
+        for name, text in (("twin", "another identity"), ("garbage", "is not HTTP"), ("flood", "sends more than"),
+                           ("step", "step 'hooks': 10-dns"), ("reset", "hung up")):
+            message = d.refused(502, "agent_unreachable", "POST", "/v1/templates/t/clones", {"overrides": {"identity": {"hostname": name}}})
+            self.assertIn(text, message)
+            self.assertIn("identity", message)
+        self.assertEqual(d.get("/v1/clones")["clones"], [])
+        self.assertEqual(os.listdir(os.path.join(d.runtime, "clones")), [])
+
+    def test_one_bad_clone_undoes_all(self):
+        d = Daemon(self)
+        self.template(d)
+        wanted = [{}, {"overrides": {"identity": {"hostname": "twin"}}}, {}]
+        message = d.refused(502, "agent_unreachable", "POST", "/v1/templates/t/clones", {"clones": wanted})
+        self.assertIn("clone 2 of 3", message)
+        self.assertEqual(d.get("/v1/clones")["clones"], [])
+
+    def test_resumed_comes_before_ready(self):
+        d = Daemon(self)
+        self.template(d)
+        [c] = d.clone("t", wait="resumed")
+        self.assertIn(c["identity"], ("pending", "unique"))
+        wait_for("the identity", lambda: d.get(f"/v1/clones/{c['id']}")["identity"] == "unique")
+        wait_for("the event", lambda: "clone.ready" in [e["type"] for e in d.events()])
+
+    def test_a_clone_that_is_no_one_ends(self):
+        d = Daemon(self)
+        self.template(d)
+        [c] = d.clone("t", wait="resumed", overrides={"identity": {"hostname": "twin"}})
+        wait_for("the end", lambda: d.get(f"/v1/clones/{c['id']}")["state"] == "exited")
+        self.assertIn("another identity", d.get(f"/v1/clones/{c['id']}")["exit"]["reason"])
+
+    def test_names_are_for_one(self):
+        d = Daemon(self)
+        self.template(d)
+        for identity in ({"hostname": "a"}, {"machine_id": uuid.uuid4().hex}):
+            message = d.refused(400, "invalid_override", "POST", "/v1/templates/t/clones", {"count": 2, "overrides": {"identity": identity}})
+            self.assertIn("for one clone", message)
+        [c] = d.clone("t", overrides={"identity": {"hostname": "web-1"}})
+        self.assertIn("identity of web-1\n", self.serial(c))
+
+
+class Pauses(AgentTest):
+    def test_processes_stand_still_before_the_vcpus(self):
+        d = Daemon(self)
+        self.template(d)
+        [c] = d.clone("t")
+        d.must(200, "PUT", f"/v1/clones/{c['id']}/pause")
+        self.assertIn("agent: freeze\n", self.serial(c))
+        self.assertNotIn("agent: thaw\n", self.serial(c))
+        d.must(200, "PUT", f"/v1/clones/{c['id']}/resume")
+        self.assertIn("agent: thaw\n", self.serial(c))
+
+    def test_paused_from_the_start(self):
+        d = Daemon(self)
+        self.template(d)
+        [c] = d.clone("t", paused=True)
+        self.assertEqual((c["state"], c["identity"]), ("paused", "unique"))
+        d.must(200, "PUT", f"/v1/clones/{c['id']}/resume")
+        self.assertIn("agent: thaw\n", self.serial(c))
+
+    def test_a_daemon_that_ends_leaves_nobody_frozen(self):
+        d = Daemon(self)
+        self.template(d)
+        [a, b] = d.clone("t", count=2)
+        d.must(200, "PUT", f"/v1/clones/{a['id']}/pause")
+        d.kill()
+        d.start()
+        self.assertEqual(d.get(f"/v1/clones/{a['id']}")["identity"], "unique")
+        self.assertEqual(d.get(f"/v1/clones/{b['id']}")["identity"], "unique")
+        self.assertNotIn("agent: thaw\n", self.serial(b))
+        d.must(200, "PUT", f"/v1/clones/{a['id']}/resume")
+        self.assertIn("agent: thaw\n", self.serial(a))
+
+
+class Snapshots(AgentTest):
+    def test_clones_of_clones(self):
+        d = Daemon(self)
+        self.template(d)
+        [c] = d.clone("t")
+        made = d.must(201, "POST", f"/v1/clones/{c['id']}/snapshot", {"name": "u"})["template"]
+        self.assertEqual(made["agent"], {"version": "test", "protocol": 1})
+        self.assertIn("agent: freeze\n", self.serial(c))
+        self.assertIn("agent: thaw\n", self.serial(c))
+        [e] = d.clone("u")
+        self.assertEqual(e["identity"], "unique")
+        self.assertIn(f"identity of {e['id']}\n", self.serial(e))
+
+    def test_paused_by_its_own_api(self):
+        d = Daemon(self)
+        self.template(d)
+        [c] = d.clone("t")
+        self.assertEqual(call(c["api_socket"], "PUT", "vm.pause").status, 204)
+        wait_for("the state", lambda: d.get(f"/v1/clones/{c['id']}")["state"] == "paused")
+        message = d.refused(409, "invalid_state", "POST", f"/v1/clones/{c['id']}/snapshot", {"name": "u"})
+        self.assertIn("was paused while its processes ran", message)
+        d.must(200, "PUT", f"/v1/clones/{c['id']}/resume")
+        d.must(201, "POST", f"/v1/clones/{c['id']}/snapshot", {"name": "u"})
+
+    def test_secrets(self):
+        d = Daemon(self)
+        self.template(d)
+        secret = "s3cret-" + uuid.uuid4().hex
+        [c] = d.clone("t", overrides={"identity": {"env": {"TOKEN": secret}, "files": [{"path": "/run/token", "content": secret}]}})
+        self.assertTrue(c["secrets"])
+        message = d.refused(409, "has_secrets", "POST", f"/v1/clones/{c['id']}/snapshot", {"name": "u"})
+        self.assertNotIn(secret, message)
+        made = d.must(201, "POST", f"/v1/clones/{c['id']}/snapshot", {"name": "u", "allow_secrets": True})["template"]
+        self.assertTrue(made["secrets"])
+        [e] = d.clone("u")
+        self.assertTrue(e["secrets"])
+        d.refused(409, "has_secrets", "POST", f"/v1/clones/{e['id']}/snapshot", {"name": "v"})
+        shown = json.dumps(d.get(f"/v1/clones/{c['id']}")) + json.dumps(d.events()) + read(d.log).decode(errors="replace")
+        self.assertNotIn(secret, shown)
+        for folder, _, files in os.walk(d.root):
+            for f in files:
+                path = os.path.join(folder, f)
+                if os.path.isfile(path) and f != "memory-ranges":
+                    self.assertNotIn(secret.encode(), read(path), path)
+
+
+class Restarts(AgentTest):
+    def test_in_the_middle(self):
+        """A daemon that is killed while the guest makes itself unique: the next one goes on, or ends what it cannot know."""
+        d = Daemon(self)
+        self.template(d)
+        [plain] = d.clone("t", wait="resumed")
+        [wished] = d.clone("t", wait="resumed", overrides={"identity": {"hostname": "silent"}})
+        self.assertEqual(wished["identity"], "pending")
+        d.kill()
+        d.start()
+        wait_for("the identity", lambda: d.get(f"/v1/clones/{plain['id']}")["identity"] == "unique")
+        wait_for("the end", lambda: d.get(f"/v1/clones/{wished['id']}")["state"] == "exited")
+
+
+if __name__ == "__main__":
+    import unittest
+    unittest.main()
