@@ -213,6 +213,7 @@ check-tsan: tsan guests helpers
 
 bench: all guests helpers
 	$(PYTHON) tests/bench/bench.py restore clones io $(BENCH)
+	$(BUILD)/tests/bench/agent_stdout $(BUILD)/forkd-agent
 
 lint:
 	scripts/lint.sh
@@ -220,6 +221,8 @@ lint:
 install: all
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(filter-out %/forkd-agent,$(PROGRAMS))
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/lib/forkd $(BUILD)/forkd-agent
+	install -m 0644 guest/systemd/forkd-agent.service $(DESTDIR)$(PREFIX)/lib/forkd/
+	install -m 0755 guest/openrc/forkd-agent $(DESTDIR)$(PREFIX)/lib/forkd/forkd-agent.openrc
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system forkd/systemd/forkd.service forkd/systemd/forkd.socket
 
 clean:

@@ -87,8 +87,8 @@ static void flush(struct connection *c)
 	const size_t sent = send_some(c, &(struct iovec){ c->out + c->out_at, c->out_len }, 1);
 	c->out_at += sent;
 	c->out_len -= sent;
-	if (c->out_len == 0)
-		drop_out(c);
+	if (c->out_len == 0 && c->answer != ANSWER_BEGUN)
+		drop_out(c); /* a stream will need it again */
 }
 
 /* ---- in ---- */
@@ -179,6 +179,8 @@ static void next_request(struct connection *c)
 {
 	autostrbuf struct strbuf leftover = c->leftover;
 
+	if (c->out_len == 0)
+		drop_out(c);
 	request_reset(c);
 	c->leftover = (struct strbuf){};
 	if (leftover.len > 0)

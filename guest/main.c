@@ -12,6 +12,7 @@
 #include "guest/limits.h"
 #include "guest/options.h"
 #include "guest/process/process.h"
+#include "guest/process/spawn.h"
 #include "guest/routes.h"
 #include "guest/server.h"
 
@@ -33,6 +34,7 @@ static int serve(const struct options *options, struct err *err)
 	agent.held.max = LIMIT_HELD;
 	if (!agent.default_user)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "start");
+	spawn_raise_files();
 	server_init(&api, &agent, api_routes);
 	int r = listen_api(&api, options->listen, err);
 	if (r == 0) {

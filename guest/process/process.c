@@ -228,7 +228,7 @@ static int check_limits(const struct agent *agent, const struct process_request 
 int process_start(struct exchange *ex, const struct process_request *request, struct err *err)
 {
 	struct agent *agent = ex->agent;
-	struct spawned s;
+	struct spawned s = {};
 
 	if (check_limits(agent, request, err) < 0)
 		return err->num;

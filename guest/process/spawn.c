@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -26,6 +27,8 @@ struct ends {
 	int child[3]; /* stdin, stdout, stderr; with a terminal the same three times */
 	int in, out, err;
 };
+
+static struct rlimit files; /* as the agent was started with it; 0: it was not raised */
 
 /* ---- in the child ---- */
 
@@ -56,6 +59,8 @@ static _Noreturn void run(const struct spawn_spec *spec, const struct ends *ends
 		give_up(status_fd, STAGE_SETUP);
 	/* CLOSE_RANGE_CLOEXEC; an older kernel has only what the agent's own descriptors say */
 	(void)syscall(SYS_close_range, 3U, ~0U, 4U);
+	if (files.rlim_max > 0)
+		(void)setrlimit(RLIMIT_NOFILE, &files);
 	if (!become(spec->user))
 		give_up(status_fd, STAGE_USER);
 	if (chdir(spec->cwd) < 0)
@@ -128,6 +133,17 @@ static int make_ends(const struct spawn_spec *spec, struct ends *e)
 	if (r == 0)
 		r = make_pipe(0, &e->err, &e->child[2]);
 	return r;
+}
+
+void spawn_raise_files(void)
+{
+	struct rlimit all;
+
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+		return;
+	all = files;
+	all.rlim_cur = all.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &all);
 }
 
 static enum err_code code_of(int num)

@@ -32,6 +32,11 @@ struct spawned {
 };
 
 /*
+ * Lets the agent itself have as many descriptors as the system allows. What it starts has the limit that the agent was started with.
+ */
+void spawn_raise_files(void);
+
+/*
  * Forks. The descriptors are the caller's, non-blocking and close-on-exec. Whether the program could be
  * started is known later: spawn_status(). The child has to be reaped in any case. ERR_BUSY: there are too many
  * processes, descriptors or terminals.

@@ -130,6 +130,7 @@ void subscribers_start(struct process *p)
 
 void subscribers_data(struct process *p, const char *kind, const char *bytes, size_t len)
 {
+	static const char end[4] = { '"', '}', '}', '}' };
 	static char text[64 + (LIMIT_OUTPUT + 2) / 3 * 4];
 
 	if (!p->subscribers)
@@ -137,9 +138,9 @@ void subscribers_data(struct process *p, const char *kind, const char *bytes, si
 	size_t n = (size_t)snprintf(text, 64, "{\"event\":{\"data\":{\"%s\":\"", kind);
 	base64_encode(text + n, bytes, len);
 	n += base64_size(len);
-	memcpy(text + n, "\"}}}", 4);
+	memcpy(text + n, end, sizeof(end));
 	for (struct subscriber *s = p->subscribers; s; s = s->next)
-		send_event(s, text, n + 4);
+		send_event(s, text, n + sizeof(end));
 }
 
 /* "signal: killed" and "exit status 1" are the words of the protocol, for all signals (E2B's are Go's). */

@@ -5,6 +5,7 @@ import json
 import os
 import pwd
 import re
+import resource
 import signal
 import threading
 import time
@@ -280,6 +281,14 @@ class Requests(ProcessTest):
         got = self.run_shell("ps -o sid= -p $$; echo $$; ls /proc/self/fd | wc -l")
         sid, pid, fds = (int(x) for x in got["stdout"].split())
         self.assertEqual((sid, fds), (pid, 4))
+
+    def test_limit_of_descriptors_is_the_agents_own(self):
+        """The agent takes more for itself, and gives on what it was started with."""
+        soft, hard = resource.prlimit(self.agent.pid, resource.RLIMIT_NOFILE)
+        self.assertEqual(soft, hard)
+        ours = resource.getrlimit(resource.RLIMIT_NOFILE)
+        got = self.run_shell("ulimit -Sn; ulimit -Hn")
+        self.assertEqual([int(n) for n in got["stdout"].split()], list(ours))
 
     def test_signals_are_as_a_program_expects(self):
         got = self.run_shell("grep -E 'Sig(Blk|Ign)' /proc/self/status")
