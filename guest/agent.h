@@ -10,6 +10,8 @@
 #include "guest/env.h"
 #include "guest/loop.h"
 
+struct private;
+
 struct agent {
 	struct loop loop;
 	char *default_user;        /* who a request without a user is for; on the heap */
@@ -17,7 +19,8 @@ struct agent {
 	struct budget held;        /* by bodies and messages that are not dealt with yet: LIMIT_HELD */
 	struct process *processes; /* guest/process/process.h */
 	unsigned n_processes;
-	size_t process_bytes; /* of their configurations */
+	size_t process_bytes;    /* of their configurations */
+	struct private *private; /* of the daemon's own port; NULL: the agent has none */
 };
 
 #endif

@@ -9,25 +9,54 @@
 #include "common/log.h"
 #include "common/version.h"
 #include "guest/agent.h"
+#include "guest/init.h"
 #include "guest/limits.h"
 #include "guest/options.h"
+#include "guest/private.h"
 #include "guest/process/process.h"
 #include "guest/process/spawn.h"
 #include "guest/routes.h"
 #include "guest/server.h"
 
-enum { PORT_API = 983 };
+enum { PORT_API = 983, PORT_PRIVATE = 984 };
 
-static int listen_api(struct server *s, const char *path, struct err *err)
+static int listen_at(struct server *s, const char *path, unsigned port, struct err *err)
 {
-	return path ? server_listen_unix(s, path, err) : server_listen_vsock(s, PORT_API, err);
+	return path ? server_listen_unix(s, path, err) : server_listen_vsock(s, port, err);
+}
+
+/* The daemon's own port. An agent that is tried out with --listen alone has none. */
+static int open_private(struct server *s, struct agent *agent, struct private *private, const struct options *o,
+			struct err *err)
+{
+	if (o->listen && !o->listen_private)
+		return 0;
+	if (private_open(private, o->init, err) < 0)
+		return err->num;
+	agent->private = private;
+	return listen_at(s, o->listen_private, PORT_PRIVATE, err);
+}
+
+static int open_all(struct server *api, struct server *daemon, struct agent *agent, struct private *private,
+		    const struct options *o, struct err *err)
+{
+	static struct init init;
+
+	server_init(api, agent, api_routes);
+	server_init(daemon, agent, private_routes);
+	if (open_private(daemon, agent, private, o, err) < 0 || listen_at(api, o->listen, PORT_API, err) < 0)
+		return err->num;
+	return o->init ? init_start(&init, agent, &private->groups, o->command, o->stay, err) : 0;
 }
 
 static int serve(const struct options *options, struct err *err)
 {
 	static struct agent agent;
-	static struct server api;
+	static struct server api, daemon;
+	static struct private private = PRIVATE_NONE;
 
+	if (options->init)
+		init_system();
 	if (loop_init(&agent.loop, err) < 0)
 		return err->num;
 	agent.default_user = strdup("root");
@@ -35,14 +64,15 @@ static int serve(const struct options *options, struct err *err)
 	if (!agent.default_user)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "start");
 	spawn_raise_files();
-	server_init(&api, &agent, api_routes);
-	int r = listen_api(&api, options->listen, err);
+	int r = open_all(&api, &daemon, &agent, &private, options, err);
 	if (r == 0) {
 		log_info("forkd-agent %s is ready", FORKD_VERSION);
 		r = loop_run(&agent.loop);
 	}
 	processes_done(&agent);
 	server_done(&api);
+	server_done(&daemon);
+	private_close(&private);
 	loop_done(&agent.loop);
 	env_done(&agent.env);
 	free(agent.default_user);
@@ -64,6 +94,8 @@ int main(int argc, char **argv)
 		options_help();
 	else if (options.version)
 		printf("forkd-agent %s\n", FORKD_VERSION);
+	else if (options.init && getpid() != 1)
+		fprintf(stderr, "forkd-agent: --init is for the first process of a system\n"), err.code = ERR_INVALID;
 	else if (serve(&options, &err) < 0)
 		fprintf(stderr, "forkd-agent: %s\n", err_line(&err, line, sizeof(line)));
 	return err.code == ERR_NONE ? 0 : 1;

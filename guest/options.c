@@ -5,11 +5,13 @@
 #include <getopt.h>
 #include <string.h>
 
-enum { OPT_LISTEN = 256, OPT_LISTEN_PRIVATE, OPT_HELP, OPT_VERSION };
+enum { OPT_LISTEN = 256, OPT_LISTEN_PRIVATE, OPT_INIT, OPT_STAY, OPT_HELP, OPT_VERSION };
 
 static const struct option longs[] = {
 	{ "listen", required_argument, NULL, OPT_LISTEN },
 	{ "listen-private", required_argument, NULL, OPT_LISTEN_PRIVATE },
+	{ "init", no_argument, NULL, OPT_INIT },
+	{ "stay", no_argument, NULL, OPT_STAY },
 	{ "help", no_argument, NULL, OPT_HELP },
 	{ "version", no_argument, NULL, OPT_VERSION },
 	{},
@@ -20,6 +22,10 @@ void options_help(void)
 	puts("forkd-agent: runs commands and moves files in a guest, for forkd\n"
 	     "  --listen unix:PATH          the API on a unix socket, instead of vsock port 983\n"
 	     "  --listen-private unix:PATH  the daemon's own port on a unix socket, instead of vsock port 984\n"
+	     "                              (with --listen and without this option: no such port)\n"
+	     "  --init [--stay] [--] [COMMAND [ARGUMENT…]]\n"
+	     "                              be the first process of the system: mount, reap, run the command, power off when it\n"
+	     "                              has ended (--stay: stay up)\n"
 	     "  --help, --version");
 }
 
@@ -43,6 +49,10 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct err
 			r = unix_path("--listen", optarg, &o.listen, err);
 		else if (c == OPT_LISTEN_PRIVATE)
 			r = unix_path("--listen-private", optarg, &o.listen_private, err);
+		else if (c == OPT_INIT)
+			o.init = true;
+		else if (c == OPT_STAY)
+			o.stay = true;
 		else if (c == OPT_HELP)
 			o.help = true;
 		else if (c == OPT_VERSION)
@@ -51,7 +61,11 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct err
 			r = err_set(err, ERR_INVALID, "'%s' is not an option of forkd-agent, or lacks its value",
 				    argv[optind > 0 ? optind - 1 : 0]);
 	}
-	if (r == 0 && optind < argc)
+	if (r == 0 && o.stay && !o.init)
+		r = err_set(err, ERR_INVALID, "--stay is for --init");
+	if (r == 0 && o.init && optind < argc)
+		o.command = argv + optind;
+	else if (r == 0 && optind < argc)
 		r = err_set(err, ERR_INVALID, "'%s' is not an option of forkd-agent", argv[optind]);
 	if (r == 0)
 		*ret_options = o;

@@ -107,6 +107,17 @@ int user_find(const char *name, struct user *ret_user, struct err *err)
 	return user_find_in(PASSWD, GROUP, name, ret_user, err);
 }
 
+int group_find(const char *name, gid_t *ret_gid, struct err *err)
+{
+	autofree char *text = text_of(GROUP);
+	char *at = text, *f[4];
+
+	for (int n; (n = next_line(&at, f, 4)) >= 0;)
+		if (n >= 3 && strcmp(f[0], name) == 0 && to_id(f[2], ret_gid))
+			return 0;
+	return err_set(err, ERR_NOT_FOUND, "group '%.64s' does not exist", name);
+}
+
 void user_done(struct user *user)
 {
 	free(user->text);

@@ -30,6 +30,9 @@ MUST_CHECK int user_find_in(const char *passwd, const char *group, const char *n
 void user_done(struct user *user);
 #define autouser __attribute__((cleanup(user_done)))
 
+/* The number of the group of that name. ERR_NOT_FOUND: there is none. */
+MUST_CHECK int group_find(const char *name, gid_t *ret_gid, struct err *err);
+
 /* Names of an owner, on the heap; the number as text when no line has it. NULL: no memory. */
 char *user_name_of(uid_t uid);
 char *group_name_of(gid_t gid);

@@ -8,6 +8,7 @@
 #include "guest/files/path.h"
 #include "guest/limits.h"
 #include "guest/message.h"
+#include "guest/private.h"
 #include "guest/process/process.h"
 
 #define DEFAULT_PATH "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -174,7 +175,7 @@ static int read_start(struct start *s, struct exchange *ex, const struct json_no
 	s->request.spec.env = &s->env;
 	s->request.spec.cwd = s->cwd;
 	s->request.spec.user = &s->user;
-	s->request.spec.group_fd = -1;
+	s->request.spec.group_fd = ex->agent->private ? ex->agent->private->groups.user_fd : -1;
 	return 0;
 }
 
