@@ -41,7 +41,7 @@ OTHER_ARCH = $(wildcard $(addprefix vmm/,$(addsuffix /*.c,$(filter-out $(ARCH),x
 VMM_SRC = $(filter-out $(OTHER_ARCH),$(wildcard vmm/*/*.c))
 # liburing 2.3's shared library lacks io_uring_enable_rings(): the archive has it
 VMM_LIBS = -l:liburing.a -lhttp_parser
-FORKD_LIBS = -lmicrohttpd -lhttp_parser -lgnutls -lsystemd -l:liburing.a
+FORKD_LIBS = -lhttp_parser -lgnutls -lsystemd -l:liburing.a
 FORKCTL_LIBS = -lcurl -l:liburing.a
 obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 COMMON_LIB = $(BUILD)/libcommon.a

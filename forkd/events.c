@@ -10,8 +10,9 @@
 #include "common/clock.h"
 
 struct events {
-	pthread_mutex_t lock; /* of all below */
-	pthread_cond_t added;
+	pthread_mutex_t lock;    /* of all below */
+	void (*wake)(void *arg); /* NULL: nobody follows */
+	void *wake_arg;
 	uint64_t first, next;    /* numbers of the oldest event that is kept, and of the next one to come */
 	char *text[EVENTS_KEPT]; /* an event stands at its number modulo EVENTS_KEPT; NULL: the event was lost */
 };
@@ -19,7 +20,6 @@ struct events {
 int events_new(struct events **ret, struct err *err)
 {
 	struct events *ev = calloc(1, sizeof(*ev));
-	pthread_condattr_t attr;
 	struct timespec now;
 
 	if (!ev)
@@ -27,10 +27,6 @@ int events_new(struct events **ret, struct err *err)
 	clock_gettime(CLOCK_REALTIME, &now);
 	ev->first = ev->next = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 	pthread_mutex_init(&ev->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&ev->added, &attr);
-	pthread_condattr_destroy(&attr);
 	*ret = ev;
 	return 0;
 }
@@ -41,7 +37,6 @@ void events_free(struct events *ev)
 		return;
 	for (unsigned i = 0; i < EVENTS_KEPT; i++)
 		free(ev->text[i]);
-	pthread_cond_destroy(&ev->added);
 	pthread_mutex_destroy(&ev->lock);
 	free(ev);
 }
@@ -78,7 +73,16 @@ void events_emit(struct events *ev, const char *type, const char *template_name,
 	ev->next++;
 	if (ev->next - ev->first > EVENTS_KEPT)
 		ev->first++;
-	pthread_cond_broadcast(&ev->added);
+	if (ev->wake)
+		ev->wake(ev->wake_arg);
+	pthread_mutex_unlock(&ev->lock);
+}
+
+void events_set_wake(struct events *ev, void (*wake)(void *arg), void *arg)
+{
+	pthread_mutex_lock(&ev->lock);
+	ev->wake = wake;
+	ev->wake_arg = arg;
 	pthread_mutex_unlock(&ev->lock);
 }
 
@@ -88,16 +92,6 @@ void events_range(struct events *ev, uint64_t *ret_oldest, uint64_t *ret_newest)
 	*ret_oldest = ev->first;
 	*ret_newest = ev->next == ev->first ? 0 : ev->next - 1;
 	pthread_mutex_unlock(&ev->lock);
-}
-
-static void wait_locked(struct events *ev, uint64_t seq, unsigned wait_ms)
-{
-	uint64_t end = monotonic_ns() + (uint64_t)wait_ms * 1000000;
-	struct timespec until = { .tv_sec = (time_t)(end / 1000000000), .tv_nsec = (long)(end % 1000000000) };
-
-	while (ev->next == seq + 1)
-		if (pthread_cond_timedwait(&ev->added, &ev->lock, &until) != 0)
-			return;
 }
 
 static int read_locked(struct events *ev, uint64_t *seq, struct strbuf *out)
@@ -117,10 +111,9 @@ static int read_locked(struct events *ev, uint64_t *seq, struct strbuf *out)
 	return n;
 }
 
-int events_read(struct events *ev, uint64_t *seq, unsigned wait_ms, struct strbuf *out)
+int events_read(struct events *ev, uint64_t *seq, struct strbuf *out)
 {
 	pthread_mutex_lock(&ev->lock);
-	wait_locked(ev, *seq, wait_ms);
 	int n = read_locked(ev, seq, out);
 	pthread_mutex_unlock(&ev->lock);
 	return n;

@@ -26,9 +26,14 @@ void events_emit(struct events *ev, const char *type, const char *template_name,
 /* Numbers of the oldest event kept (the next one's, when there is none) and of the newest (0: none yet). */
 void events_range(struct events *ev, uint64_t *ret_oldest, uint64_t *ret_newest);
 /*
- * Adds the events after *seq to `out` as server-sent events, and puts the last one's number into *seq. Waits up to wait_ms for
- * the first. Returns how many; -ENOENT when the one after *seq is no longer, or was never, there.
+ * Adds the events after *seq to `out` as server-sent events, and puts the last one's number into *seq.
+ * Returns how many, some hundred at most; 0: there is none; -ENOENT when the one after *seq is no longer, or was never, there.
  */
-MUST_CHECK int events_read(struct events *ev, uint64_t *seq, unsigned wait_ms, struct strbuf *out);
+MUST_CHECK int events_read(struct events *ev, uint64_t *seq, struct strbuf *out);
+/*
+ * `wake` is called after each event, by whoever emits it and with locks held: it must neither wait nor call back. NULL: nobody
+ * is called any more once this returns.
+ */
+void events_set_wake(struct events *ev, void (*wake)(void *arg), void *arg);
 
 #endif

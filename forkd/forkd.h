@@ -3,7 +3,7 @@
  * What lives as long as the daemon does; every room gets it as `d`. daemon.c makes and ends it,
  * main.c adds REST.
  *
- * Threads: the accept thread and one for each connection (rest), the watcher (ends of processes,
+ * Threads: those of the front, which run handlers, the watcher (ends of processes,
  * lines to clones, TTL), the opener (open.sock), one for each template that is built in the
  * background (jobs). Locks, in the order in which they are taken: a template's host_lock, `talk` of
  * a template host or of a clone, the registry's, that of the events. No I/O under the registry's.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Every handler of the REST API. routes.c has the table that names them; each runs in the thread of
- * its connection.
+ * Every handler of the REST API. routes.c has the table that names them; each runs in a thread of the
+ * front and may wait.
  */
 #ifndef FORKD_REST_API_H
 #define FORKD_REST_API_H

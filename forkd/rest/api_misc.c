@@ -11,7 +11,7 @@
 #include "forkd/metrics.h"
 #include "forkd/rest/api.h"
 
-enum { STREAM_WAIT_MS = 1000, KEEP_ALIVE_S = 15 };
+enum { KEEP_ALIVE_S = 15 };
 
 int api_health(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
 {
@@ -90,7 +90,7 @@ static int first_seq(struct forkd *d, const struct request *rq, bool follow, uin
 static bool follow_on(void *arg, struct strbuf *out)
 {
 	struct follower *f = arg;
-	int n = events_read(f->events, &f->seq, STREAM_WAIT_MS, out);
+	int n = events_read(f->events, &f->seq, out);
 	uint64_t now = monotonic_ns();
 
 	if (n < 0) /* the client is too slow for the events; its next request gets E_GONE */
@@ -131,7 +131,7 @@ int api_events(struct forkd *d, struct request *rq, struct reply *reply, struct 
 	if (follow)
 		return start_following(d, seq, reply, err);
 	do
-		n = events_read(d->events, &seq, 0, &reply->body);
+		n = events_read(d->events, &seq, &reply->body);
 	while (n > 0);
 	return 0;
 }

@@ -4,11 +4,9 @@
  * without the handler.
  */
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <strings.h>
 
-#include "common/log.h"
 #include "common/sock.h"
 #include "forkd/errors.h"
 #include "forkd/rest/server_private.h"
@@ -34,21 +32,12 @@ const char *request_query(const struct request *rq, const char *key, unsigned i)
 
 const char *request_header(const struct request *rq, const char *name)
 {
-	return MHD_lookup_connection_value(rq->connection, MHD_HEADER_KIND, name);
-}
-
-bool http_hung_up(int fd)
-{
-	struct pollfd p = { .fd = fd };
-
-	return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR));
+	return message_field(conn_request(exchange_of(rq)->conn), name);
 }
 
 bool request_gone(const struct request *rq)
 {
-	const struct exchange *ex = exchange_of(rq);
-
-	return atomic_load(&ex->server->stopping) || http_hung_up(ex->peer->fd);
+	return conn_gone(exchange_of(rq)->conn);
 }
 
 static bool gone(const void *rq)
@@ -86,7 +75,7 @@ static bool check_token(struct exchange *ex)
 		ex->close = true;
 		return false;
 	}
-	peer_proven(ex->peer);
+	peer_proven(conn_peer(ex->conn));
 	return true;
 }
 
@@ -116,7 +105,7 @@ static int check_target(struct exchange *ex, char *query, struct err *err)
 
 static int check_fds(const struct exchange *ex, struct err *err)
 {
-	if (ex->peer->lost_fds)
+	if (conn_peer(ex->conn)->lost_fds)
 		return fail(err, E_BAD_FDS,
 			    "descriptors that came with the request were lost: too many, or the daemon is at its "
 			    "limit of open files");
@@ -126,22 +115,16 @@ static int check_fds(const struct exchange *ex, struct err *err)
 	return 0;
 }
 
-static bool has_body(const struct exchange *ex)
-{
-	const char *length = request_header(&ex->rq, "Content-Length");
-
-	return request_header(&ex->rq, "Transfer-Encoding") || (length && strspn(length, "0") != strlen(length));
-}
-
 static int check_body(const struct exchange *ex, struct err *err)
 {
-	const char *length = request_header(&ex->rq, "Content-Length"), *type = request_header(&ex->rq, "Content-Type");
+	const struct message *m = conn_request(ex->conn);
+	const char *type = message_field(m, "Content-Type");
 
-	if (!has_body(ex))
+	if (!message_has_body(m))
 		return 0;
-	/* libmicrohttpd has refused a length that is no number, or too large a number. */
-	if (length && strtoull(length, NULL, 10) > HTTP_BODY_MAX)
-		return fail(err, E_TOO_LARGE, "a body of %s bytes; %d are allowed", length, HTTP_BODY_MAX);
+	if (!message_is_chunked(m) && message_length(m) > HTTP_BODY_MAX)
+		return fail(err, E_TOO_LARGE, "a body of %llu bytes; %d are allowed",
+			    (unsigned long long)message_length(m), HTTP_BODY_MAX);
 	size_t len = type ? strcspn(type, "; \t") : 0;
 	static const char json[] = "application/json";
 	if (type && (len != strlen(json) || strncasecmp(type, json, len) != 0))
@@ -149,21 +132,13 @@ static int check_body(const struct exchange *ex, struct err *err)
 	return 0;
 }
 
-void exchange_begin(struct exchange *ex, struct MHD_Connection *connection, const char *method)
+void exchange_begin(struct exchange *ex)
 {
 	struct request *rq = &ex->rq;
-	struct peer *peer = ex->peer;
+	struct peer *peer = conn_peer(ex->conn);
 
-	if (!peer->named) {
-		peer->named = true;
-		log_thread_name("http");
-	}
-	ex->begun = ex->running = true;
-	pthread_mutex_lock(&ex->server->lock);
-	ex->server->n_running++;
-	pthread_mutex_unlock(&ex->server->lock);
-	rq->connection = connection;
-	rq->method = method;
+	rq->accepted_ns = conn_begun_ns(ex->conn);
+	rq->method = conn_request(ex->conn)->method;
 	rq->path = ex->target;
 	rq->caller = peer->caller;
 	rq->fds = steal_ptr(&peer->fds);
@@ -234,9 +209,7 @@ int exchange_parse(struct exchange *ex, struct err *err)
 
 bool exchange_asks_first(const struct exchange *ex)
 {
-	const char *expect = request_header(&ex->rq, "Expect");
-
-	return expect && strcasecmp(expect, "100-continue") == 0 &&
+	return message_expects_continue(conn_request(ex->conn)) &&
 	       (strcmp(ex->rq.method, "POST") == 0 || strcmp(ex->rq.method, "PUT") == 0);
 }
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The REST server: libmicrohttpd with one thread for each connection, so that a handler may wait.
- * The server accepts connections itself, because libmicrohttpd's recv() would lose descriptors that
- * come with the first byte of a request. The server checks what needs no look into the body: route,
- * method, token, length, content type. The handler checks all else.
+ * The REST server on top of the front, which has the connections. A handler runs in a thread of the
+ * front's pool and may wait. The server checks what needs no look into the body: route, method, token,
+ * length, content type. The handler checks all else.
  */
 #ifndef FORKD_REST_SERVER_H
 #define FORKD_REST_SERVER_H
@@ -32,7 +31,6 @@ struct request {
 	uint32_t n_fds;
 	struct caller caller;
 	uint64_t accepted_ns; /* CLOCK_MONOTONIC at the request's first byte */
-	void *connection;     /* struct MHD_Connection */
 };
 
 /* The i-th value of ?key=, percent-decoded, or NULL. Valid during the request. */
@@ -51,9 +49,9 @@ struct reply {
 	struct strbuf body;       /* JSON unless content_type says otherwise */
 	const char *content_type; /* static */
 	/*
-	 * A stream instead of a body (server-sent events). `stream` adds text to `out`. The connection's
-	 * thread calls `stream` until `stream` returns false or the client goes. A call may wait for 1 s at
-	 * most. `stream_done` frees `stream_arg`.
+	 * A stream instead of a body (server-sent events). `stream` adds to `out` what is new, without
+	 * waiting; false: the stream ends. The front calls `stream` after each event and every few seconds,
+	 * in any of its threads, until the client goes. `stream_done` frees `stream_arg`.
 	 */
 	bool (*stream)(void *arg, struct strbuf *out);
 	void (*stream_done)(void *arg);
@@ -70,7 +68,7 @@ struct http_options {
 	const char *token_file, *tls_cert, *tls_key;
 	const char *socket_group; /* NULL: the daemon's */
 	bool insecure_plain_http; /* listen_addr may be a foreign address without TLS */
-	unsigned max_connections; /* of each share (accept.h); 0: 1024, fewer where few files may be open */
+	unsigned max_connections; /* of each share (front/accept.h); 0: 1024, fewer where few files may be open */
 	unsigned idle_s;          /* a silent connection is closed after so many seconds; 0: 60 */
 	unsigned token_s;         /* a TCP connection must show the token within so many seconds; 0: 10 */
 };

@@ -6,36 +6,24 @@
 #ifndef FORKD_REST_SERVER_PRIVATE_H
 #define FORKD_REST_SERVER_PRIVATE_H
 
-#include <microhttpd.h>
-#include <pthread.h>
-#include <stdatomic.h>
-
-#include "forkd/rest/accept.h"
+#include "forkd/front/front.h"
 #include "forkd/rest/listen.h"
 #include "forkd/rest/url.h"
 
 struct http_server {
 	struct forkd *d;
 	const struct route *routes;
-	unsigned n_routes, idle_s;
+	unsigned n_routes;
 	struct metrics *metrics;
 	struct http_listen listen;
-	struct acceptor *acceptor;
-	struct MHD_Daemon *plain, *tls;
-	char mhd_says[256]; /* libmicrohttpd's last message while the server starts */
-	atomic_bool serving, stopping;
-	pthread_mutex_t lock; /* guards what follows */
-	pthread_cond_t idle;
-	unsigned n_running;  /* requests at work, without streams */
-	struct peer **peers; /* by descriptor; the connections that libmicrohttpd has */
-	unsigned n_peers;
+	struct front *front;
 };
 
 /* One request, from its first line until its answer is sent. */
 struct exchange {
 	struct request rq;
 	struct http_server *server;
-	struct peer *peer;
+	struct conn *conn;
 	char *target;    /* heap; of the request line; the query is cut into pairs */
 	char shown[160]; /* the target's path for messages: ASCII, cut */
 	struct url_pair pairs[URL_PAIRS_MAX];
@@ -43,7 +31,7 @@ struct exchange {
 	struct strbuf allow;
 	struct err err; /* why the request is refused; code ERR_NONE: the request is not refused */
 	size_t text_cap, discarded;
-	bool begun, running, close;
+	bool close;
 };
 
 /* request.c */
@@ -52,7 +40,7 @@ struct exchange {
  * Called when the headers have come. Takes the headers and the descriptors, and checks what needs
  * no look into the body. ex->err has the result.
  */
-void exchange_begin(struct exchange *ex, struct MHD_Connection *connection, const char *method);
+void exchange_begin(struct exchange *ex);
 /*
  * Takes a part of the body, or drops the part when the request is refused. False: the connection is
  * to be cut.
@@ -67,17 +55,10 @@ MUST_CHECK int exchange_parse(struct exchange *ex, struct err *err);
 bool exchange_asks_first(const struct exchange *ex);
 /* Releases what the exchange holds, but does not free *ex. */
 void exchange_done(struct exchange *ex);
-/* Whether the other end of the socket is gone. */
-bool http_hung_up(int fd);
 
 /* reply.c */
 
-/*
- * Runs the handler, unless the request is refused already, and queues the answer. MHD_NO: the
- * connection is to be cut.
- */
-enum MHD_Result exchange_answer(struct exchange *ex);
-/* Called when the handler has ended: the server need not wait for this request when it stops. */
-void exchange_not_running(struct exchange *ex);
+/* Runs the handler, unless the request is refused already, and answers. */
+void exchange_answer(struct exchange *ex);
 
 #endif

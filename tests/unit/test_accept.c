@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* forkd/rest/accept: the shares of connections, who makes room for whom, and how long a connection may be unproven. */
-#include "forkd/rest/accept.h"
+/* forkd/front/accept: the shares of connections, who makes room for whom, and how long a connection may be unproven. */
+#include "forkd/front/accept.h"
 
 #include <stdatomic.h>
 #include <sys/resource.h>

@@ -13,7 +13,7 @@
 static struct idempotency *keys;
 static _Thread_local const char *key_header;
 
-/* The server's, which would ask libmicrohttpd. */
+/* The server's, which would ask the front. */
 const char *request_header(const struct request *rq, const char *name)
 {
 	(void)rq;

@@ -711,6 +711,166 @@ static void many_silent(void **state)
 		close(fds[i]);
 }
 
+/* Reads the stream up to and including `text`. */
+static void read_until(int fd, const char *text)
+{
+	char got[16384] = "";
+	size_t n = 0;
+
+	while (!strstr(got, text)) {
+		int c = client_getc(fd);
+		if (c < 0 || n == sizeof(got) - 1)
+			fail_msg("no '%s' in '%s'", text, got);
+		got[n++] = (char)c;
+	}
+}
+
+/* What is no request gets an answer that says so, and no second chance. */
+static void bad_requests(void **state)
+{
+	static char long_head[66000];
+	static const struct {
+		const char *text;
+		int status;
+		const char *code;
+	} cases[] = {
+		{ "nonsense\r\n\r\n", 400, "invalid_request" },
+		{ "GET / HTTP/2.0\r\n\r\n", 400, "invalid_request" },
+		{ "GET / HTTP/1.1\nHost: x\n\n", 400, "invalid_request" },
+		{ "POST /echo HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 400, "invalid_request" },
+		{ "POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}x\r\n", 400, "invalid_request" },
+		{ long_head, 413, "request_too_large" },
+	};
+	const unsigned before = atomic_load(&handled);
+
+	(void)state;
+	snprintf(long_head, sizeof(long_head), "GET /echo HTTP/1.1\r\nX: %065900d\r\n\r\n", 0);
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		autoclose int fd = client_unix(path);
+		autoanswer struct answer a = {};
+		(void)client_send(fd, cases[i].text, strlen(cases[i].text));
+		client_read(fd, false, &a);
+		if (a.status != cases[i].status)
+			fail_msg("case %zu: %d %s", i, a.status, a.body);
+		assert_string_equal(answer_text(&a, "code"), cases[i].code);
+		assert_string_equal(answer_header(&a, "Connection"), "close");
+		assert_true(client_closed(fd));
+	}
+	assert_int_equal(atomic_load(&handled), before);
+}
+
+static void old_clients(void **state)
+{
+	autoclose int once = client_unix(path);
+	autoclose int kept = client_unix(path);
+	autoclose int stream = client_unix(path);
+	autoanswer struct answer a = {};
+
+	(void)state;
+	client_puts(once, "GET /healthz HTTP/1.0\r\n\r\n");
+	client_read(once, false, &a);
+	assert_int_equal(a.status, 200);
+	assert_true(client_closed(once));
+	answer_done(&a);
+	for (unsigned i = 0; i < 2; i++) {
+		client_puts(kept, "GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+		client_read(kept, false, &a);
+		assert_string_equal(answer_header(&a, "Connection"), "keep-alive");
+		answer_done(&a);
+	}
+	client_puts(stream, "GET /v1/events HTTP/1.0\r\n\r\n");
+	client_read(stream, true, &a);
+	assert_null(answer_header(&a, "Transfer-Encoding"));
+	assert_string_equal(answer_header(&a, "Connection"), "close");
+	for (const char *p = ": alive\n"; *p; p++) /* no frame is around it */
+		assert_int_equal(client_getc(stream), *p);
+}
+
+/* A client that ends its half of the connection still gets its answer on a unix socket. */
+static void half_closed(void **state)
+{
+	autoclose int fd = client_unix(path);
+	autoanswer struct answer a = {};
+
+	(void)state;
+	client_puts(fd, "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{\"name\":\"one\"}");
+	assert_int_equal(shutdown(fd, SHUT_WR), 0);
+	client_read(fd, false, &a);
+	assert_int_equal(a.status, 201);
+	assert_true(client_closed(fd));
+}
+
+static void streams_cost_no_thread(void **state)
+{
+	unsigned threads = count_threads();
+	int fds[MANY];
+
+	(void)state;
+	for (unsigned i = 0; i < MANY; i++) {
+		autoanswer struct answer a = {};
+		fds[i] = client_unix(path);
+		client_puts(fds[i], "GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n");
+		client_read(fds[i], true, &a);
+		assert_int_equal(a.status, 200);
+	}
+	assert_true(count_threads() <= threads + 3);
+	events_emit(daemon_.events, "all", NULL, NULL, NULL);
+	for (unsigned i = 0; i < MANY; i++)
+		read_until(fds[i], "event: all\n");
+	for (unsigned i = 0; i < MANY; i++)
+		close(fds[i]);
+}
+
+/* A follower that does not read holds nobody up, and is told by the end of its stream that events are lost. */
+static void slow_followers(void **state)
+{
+	autoclose int slow = client_unix(path);
+	autoclose int quick = client_unix(path);
+	autoanswer struct answer a = {};
+	char extra[2000];
+
+	(void)state;
+	memset(extra, 'x', sizeof(extra));
+	memcpy(extra, "\"k\":\"", 5);
+	memcpy(extra + sizeof(extra) - 2, "\"", 2);
+	client_puts(slow, "GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n");
+	client_read(slow, true, &a);
+	for (unsigned i = 0; i < EVENTS_KEPT + 1000; i++)
+		events_emit(daemon_.events, "many", NULL, NULL, extra);
+	client_puts(quick, "GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n");
+	read_until(quick, "\r\n\r\n");
+	events_emit(daemon_.events, "last", NULL, NULL, NULL);
+	read_until(quick, "event: last\n");
+	char tail[8] = "";
+	while (strcmp(tail, "\r\n0\r\n\r\n") != 0) { /* the last chunk */
+		int c = client_getc(slow);
+		assert_true(c >= 0);
+		memmove(tail, tail + 1, sizeof(tail) - 1);
+		tail[sizeof(tail) - 2] = (char)c;
+	}
+	client_puts(slow, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+	client_read(slow, false, &a);
+	assert_int_equal(a.status, 200);
+}
+
+/* A new connection is served while handlers wait, whichever thread has accepted it. */
+static void served_while_others_wait(void **state)
+{
+	int fds[8];
+
+	(void)state;
+	atomic_store(&slow_ms, 60000);
+	for (unsigned i = 0; i < ARRAY_LEN(fds); i++) {
+		autoanswer struct answer a = {};
+		fds[i] = client_unix(path);
+		client_puts(fds[i], "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
+		ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", &a);
+		assert_int_equal(a.status, 200);
+	}
+	for (unsigned i = 0; i < ARRAY_LEN(fds); i++)
+		close(fds[i]);
+}
+
 /* ---- a server with other options ---- */
 
 static void idle_connections(void **state)
@@ -817,20 +977,6 @@ static void second_daemon(void **state)
 
 /* ---- events ---- */
 
-/* Reads the stream up to and including `text`. */
-static void read_until(int fd, const char *text)
-{
-	char got[16384] = "";
-	size_t n = 0;
-
-	while (!strstr(got, text)) {
-		int c = client_getc(fd);
-		if (c < 0 || n == sizeof(got) - 1)
-			fail_msg("no '%s' in '%s'", text, got);
-		got[n++] = (char)c;
-	}
-}
-
 static void follows_events(void **state)
 {
 	autoclose int fd = client_unix(path);
@@ -932,6 +1078,11 @@ int main(void)
 		TEST(peer_credentials),
 		TEST(many_at_once),
 		TEST(many_silent),
+		TEST(bad_requests),
+		TEST(old_clients),
+		TEST(half_closed),
+		TEST(streams_cost_no_thread),
+		TEST(served_while_others_wait),
 		TEST_OWN(idle_connections),
 		TEST_OWN(stop_lets_handlers_end),
 		TEST_OWN(gone_clients_end_handlers),
@@ -939,6 +1090,7 @@ int main(void)
 		TEST(follows_events),
 		TEST(reads_events_once),
 		TEST(lost_events),
+		TEST(slow_followers), /* leaves long events behind */
 	};
 	return cmocka_run_group_tests(tests, set_up_all, tear_down_all);
 }

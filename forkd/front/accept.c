@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The accept thread. */
-#include "forkd/rest/accept.h"
+/* The listeners, the shares of connections, and the first byte of each connection. */
+#include "forkd/front/accept.h"
 
 #include <endian.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 
 #include "common/clock.h"
@@ -16,17 +16,20 @@
 #include "common/sock.h"
 #include "forkd/errors.h"
 
-enum {
-	EVENTS_MAX = 64,
-	PEER_FDS_MAX = 1024, /* of all connections of a local caller who is not trusted */
-};
+enum { PEER_FDS_MAX = 1024 }; /* of all connections of a local caller who is not trusted */
 
 TAILQ_HEAD(peers, peer);
 
+struct listener {
+	struct source source;
+	struct acceptor *acceptor;
+	struct accept_listener from;
+};
+
 struct acceptor {
 	struct accept_options opt;
-	int epoll_fd, stop_fd;
-	pthread_t thread;
+	struct listener listeners[ACCEPT_LISTENERS_MAX];
+	atomic_bool stopping;
 	pthread_mutex_t lock; /* guards the shares */
 	struct {
 		struct peers unproven, others;
@@ -57,23 +60,33 @@ static void move_locked(struct peer *p, bool unproven)
 	TAILQ_INSERT_TAIL(list_of(p), p, link);
 }
 
-static void free_locked(struct peer *p)
+static void discard(const struct peer *p)
 {
+	if (p->caller.local)
+		sock_discard(p->fd);
+}
+
+void peer_close(struct peer *p)
+{
+	struct acceptor *a = p->acceptor;
+
+	discard(p);
+	pool_forget(a->opt.pool, &p->source);
+	pthread_mutex_lock(&a->lock);
 	TAILQ_REMOVE(list_of(p), p, link);
 	if (!p->given_up)
-		p->acceptor->shares[p->share].n--;
+		a->shares[p->share].n--;
+	pthread_mutex_unlock(&a->lock);
+	close(p->fd); /* not before: whoever gives a connection up uses its number */
 	close_fds(p);
 	free(p);
 }
 
-void peer_free(struct peer *p)
+bool peer_gone(const struct peer *p)
 {
-	if (!p)
-		return;
-	struct acceptor *a = p->acceptor;
-	pthread_mutex_lock(&a->lock);
-	free_locked(p);
-	pthread_mutex_unlock(&a->lock);
+	struct pollfd poller = { .fd = p->fd, .events = p->caller.local ? 0 : POLLRDHUP };
+
+	return poll(&poller, 1, 0) > 0;
 }
 
 void peer_proven(struct peer *p)
@@ -147,17 +160,27 @@ static int enter_locked(struct acceptor *a, struct peer *p, struct err *err)
 	return 0;
 }
 
-void peer_discard(const struct peer *p)
+/* ---- deadlines ---- */
+
+static uint64_t allowed_ns(const struct acceptor *a, enum share share)
 {
-	if (p->caller.local)
-		sock_discard(p->fd);
+	return (share == SHARE_REMOTE ? a->opt.token_s : a->opt.idle_s) * 1000000000ULL;
 }
 
-static void drop(struct peer *p)
+uint64_t acceptor_expire(struct acceptor *a, uint64_t now)
 {
-	peer_discard(p);
-	close(p->fd);
-	peer_free(p);
+	uint64_t next = UINT64_MAX;
+
+	pthread_mutex_lock(&a->lock);
+	for (enum share i = 0; i < N_SHARES; i++) {
+		struct peer *p;
+		while ((p = TAILQ_FIRST(&a->shares[i].unproven)) && p->at_ns + allowed_ns(a, i) <= now)
+			give_up_locked(p);
+		if (p && p->at_ns + allowed_ns(a, i) < next)
+			next = p->at_ns + allowed_ns(a, i);
+	}
+	pthread_mutex_unlock(&a->lock);
+	return next;
 }
 
 /* ---- a new connection ---- */
@@ -177,7 +200,7 @@ static void turn_away(const struct peer *p, const struct err *err)
 	if (!text.failed && send(p->fd, text.text, text.len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		log_debug("http: a connection was turned away: %s", body.text);
 	shutdown(p->fd, SHUT_WR);
-	peer_discard(p);
+	discard(p);
 	close(p->fd);
 }
 
@@ -231,6 +254,8 @@ static void identify_local(struct peer *p)
 	p->who = cred.uid;
 }
 
+static bool on_first_byte(struct source *s, unsigned why);
+
 static void add_peer(struct acceptor *a, const struct accept_listener *from, int fd,
 		     const struct sockaddr_storage *addr)
 {
@@ -242,33 +267,46 @@ static void add_peer(struct acceptor *a, const struct accept_listener *from, int
 		return;
 	}
 	*p = (struct peer){ .fd = fd, .tls = from->tls, .acceptor = a, .unproven = true };
+	p->source.ready = on_first_byte;
 	p->first_ns = p->at_ns = monotonic_ns();
 	if (from->local)
 		identify_local(p);
 	else
 		identify_remote(p, addr);
+	if (pool_add(a->opt.pool, &p->source, fd, &err) < 0) {
+		close(fd);
+		free(p);
+		return;
+	}
 	pthread_mutex_lock(&a->lock);
 	int r = enter_locked(a, p, &err);
 	pthread_mutex_unlock(&a->lock);
 	if (r < 0) {
+		pool_forget(a->opt.pool, &p->source);
 		turn_away(p, &err);
 		free(p);
 		return;
 	}
-	struct epoll_event ev = { .events = EPOLLIN | EPOLLRDHUP, .data.ptr = p };
-	if (epoll_ctl(a->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0)
-		drop(p);
+	pool_wake_at(a->opt.pool, p->at_ns + allowed_ns(a, p->share));
+	pool_begin(a->opt.pool, &p->source, EPOLLIN | EPOLLRDHUP);
+}
+
+/* Waits a moment, when the daemon has too many files open: the listener stays readable. */
+static void wait_for_files(struct acceptor *a)
+{
+	log_warn("http: cannot accept a connection: %s", strerror(errno));
+	if (pool_another(a->opt.pool))
+		usleep(50000);
 }
 
 static void accept_all(struct acceptor *a, const struct accept_listener *from)
 {
-	for (;;) {
+	while (!atomic_load(&a->stopping)) {
 		struct sockaddr_storage addr = {};
 		socklen_t len = sizeof(addr);
 		int fd = accept4(from->fd, (struct sockaddr *)(void *)&addr, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)) {
-			log_warn("http: cannot accept a connection: %s", strerror(errno));
-			usleep(50000); /* the listener stays readable: this avoids a busy loop */
+			wait_for_files(a);
 			return;
 		}
 		if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINVAL || errno == EBADF))
@@ -276,6 +314,20 @@ static void accept_all(struct acceptor *a, const struct accept_listener *from)
 		if (fd >= 0) /* < 0: this connection is gone already */
 			add_peer(a, from, fd, &addr);
 	}
+}
+
+static bool on_listener(struct source *s, unsigned why)
+{
+	struct listener *l = container_of(s, struct listener, source);
+
+	if (why & POOL_STOP) {
+		pool_forget(l->acceptor->opt.pool, s);
+		return false;
+	}
+	accept_all(l->acceptor, &l->from);
+	if (!atomic_load(&l->acceptor->stopping))
+		pool_arm(l->acceptor->opt.pool, s, 0, EPOLLIN);
+	return true;
 }
 
 /* ---- the first byte ---- */
@@ -315,18 +367,16 @@ static bool too_many_fds(struct peer *p)
 }
 
 /*
- * Looks at the first byte and keeps the descriptors that came with it. The byte stays in the socket
- * for libmicrohttpd's recv(), which drops the descriptors. This function looks only once, because
- * each look gives further duplicates of the descriptors. False: no byte will come.
+ * Takes the first byte with the descriptors that came with it; on TCP, where none can come, the byte
+ * stays in the socket. False: no byte will come.
  */
-static bool peek(struct peer *p)
+static bool take_first(struct peer *p)
 {
 	union {
 		struct cmsghdr align;
 		char bytes[CMSG_SPACE(sizeof(int) * SOCK_FDS_MAX)];
 	} control;
-	char byte;
-	struct iovec iov = { .iov_base = &byte, .iov_len = 1 };
+	struct iovec iov = { .iov_base = &p->first, .iov_len = 1 };
 	struct msghdr msg = {
 		.msg_iov = &iov,
 		.msg_iovlen = 1,
@@ -336,7 +386,7 @@ static bool peek(struct peer *p)
 	ssize_t n;
 
 	do
-		n = recvmsg(p->fd, &msg, MSG_PEEK | MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+		n = recvmsg(p->fd, &msg, (p->caller.local ? 0 : MSG_PEEK) | MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 	while (n < 0 && errno == EINTR);
 	if (n <= 0)
 		return false;
@@ -350,109 +400,22 @@ static bool peek(struct peer *p)
 	return true;
 }
 
-static void on_peer(struct acceptor *a, struct peer *p)
+static bool on_first_byte(struct source *s, unsigned why)
 {
-	epoll_ctl(a->epoll_fd, EPOLL_CTL_DEL, p->fd, NULL);
-	if (p->given_up || !peek(p)) {
-		drop(p);
-		return;
+	struct peer *p = container_of(s, struct peer, source);
+
+	if ((why & POOL_STOP) || !take_first(p)) {
+		peer_close(p);
+		return false;
 	}
 	if (p->caller.local)
 		peer_proven(p);
-	p->spoken = true;
-	a->opt.spoken(a->opt.arg, p);
+	return p->acceptor->opt.spoken(p->acceptor->opt.arg, p);
 }
 
-/* ---- the thread ---- */
+/* ---- start and stop ---- */
 
-/*
- * Gives up the connections of a share that were unproven for too long. Returns how long it takes
- * until the next one, in ns; UINT64_MAX: there is none.
- */
-static uint64_t expire_locked(struct acceptor *a, enum share share, uint64_t now)
-{
-	const uint64_t allowed_ns = (share == SHARE_REMOTE ? a->opt.token_s : a->opt.idle_s) * 1000000000ULL;
-	struct peer *p;
-
-	while ((p = TAILQ_FIRST(&a->shares[share].unproven))) {
-		if (now - p->at_ns < allowed_ns)
-			return p->at_ns + allowed_ns - now;
-		give_up_locked(p);
-	}
-	return UINT64_MAX;
-}
-
-/*
- * Gives up what has expired in all shares. Returns the time until the next connection expires, in
- * ms; -1: none will.
- */
-static int expire(struct acceptor *a)
-{
-	uint64_t now = monotonic_ns(), soonest = UINT64_MAX;
-
-	pthread_mutex_lock(&a->lock);
-	for (enum share i = 0; i < N_SHARES; i++) {
-		uint64_t next = expire_locked(a, i, now);
-		soonest = next < soonest ? next : soonest;
-	}
-	pthread_mutex_unlock(&a->lock);
-	return soonest == UINT64_MAX ? -1 : (int)(soonest / 1000000) + 1;
-}
-
-static const struct accept_listener *find_listener(const struct acceptor *a, const void *ptr)
-{
-	for (unsigned i = 0; i < a->opt.n_listeners; i++)
-		if (ptr == &a->opt.listeners[i])
-			return &a->opt.listeners[i];
-	return NULL;
-}
-
-static void *accept_thread(void *arg)
-{
-	struct acceptor *a = arg;
-
-	log_thread_name("accept");
-	for (;;) {
-		struct epoll_event events[EVENTS_MAX];
-		int n = epoll_wait(a->epoll_fd, events, EVENTS_MAX, expire(a));
-		for (int i = 0; i < n; i++) {
-			void *ptr = events[i].data.ptr;
-			const struct accept_listener *listener = find_listener(a, ptr);
-			if (!ptr)
-				return NULL; /* stop_fd */
-			if (listener)
-				accept_all(a, listener);
-			else
-				on_peer(a, ptr);
-		}
-	}
-}
-
-static int watch(struct acceptor *a, int fd, void *ptr, struct err *err)
-{
-	struct epoll_event ev = { .events = EPOLLIN, .data.ptr = ptr };
-
-	return epoll_ctl(a->epoll_fd, EPOLL_CTL_ADD, fd, &ev) < 0
-		       ? err_sys(err, ERR_INTERNAL, "watch descriptor %d", fd)
-		       : 0;
-}
-
-static int begin(struct acceptor *a, struct err *err)
-{
-	a->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	a->stop_fd = eventfd(0, EFD_CLOEXEC);
-	if (a->epoll_fd < 0 || a->stop_fd < 0)
-		return err_sys(err, ERR_INTERNAL, "start to accept connections");
-	if (watch(a, a->stop_fd, NULL, err) < 0)
-		return err->num;
-	for (unsigned i = 0; i < a->opt.n_listeners; i++)
-		if (watch(a, a->opt.listeners[i].fd, &a->opt.listeners[i], err) < 0)
-			return err->num;
-	int num = pthread_create(&a->thread, NULL, accept_thread, a);
-	return num ? err_num(err, ERR_INTERNAL, num, "start the accept thread") : 0;
-}
-
-int acceptor_start(const struct accept_options *opt, struct acceptor **ret, struct err *err)
+int acceptor_new(const struct accept_options *opt, struct acceptor **ret, struct err *err)
 {
 	struct acceptor *a = calloc(1, sizeof(*a));
 
@@ -464,51 +427,31 @@ int acceptor_start(const struct accept_options *opt, struct acceptor **ret, stru
 		TAILQ_INIT(&a->shares[i].unproven);
 		TAILQ_INIT(&a->shares[i].others);
 	}
-	a->epoll_fd = a->stop_fd = -1;
-	if (begin(a, err) < 0) {
-		acceptor_free(a);
-		return err->num;
-	}
 	*ret = a;
 	return 0;
 }
 
-static void drop_unspoken_locked(struct peers *list)
+int acceptor_start(struct acceptor *a, struct err *err)
 {
-	struct peer *p = TAILQ_FIRST(list);
-
-	while (p) {
-		struct peer *next = TAILQ_NEXT(p, link);
-		if (!p->spoken) {
-			peer_discard(p);
-			close(p->fd);
-			free_locked(p);
-		}
-		p = next;
+	for (unsigned i = 0; i < a->opt.n_listeners; i++) {
+		struct listener *l = &a->listeners[i];
+		*l = (struct listener){ .source.ready = on_listener, .acceptor = a, .from = a->opt.listeners[i] };
+		if (pool_add(a->opt.pool, &l->source, l->from.fd, err) < 0)
+			return err->num;
+		pool_begin(a->opt.pool, &l->source, EPOLLIN);
 	}
+	return 0;
 }
 
 void acceptor_stop(struct acceptor *a)
 {
-	if (eventfd_write(a->stop_fd, 1) < 0)
-		return;
-	pthread_join(a->thread, NULL);
-	pthread_mutex_lock(&a->lock);
-	for (enum share i = 0; i < N_SHARES; i++) {
-		drop_unspoken_locked(&a->shares[i].unproven);
-		drop_unspoken_locked(&a->shares[i].others);
-	}
-	pthread_mutex_unlock(&a->lock);
+	atomic_store(&a->stopping, true);
 }
 
 void acceptor_free(struct acceptor *a)
 {
 	if (!a)
 		return;
-	if (a->epoll_fd >= 0)
-		close(a->epoll_fd);
-	if (a->stop_fd >= 0)
-		close(a->stop_fd);
 	pthread_mutex_destroy(&a->lock);
 	free(a);
 }
