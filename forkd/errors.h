@@ -36,6 +36,7 @@
 	X(E_TEMPLATE_EXISTS, "template_exists", 409, "Choose another name, or delete that template first.")        \
 	X(E_TEMPLATE_IN_USE, "template_in_use", 409, "Delete its dependents first.")                               \
 	X(E_TEMPLATE_BUILDING, "template_not_ready", 409, "Wait for the event template.ready.")                    \
+	X(E_PAUSED, "paused", 409, "Resume the clone first: PUT /v1/clones/{id}/resume.")                          \
 	X(E_BAD_STATE, "invalid_state", 409, "Look at the clone's state and do what leads to the right one.")      \
 	X(E_CONFLICT, "conflict", 409, "Use another name, path or tap: this one is in use.")                       \
 	X(E_DISK_UNUSABLE, "disk_unusable", 409,                                                                   \

@@ -17,7 +17,8 @@ struct route {
 	const char *method, *path;
 	handler_fn *run;
 	bool takes_fds;
-	bool open; /* answered without a token: /healthz */
+	bool streams; /* passed on before its body has come; the last parameter is the rest of the path */
+	bool open;    /* answered without a token: /healthz */
 };
 
 #endif

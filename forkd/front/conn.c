@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* A connection: its bytes, the request that comes in, and the moment at which the request runs. */
-#include "forkd/front/conn.h"
+#include "forkd/front/relay.h"
 
 #include <errno.h>
 #include <string.h>
@@ -140,7 +140,7 @@ void conn_settle(struct conn *c)
 /* What comes is no request, or one that nobody can run. */
 static void refuse(struct conn *c, const struct err *err)
 {
-	struct answer a = { .status = error_info(err)->status, .close = true };
+	struct response a = { .status = error_info(err)->status, .close = true };
 
 	strbuf_puts(&a.fields, "Content-Type: application/json\r\n");
 	error_json(err, &a.body);
@@ -236,7 +236,8 @@ static enum step run_step(struct conn *c)
 	f->hooks.run(c->rq);
 	if (!c->answered)
 		c->state = CONN_END;
-	end_request(c);
+	if (c->state != CONN_RELAY) /* whose request goes on */
+		end_request(c);
 	return STEP_ON;
 }
 
@@ -304,7 +305,8 @@ static enum step handshake_step(struct conn *c)
 
 static enum step (*const steps[])(struct conn *c) = {
 	[CONN_HANDSHAKE] = handshake_step, [CONN_READ] = read_step,          [CONN_RUN] = run_step,
-	[CONN_WRITE] = write_step,         [CONN_STREAM] = conn_stream_step, [CONN_LINGER] = linger_step,
+	[CONN_WRITE] = write_step,         [CONN_STREAM] = conn_stream_step, [CONN_RELAY] = relay_step,
+	[CONN_LINGER] = linger_step,
 };
 
 static void conn_free(struct conn *c)
@@ -312,6 +314,7 @@ static void conn_free(struct conn *c)
 	end_request(c);
 	conn_settle(c);
 	conn_end_stream(c);
+	relay_end(c);
 	tls_free(c->tls);
 	message_done(&c->request);
 	strbuf_done(&c->rest);

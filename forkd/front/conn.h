@@ -35,6 +35,7 @@ enum conn_state {
 	CONN_READ,   /* a request comes in */
 	CONN_RUN,    /* the request has come, or is to run before its body */
 	CONN_WRITE,  /* `out` is sent, then comes the next request, or the end */
+	CONN_RELAY,  /* request and response are passed through: relay.h */
 	CONN_STREAM, /* `out` is sent, and filled by the stream again and again */
 	CONN_LINGER, /* the last answer is sent; what the client still sends is dropped */
 	CONN_END,
@@ -52,6 +53,7 @@ struct conn {
 	struct strbuf out;
 	size_t out_sent;
 	struct stream stream;
+	struct relay *relay;
 	TAILQ_ENTRY(conn) link; /* in front->streams */
 	bool answered, begin_now, cut;
 	bool counted;    /* in front->n_running */
@@ -79,6 +81,8 @@ bool conn_has_more(const struct conn *c);
 void conn_settle(struct conn *c);
 
 /* write.c */
+/* The head of an answer, all of whose framing is in a->fields. Releases *a. */
+void conn_begin_answer(struct conn *c, struct response *a);
 enum step conn_stream_step(struct conn *c);
 /* The connection has a stream no more. */
 void conn_end_stream(struct conn *c);

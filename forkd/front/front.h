@@ -26,10 +26,12 @@ struct front_hooks {
 	/* A part of the body. Must not wait. False: the connection is to be cut. */
 	bool (*body)(void *rq, const char *bytes, size_t len);
 	/*
-	 * The whole request has come. May wait. Calls conn_answer() or conn_stream();
+	 * The whole request has come. May wait. Calls conn_answer(), conn_stream() or conn_relay();
 	 * otherwise the connection is cut.
 	 */
 	void (*run)(void *rq);
+	/* What conn_relay() leads to has this status. Must not wait. */
+	void (*answered)(void *rq, unsigned status);
 	/* Nothing more comes for this request. */
 	void (*done)(void *rq);
 	void *arg;
@@ -63,17 +65,18 @@ struct peer *conn_peer(const struct conn *c);
 uint64_t conn_begun_ns(const struct conn *c);
 /* Whether nobody waits for the answer: the client has left, or the front stops. Any thread. */
 bool conn_gone(const struct conn *c);
-/* In hooks.head: the request runs now, without its body. */
+/* In hooks.head: the request runs now, before its body, which is for conn_relay(). */
 void conn_begin_now(struct conn *c);
 
-struct answer {
+struct response {
 	unsigned status;
 	struct strbuf fields; /* "Name: value\r\n" …, without Content-Length, Date and Connection */
 	struct strbuf body;   /* taken over */
+	bool dated;           /* `fields` has a Date */
 	bool close;           /* the connection carries no further request */
 };
 /* Answers the request. Releases *a. */
-void conn_answer(struct conn *c, struct answer *a);
+void conn_answer(struct conn *c, struct response *a);
 
 /* An answer that has no end yet. */
 struct stream {
@@ -86,6 +89,26 @@ struct stream {
 	void *arg;
 };
 /* Answers with a->status and a->fields, and a stream instead of a->body. Takes the stream over, and releases *a. */
-void conn_stream(struct conn *c, struct answer *a, const struct stream *stream);
+void conn_stream(struct conn *c, struct response *a, const struct stream *stream);
+
+struct relay_options {
+	int upstream;       /* a connected stream socket to the server, which carries this request alone */
+	char what[128];     /* the server in messages: "clone 'c-1': the guest's agent" */
+	struct strbuf head; /* for the server: request line and fields, without those of relay_copy_fields() */
+	const char *const *
+		dropped; /* names of fields of the response that the client does not get; NULL-terminated; may be NULL */
+	const char *added; /* "Name: value\r\n" … that the response gets; NULL: none */
+	bool upgrades;     /* client and server may change to another protocol (status 101) */
+};
+/*
+ * Passes the request on to a server, and the server's response to the client. Takes the socket and the
+ * head over. E_AGENT (502) goes to the client of a server that hangs up or answers what is no response.
+ */
+void conn_relay(struct conn *c, struct relay_options *opt);
+/*
+ * Adds the fields of a head to `out`, "Name: value\r\n" each, without those that are about one
+ * connection or the framing of the body, and without those in `dropped` (NULL-terminated; may be NULL).
+ */
+void relay_copy_fields(const struct message *m, const char *const *dropped, struct strbuf *out);
 
 #endif

@@ -32,13 +32,14 @@ static void add_date(struct strbuf *out)
 }
 
 /* The head but for its last, empty line. */
-static void add_head(struct conn *c, const struct answer *a)
+static void add_head(struct conn *c, const struct response *a)
 {
 	const struct message *m = &c->request;
 
 	c->close |= a->close || front_stopping(c->front) || !m->complete || !message_keeps_alive(m);
 	strbuf_printf(&c->out, "HTTP/1.1 %u %s\r\n", a->status, http_status_str((enum http_status)a->status));
-	add_date(&c->out);
+	if (!a->dated)
+		add_date(&c->out);
 	strbuf_add(&c->out, a->fields.text, a->fields.len);
 	if (c->close)
 		strbuf_puts(&c->out, "Connection: close\r\n");
@@ -52,7 +53,15 @@ static bool is_head(const struct conn *c)
 	return strcmp(c->request.method, "HEAD") == 0;
 }
 
-void conn_answer(struct conn *c, struct answer *a)
+void conn_begin_answer(struct conn *c, struct response *a)
+{
+	add_head(c, a);
+	strbuf_puts(&c->out, "\r\n");
+	strbuf_done(&a->fields);
+	strbuf_done(&a->body);
+}
+
+void conn_answer(struct conn *c, struct response *a)
 {
 	bool bare = a->status == 204 || a->status == 304;
 
@@ -70,7 +79,7 @@ void conn_answer(struct conn *c, struct answer *a)
 
 /* ---- streams ---- */
 
-void conn_stream(struct conn *c, struct answer *a, const struct stream *stream)
+void conn_stream(struct conn *c, struct response *a, const struct stream *stream)
 {
 	struct front *f = c->front;
 

@@ -16,6 +16,8 @@ handler_fn api_template_create, api_template_list, api_template_get, api_templat
 /* api_clones.c */
 handler_fn api_clone_create, api_clone_list, api_clone_get, api_clone_delete, api_clone_pause, api_clone_resume;
 handler_fn api_clone_patch, api_clone_wait, api_clone_snapshot;
+/* api_agent.c */
+handler_fn api_clone_agent;
 /* api_misc.c */
 handler_fn api_health, api_version, api_metrics, api_events;
 

@@ -27,20 +27,20 @@ static void add_fields(const struct exchange *ex, const struct reply *reply, str
 		strbuf_puts(out, "Retry-After: 1\r\n");
 }
 
-static void account(const struct exchange *ex, const struct reply *reply)
+void exchange_account(const struct exchange *ex, unsigned status)
 {
 	uint64_t us = (monotonic_ns() - ex->rq.accepted_ns) / 1000;
 	char line[ERR_MSG_BYTES];
 
 	if (ex->server->metrics)
-		metrics_request(ex->server->metrics, ex->rq.route, reply->status, us);
-	if (reply->status >= 400) {
+		metrics_request(ex->server->metrics, ex->rq.route, status, us);
+	if (status >= 400 && ex->err.code) {
 		err_line(&ex->err, line, sizeof(line));
 		for (char *p = line; *p; p++) /* the line may have bytes of a client */
 			*p = (unsigned char)*p < ' ' || *p == 0x7f ? '?' : *p;
-		log_warn("%s %s: %u %s: %s", ex->rq.method, ex->shown, reply->status, error_info(&ex->err)->code, line);
+		log_warn("%s %s: %u %s: %s", ex->rq.method, ex->shown, status, error_info(&ex->err)->code, line);
 	} else
-		log_debug("%s %s: %u after %llu us", ex->rq.method, ex->shown, reply->status, (unsigned long long)us);
+		log_debug("%s %s: %u after %llu us", ex->rq.method, ex->shown, status, (unsigned long long)us);
 }
 
 static void reply_done(struct reply *reply)
@@ -48,6 +48,7 @@ static void reply_done(struct reply *reply)
 	if (reply->stream && reply->stream_done)
 		reply->stream_done(reply->stream_arg);
 	strbuf_done(&reply->body);
+	strbuf_done(&reply->relay.head);
 }
 
 static void reply_error(struct reply *reply, const struct err *err)
@@ -59,7 +60,7 @@ static void reply_error(struct reply *reply, const struct err *err)
 
 static void answer(struct exchange *ex, struct reply *reply)
 {
-	struct answer a = { .close = ex->close };
+	struct response a = { .close = ex->close };
 
 	if (ex->err.code)
 		reply_error(reply, &ex->err);
@@ -67,7 +68,12 @@ static void answer(struct exchange *ex, struct reply *reply)
 		fail(&ex->err, E_INTERNAL, "no memory for the answer");
 		reply_error(reply, &ex->err);
 	}
-	account(ex, reply);
+	if (reply->relays && !ex->err.code) {
+		conn_relay(ex->conn, &reply->relay);
+		reply->relay = (struct relay_options){};
+		return;
+	}
+	exchange_account(ex, reply->status);
 	a.status = reply->status;
 	add_fields(ex, reply, &a.fields);
 	if (reply->stream) {

@@ -35,6 +35,11 @@ const char *request_header(const struct request *rq, const char *name)
 	return message_field(conn_request(exchange_of(rq)->conn), name);
 }
 
+const struct message *request_message(const struct request *rq)
+{
+	return conn_request(exchange_of(rq)->conn);
+}
+
 bool request_gone(const struct request *rq)
 {
 	return conn_gone(exchange_of(rq)->conn);
@@ -82,9 +87,13 @@ static bool check_token(struct exchange *ex)
 static int check_target(struct exchange *ex, char *query, struct err *err)
 {
 	struct http_server *s = ex->server;
+	const char *tail = NULL;
 	int bad = 0;
 
-	ex->rq.route = url_route(s->routes, s->n_routes, ex->rq.method, ex->target, ex->rq.param, &ex->allow, &bad);
+	ex->rq.route =
+		url_route(s->routes, s->n_routes, ex->rq.method, ex->target, ex->rq.param, &ex->allow, &bad, &tail);
+	if (tail)
+		ex->rq.tail = conn_request(ex->conn)->target + (tail - ex->target);
 	if (!check_token(ex) && !(ex->rq.route && ex->rq.route->open))
 		return fail(err, E_UNAUTHORIZED, "%s %s needs the daemon's token", ex->rq.method, ex->shown);
 	if (!ex->rq.route && ex->allow.len > 0)
@@ -120,7 +129,7 @@ static int check_body(const struct exchange *ex, struct err *err)
 	const struct message *m = conn_request(ex->conn);
 	const char *type = message_field(m, "Content-Type");
 
-	if (!message_has_body(m))
+	if (!message_has_body(m) || ex->rq.route->streams)
 		return 0;
 	if (!message_is_chunked(m) && message_length(m) > HTTP_BODY_MAX)
 		return fail(err, E_TOO_LARGE, "a body of %llu bytes; %d are allowed",

@@ -30,5 +30,10 @@ const struct route forkd_routes[] = {
 	R("PUT", "/v1/clones/{id}/resume", api_clone_resume),
 	R("GET", "/v1/clones/{id}/wait", api_clone_wait),
 	R("POST", "/v1/clones/{id}/snapshot", api_clone_snapshot),
+	R("GET", "/v1/clones/{id}/agent/{path}", api_clone_agent, .streams = true),
+	R("POST", "/v1/clones/{id}/agent/{path}", api_clone_agent, .streams = true),
+	R("PUT", "/v1/clones/{id}/agent/{path}", api_clone_agent, .streams = true),
+	R("PATCH", "/v1/clones/{id}/agent/{path}", api_clone_agent, .streams = true),
+	R("DELETE", "/v1/clones/{id}/agent/{path}", api_clone_agent, .streams = true),
 };
 const unsigned forkd_n_routes = ARRAY_LEN(forkd_routes);

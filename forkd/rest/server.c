@@ -41,6 +41,8 @@ static void *on_head(void *arg, struct conn *c)
 		ex->close = true;
 		exchange_answer(ex);
 	}
+	if (!ex->err.code && ex->rq.route->streams)
+		conn_begin_now(c);
 	return ex;
 }
 
@@ -52,6 +54,11 @@ static bool on_body(void *rq, const char *bytes, size_t len)
 static void on_run(void *rq)
 {
 	exchange_answer(rq);
+}
+
+static void on_answered(void *rq, unsigned status)
+{
+	exchange_account(rq, status);
 }
 
 static void on_done(void *rq)
@@ -77,7 +84,12 @@ static unsigned default_connections(void)
 static int start_all(struct http_server *s, const struct http_options *opt, struct err *err)
 {
 	struct front_options fo = {
-		.hooks = { .head = on_head, .body = on_body, .run = on_run, .done = on_done, .arg = s },
+		.hooks = { .head = on_head,
+			   .body = on_body,
+			   .run = on_run,
+			   .answered = on_answered,
+			   .done = on_done,
+			   .arg = s },
 		.max_connections = opt->max_connections ? opt->max_connections : default_connections(),
 		.idle_s = opt->idle_s ? opt->idle_s : IDLE_S,
 		.token_s = opt->token_s ? opt->token_s : TOKEN_S,

@@ -11,7 +11,7 @@
 #include <sys/types.h>
 
 #include "common/json64.h"
-#include "forkd/access/caller.h"
+#include "forkd/front/front.h"
 #include "forkd/route.h"
 
 struct forkd;
@@ -23,7 +23,8 @@ struct request {
 	const char *method, *path; /* path: percent-decoded, without the query */
 	const struct route *route;
 	char param[HTTP_PARAM_MAX][256]; /* what stood for {…}; valid UTF-8 without control characters */
-	struct json_node *body;          /* root object; NULL: no body came */
+	const char *tail;       /* of a route that streams: the rest of the target, undecoded, with its '/' and query */
+	struct json_node *body; /* root object; NULL: no body came */
 	struct json json;
 	char *text; /* text of the body; the JSON points into this text */
 	size_t text_len;
@@ -36,6 +37,7 @@ struct request {
 /* The i-th value of ?key=, percent-decoded, or NULL. Valid during the request. */
 const char *request_query(const struct request *rq, const char *key, unsigned i);
 const char *request_header(const struct request *rq, const char *name);
+const struct message *request_message(const struct request *rq);
 /*
  * Whether nobody waits for the answer any more: the client has closed the connection, or the daemon
  * stops. For handlers that wait.
@@ -56,6 +58,9 @@ struct reply {
 	bool (*stream)(void *arg, struct strbuf *out);
 	void (*stream_done)(void *arg);
 	void *stream_arg;
+	/* Only for routes that stream: the request is passed on, and the answer is the other server's. */
+	bool relays;
+	struct relay_options relay; /* its head is released in any case */
 };
 
 struct http_options {

@@ -60,5 +60,7 @@ void exchange_done(struct exchange *ex);
 
 /* Runs the handler, unless the request is refused already, and answers. */
 void exchange_answer(struct exchange *ex);
+/* Counts and logs the request, which was answered with this status. */
+void exchange_account(const struct exchange *ex, unsigned status);
 
 #endif

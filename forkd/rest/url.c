@@ -85,15 +85,25 @@ static int take_param(char out[256], const char *text, size_t len)
 	return 0;
 }
 
-/* Whether the path matches the pattern. If so, the path's parameters are taken. */
-static bool matches(const char *pattern, const char *path, char param[HTTP_PARAM_MAX][256], int *ret_bad)
+/*
+ * Whether the path matches the route. If so, the path's parameters are taken. The last parameter of a
+ * route that streams is the rest of the path, as it is.
+ */
+static bool matches(const struct route *route, const char *path, char param[HTTP_PARAM_MAX][256], int *ret_bad,
+		    const char **ret_tail)
 {
+	const char *pattern = route->path;
 	unsigned n = 0;
 	int bad = 0;
 
 	while (*pattern && *path) {
-		const char *want, *have;
+		const char *want, *have, *rest = path;
 		size_t want_len = part(&pattern, &want), have_len = part(&path, &have);
+		if (route->streams && *want == '{' && *pattern == '\0') {
+			*ret_bad = bad;
+			*ret_tail = rest;
+			return true;
+		}
 		if (*want == '{' && have_len > 0 && n < HTTP_PARAM_MAX)
 			bad = take_param(param[n++], have, have_len) < 0 ? -EINVAL : bad;
 		else if (want_len != have_len || strncmp(want, have, want_len) != 0)
@@ -106,13 +116,14 @@ static bool matches(const char *pattern, const char *path, char param[HTTP_PARAM
 }
 
 const struct route *url_route(const struct route *routes, unsigned n, const char *method, const char *path,
-			      char param[HTTP_PARAM_MAX][256], struct strbuf *allow, int *ret_bad)
+			      char param[HTTP_PARAM_MAX][256], struct strbuf *allow, int *ret_bad,
+			      const char **ret_tail)
 {
 	const char *want = strcmp(method, "HEAD") == 0 ? "GET" : method;
 
 	*ret_bad = 0;
 	for (const struct route *r = routes; r < routes + n; r++) {
-		if (!matches(r->path, path, param, ret_bad))
+		if (!matches(r, path, param, ret_bad, ret_tail))
 			continue;
 		if (strcmp(r->method, want) == 0)
 			return r;

@@ -25,10 +25,12 @@ MUST_CHECK int url_query(char *query, struct url_pair pairs[URL_PAIRS_MAX]);
 /*
  * Finds the route of a path that is still encoded. The route of GET serves HEAD too. NULL: there is
  * no route; then `allow` has the methods of the path ("GET, HEAD, POST"), or nothing for an unknown
- * path. *ret_bad -EINVAL: a parameter cannot be decoded.
+ * path. *ret_bad -EINVAL: a parameter cannot be decoded. *ret_tail: where the rest of the path begins, with a '/', when the
+ * route streams.
  */
 const struct route *url_route(const struct route *routes, unsigned n, const char *method, const char *path,
-			      char param[HTTP_PARAM_MAX][256], struct strbuf *allow, int *ret_bad);
+			      char param[HTTP_PARAM_MAX][256], struct strbuf *allow, int *ret_bad,
+			      const char **ret_tail);
 
 /*
  * Loads a decimal number of a query, at most `max`, else E_INVALID. `what` names the number in

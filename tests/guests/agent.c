@@ -2,7 +2,9 @@
 /*
  * Test guest that answers on vsock as forkd-agent does: port 983 (the API) and port 984 (the daemon's
  * alone), HTTP/1.1, one request for each stream. It prints "agent: ready" when it listens, and a line for
- * each private request. On 983, GET /health is answered 204, and all else with the request's own body.
+ * each private request. On 983, GET /health is answered 204, GET /head with the request itself,
+ * GET /garbage with what is no HTTP, GET /flood without an end, GET /silent not at all, and all else with the
+ * request's own body.
  *
  * A new identity is acknowledged unless the hostname of the identity says otherwise: "twin" echoes another
  * nonce, "garbage" is no HTTP, "silent" says nothing, "flood" never ends, "step" is an error, "reset" breaks off.
@@ -242,7 +244,16 @@ static void answer_request(struct conn *c)
 	c->answered = true;
 	if (c->port == PRIVATE_PORT)
 		answer_private(c);
-	else if (begins(c, "GET /health ")) {
+	else if (begins(c, "GET /head/") || begins(c, "GET /head?") || begins(c, "GET /head "))
+		answer(c, "200 OK", c->kept);
+	else if (begins(c, "GET /garbage "))
+		write_text(c, "garbage\r\n\r\n", 11);
+	else if (begins(c, "GET /silent "))
+		print("agent: silent\n");
+	else if (begins(c, "GET /flood ")) {
+		write_text(c, "HTTP/1.1 200 OK\r\n\r\n", 19);
+		c->floods = true;
+	} else if (begins(c, "GET /health ")) {
 		static const char text[] = "HTTP/1.1 204 No Content\r\n\r\n";
 		write_text(c, text, sizeof(text) - 1);
 		say(c, SHUTDOWN, 3, NULL, 0);

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/v1/clones/{id}/agent/…: what reaches an agent in a guest, what comes back, and what a guest or a client cannot do to others."""
+import base64
+import os
+import socket
+import threading
+
+import test_agent
+from forkdtest import Daemon
+from kvmtest import wait_for
+
+
+class AgentRoute(test_agent.AgentTest):
+    def daemon(self, n=1):
+        d = Daemon(self)
+        self.template(d)
+        return d, d.clone("t", n)
+
+    def raw(self, d):
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(30)
+        s.connect(d.socket)
+        self.addCleanup(s.close)
+        return s
+
+    def url(self, c, path):
+        return f"/v1/clones/{c['id']}/agent{path}"
+
+    def test_passes(self):
+        d, (c,) = self.daemon()
+        self.assertEqual(d.call("GET", self.url(c, "/health")).status, 204)
+        answer = d.call("POST", self.url(c, "/x"), {"a": [1, 2]}, headers={"Content-Type": "application/anything"})
+        self.assertEqual((answer.status, answer.json), (200, {"a": [1, 2]}))
+        self.assertEqual(answer.headers["Content-Security-Policy"], "sandbox")
+        big = os.urandom(1500).hex().encode()
+        self.assertEqual(d.call("PUT", self.url(c, "/x"), big).body, big)
+        secrets = {"Authorization": "Bearer secret", "Cookie": "a=secret", "X-API-Key": "secret", "X-Access-Token": "secret",
+                   "X-Forkd-User": "joe", "X-Other": "kept", "Connection": "X-Hop", "X-Hop": "1"}
+        head = d.call("GET", self.url(c, "/head/a%2fb?q=%20"), headers=secrets).body.decode()
+        self.assertEqual(head.split("\r\n")[0], "GET /head/a%2fb?q=%20 HTTP/1.1")
+        self.assertNotIn("secret", head)
+        self.assertNotIn("X-Hop", head)
+        self.assertIn("X-Other: kept\r\n", head)
+        self.assertIn(f"Authorization: Basic {base64.b64encode(b'joe:').decode()}\r\n", head)
+        head = d.call("GET", self.url(c, "/head?username=ann")).body.decode()
+        self.assertIn(f"Authorization: Basic {base64.b64encode(b'ann:').decode()}\r\n", head)
+        self.assertIn('method="GET",route="/v1/clones/{id}/agent/{path}",status="2xx"', d.call("GET", "/metrics").body.decode())
+
+    def test_one_connection_for_all(self):
+        """Routes of both kinds on one kept connection, sent at once."""
+        d, (c,) = self.daemon()
+        s = self.raw(d)
+        one = f"GET {self.url(c, '/health')} HTTP/1.1\r\nHost: x\r\n\r\n"
+        s.sendall((one + "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + one + "GET /v1/clones/none/agent/x HTTP/1.1\r\nHost: x\r\n\r\n" +
+                   f"POST {self.url(c, '/x')} HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc").encode())
+        got = b""
+        while not got.endswith(b"\r\n\r\nabc"):
+            part = s.recv(65536)
+            self.assertTrue(part, got)
+            got += part
+        self.assertEqual([int(p[:3]) for p in got.split(b"HTTP/1.1 ")[1:]], [204, 200, 204, 404, 200])
+
+    def test_refused(self):
+        d, (c,) = self.daemon()
+        d.refused(404, "clone_not_found", "GET", "/v1/clones/c-none/agent/health")
+        d.refused(404, "not_found", "GET", f"/v1/clones/{c['id']}/agent")
+        d.refused(405, "method_not_allowed", "OPTIONS", self.url(c, "/health"))
+        d.refused(400, "invalid_request", "GET", self.url(c, "/head"), headers={"X-Forkd-User": "a:b"})
+        d.refused(400, "invalid_request", "GET", self.url(c, "/head"), headers={"X-Forkd-User": "x" * 65})
+        self.assertIn("not of HTTP/1.1", d.refused(502, "agent_unreachable", "GET", self.url(c, "/garbage")))
+        d.must(200, "PUT", f"/v1/clones/{c['id']}/pause")
+        self.assertIn("is paused", d.refused(409, "paused", "GET", self.url(c, "/health")))
+        d.must(200, "PUT", f"/v1/clones/{c['id']}/resume")
+        self.assertEqual(d.call("GET", self.url(c, "/health")).status, 204)
+
+    def test_no_agent(self):
+        """A guest that has no vsock device, and one whose process is gone."""
+        d, (c,) = self.daemon()
+        d.template("other", self.ticker())
+        other = d.clone("other")[0]
+        d.refused(502, "agent_unreachable", "GET", self.url(other, "/health"))
+        d.delete([c])
+        d.refused(404, "clone_not_found", "GET", self.url(c, "/health"))
+
+    def test_a_guest_that_floods(self):
+        """Nobody reads what it sends: the daemon's memory does not grow, and others are served."""
+        d, (c, other) = self.daemon(2)
+
+        def rss():
+            with open(f"/proc/{d.process.pid}/status", encoding="ascii") as f:
+                return int(next(line for line in f if line.startswith("VmRSS")).split()[1]) // 1024
+        before = rss()
+        stuck = [self.raw(d) for _ in range(10)]
+        for s in stuck:
+            s.sendall(f"GET {self.url(c, '/flood')} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            self.assertIn(b"200 OK", s.recv(15))
+        for _ in range(20):
+            self.assertEqual(d.call("GET", self.url(other, "/health")).status, 204)
+        self.assertLess(rss() - before, 20)
+
+    def test_clone_ends_meanwhile(self):
+        d, (c,) = self.daemon()
+        s = self.raw(d)
+        s.sendall(f"GET {self.url(c, '/silent')} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        waiting = threading.Thread(target=lambda: got.append(s.recv(65536)))
+        got = []
+        waiting.start()
+        wait_for("the request to reach the guest", lambda: "agent: silent" in self.serial(c))
+        d.delete([c])
+        waiting.join(30)
+        self.assertIn(b"HTTP/1.1 502 Bad Gateway", got[0])
