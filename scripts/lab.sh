@@ -14,7 +14,7 @@
 # the "outer" Linux, has a real /dev/kvm there. The guests that the scripts start are "inner". scripts/lab/images.sh makes both images.
 #
 # Scripts run as root and find: LAB_DIR (what was taken along, and tests/lab), LAB_TMP (empty, removed afterwards), LAB_KEEP,
-# LAB_KERNEL, LAB_VMLINUX, LAB_INITRD (for guests), LAB_VMM and LAB_RESTORE_VMM (programs under test), LAB_BUSYBOX, LAB_PYTHON.
+# LAB_KERNEL, LAB_VMLINUX, LAB_INITRD (for guests), LAB_FULL_KERNEL, LAB_FULL_INITRD (the distribution's full kernel), LAB_VMM and LAB_RESTORE_VMM (programs under test), LAB_BUSYBOX, LAB_PYTHON.
 #
 # Environment:
 #   VMM, RESTORE_VMM   program under test, and the one that restores (default: the same): a path, or a name in build/ or $FORKD_PEERS
@@ -102,12 +102,14 @@ done
 for d in ${data[@]+"${data[@]}"}; do cp -L "$d" "$lab/" || fail "data file '$d': cannot copy"; done
 
 # The guests' initramfs: the cached one, and behind it, when they were built, the programs that run in guests.
-initrd=$images/inner.img
+initrd=$images/inner.img full_initrd=$images/full-inner.img
 if [ -x "$root/build/tests/lab/guest_vsock" ]; then
 	mkdir -p "$work/guest/bin"
 	cp "$root"/build/tests/lab/guest_{vsock,nested} "$work/guest/bin/"
-	(cd "$work/guest" && find . | cpio -o -H newc --quiet) | cat "$initrd" - > "$lab/inner.img"
-	initrd=$lab/inner.img
+	(cd "$work/guest" && find . | cpio -o -H newc --quiet) > "$work/guest.img"
+	cat "$initrd" "$work/guest.img" > "$lab/inner.img"
+	cat "$full_initrd" "$work/guest.img" > "$lab/full-inner.img"
+	initrd=$lab/inner.img full_initrd=$lab/full-inner.img
 fi
 
 plan() {	# the words of the command line as shell commands; `--` ends one
@@ -141,6 +143,7 @@ plan() {	# the words of the command line as shell commands; `--` ends one
 run_direct() {
 	mkdir "$work/tmp" "$work/keep"
 	export LAB_DIR=$lab LAB_TMP=$work/tmp LAB_KEEP=$work/keep LAB_KERNEL=$images/vmlinuz LAB_VMLINUX=$images/vmlinux
+	export LAB_FULL_KERNEL=$images/full-vmlinuz LAB_FULL_INITRD=$full_initrd
 	export LAB_INITRD=$initrd LAB_BUSYBOX=$images/busybox LAB_PYTHON=${PYTHON:-python3}
 	timeout -k 10 "$limit_s" sh "$lab/plan" &
 	runner=$!

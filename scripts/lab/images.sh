@@ -1,10 +1,11 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes what the lab boots, from the distribution's own kernel package (downloaded and unpacked, never installed), and prints the folder
+# Makes what the lab boots, from the distribution's own kernel packages (downloaded and unpacked, never installed), and prints the folder
 # it is in:
 #   vmlinuz vmlinux   the kernel, as bzImage and as ELF (the latter only where its compressor is installed)
 #   inner.img         initramfs of the guests under test: busybox, virtio modules, guest-init
-#   outer.img         initramfs of the Linux that has /dev/kvm: busybox, kvm modules, e2fsprogs, Python, vmlinuz, inner.img, outer-init
+#   full-vmlinuz full-inner.img   the same of the distribution's full kernel, which has what the small one for virtual machines lacks (VMGenID)
+#   outer.img         initramfs of the Linux that has /dev/kvm: busybox, kvm modules, e2fsprogs, Python, the files above, outer-init
 #   busybox
 # The folder's name is a hash of all inputs: what is there already is not made again.
 #   usage: images.sh CACHE direct|qemu
@@ -28,14 +29,14 @@ busybox=$(command -v busybox) || fail "busybox is missing (Debian: apt-get insta
 python=/usr/bin/python3
 [ -x $python ] || python=$(command -v python3) || fail "python3 is missing"
 
-inner_modules="virtio_pci virtio_net virtio_blk virtio_console virtio-rng virtio_balloon vmw_vsock_virtio_transport ext4 kvm-amd kvm-intel"
+inner_modules="virtio_pci virtio_net virtio_blk virtio_console virtio-rng virtio_balloon vmw_vsock_virtio_transport crc32c_generic ext4 kvm-amd kvm-intel"
 outer_modules="kvm-amd kvm-intel tun bridge veth vhost_net vhost_vsock loop ext4 xfs overlay nf_tables"
 outer_programs="mke2fs e2fsck debugfs ip"
 
 # Debian has a small kernel for virtual machines; Ubuntu's counterpart splits its modules into a second package.
-kernel_packages() {
+kernel_packages() {	# kernel_packages META...: those of the first that apt knows
 	local meta image
-	for meta in linux-image-cloud-amd64 linux-image-virtual; do
+	for meta in "$@"; do
 		image=$(apt-cache depends "$meta" 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
 		[ -n "$image" ] || continue
 		echo "$image"
@@ -43,13 +44,16 @@ kernel_packages() {
 		return
 	done
 }
-packages=$(kernel_packages)
+versions_of() { for p in "$@"; do echo "$p=$(apt-cache policy "$p" | sed -n 's/ *Candidate: //p')"; done; }
+folder_of() { echo "$cache/kernel-$(echo "$1" | sha256sum | cut -c 1-16)"; }
+packages=$(kernel_packages linux-image-cloud-amd64 linux-image-virtual)
 [ -n "$packages" ] || fail "apt knows neither linux-image-cloud-amd64 nor linux-image-virtual (apt-get update?)"
-versions=$(for p in $packages; do echo "$p=$(apt-cache policy "$p" | sed -n 's/ *Candidate: //p')"; done)
-
-kernel=$cache/kernel-$(echo "$versions" | sha256sum | cut -c 1-16)
+full_packages=$(kernel_packages linux-image-amd64 linux-image-generic)
+[ -n "$full_packages" ] || fail "apt knows neither linux-image-amd64 nor linux-image-generic (apt-get update?)"
+versions=$(versions_of $packages) full_versions=$(versions_of $full_packages)
+kernel=$(folder_of "$versions") full_kernel=$(folder_of "$full_versions")
 images=$cache/$kind-$({
-	echo "$versions $inner_modules"
+	echo "$versions $full_versions $inner_modules"
 	sha256sum "$here"/guest-* "$here/images.sh" "$busybox"
 	[ "$kind" = direct ] || { echo "$outer_modules $outer_programs"; sha256sum "$here"/outer-* "$here/python-files.py" "$(realpath $python)"; }
 } | sha256sum | cut -c 1-16)
@@ -62,29 +66,35 @@ mkdir -p "$cache"
 work=$(mktemp -d "$cache/tmp.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-if [ ! -e "$kernel/done" ]; then
-	note "downloading" $versions
+release_of() { local v; v=$(basename "$1"/boot/vmlinuz-*); echo "${v#vmlinuz-}"; }	# release_of FOLDER: the kernel's `uname -r`
+fetch_kernel() {	# fetch_kernel FOLDER VERSIONS PACKAGE...
+	local folder=$1 wanted=$2
+	shift 2
+	[ ! -e "$folder/done" ] || return 0
+	note "downloading" $wanted
+	rm -rf "$work/deb" "$work/kernel"
 	mkdir "$work/deb" "$work/kernel"
-	for p in $packages; do
+	for p in "$@"; do
 		(cd "$work/deb" && apt-get -o APT::Sandbox::User=root download -q "$p" >&2) || fail "cannot download package '$p'"
 	done
 	for deb in "$work"/deb/*.deb; do dpkg -x "$deb" "$work/kernel"; done
 	# busybox's modprobe reads plain modules only
 	find "$work/kernel" -name '*.ko.xz' -exec xz -d {} +
 	find "$work/kernel" -name '*.ko.zst' -exec zstd -q -d --rm {} +
-	kver=$(basename "$work"/kernel/boot/vmlinuz-*); kver=${kver#vmlinuz-}
 	# on a merged-/usr system the package may have its modules below /usr
 	[ -d "$work/kernel/lib/modules" ] || { mkdir -p "$work/kernel/lib"; mv "$work/kernel/usr/lib/modules" "$work/kernel/lib/"; }
-	depmod -b "$work/kernel" "$kver"
+	depmod -b "$work/kernel" "$(release_of "$work/kernel")"
 	touch "$work/kernel/done"
-	rm -rf "$kernel"
-	mv "$work/kernel" "$kernel"
-fi
-kver=$(basename "$kernel"/boot/vmlinuz-*); kver=${kver#vmlinuz-}
+	rm -rf "$folder"
+	mv "$work/kernel" "$folder"
+}
+fetch_kernel "$kernel" "$versions" $packages
+fetch_kernel "$full_kernel" "$full_versions" $full_packages
 
-tree() {	# tree DIR MODULE...: busybox, and the modules with those that they need
-	local dir=$1 module applet file
-	shift
+tree() {	# tree DIR KERNEL MODULE...: busybox, and the kernel's modules with those that they need
+	local dir=$1 kernel=$2 kver module applet file
+	kver=$(release_of "$kernel")
+	shift 2
 	mkdir -p "$dir"/{bin,sbin,dev,proc,sys,tmp,run,mnt,etc} "$dir/lib/modules/$kver"
 	cp "$busybox" "$dir/bin/busybox"
 	for applet in $("$busybox" --list); do [ "$applet" = busybox ] || ln -s busybox "$dir/bin/$applet"; done
@@ -114,19 +124,25 @@ with_libraries() {	# with_libraries DIR FILE...: each file at its own path, with
 }
 
 mkdir "$work/images"
-cp "$kernel/boot/vmlinuz-$kver" "$work/images/vmlinuz"
+cp "$kernel"/boot/vmlinuz-* "$work/images/vmlinuz"
+cp "$full_kernel"/boot/vmlinuz-* "$work/images/full-vmlinuz"
 cp "$busybox" "$work/images/busybox"
 "$python" "$here/extract-vmlinux.py" "$work/images/vmlinuz" "$work/images/vmlinux" || note "no vmlinux: tests with an ELF kernel will be skipped"
 
-tree "$work/inner" $inner_modules
-cp "$here/guest-init" "$work/inner/init"
-cp "$here/guest-ask" "$here/guest-work" "$work/inner/bin/"
-chmod 755 "$work/inner/init" "$work/inner/bin"/guest-*
-pack "$work/inner" "$work/images/inner.img"
+guest_image() {	# guest_image KERNEL FILE
+	tree "$work/inner" "$1" $inner_modules
+	cp "$here/guest-init" "$work/inner/init"
+	cp "$here/guest-ask" "$here/guest-work" "$work/inner/bin/"
+	chmod 755 "$work/inner/init" "$work/inner/bin"/guest-*
+	pack "$work/inner" "$2"
+	rm -rf "$work/inner"
+}
+guest_image "$kernel" "$work/images/inner.img"
+guest_image "$full_kernel" "$work/images/full-inner.img"
 
 if [ "$kind" = qemu ]; then
 	outer=$work/outer
-	tree "$outer" $outer_modules
+	tree "$outer" "$kernel" $outer_modules
 	cp "$here/outer-init" "$outer/init"
 	chmod 755 "$outer/init"
 	for p in $outer_programs; do
@@ -139,7 +155,7 @@ if [ "$kind" = qemu ]; then
 	with_libraries "$outer" $(cat "$work/python")
 	ln -s "$(head -n 1 "$work/python")" "$outer/bin/python3"
 	mkdir -p "$outer/lab"
-	cp "$work/images/vmlinuz" "$work/images/inner.img" "$outer/lab/"
+	cp "$work"/images/{,full-}vmlinuz "$work"/images/{,full-}inner.img "$outer/lab/"
 	[ ! -e "$work/images/vmlinux" ] || cp "$work/images/vmlinux" "$outer/lab/"
 	pack "$outer" "$work/images/outer.img"
 fi
@@ -148,6 +164,6 @@ rm -rf "$images"
 mv "$work/images" "$images"
 # older images of this kind are of no use any more
 for old in "$cache/$kind"-*; do [ "$old" = "$images" ] || rm -rf "$old"; done
-for old in "$cache"/kernel-*; do [ "$old" = "$kernel" ] || rm -rf "$old"; done
+for old in "$cache"/kernel-*; do [ "$old" = "$kernel" ] || [ "$old" = "$full_kernel" ] || rm -rf "$old"; done
 note "made $images ($(du -sh "$images" | cut -f 1))"
 echo "$images"

@@ -24,6 +24,8 @@ KEEP = os.environ["LAB_KEEP"]
 KERNEL = os.environ["LAB_KERNEL"]
 VMLINUX = os.environ["LAB_VMLINUX"]
 INITRD = os.environ["LAB_INITRD"]
+FULL_KERNEL = os.environ["LAB_FULL_KERNEL"]
+FULL_INITRD = os.environ["LAB_FULL_INITRD"]
 VMM = os.environ["LAB_VMM"]
 RESTORE_VMM = os.environ["LAB_RESTORE_VMM"]
 BUSYBOX = os.environ["LAB_BUSYBOX"]
@@ -279,15 +281,16 @@ class Vm:
                                             stdout=out, stderr=out, pass_fds=fds)
         self.wait("the API socket", lambda: os.path.exists(self.api_path), 30)
 
-    def boot(self, cpus=1, test="boot", kernel=KERNEL, program=VMM, serial=None, tap_by_name=True, memory="256M"):
+    def boot(self, cpus=1, test="boot", kernel=KERNEL, program=VMM, serial=None, tap_by_name=True, memory="256M",
+             initrd=INITRD, more=()):
         self.make_disk()
         tap_fd = self.net.tap(persistent=tap_by_name)
         tap = "tap=tap0" if tap_by_name else f"fd=[{tap_fd}]"
-        self.start(program, "--cpus", f"boot={cpus}", "--memory", f"size={memory}", "--kernel", kernel, "--initramfs", INITRD,
+        self.start(program, "--cpus", f"boot={cpus}", "--memory", f"size={memory}", "--kernel", kernel, "--initramfs", initrd,
                    "--cmdline", f"console=ttyS0 quiet panic=-1 forkd.test={test} forkd.ip={GUEST}/24 forkd.gw={GATEWAY}",
                    "--disk", f"id=disk0,path={self.disk},image_type=raw", "--net", f"id=net1,{tap},mac={MAC}",
                    "--console", f"file={self.hvc0}", "--serial", serial or f"file={self.serial}",
-                   "--vsock", f"cid=3,socket={self.vsock}", "--balloon", "size=0",
+                   "--vsock", f"cid=3,socket={self.vsock}", "--balloon", "size=0", *more,
                    fds=() if tap_by_name else (tap_fd,), inside=tap_by_name)
         self.net.close_tap()
 
