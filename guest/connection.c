@@ -14,6 +14,9 @@
 
 /* ---- out ---- */
 
+/* Smaller pieces wait for the end of the round, and go out together. */
+enum { SEND_AT_ONCE = 4 << 10 };
+
 static void drop_out(struct connection *c)
 {
 	free(c->out);
@@ -60,15 +63,30 @@ static size_t send_some(struct connection *c, struct iovec *iov, int n)
 	return 0;
 }
 
+static void flush(struct connection *c)
+{
+	if (c->out_len == 0 || c->broken)
+		return;
+	const size_t sent = send_some(c, &(struct iovec){ c->out + c->out_at, c->out_len }, 1);
+	c->out_at += sent;
+	c->out_len -= sent;
+	if (c->out_len == 0 && c->answer != ANSWER_BEGUN)
+		drop_out(c); /* a stream will need it again */
+}
+
 void connection_send(struct connection *c, const struct iovec *iov, int n)
 {
 	struct iovec parts[4];
-	size_t sent = 0;
+	size_t sent = 0, all = 0;
 
 	if (c->broken)
 		return connection_kick(c);
 	memcpy(parts, iov, (size_t)n * sizeof(*iov));
-	if (c->out_len == 0)
+	for (int i = 0; i < n; i++)
+		all += iov[i].iov_len;
+	if (all >= SEND_AT_ONCE)
+		flush(c);
+	if (all >= SEND_AT_ONCE && c->out_len == 0)
 		sent = send_some(c, parts, n);
 	for (int i = 0; i < n; i++) {
 		const size_t skip = sent < iov[i].iov_len ? sent : iov[i].iov_len;
@@ -80,15 +98,11 @@ void connection_send(struct connection *c, const struct iovec *iov, int n)
 		connection_kick(c);
 }
 
-static void flush(struct connection *c)
+void connection_flush(struct connection *c)
 {
-	if (c->out_len == 0)
-		return;
-	const size_t sent = send_some(c, &(struct iovec){ c->out + c->out_at, c->out_len }, 1);
-	c->out_at += sent;
-	c->out_len -= sent;
-	if (c->out_len == 0 && c->answer != ANSWER_BEGUN)
-		drop_out(c); /* a stream will need it again */
+	flush(c);
+	if (c->out_len > 0)
+		shutdown(c->watch.fd, SHUT_RDWR);
 }
 
 /* ---- in ---- */
@@ -275,6 +289,7 @@ void connection_free(struct connection *c)
 		c->answer = ANSWER_ENDED;
 		c->ex.on_gone(&c->ex);
 	}
+	flush(c);
 	loop_del(&c->server->agent->loop, &c->watch);
 	loop_timer_cancel(&c->kick);
 	loop_timer_cancel(&c->linger);

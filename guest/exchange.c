@@ -257,6 +257,7 @@ int ex_take_over(struct exchange *ex, char **ret_bytes, size_t *ret_len)
 	struct connection *c = connection_of(ex);
 	const int fd = c->watch.fd;
 
+	connection_flush(c);
 	loop_del(&c->server->agent->loop, &c->watch);
 	c->watch.fd = -1;
 	c->taken = true;

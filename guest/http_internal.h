@@ -64,8 +64,10 @@ struct connection *connection_new(struct server *s, int fd);
 void connection_free(struct connection *c);
 /* Looks at the connection in the next round. */
 void connection_kick(struct connection *c);
-/* Sends what it can at once and buffers the rest. */
+/* Sends what it can in this round, and buffers the rest. */
 void connection_send(struct connection *c, const struct iovec *iov, int n);
+/* Sends all at once, before the socket is given away; a client that does not read is cut off. */
+void connection_flush(struct connection *c);
 /* Could another connection have the place of this one, and since when it waits for its client? */
 bool connection_is_idle(const struct connection *c, uint64_t *ret_since_ns);
 

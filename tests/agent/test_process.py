@@ -584,13 +584,29 @@ class Terminal(ProcessTest):
         self.assertIn(b"43 132", got["pty"])
         self.assertEqual((got["end"]["exitCode"], got["stdout"], got["stderr"]), (2, b"", b""))
 
+    @staticmethod
+    def in_foreground(shell, program):
+        """Is a child of the shell with that name in the terminal's foreground group?"""
+        with open(f"/proc/{shell}/task/{shell}/children", encoding="ascii") as f:
+            children = f.read().split()
+        for child in children:
+            try:
+                with open(f"/proc/{child}/stat", encoding="ascii") as f:
+                    name, rest = f.read().split("(", 1)[1].rsplit(")", 1)
+            except FileNotFoundError:
+                continue
+            fields = rest.split()           # state, ppid, pgrp, session, tty, tpgid
+            if name == program and fields[2] == fields[5]:
+                return True
+        return False
+
     def test_job_control(self):
         """The terminal is the process' controlling one: Ctrl+C reaches what is in the foreground, Ctrl+D is the end."""
         stream, pid = self.start("/bin/bash", ["--norc", "-i"], pty={"size": {"cols": 80, "rows": 24}}, envs={"PS1": "READY> "})
         self.until(stream, b"READY> ")
         self.call(SERVICE + "SendInput", {"process": {"pid": pid}, "input": {"pty": b64("echo $((6*7))a; sleep 1000\r")}})
         self.until(stream, b"\n42a")
-        wait_for("sleep runs", lambda: open(f"/proc/{pid}/task/{pid}/children").read().split())
+        wait_for("sleep is in the foreground", lambda: self.in_foreground(pid, "sleep"))
         self.call(SERVICE + "SendInput", {"process": {"pid": pid}, "input": {"pty": b64("\x03")}})
         self.until(stream, b"READY> ")
         self.call(SERVICE + "SendInput", {"process": {"pid": pid}, "input": {"pty": b64("exit 5\r")}})

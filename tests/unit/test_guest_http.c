@@ -335,6 +335,7 @@ static void answers_that_wait(void **state)
 	say("GET /keep HTTP/1.1\r\n\r\n");
 	memset(big, 'x', sizeof(big));
 	ex_begin(live, 200, "text/plain", NULL, sizeof(big));
+	rounds();
 	assert_int_equal(ex_room(live), LIMIT_OUT);
 	ex_write(live, big, sizeof(big));
 	assert_int_equal(ex_room(live), 0);
@@ -400,6 +401,30 @@ static void connections_given_away(void **state)
 	close(client);
 	client = new_client();
 	assert_string_equal(say("GET /raw HTTP/1.1\r\n\r\n"), "raw:");
+}
+
+/* The small pieces of one round are one piece for the client, who would be woken for each of them. */
+static void small_pieces_together(void **state)
+{
+	char got[512];
+
+	(void)state;
+	say("GET /keep HTTP/1.1\r\n\r\n");
+	ex_begin(live, 200, "text/plain", NULL, 6);
+	ex_write(live, "one", 3);
+	ex_write(live, "two", 3);
+	ex_end(live);
+	assert_int_equal(recv(client, got, sizeof(got), MSG_DONTWAIT), -1);
+	assert_int_equal(loop_round(&agent.loop, 0), 0);
+	assert_int_equal(recv(client, got, sizeof(got), MSG_DONTWAIT), strlen(OK("text/plain", "onetwo", "6")));
+}
+
+/* An answer that was not sent yet comes before what the new owner of the connection writes. */
+static void given_away_behind_an_answer(void **state)
+{
+	(void)state;
+	assert_string_equal(say("GET /show HTTP/1.1\r\n\r\nGET /raw HTTP/1.1\r\n\r\nx"),
+			    OK("text/plain", "-,-,-", "5") "raw:x");
 }
 
 /* What is pipelined waits for the answer before. */
@@ -481,6 +506,8 @@ int main(void)
 		HTTP_TEST(aborted_answers),
 		HTTP_TEST(half_closed_clients),
 		HTTP_TEST(connections_given_away),
+		HTTP_TEST(given_away_behind_an_answer),
+		HTTP_TEST(small_pieces_together),
 		HTTP_TEST(one_after_the_other),
 		HTTP_TEST(silence_makes_room),
 		HTTP_TEST(who_is_served_stays),
