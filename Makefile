@@ -56,6 +56,8 @@ musl_obj = $(patsubst %.c,$(BUILD)/obj-musl/%.o,$(1))
 LIB = $(BUILD)/libvmm.a
 FORKD_LIB = $(BUILD)/libforkd.a
 PROGRAMS = $(addprefix $(BUILD)/,forkd-vmm forkd forkctl forkd-agent)
+# For programs with OpenSSL in a guest; only where its headers are.
+RAND_MODULE = $(if $(wildcard /usr/include/openssl/core_dispatch.h),$(BUILD)/forkd-rand.so)
 UNIT = $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/test_*.c))
 # Small programs that tests and benchmarks start; each is one file.
 HELPERS = $(patsubst %.c,$(BUILD)/%,$(wildcard tests/kvm/*.c tests/bench/*.c tests/lab/*.c))
@@ -65,7 +67,7 @@ SANITIZE_ASAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit
 SANITIZE_FUZZ = -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SANITIZE_TSAN = -fsanitize=thread -fno-omit-frame-pointer -Wno-tsan -Wno-unknown-warning-option
 
-all: $(PROGRAMS)
+all: $(PROGRAMS) $(RAND_MODULE)
 GUEST_CC ?= gcc
 include tests/guests/guests.mk
 
@@ -101,6 +103,9 @@ else
 $(BUILD)/forkd-agent: $(BUILD)/obj/guest/main.o $(GUEST_LIB) $(COMMON_LIB)
 	$(CC) $(LDFLAGS) $^ $(GUEST_LIBS) -o $@
 endif
+$(BUILD)/forkd-rand.so: guest/reseed/rand_provider.c
+	@mkdir -p $(@D)
+	$(CC) $(filter-out -MMD -MP,$(CPPFLAGS)) $(filter-out $(SAN),$(CFLAGS)) -shared -fPIC $< -lcrypto -o $@
 # The agent's tests link with the agent alone: its names and the daemon's are not the same things.
 $(BUILD)/tests/unit/test_guest_%: $(BUILD)/obj/tests/unit/test_guest_%.o $(GUEST_LIB) $(COMMON_LIB)
 	@mkdir -p $(@D)
@@ -142,7 +147,7 @@ check-unit: $(UNIT)
 	[ $$failed -eq 0 ] || { echo "$$failed unit test programs failed"; exit 1; }
 
 # The guest agent on this host, natively
-check-agent: $(BUILD)/forkd-agent
+check-agent: $(BUILD)/forkd-agent $(RAND_MODULE)
 	BUILD=$(BUILD) $(PYTHON) tests/agent/run.py $(TESTS)
 
 check-kvm: all guests helpers
@@ -221,6 +226,8 @@ lint:
 install: all
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(filter-out %/forkd-agent,$(PROGRAMS))
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/lib/forkd $(BUILD)/forkd-agent
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/forkd/reseed guest/reseed/forkd_reseed.* guest/reseed/openssl.cnf $(RAND_MODULE)
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/lib/forkd/clone.d/after guest/clone.d/after/50-services
 	install -m 0644 guest/systemd/forkd-agent.service $(DESTDIR)$(PREFIX)/lib/forkd/
 	install -m 0755 guest/openrc/forkd-agent $(DESTDIR)$(PREFIX)/lib/forkd/forkd-agent.openrc
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system forkd/systemd/forkd.service forkd/systemd/forkd.socket

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/wait.h>
 
-#include "common/clock.h"
+#include "guest/process/spawn.h"
 
 static const char *const search[] = { "/usr/sbin", "/usr/bin", "/sbin", "/bin" };
 
@@ -35,6 +35,7 @@ _Noreturn static void child_main(const struct command_spec *spec, int stderr_fd)
 	int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	loop_child_signals();
+	spawn_restore_files();
 	setsid();
 	if (spec->user_group && groups_enter_user(spec->user_group) < 0)
 		dprintf(stderr_fd, "enter the control group: errno %d\n", errno);

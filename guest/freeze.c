@@ -196,10 +196,20 @@ static int wait_all(const struct groups *g, const char *list, uint64_t deadline_
 	return 0;
 }
 
+static unsigned count_lines(const char *list)
+{
+	char path[PATH_MAX];
+	unsigned n = 0;
+
+	while (next_line(&list, path))
+		n++;
+	return n;
+}
+
 /* New groups and processes can come until all are frozen, so it takes some passes. */
 static int freeze_passes(struct groups *g, uint64_t deadline_ns, struct err *err)
 {
-	unsigned n = 0;
+	unsigned n = count_lines(g->frozen.text); /* of an earlier freeze */
 
 	for (unsigned pass = 0; pass < PASSES; pass++) {
 		size_t before = g->frozen.len;
@@ -226,8 +236,6 @@ int groups_freeze(struct groups *g, uint64_t deadline_ns, struct err *err)
 
 	if (!g->kind)
 		return err_set(err, ERR_HOST, "the guest has no control groups that can be frozen");
-	if (groups_frozen(g))
-		return err_set(err, ERR_CONFLICT, "the guest is frozen already");
 	int r = freeze_passes(g, deadline_ns, err);
 	if (r < 0 && groups_thaw(g, &ignored) < 0)
 		log_warn("thaw again: %s", ignored.msg);

@@ -50,7 +50,7 @@ MUST_CHECK int groups_enter_user(const struct groups *groups);
 
 /*
  * Freezes, and waits until every process stands still, until CLOCK_MONOTONIC is deadline_ns at most.
- * Returns the number of groups. On failure all that was frozen is thawed again. May be called in a
+ * What is frozen already counts. Returns the number of groups. On failure all that was frozen is thawed again. May be called in a
  * child of the agent: groups_read() then tells the agent.
  */
 MUST_CHECK int groups_freeze(struct groups *groups, uint64_t deadline_ns, struct err *err);

@@ -88,7 +88,7 @@ static int hosts_rename(int root_fd, const char *old, const char *new, struct er
 		else
 			strbuf_add(&out, line, (size_t)(end - line));
 	}
-	if (out.failed)
+	if (out.failed || !out.text)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "/etc/hosts");
 	return strcmp(out.text, text) == 0 ? 0 : put_text(root_fd, "/etc/hosts", out.text, err);
 }

@@ -13,6 +13,7 @@
 
 #include "common/clock.h"
 #include "common/log.h"
+#include "guest/process/spawn.h"
 
 enum { POLL_NS = 20000000 };
 
@@ -81,6 +82,7 @@ static void on_signal(struct loop *loop, int signo)
 _Noreturn static void command_main(const struct groups *groups, char *const *argv, int report_fd)
 {
 	loop_child_signals();
+	spawn_restore_files();
 	setsid();
 	ioctl(0, TIOCSCTTY, 0); /* a console that is no terminal has none to give */
 	int r = groups_enter_user(groups);

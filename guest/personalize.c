@@ -314,12 +314,13 @@ void personalize_begin(struct exchange *ex)
 	begin(ex, &p, false);
 }
 
+static const struct field thaw_fields[] = { F(struct personality, wall_ns, .max = INT64_MAX), F_END };
+
 void personalize_thaw(struct exchange *ex)
 {
-	static const struct field fields[] = { F(struct personality, wall_ns, .max = INT64_MAX), F_END };
 	struct personality p = {};
 
-	if (!private_free(ex) || !private_body(ex, fields, &p))
+	if (!private_free(ex) || !private_body(ex, thaw_fields, &p))
 		return;
 	p.thaw = true;
 	begin(ex, &p, true);

@@ -86,19 +86,21 @@ static void hello(struct exchange *ex)
 	answer(ex, &body);
 }
 
+struct clock_request {
+	uint64_t wall_ns;
+};
+static const struct field clock_fields[] = {
+	F(struct clock_request, wall_ns, .flags = F_REQUIRED, .min = 1, .max = INT64_MAX),
+	F_END,
+};
+
 static void set_clock(struct exchange *ex)
 {
-	struct {
-		uint64_t wall_ns;
-	} rq;
-	static const struct field fields[] = {
-		F(__typeof__(rq), wall_ns, .flags = F_REQUIRED, .min = 1, .max = INT64_MAX),
-		F_END,
-	};
+	struct clock_request rq;
 	struct err err = {};
 	struct strbuf body = {};
 
-	if (!private_body(ex, fields, &rq))
+	if (!private_body(ex, clock_fields, &rq))
 		return;
 	if (wall_clock_set(rq.wall_ns, &err) < 0)
 		return fail(ex, &err);
@@ -197,17 +199,18 @@ static void on_frozen(struct job *job, int result, const struct err *err)
 		answer_count(ex, "frozen", result);
 }
 
+static const struct field freeze_fields[] = {
+	F(struct freeze_request, sync, .def = true),
+	F(struct freeze_request, fsfreeze),
+	F_END,
+};
+
 static void freeze(struct exchange *ex)
 {
-	static const struct field fields[] = {
-		F(struct freeze_request, sync, .def = true),
-		F(struct freeze_request, fsfreeze),
-		F_END,
-	};
 	struct private *private = ex->agent->private;
 	struct err err = {};
 
-	if (!private_free(ex) || !private_body(ex, fields, &private->freeze))
+	if (!private_free(ex) || !private_body(ex, freeze_fields, &private->freeze))
 		return;
 	if (start(private, ex, &ex->agent->loop, "freeze", run_freeze, on_frozen, &err) < 0)
 		fail(ex, &err);

@@ -59,8 +59,7 @@ static _Noreturn void run(const struct spawn_spec *spec, const struct ends *ends
 		give_up(status_fd, STAGE_SETUP);
 	/* CLOSE_RANGE_CLOEXEC; an older kernel has only what the agent's own descriptors say */
 	(void)syscall(SYS_close_range, 3U, ~0U, 4U);
-	if (files.rlim_max > 0)
-		(void)setrlimit(RLIMIT_NOFILE, &files);
+	spawn_restore_files();
 	if (!become(spec->user))
 		give_up(status_fd, STAGE_USER);
 	if (chdir(spec->cwd) < 0)
@@ -133,6 +132,12 @@ static int make_ends(const struct spawn_spec *spec, struct ends *e)
 	if (r == 0)
 		r = make_pipe(0, &e->err, &e->child[2]);
 	return r;
+}
+
+void spawn_restore_files(void)
+{
+	if (files.rlim_max > 0)
+		(void)setrlimit(RLIMIT_NOFILE, &files);
 }
 
 void spawn_raise_files(void)

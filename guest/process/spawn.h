@@ -35,6 +35,8 @@ struct spawned {
  * Lets the agent itself have as many descriptors as the system allows. What it starts has the limit that the agent was started with.
  */
 void spawn_raise_files(void);
+/* In a child that is to run a program in another way: the limit that the agent was started with. */
+void spawn_restore_files(void);
 
 /*
  * Forks. The descriptors are the caller's, non-blocking and close-on-exec. Whether the program could be

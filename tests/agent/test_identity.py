@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 
-from agenttest import Connection, Stream, b64, frame, unb64, wait_for
+from agenttest import ROOT, Connection, Stream, b64, frame, unb64, wait_for
 from systemtest import SystemTest, new_identity
 
 STEPS = ["reseed", "clock", "generation", "hostname", "machine_id", "boot_id", "ssh_host_keys", "dhcp", "net", "files", "env",
@@ -138,6 +138,21 @@ class Identity(SystemTest):
         self.assertRegex(self.get("/run/before"), r"0::/forkd/agent\n[^$]*frozen 1")
         self.assertRegex(self.get("/run/after"), r"0::/forkd/user\n[^$]*frozen 0")
 
+    def test_shipped_hook(self):
+        """Of systemd's services it restarts those that remember ids, without waiting for them; without systemd it does nothing."""
+        with open(os.path.join(ROOT, "guest/clone.d/after/50-services"), encoding="utf-8") as f:
+            self.put("forkd/clone.d/after/50-services", f.read(), 0o755)
+        self.identity()
+        fake = os.path.join(self.dir, "lib", "systemctl")
+        with open(fake, "w", encoding="ascii") as f:
+            f.write('#!/bin/sh\necho "$@" >> /run/asked\n')
+        os.chmod(fake, 0o755)
+        self.start("x.slice", ["sh", "-c", "mkdir -p /run/systemd/system; mount -t tmpfs tmpfs /usr/local/sbin; cp /var/lib/systemctl /usr/local/sbin/"]).wait()
+        self.identity()
+        asked = self.get("/run/asked").split()
+        self.assertEqual(asked[:2], ["--no-block", "try-restart"])
+        self.assertIn("systemd-journald.service", asked)
+
     def test_thaw_later(self):
         """An identity without a thaw: the hooks of `after` wait for the thaw."""
         self.put("forkd/clone.d/after/hook", "#!/bin/sh\necho x >> /run/after\n", 0o755)
@@ -227,9 +242,12 @@ class Identity(SystemTest):
         self.daemon("POST", "/v1/thaw", [], 400)
 
     def test_unknown_owner(self):
+        self.start("x.slice", ["sleep", "1000"])
+        self.daemon("POST", "/v1/freeze", {})
         a = self.identity(status=500, files=[{"path": "/etc/x", "content": "", "owner": "nobody-of-that-name"}])
         self.assertEqual(a["message"], "files: '/etc/x': user 'nobody-of-that-name' does not exist")
         self.assertFalse(os.path.exists(os.path.join(self.dir, "etc/x")))
+        self.assertTrue(self.stands_still("x.slice"))
 
     def test_ssh_host_keys(self):
         self.identity()
@@ -280,10 +298,15 @@ class Freeze(SystemTest):
             with self.subTest(group=g):
                 self.assertEqual(self.stands_still(self.group_of(ps[g].pid)), g != "init.scope")
         self.assertEqual(self.group_of(ps[""].pid), "forkd.loose")
-        self.assertIn("already", self.daemon("POST", "/v1/freeze", {}, 409)["message"])
+        # Once more, for a daemon that does not know: all that has come since.
+        before = self.daemon("POST", "/v1/freeze", {})["frozen"]
+        self.start("late.slice", ["sleep", "1000"])
+        self.assertEqual(self.daemon("POST", "/v1/freeze", {})["frozen"], before + 1)
+        self.assertTrue(self.stands_still("late.slice"))
         self.daemon("POST", "/v1/thaw", {})
         for g in groups:
             self.assertFalse(self.stands_still(self.group_of(ps[g].pid)), g)
+        self.assertFalse(self.stands_still("late.slice"))
         self.assertEqual(self.daemon("POST", "/v1/freeze", {}).keys(), {"frozen"})
         self.daemon("POST", "/v1/thaw", {})
 
