@@ -90,7 +90,7 @@ static int hosts_rename(int root_fd, const char *old, const char *new, struct er
 	}
 	if (out.failed || !out.text)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "/etc/hosts");
-	return strcmp(out.text, text) == 0 ? 0 : put_text(root_fd, "/etc/hosts", out.text, err);
+	return strcmp(out.text, text) == 0 ? 0 : rewrite_text(root_fd, "/etc/hosts", out.text, err);
 }
 
 int hostname_set(int root_fd, const char *name, struct err *err)
@@ -103,7 +103,7 @@ int hostname_set(int root_fd, const char *name, struct err *err)
 	if (sethostname(name, strlen(name)) < 0)
 		return err_sys(err, ERR_INTERNAL, "set the hostname '%s'", name);
 	snprintf(line, sizeof(line), "%s\n", name);
-	if (faccessat(root_fd, "etc/hostname", F_OK, 0) == 0 && put_text(root_fd, "/etc/hostname", line, err) < 0)
+	if (faccessat(root_fd, "etc/hostname", F_OK, 0) == 0 && rewrite_text(root_fd, "/etc/hostname", line, err) < 0)
 		return err->num;
 	return hosts_rename(root_fd, old, name, err);
 }
@@ -131,12 +131,11 @@ int machine_id_set(int root_fd, const char *text, struct err *err)
 	for (unsigned i = 0; !text && i < sizeof(id); i++)
 		p += sprintf(p, "%02x", id[i]);
 	snprintf(p, sizeof(line) - (size_t)(p - line), "%s\n", text ? text : "");
-	const struct put_file file = { .path = "/etc/machine-id", .bytes = line, .len = strlen(line), .mode = 0444 };
-	if (put_file(root_fd, &file, err) < 0)
+	if (rewrite_text(root_fd, "/etc/machine-id", line, err) < 0)
 		return err->num;
 	if (fstatat(root_fd, dbus, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
 		return 0;
-	return put_text(root_fd, dbus, line, err);
+	return rewrite_text(root_fd, dbus, line, err);
 }
 
 /* ---- boot id ---- */
@@ -189,7 +188,7 @@ int boot_id_set(int root_fd, const char *uuid, struct err *err)
 
 /* ---- DHCP ---- */
 
-/* Whole names, and beginnings of names: systemd-networkd, dhclient, dhcpcd, NetworkManager, udhcpc. */
+/* Directories, and the beginnings of names in them: systemd-networkd, dhclient, dhcpcd, NetworkManager, udhcpc. */
 static const struct {
 	const char *dir, *prefix;
 } dhcp_files[] = {
@@ -198,12 +197,12 @@ static const struct {
 	{ "var/lib/dhcp", "dhclient" },
 	{ "var/lib/dhclient", "dhclient" },
 	{ "var/lib/dhcpcd", "" },
-	{ "etc", "dhcpcd.duid" },
-	{ "etc", "dhcpcd.secret" },
 	{ "var/lib/NetworkManager", "internal-" },
 	{ "var/lib/NetworkManager", "dhclient" },
-	{ "var/lib/NetworkManager", "secret_key" },
 };
+
+static const char *const dhcp_single[] = { "etc/dhcpcd.duid", "etc/dhcpcd.secret",
+					   "var/lib/NetworkManager/secret_key" };
 
 static int drop_files(int root_fd, const char *path, const char *prefix, struct err *err)
 {
@@ -228,6 +227,9 @@ int dhcp_identity_drop(int root_fd, struct err *err)
 {
 	int r = 0;
 
+	for (size_t i = 0; i < ARRAY_LEN(dhcp_single); i++)
+		if (unlinkat(root_fd, dhcp_single[i], 0) < 0 && errno != ENOENT && errno != ENOTDIR)
+			return err_sys(err, ERR_INTERNAL, "remove '/%s'", dhcp_single[i]);
 	for (size_t i = 0; r == 0 && i < ARRAY_LEN(dhcp_files); i++)
 		r = drop_files(root_fd, dhcp_files[i].dir, dhcp_files[i].prefix, err);
 	return r;

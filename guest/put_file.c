@@ -113,6 +113,22 @@ int put_text(int root_fd, const char *path, const char *text, struct err *err)
 	return put_file(root_fd, &file, err);
 }
 
+int rewrite_text(int root_fd, const char *path, const char *text, struct err *err)
+{
+	autoclose int fd = openat(root_fd, path_below(path), O_WRONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
+	const size_t len = strlen(text);
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1)
+		return put_text(root_fd, path, text, err);
+	ssize_t n = io_write(fd, text, len, 0);
+	if (n != (ssize_t)len)
+		return err_num(err, ERR_INTERNAL, n < 0 ? (int)-n : ENOSPC, "write '%s'", path);
+	if (st.st_size != (off_t)len && ftruncate(fd, (off_t)len) < 0)
+		return err_sys(err, ERR_INTERNAL, "size of '%s'", path);
+	return 0;
+}
+
 ssize_t get_text(int root_fd, const char *path, char *buf, size_t size)
 {
 	const char *below = root_fd == AT_FDCWD ? path : path_below(path);

@@ -29,6 +29,12 @@ MUST_CHECK int put_file(int root_fd, const struct put_file *file, struct err *er
 /* A text for everybody to read: 0644, root's. */
 MUST_CHECK int put_text(int root_fd, const char *path, const char *text, struct err *err);
 /*
+ * Writes the text into the file that is there, which keeps its mode and owner; without a file, or where
+ * it is a link, as put_text(). Readers may see a half of it: for the time in which all others stand
+ * still. Making and removing a file waits for the journal of a busy disk; this does not.
+ */
+MUST_CHECK int rewrite_text(int root_fd, const char *path, const char *text, struct err *err);
+/*
  * Reads a regular file of at most size - 1 bytes into `buf`, NUL-terminated. root_fd AT_FDCWD: the
  * path is looked up as it is. Returns the number of
  * bytes, or -errno: -ENOENT; -EFBIG: it is longer.

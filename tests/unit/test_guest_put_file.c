@@ -97,6 +97,34 @@ static void mount_point(void **state)
 	expect("/f", "", 0644);
 }
 
+/* The file that is there gets the text, and keeps what else it has; what is no file of its own is replaced. */
+static void rewrites(void **state)
+{
+	struct err err = {};
+	struct stat before, after;
+
+	(void)state;
+	const struct put_file file = { .path = "/f", .bytes = "a longer text", .len = 13, .mode = 0604 };
+	assert_int_equal(put_file(root.fd, &file, &err), 0);
+	assert_int_equal(fstatat(root.fd, "f", &before, 0), 0);
+	assert_int_equal(rewrite_text(root.fd, "/f", "short", &err), 0);
+	expect("/f", "short", 0604);
+	assert_int_equal(fstatat(root.fd, "f", &after, 0), 0);
+	assert_int_equal(after.st_ino, before.st_ino);
+	assert_int_equal(rewrite_text(root.fd, "/f", "longer again", &err), 0);
+	expect("/f", "longer again", 0604);
+
+	assert_int_equal(symlinkat("f", root.fd, "link"), 0);
+	assert_int_equal(linkat(root.fd, "f", root.fd, "second", 0), 0);
+	assert_int_equal(rewrite_text(root.fd, "/link", "of the link", &err), 0);
+	assert_int_equal(rewrite_text(root.fd, "/second", "of the second", &err), 0);
+	assert_int_equal(rewrite_text(root.fd, "/new", "of the new", &err), 0);
+	expect("/f", "longer again", 0604);
+	expect("/link", "of the link", 0644);
+	expect("/second", "of the second", 0644);
+	expect("/new", "of the new", 0644);
+}
+
 static void reads(void **state)
 {
 	struct err err = {};
@@ -117,8 +145,13 @@ static void reads(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		ROOT_TEST(makes_parents),           ROOT_TEST(replaces),    ROOT_TEST(leaves_nothing_half),
-		ROOT_TEST(temporary_is_in_the_way), ROOT_TEST(mount_point), ROOT_TEST(reads),
+		ROOT_TEST(makes_parents),
+		ROOT_TEST(replaces),
+		ROOT_TEST(leaves_nothing_half),
+		ROOT_TEST(temporary_is_in_the_way),
+		ROOT_TEST(mount_point),
+		ROOT_TEST(reads),
+		ROOT_TEST(rewrites),
 	};
 
 	return cmocka_run_group_tests_name("guest_put_file", tests, NULL, NULL);
