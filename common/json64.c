@@ -604,3 +604,26 @@ void strbuf_json(struct strbuf *b, const char *text, size_t len)
 	}
 	strbuf_putc(b, '"');
 }
+
+void strbuf_json_lossy(struct strbuf *b, const char *bytes, size_t len)
+{
+	autostrbuf struct strbuf text = {};
+	const char *run = bytes, *end = bytes + len;
+
+	for (const char *p = bytes; p < end;) {
+		unsigned n = (unsigned char)*p < 0x80 ? 1 : utf8_len((const unsigned char *)p, (const unsigned char *)end);
+		if (n == 0) {
+			strbuf_add(&text, run, (size_t)(p - run));
+			strbuf_puts(&text, "\xef\xbf\xbd");
+			run = p + 1;
+		}
+		p += n ? n : 1;
+	}
+	if (run == bytes) { /* the usual case: nothing was replaced */
+		strbuf_json(b, bytes, len);
+		return;
+	}
+	strbuf_add(&text, run, (size_t)(end - run));
+	b->failed |= text.failed;
+	strbuf_json(b, text.text ? text.text : "", text.len);
+}

@@ -83,5 +83,7 @@ void strbuf_u64(struct strbuf *b, uint64_t v);
 void strbuf_printf(struct strbuf *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* Adds `text` as a JSON string, with quotes and escapes. */
 void strbuf_json(struct strbuf *b, const char *text, size_t len);
+/* The same for bytes that may be no UTF-8, as names of files: each byte that is none becomes U+FFFD. */
+void strbuf_json_lossy(struct strbuf *b, const char *bytes, size_t len);
 
 #endif

@@ -359,6 +359,29 @@ static void writing(void **state)
 	assert_int_equal(out.text[522], '\0');
 }
 
+/* Names of files may be any bytes. */
+static void writing_bytes(void **state)
+{
+	static const struct {
+		const char *bytes, *json;
+	} cases[] = {
+		{ "", "\"\"" },
+		{ "plain \xc3\xa9", "\"plain \xc3\xa9\"" },
+		{ "\xff", "\"\xef\xbf\xbd\"" },
+		{ "a\xffz\xfe", "\"a\xef\xbf\xbdz\xef\xbf\xbd\"" },
+		{ "\"\xc3", "\"\\\"\xef\xbf\xbd\"" },
+		{ "\xed\xa0\x80", "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		autostrbuf struct strbuf out = {};
+		autofree char *bytes = exact_copy(cases[i].bytes, strlen(cases[i].bytes));
+		strbuf_json_lossy(&out, bytes, strlen(cases[i].bytes));
+		assert_string_equal(out.text, cases[i].json);
+	}
+}
+
 static void utf8(void **state)
 {
 	(void)state;
@@ -385,6 +408,7 @@ int main(void)
 		cmocka_unit_test(reuse),
 		cmocka_unit_test(packed),
 		cmocka_unit_test(writing),
+		cmocka_unit_test(writing_bytes),
 		cmocka_unit_test(utf8),
 	};
 
