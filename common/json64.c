@@ -611,7 +611,8 @@ void strbuf_json_lossy(struct strbuf *b, const char *bytes, size_t len)
 	const char *run = bytes, *end = bytes + len;
 
 	for (const char *p = bytes; p < end;) {
-		unsigned n = (unsigned char)*p < 0x80 ? 1 : utf8_len((const unsigned char *)p, (const unsigned char *)end);
+		unsigned n = (unsigned char)*p < 0x80 ? 1
+						      : utf8_len((const unsigned char *)p, (const unsigned char *)end);
 		if (n == 0) {
 			strbuf_add(&text, run, (size_t)(p - run));
 			strbuf_puts(&text, "\xef\xbf\xbd");

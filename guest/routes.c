@@ -2,8 +2,10 @@
 /* All routes of the API. A service adds its rows, and declares its functions in a header of its own. */
 #include "guest/routes.h"
 
+#include "guest/files/filesystem.h"
 #include "guest/process/process.h"
 
+#define FILESYSTEM "/filesystem.Filesystem/"
 #define PROCESS "/process.Process/"
 
 static void health(struct exchange *ex)
@@ -21,5 +23,10 @@ const struct route api_routes[] = {
 	{ "POST", PROCESS "CloseStdin", BODY_WHOLE, STYLE_UNARY, 0, process_call_close_stdin },
 	{ "POST", PROCESS "SendSignal", BODY_WHOLE, STYLE_UNARY, 0, process_call_signal },
 	{ "POST", PROCESS "Update", BODY_WHOLE, STYLE_UNARY, 0, process_call_update },
+	{ "POST", FILESYSTEM "Stat", BODY_WHOLE, STYLE_UNARY, 0, filesystem_stat },
+	{ "POST", FILESYSTEM "ListDir", BODY_WHOLE, STYLE_UNARY, 0, filesystem_list_dir },
+	{ "POST", FILESYSTEM "MakeDir", BODY_WHOLE, STYLE_UNARY, 0, filesystem_make_dir },
+	{ "POST", FILESYSTEM "Move", BODY_WHOLE, STYLE_UNARY, 0, filesystem_move },
+	{ "POST", FILESYSTEM "Remove", BODY_WHOLE, STYLE_UNARY, 0, filesystem_remove },
 	{},
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* A file that comes whole or not at all. */
-#include "guest/upload.h"
+#include "guest/files/upload.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
-#include "guest/entry.h"
+#include "guest/files/entry.h"
 
 enum { NEW_MODE = 0644 };
 

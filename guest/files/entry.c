@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* filesystem.EntryInfo: type, mode, owner, time, metadata of one file. */
-#include "guest/entry.h"
+#include "guest/files/entry.h"
 
 #include <errno.h>
 #include <fcntl.h>

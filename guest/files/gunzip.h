@@ -4,8 +4,8 @@
  * other are one text, as gzip(1) has it. One thread; lives as long as the request. What a body
  * becomes has no bound here: the receiver counts.
  */
-#ifndef GUEST_GUNZIP_H
-#define GUEST_GUNZIP_H
+#ifndef GUEST_FILES_GUNZIP_H
+#define GUEST_FILES_GUNZIP_H
 
 #define ZLIB_CONST
 #include <stdbool.h>

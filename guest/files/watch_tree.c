@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Trees of inotify watches: a node for each directory, found by its watch descriptor. */
-#include "guest/watch_tree.h"
+#include "guest/files/watch_tree.h"
 
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <search.h>
-#include <stdatomic.h>
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
 #include "common/json64.h"
-#include "guest/path.h"
-#include "guest/upload.h"
+#include "guest/files/path.h"
+#include "guest/files/upload.h"
 
 /* A directory that is watched. The root has no parent, and its name is the path. */
 struct node {
@@ -30,18 +29,22 @@ struct node {
 struct watch_tree {
 	int fd;
 	bool recursive;
-	void *by_wd; /* of search.h */
+	void *by_wd; /* for tsearch(3) */
 	struct node *root, *first_new, **last_new;
 	struct node *moving; /* has left its parent, in this batch of events; may come back */
 	uint32_t moving_cookie, hidden_cookie;
 	bool hidden_is_new;
 	void (*report)(void *ctx, enum watch_event event, const char *name);
 	void *ctx;
-	unsigned dirs; /* which the call may still look through */
+	DIR *dir; /* of the node that is being looked through */
+	struct node *looked_at;
+	int left; /* of WATCH_TURN in this call */
 };
 
-static atomic_uint watched;
+/* Of all trees. */
+static unsigned watched;
 
+enum { ADD_COST = 8 };
 enum { EVENTS = IN_CREATE | IN_MOVED_TO | IN_MOVED_FROM | IN_DELETE | IN_MODIFY | IN_ATTRIB };
 
 /* ---- nodes ---- */
@@ -102,7 +105,7 @@ static struct node *new_node(struct watch_tree *t, int wd, const char *name)
 	if (!tsearch(n, &t->by_wd, by_wd))
 		return NULL;
 	n->name = steal_ptr(&copy);
-	atomic_fetch_add(&watched, 1);
+	watched++;
 	return steal_ptr(&n);
 }
 
@@ -130,6 +133,13 @@ static struct node *pop_new(struct watch_tree *t)
 	return NULL;
 }
 
+static void end_look(struct watch_tree *t)
+{
+	closedir(t->dir);
+	t->dir = NULL;
+	t->looked_at = NULL;
+}
+
 static void free_node(struct watch_tree *t, struct node *n)
 {
 	unlink_node(n);
@@ -138,7 +148,9 @@ static void free_node(struct watch_tree *t, struct node *n)
 		t->root = NULL;
 	if (t->moving == n)
 		t->moving = NULL;
-	atomic_fetch_sub(&watched, 1);
+	if (t->looked_at == n)
+		end_look(t);
+	watched--;
 	free(n->name);
 	n->name = NULL;
 	if (!n->is_new) /* else pop_new() frees the node */
@@ -213,7 +225,7 @@ static int add(struct watch_tree *t, struct node *parent, const char *name, bool
 		strbuf_puts(&path, name);
 	if (path.failed)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "watch '%s'", name);
-	if (atomic_load(&watched) >= WATCH_DIRS_MAX)
+	if (watched >= WATCH_DIRS_MAX)
 		return err_num(err, ERR_BUSY, EMFILE, "watch '%s': more than %d directories", path.text,
 			       WATCH_DIRS_MAX);
 	int wd = inotify_add_watch(t->fd, path.text, mask);
@@ -240,32 +252,53 @@ static bool is_fatal(int r, const struct err *err)
 	return r < 0 && (err->code == ERR_BUSY || r == -ENOMEM);
 }
 
-/* Watches the directories in a new one, and reports what is in it when it was made under the tree's eyes. */
-static int look_through(struct watch_tree *t, struct node *n, struct err *err)
+/* The next directory to look through; false: all were. */
+static bool begin_look(struct watch_tree *t)
 {
 	autostrbuf struct strbuf path = {};
-	struct err ignored = {};
-	int r = 0;
 
-	node_path(n, "", true, &path);
-	DIR *dir = path.failed ? NULL : opendir(path.text);
-	if (!dir)
-		return 0;
-	for (struct dirent *e; r == 0 && (e = readdir(dir));) {
-		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
-			continue;
-		if (n->was_made)
-			report(t, n, WATCH_CREATE, e->d_name);
-		if (e->d_type != DT_DIR && e->d_type != DT_UNKNOWN)
-			continue;
-		r = add(t, n, e->d_name, n->was_made, &ignored);
-		if (is_fatal(r, &ignored))
-			*err = ignored;
-		else
-			r = 0;
+	while (!t->dir && (t->looked_at = pop_new(t))) {
+		node_path(t->looked_at, "", true, &path);
+		t->dir = path.failed ? NULL : opendir(path.text);
 	}
-	closedir(dir);
+	return t->dir;
+}
+
+/* One entry: a directory is watched, and what was made under the tree's eyes is reported. */
+static int look_at(struct watch_tree *t, const struct dirent *e, struct err *err)
+{
+	struct node *n = t->looked_at;
+	struct err ignored = {};
+
+	t->left--;
+	if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+		return 0;
+	if (n->was_made)
+		report(t, n, WATCH_CREATE, e->d_name);
+	if (e->d_type != DT_DIR && e->d_type != DT_UNKNOWN)
+		return 0;
+	t->left -= ADD_COST;
+	int r = add(t, n, e->d_name, n->was_made, &ignored);
+	if (!is_fatal(r, &ignored))
+		return 0;
+	*err = ignored;
 	return r;
+}
+
+/* Looks through new directories, as far as this call goes. 1: some are left. */
+static int look_through(struct watch_tree *t, struct err *err)
+{
+	while (t->left > 0) {
+		if (!begin_look(t))
+			return 0;
+		const struct dirent *e = readdir(t->dir);
+		int r = e ? look_at(t, e, err) : 0;
+		if (r < 0)
+			return r;
+		if (!e)
+			end_look(t);
+	}
+	return t->dir || t->first_new;
 }
 
 /* ---- the tree ---- */
@@ -297,13 +330,17 @@ int watch_tree_new(const char *path, bool recursive, bool network, struct watch_
 			  : add(t, NULL, path, false, err);
 	if (r == 0 && !network && is_network(path))
 		r = err_set(err, ERR_INVALID, "path '%s' is on a network file system", path);
-	for (struct node *n; r == 0 && (n = pop_new(t));)
-		r = look_through(t, n, err);
 	if (r < 0)
 		watch_tree_free(t);
 	else
 		*ret_tree = t;
 	return r;
+}
+
+int watch_tree_grow(struct watch_tree *t, struct err *err)
+{
+	t->left = WATCH_TURN;
+	return look_through(t, err);
 }
 
 void watch_tree_free(struct watch_tree *t)
@@ -452,16 +489,6 @@ static int on_event(struct watch_tree *t, const struct inotify_event *e, struct 
 	return e->mask & (IN_CREATE | IN_MOVED_TO) ? dir_came(t, n, e, err) : 0;
 }
 
-/* Within what this call may do; the rest waits for the next one. */
-static int look_through_new(struct watch_tree *t, struct err *err)
-{
-	int r = 0;
-
-	for (struct node *n; r == 0 && t->dirs > 0 && (n = pop_new(t)); t->dirs--)
-		r = look_through(t, n, err);
-	return r;
-}
-
 int watch_tree_read(struct watch_tree *t, void (*report_to)(void *ctx, enum watch_event event, const char *name),
 		    void *ctx, struct err *err)
 {
@@ -469,20 +496,21 @@ int watch_tree_read(struct watch_tree *t, void (*report_to)(void *ctx, enum watc
 
 	t->report = report_to;
 	t->ctx = ctx;
-	t->dirs = WATCH_TURN_DIRS;
-	int r = look_through_new(t, err);
-	for (int i = 0; r == 0 && i < WATCH_TURN_READS; i++) {
-		ssize_t n = read(t->fd, buf, sizeof(buf));
-		if (n <= 0) {
-			if (t->moving) /* it left the tree */
-				free_below(t, t->moving);
-			return t->first_new ? 1 : 0;
-		}
-		for (char *p = buf; r == 0 && p < buf + n;) {
-			const struct inotify_event *e = (const void *)p;
-			p += sizeof(*e) + e->len;
-			r = on_event(t, e, err) ?: look_through_new(t, err);
-		}
+	t->left = WATCH_TURN;
+	int r = look_through(t, err);
+	if (r != 0)
+		return r;
+	ssize_t len = read(t->fd, buf, sizeof(buf));
+	if (len <= 0 && t->moving) /* it left the tree */
+		free_below(t, t->moving);
+	if (len <= 0)
+		return 0;
+	for (char *p = buf; r >= 0 && p < buf + len;) {
+		const struct inotify_event *e = (const void *)p;
+		p += sizeof(*e) + e->len;
+		r = on_event(t, e, err);
+		if (r >= 0)
+			r = look_through(t, err);
 	}
 	return r < 0 ? r : 1;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* guest/watch_tree: what is reported of a directory, and of a tree in which directories come, go and move. */
-#include "guest/watch_tree.h"
+/* guest/files/watch_tree: what is reported of a directory, and of a tree in which directories come, go and move. */
+#include "guest/files/watch_tree.h"
 
 #include "tests/unit/unit.h"
 
@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-#include "guest/upload.h"
+#include "guest/files/upload.h"
 
 static char root[64];
 
@@ -36,6 +36,8 @@ static struct watch_tree *watch(bool recursive)
 
 	if (watch_tree_new(root, recursive, false, &t, &err) < 0)
 		fail_msg("%s", err.msg);
+	while (watch_tree_grow(t, &err) > 0)
+		;
 	return t;
 }
 
@@ -237,10 +239,10 @@ static void many_at_once(void **state)
 	touch("w/1999/f");
 	do {
 		r = watch_tree_read(t, add_event, &got, &err);
-		assert_true(t != NULL && r >= 0);
-		more += r == 1;
+		assert_true(r >= 0);
+		more++;
 	} while (r > 0);
-	assert_true(more >= 2); /* a call looks through WATCH_TURN_DIRS of them */
+	assert_true(more >= 2000 * 9 / WATCH_TURN);
 	for (const char *p = got.text; (p = strstr(p, "C:w/")); p++)
 		n++;
 	assert_int_equal(n, 2001);
@@ -295,6 +297,16 @@ static void refuses(void **state)
 	assert_int_equal(count_fds(), fds);
 }
 
+static int grow(struct watch_tree *t, struct err *err)
+{
+	int r;
+
+	do
+		r = watch_tree_grow(t, err);
+	while (r > 0);
+	return r;
+}
+
 /* 10,000 directories can be watched, and more than WATCH_DIRS_MAX cannot; all of them are given back. */
 static void bound(void **state)
 {
@@ -308,7 +320,7 @@ static void bound(void **state)
 		make_dirs((char[]){ (char)('a' + i / 10), (char)('0' + i % 10), '\0' }, 99);
 	for (int round = 0; round < 2; round++) {
 		for (n = 0; n < ARRAY_LEN(trees) && r == 0; n++)
-			r = watch_tree_new(root, true, false, &trees[n], &err);
+			r = watch_tree_new(root, true, false, &trees[n], &err) ?: grow(trees[n], &err);
 		assert_int_equal(r < 0 ? err.code : ERR_NONE, ERR_BUSY);
 		if (!strstr(err.msg, "fs.inotify.max_user_watches"))
 			assert_int_equal(n - 1, WATCH_DIRS_MAX / 10001);

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Changes in a directory, or in a directory and all below it, by inotify. One inotify instance and
- * one descriptor for each tree. watch_tree_new() may run in any thread; the tree then belongs to the
- * thread of the loop.
+ * one descriptor for each tree. The loop's thread; each call does a bounded piece of the work.
  *
  * A directory that appears below a recursive tree is watched from then on; what it has by then is
  * reported as created. A directory that is moved inside of the tree keeps its watch.
  */
-#ifndef GUEST_WATCH_TREE_H
-#define GUEST_WATCH_TREE_H
+#ifndef GUEST_FILES_WATCH_TREE_H
+#define GUEST_FILES_WATCH_TREE_H
 
 #include <stdbool.h>
 
@@ -16,8 +15,7 @@
 
 enum {
 	WATCH_DIRS_MAX = 65536, /* directories of all trees; the kernel needs about 1 KiB for each */
-	WATCH_TURN_READS = 64,  /* of 16 KiB in one call of watch_tree_read() */
-	WATCH_TURN_DIRS = 512,  /* directories that one call looks through */
+	WATCH_TURN = 4096,      /* entries of directories that one call looks at; to watch one is as much as 8 */
 };
 
 enum watch_event { WATCH_CREATE, WATCH_WRITE, WATCH_REMOVE, WATCH_RENAME, WATCH_CHMOD };
@@ -31,13 +29,15 @@ struct watch_tree;
  */
 MUST_CHECK int watch_tree_new(const char *path, bool recursive, bool network, struct watch_tree **ret_tree,
 			      struct err *err);
+/* Goes on to watch what is below. 1: there is more to do; 0: all of the tree is watched. Errors as above. */
+MUST_CHECK int watch_tree_grow(struct watch_tree *tree, struct err *err);
 void watch_tree_free(struct watch_tree *tree);
 /* Becomes readable when there are events; the tree's. */
 int watch_tree_fd(const struct watch_tree *tree);
 
 /*
- * Reports what has happened since the last call; `name` is relative to the tree's directory, "." is
- * the directory itself, and is valid during the call. 1: there is more to do, call again; 0: all was
+ * Reports some of what has happened; `name` is relative to the tree's directory, "." is the
+ * directory itself, and is valid during the call. 1: there is more to report, call again; 0: all was
  * reported. ERR_BUSY: events were lost; the tree is of no more use.
  */
 MUST_CHECK int watch_tree_read(struct watch_tree *tree,

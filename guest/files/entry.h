@@ -3,8 +3,8 @@
  * What the Filesystem service says of a file: filesystem.EntryInfo of the Connect API, as JSON. Any
  * thread; a struct names belongs to one.
  */
-#ifndef GUEST_ENTRY_H
-#define GUEST_ENTRY_H
+#ifndef GUEST_FILES_ENTRY_H
+#define GUEST_FILES_ENTRY_H
 
 #include <sys/types.h>
 

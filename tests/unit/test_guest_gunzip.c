@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* guest/gunzip: gzip in pieces, several members, what is no gzip. */
-#include "guest/gunzip.h"
+/* guest/files/gunzip: gzip in pieces, several members, what is no gzip. */
+#include "guest/files/gunzip.h"
 
 #include "tests/unit/unit.h"
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* guest/path: paths of clients, made absolute; directories that are made on the way. */
-#include "guest/path.h"
+/* guest/files/path: paths of clients, made absolute; directories that are made on the way. */
+#include "guest/files/path.h"
 
 #include "tests/unit/unit.h"
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* guest/multipart: parts, however the body is cut; what is no multipart; parameters of headers. */
-#include "guest/multipart.h"
+/* guest/files/multipart: parts, however the body is cut; what is no multipart; parameters of headers. */
+#include "guest/files/multipart.h"
 
 #include "tests/unit/unit.h"
 

@@ -4,8 +4,8 @@
  * holds nothing of it but the head of the part that is being read. One thread; lives as long as the
  * request.
  */
-#ifndef GUEST_MULTIPART_H
-#define GUEST_MULTIPART_H
+#ifndef GUEST_FILES_MULTIPART_H
+#define GUEST_FILES_MULTIPART_H
 
 #include <stdbool.h>
 

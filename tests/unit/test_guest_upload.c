@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* guest/upload: a file has its name when it is whole; owner, mode, metadata, links, what is no file. */
-#include "guest/upload.h"
+/* guest/files/upload: a file has its name when it is whole; owner, mode, metadata, links, what is no file. */
+#include "guest/files/upload.h"
 
 #include "tests/unit/unit.h"
 
@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <sys/xattr.h>
 
-#include "guest/entry.h"
+#include "guest/files/entry.h"
 
 static char root[64];
 static struct owner_ids me;

@@ -4,17 +4,17 @@
  * before. Until then it has no name at all (O_TMPFILE), or a hidden one beside its place, where the
  * file system has no files without names. One thread; lives as long as the request.
  */
-#ifndef GUEST_UPLOAD_H
-#define GUEST_UPLOAD_H
+#ifndef GUEST_FILES_UPLOAD_H
+#define GUEST_FILES_UPLOAD_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "guest/path.h"
+#include "guest/files/path.h"
 
 /*
  * How the hidden names begin: of a file that is new, and of one that takes the place of another.
- * Who watches the directory is told of neither (guest/watch_events).
+ * Who watches the directory is told of neither (guest/files/watch_tree.c).
  */
 #define UPLOAD_NEW ".forkd-new-"
 #define UPLOAD_PUT ".forkd-put-"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The stream of gzip: zlib, and the members behind each other. */
-#include "guest/gunzip.h"
+#include "guest/files/gunzip.h"
 
 #include <errno.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /* The reader of multipart/form-data. */
-#include "guest/multipart.h"
+#include "guest/files/multipart.h"
 
 #include <ctype.h>
 #include <errno.h>
