@@ -204,6 +204,15 @@ bool connect_timeout(struct exchange *ex, uint64_t *ret_ns)
 	return true;
 }
 
+uint64_t connect_keepalive_ns(const struct exchange *ex)
+{
+	enum { DEFAULT_S = 90, MAX_S = 86400 };
+	const char *text = ex_header(ex, "keepalive-ping-interval");
+	const long s = text && strlen(text) < 10 ? strtol(text, NULL, 10) : 0;
+
+	return (uint64_t)(s < 1 ? DEFAULT_S : s > MAX_S ? MAX_S : s) * 1000000000;
+}
+
 /* ---- answers ---- */
 
 void connect_reply(struct exchange *ex, const char *json, size_t len)

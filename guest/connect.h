@@ -44,6 +44,9 @@ MUST_CHECK bool connect_is_call(struct exchange *ex);
  */
 MUST_CHECK bool connect_timeout(struct exchange *ex, uint64_t *ret_ns);
 
+/* How often a stream has to say that it is there: by the header Keepalive-Ping-Interval, in seconds; or 90 s. */
+uint64_t connect_keepalive_ns(const struct exchange *ex);
+
 /* Answers a unary call with an object. */
 void connect_reply(struct exchange *ex, const char *json, size_t len);
 /* Answers any call with an error; a stream may have begun. */

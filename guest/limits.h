@@ -19,6 +19,8 @@ enum {
 	LIMIT_ARGS = 65536,             /* of one process */
 	LIMIT_ENVS = 2048,              /* that one request sets */
 	LIMIT_OUTPUT = 64 << 10,        /* bytes of one event */
+	LIMIT_WATCHERS = 256,           /* watches that clients have */
+	LIMIT_WATCH_EVENTS = 256 << 10, /* bytes of changes that a collecting watch keeps; then the kernel does */
 	LIMIT_HELPERS = 16,             /* listings and removals of files that run */
 	LIMIT_GROUPS = 256,             /* of one user */
 	LIMIT_DATABASE = 1 << 20,       /* bytes of /etc/passwd, of /etc/group */

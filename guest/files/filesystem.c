@@ -11,6 +11,7 @@
 #include "guest/files/entry.h"
 #include "guest/files/helper.h"
 #include "guest/files/tree.h"
+#include "guest/message.h"
 
 /* ---- requests ---- */
 
@@ -37,31 +38,16 @@ bool files_user(struct exchange *ex, struct owner_ids *ret_owner, char **ret_hom
 
 char *files_path(struct exchange *ex, const struct json_node *message, const char *key, struct owner_ids *ret_owner)
 {
-	const struct json_node *node = json_get(message, key);
 	autofree char *home = NULL;
+	const char *given = NULL;
 	char *path = NULL;
 	struct err err = {};
 
-	if (node && node->type != JSON_STRING && node->type != JSON_NULL) {
-		connect_fail(ex, CONNECT_INVALID_ARGUMENT, "%s is %s, not a string", key, json_type_name(node));
-		return NULL;
-	}
 	if (!files_user(ex, ret_owner, &home))
 		return NULL;
-	if (path_resolve(node && node->type == JSON_STRING ? node->str : "", home, &path, &err) < 0)
+	if (message_string(message, key, &given, &err) < 0 || path_resolve(given ? given : "", home, &path, &err) < 0)
 		connect_fail_err(ex, &err);
 	return path;
-}
-
-bool files_flag(struct exchange *ex, const struct json_node *message, const char *key, bool *ret_flag)
-{
-	const struct json_node *node = json_get(message, key);
-
-	*ret_flag = node && node->type == JSON_BOOL && node->num;
-	if (!node || node->type == JSON_BOOL || node->type == JSON_NULL)
-		return true;
-	connect_fail(ex, CONNECT_INVALID_ARGUMENT, "%s is %s, not a boolean", key, json_type_name(node));
-	return false;
 }
 
 /* {"entry": …} of what is at the path now. */
@@ -107,22 +93,20 @@ void filesystem_list_dir(struct exchange *ex)
 	autojson struct json json = {};
 	struct owner_ids owner;
 	struct stat st;
+	struct err err = {};
+	uint64_t depth = 0;
 	const struct json_node *message = connect_request(ex, &json);
 	autofree char *path = message ? files_path(ex, message, "path", &owner) : NULL;
 
 	if (!path)
 		return;
-	const struct json_node *depth = json_get(message, "depth");
-	if (depth && depth->type != JSON_NULL &&
-	    (depth->type != JSON_INT || depth->negative || depth->num > UINT32_MAX))
-		return connect_fail(ex, CONNECT_INVALID_ARGUMENT, "depth is not a number of 32 bits");
+	if (message_uint(message, "depth", UINT32_MAX, &depth, &err) < 0)
+		return connect_fail_err(ex, &err);
 	if (stat(path, &st) < 0 && (errno == ENOENT || errno == ENOTDIR))
 		return connect_fail(ex, CONNECT_NOT_FOUND, "directory '%s' does not exist", path);
 	if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
 		return connect_fail(ex, CONNECT_INVALID_ARGUMENT, "path '%s' is not a directory", path);
-	helper_start(ex, &(struct helper_job){ .run = run_list,
-					       .path = path,
-					       .depth = depth && depth->type == JSON_INT ? (unsigned)depth->num : 1 });
+	helper_start(ex, &(struct helper_job){ .run = run_list, .path = path, .depth = (unsigned)depth });
 }
 
 void filesystem_make_dir(struct exchange *ex)

@@ -28,7 +28,5 @@ MUST_CHECK bool files_user(struct exchange *ex, struct owner_ids *ret_owner, cha
  */
 MUST_CHECK char *files_path(struct exchange *ex, const struct json_node *message, const char *key,
 			    struct owner_ids *ret_owner);
-/* A boolean member; absent or null: false. false: it is something else, and that was answered. */
-MUST_CHECK bool files_flag(struct exchange *ex, const struct json_node *message, const char *key, bool *ret_flag);
 
 #endif

@@ -81,6 +81,11 @@ enum err_code path_code(int num)
 	case EACCES:
 	case EBUSY:
 		return ERR_INVALID;
+	case ENOSPC:
+	case EDQUOT:
+	case EMFILE:
+	case ENFILE:
+		return ERR_BUSY;
 	default:
 		return ERR_INTERNAL;
 	}

@@ -97,9 +97,10 @@ int upload_write(struct upload *up, const char *data, size_t len, struct err *er
 		ssize_t n = write(up->fd, data, len);
 		if (n < 0 && errno == EINTR)
 			continue;
+		const int why = n < 0 ? errno : ENOSPC;
 		if (n <= 0)
-			return err_num(err, ERR_INTERNAL, n < 0 ? errno : ENOSPC, "write '%s', %llu bytes so far",
-				       up->name, (unsigned long long)up->size);
+			return err_num(err, path_code(why), why, "write '%s', %llu bytes so far", up->name,
+				       (unsigned long long)up->size);
 		data += n;
 		len -= (size_t)n;
 		up->size += (uint64_t)n;
@@ -118,7 +119,7 @@ static int set_attributes(struct upload *up, const struct metadata *metadata, un
 	for (unsigned i = 0; i < n; i++) {
 		snprintf(key, sizeof(key), METADATA_PREFIX "%s", metadata[i].key);
 		if (fsetxattr(up->fd, key, metadata[i].value, strlen(metadata[i].value), 0) < 0)
-			return err_sys(err, ERR_INTERNAL, "metadata '%s' of '%s'", metadata[i].key, up->name);
+			return err_sys(err, path_code(errno), "metadata '%s' of '%s'", metadata[i].key, up->name);
 	}
 	return 0;
 }

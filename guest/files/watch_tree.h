@@ -15,7 +15,7 @@
 
 enum {
 	WATCH_DIRS_MAX = 65536, /* directories of all trees; the kernel needs about 1 KiB for each */
-	WATCH_TURN = 4096,      /* entries of directories that one call looks at; to watch one is as much as 8 */
+	WATCH_TURN = 1024,      /* entries of directories that one call looks at; to watch one is as much as 8 */
 };
 
 enum watch_event { WATCH_CREATE, WATCH_WRITE, WATCH_REMOVE, WATCH_RENAME, WATCH_CHMOD };

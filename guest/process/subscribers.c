@@ -13,8 +13,6 @@
 
 #define KEEPALIVE "{\"event\":{\"keepalive\":{}}}"
 
-enum { KEEPALIVE_DEFAULT_S = 90, KEEPALIVE_MAX_S = 86400 };
-
 struct subscriber {
 	struct exchange *ex;
 	struct process *process;
@@ -74,15 +72,6 @@ static void on_deadline(struct timer *t)
 	process_go_on(p);
 }
 
-/* Keepalive-Ping-Interval is in seconds. */
-static uint64_t interval_ns(const struct exchange *ex)
-{
-	const char *text = ex_header(ex, "keepalive-ping-interval");
-	const long s = text && strlen(text) < 10 ? strtol(text, NULL, 10) : 0;
-
-	return (uint64_t)(s < 1 ? KEEPALIVE_DEFAULT_S : s > KEEPALIVE_MAX_S ? KEEPALIVE_MAX_S : s) * 1000000000;
-}
-
 int subscriber_new(struct exchange *ex, struct process *p, uint64_t timeout_ns, struct err *err)
 {
 	struct subscriber *s = calloc(1, sizeof(*s));
@@ -96,7 +85,7 @@ int subscriber_new(struct exchange *ex, struct process *p, uint64_t timeout_ns, 
 		.link = &p->subscribers,
 		.keepalive.fire = on_keepalive,
 		.deadline.fire = on_deadline,
-		.interval_ns = interval_ns(ex),
+		.interval_ns = connect_keepalive_ns(ex),
 	};
 	if (s->next)
 		s->next->link = &s->next;

@@ -164,7 +164,7 @@ class ListDir(FilesystemTest):
         self.refused("ListDir", "not_found", path=self.at("none"))
         self.refused("ListDir", "not_found", path=self.at("file/x"))
         self.refused("ListDir", "invalid_argument", path=self.at("loop"))
-        for depth in (-1, 2**32, "2", 1.5, True):
+        for depth in (-1, 2**32, "x", 1.5, True):
             self.refused("ListDir", "invalid_argument", path=self.work, depth=depth)
 
     def test_100000_entries(self):
@@ -172,7 +172,6 @@ class ListDir(FilesystemTest):
         self.work_in_memory()
         for i in range(100_000):
             os.mknod(f"{self.work}/entry-{i:06}")
-        before = self.memory()
         slow = [self.connect() for _ in range(2)]
         body = json.dumps({"path": self.work}).encode()
         for c in slow:
@@ -180,8 +179,7 @@ class ListDir(FilesystemTest):
             c.head()
         names = self.names(path=self.work)
         self.assertEqual(names, [f"entry-{i:06}" for i in range(100_000)])
-        if "asan" not in os.environ.get("BUILD", ""):
-            self.assertLess(self.memory() - before, 8 << 20)
+        self.small(8 << 20)
         slow[0].close()
         last = b"".join(iter(slow[1].chunk, b""))
         self.assertEqual(len(json.loads(last)["entries"]), 100_000)
