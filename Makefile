@@ -110,7 +110,7 @@ $(BUILD)/forkd-rand.so: guest/reseed/rand_provider.c
 $(BUILD)/tests/unit/test_guest_%: $(BUILD)/obj/tests/unit/test_guest_%.o $(GUEST_LIB) $(COMMON_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(GUEST_LIBS) -o $@
-AGENT_FUZZ = $(filter %/fuzz_agent %/fuzz_agent_%,$(FUZZ))
+AGENT_FUZZ = $(filter $(BUILD)/tests/fuzz/fuzz_agent%,$(FUZZ))
 $(AGENT_FUZZ): $(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(GUEST_LIB) $(COMMON_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -fsanitize=fuzzer $(filter %.o,$^) $(filter %.a,$^) $(GUEST_LIBS) -o $@
