@@ -219,6 +219,7 @@ check-tsan: tsan guests helpers
 bench: all guests helpers
 	$(PYTHON) tests/bench/bench.py restore clones io $(BENCH)
 	$(BUILD)/tests/bench/agent_stdout $(BUILD)/forkd-agent
+	$(BUILD)/tests/bench/agent_files $(BUILD)/forkd-agent
 
 lint:
 	scripts/lint.sh
