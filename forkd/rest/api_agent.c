@@ -6,26 +6,22 @@
 #include <gnutls/gnutls.h>
 #include <string.h>
 
+#include "common/agent_ports.h"
+#include "forkd/agent/tunnel.h"
 #include "forkd/clone/dial.h"
 #include "forkd/errors.h"
 #include "forkd/front/front.h"
 #include "forkd/rest/api.h"
+#include "forkd/rest/url.h"
+#include "forkd/wire/control.h"
 
-enum { AGENT_PORT = 983, DIAL_MS = 5000, USER_MAX = 64 };
+enum { DIAL_MS = 5000, USER_MAX = 64 };
 
-static const char *const hidden_from_guest[] = {
-	"Host",
-	"Authorization",
-	"Proxy-Authorization",
-	"Cookie",
-	"X-API-Key",
-	"X-Access-Token",
-	"X-Forkd-User",
-	"E2B-Traffic-Access-Token",
-	"E2b-Sandbox-Id",
-	"E2b-Sandbox-Port",
-	NULL,
-};
+#define HIDDEN                                                                                                   \
+	"Host", "Authorization", "Proxy-Authorization", "Cookie", "X-API-Key", "X-Access-Token", "X-Forkd-User", \
+		"E2B-Traffic-Access-Token", "E2b-Sandbox-Id", "E2b-Sandbox-Port"
+static const char *const hidden_from_guest[] = { HIDDEN, NULL };
+static const char *const hidden_of_file[] = { HIDDEN, "Content-Type", NULL }; /* whatever the client calls the bytes */
 static const char *const hidden_from_client[] = {
 	"Set-Cookie", "Service-Worker-Allowed", "Clear-Site-Data", "Strict-Transport-Security", "Alt-Svc", NULL,
 };
@@ -53,38 +49,88 @@ static int add_user(const struct request *rq, struct strbuf *head, struct err *e
 	return 0;
 }
 
-static int agent_dial(struct forkd *d, struct clone *c, struct err *err)
+static int needs_running(struct forkd *d, const struct clone *c, struct err *err)
 {
 	if (clone_state(d->registry, c) == CLONE_PAUSED)
 		return fail(err, E_PAUSED, "clone '%s' is paused: its agent cannot answer", c->record.id);
-	return clone_dial(d, c, AGENT_PORT, DIAL_MS, err);
+	return 0;
 }
 
-static int pass_on(struct forkd *d, struct clone *c, const struct request *rq, struct relay_options *relay,
+/* A connection to the agent's API, or through the agent to a TCP port of the guest. */
+static int dial(struct forkd *d, struct clone *c, unsigned tcp_port, struct err *err)
+{
+	if (needs_running(d, c, err) < 0)
+		return err->num;
+	autoclose int fd = clone_dial(d, c, tcp_port ? AGENT_PRIVATE_PORT : AGENT_PORT, DIAL_MS, err);
+	if (fd < 0)
+		return fd;
+	if (tcp_port && agent_tunnel(fd, tcp_port, deadline_in_ms(DIAL_MS), err) < 0)
+		return err_wrap(err, "clone '%s'", c->record.id);
+	return steal_fd(&fd);
+}
+
+/* Where a request goes to, and as what. */
+struct way {
+	const char *method, *target;
+	unsigned tcp_port;         /* 0: the agent's API */
+	const char *const *hidden; /* fields that the guest does not get */
+	const char *added;         /* and such as the guest gets instead; "" for none */
+};
+
+static int pass_on(struct forkd *d, const struct request *rq, const struct way *way, struct reply *reply,
 		   struct err *err)
 {
-	strbuf_printf(&relay->head, "%s %s HTTP/1.1\r\nHost: agent\r\n", rq->method, rq->tail);
-	if (add_user(rq, &relay->head, err) < 0)
-		return err->num;
-	relay_copy_fields(request_message(rq), hidden_from_guest, &relay->head);
-	snprintf(relay->what, sizeof(relay->what), "clone '%s': the guest's agent", c->record.id);
-	relay->dropped = hidden_from_client;
-	relay->added = ADDED;
-	relay->upgrades = true;
-	return agent_dial(d, c, err);
-}
-
-int api_clone_agent(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
-{
+	struct relay_options *relay = &reply->relay;
 	struct clone *c = registry_find(d->registry, rq->param[0]);
 
 	if (!c)
 		return fail(err, E_NO_CLONE, "there is no clone '%s'", rq->param[0]);
-	int fd = pass_on(d, c, rq, &reply->relay, err);
+	strbuf_printf(&relay->head, "%s %s HTTP/1.1\r\nHost: %s\r\n%s", way->method, way->target,
+		      way->tcp_port ? "localhost" : "agent", way->added);
+	relay_copy_fields(request_message(rq), way->hidden, &relay->head);
+	snprintf(relay->what, sizeof(relay->what),
+		 way->tcp_port ? "clone '%s': port %u" : "clone '%s': the guest's agent", c->record.id, way->tcp_port);
+	relay->dropped = hidden_from_client;
+	relay->added = ADDED;
+	relay->upgrades = true;
+	relay->upstream = way->tcp_port || add_user(rq, &relay->head, err) == 0 ? dial(d, c, way->tcp_port, err) : -1;
 	clone_unref(d->registry, c);
-	if (fd < 0)
-		return fd;
-	reply->relay.upstream = fd;
-	reply->relays = true;
-	return 0;
+	reply->relays = relay->upstream >= 0;
+	return reply->relays ? 0 : err->num;
+}
+
+int api_clone_agent(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
+{
+	const struct way way = { rq->method, rq->tail, 0, hidden_from_guest, "" };
+
+	return pass_on(d, rq, &way, reply, err);
+}
+
+/* The agent's /files, where a file is written by POST. */
+int api_clone_files(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
+{
+	const char *query = strchr(request_message(rq)->target, '?');
+	bool put = strcmp(rq->method, "PUT") == 0;
+	autostrbuf struct strbuf target = {};
+
+	if (!query || !request_query(rq, "path", 0))
+		return fail(err, E_INVALID, "path: missing; it names the file: ?path=/etc/hostname");
+	strbuf_printf(&target, "/files%s", query);
+	if (target.failed)
+		return fail(err, E_INTERNAL, "no memory for the request");
+	const struct way way = { put ? "POST" : rq->method, target.text, 0, put ? hidden_of_file : hidden_from_guest,
+				 put ? "Content-Type: application/octet-stream\r\n" : "" };
+	return pass_on(d, rq, &way, reply, err);
+}
+
+int api_clone_port(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
+{
+	uint64_t port;
+
+	if (query_number(rq->param[1], "port", UINT16_MAX, &port, err) < 0)
+		return err->num;
+	if (port == 0)
+		return fail(err, E_INVALID, "port: 0 is below 1");
+	const struct way way = { rq->method, rq->tail, (unsigned)port, hidden_from_guest, "" };
+	return pass_on(d, rq, &way, reply, err);
 }

@@ -2,12 +2,14 @@
 /*
  * Test guest that answers on vsock as forkd-agent does: port 983 (the API) and port 984 (the daemon's
  * alone), HTTP/1.1, one request for each stream. It prints "agent: ready" when it listens, and a line for
- * each private request. On 983, GET /health is answered 204, GET /head with the request itself,
+ * each private request. On 983, GET /health is answered 204, GET /head and /files with the request itself,
  * GET /garbage with what is no HTTP, GET /flood without an end, GET /silent not at all, and all else with the
  * request's own body.
  *
  * A new identity is acknowledged unless the hostname of the identity says otherwise: "twin" echoes another
  * nonce, "garbage" is no HTTP, "silent" says nothing, "flood" never ends, "step" is an error, "reset" breaks off.
+ *
+ * Through the tunnel of 984, TCP port 80 answers as 983 does, and all others refuse.
  *
  * Options: protocol=1 (what hello says)  deaf=1 (nothing listens on 984)
  */
@@ -34,7 +36,7 @@ struct packet {
 } __attribute__((packed));
 
 struct conn {
-	bool used, answered, floods;
+	bool used, answered, floods, tunnel;
 	uint32_t port, host_port, sent, taken, told, host_alloc, host_taken;
 	uint32_t got, body_at, body_len; /* body_at 0: the head has not come whole */
 	char kept[KEPT + 1];
@@ -229,6 +231,16 @@ static void answer_private(struct conn *c)
 		at = add_number(hello, at, option_number("protocol", 1));
 		add(hello, at, "}");
 		answer(c, "200 OK", hello);
+	} else if (begins(c, "GET /v1/tunnel?port=80 ")) {
+		static const char agreed[] =
+			"HTTP/1.1 101 Switching Protocols\r\nUpgrade: tcp\r\nConnection: Upgrade\r\n\r\n";
+		write_text(c, agreed, sizeof(agreed) - 1);
+		c->answered = false;
+		c->tunnel = true;
+		c->got = c->body_at = c->body_len = 0;
+	} else if (begins(c, "GET /v1/tunnel")) {
+		answer(c, "502 Bad Gateway",
+		       "{\"code\":502,\"message\":\"port 81 of the guest's loopback: Connection refused\"}");
 	} else if (begins(c, "POST /v1/identity ")) {
 		answer_identity(c);
 	} else {
@@ -242,9 +254,10 @@ static void answer_private(struct conn *c)
 static void answer_request(struct conn *c)
 {
 	c->answered = true;
-	if (c->port == PRIVATE_PORT)
+	if (c->port == PRIVATE_PORT && !c->tunnel)
 		answer_private(c);
-	else if (begins(c, "GET /head/") || begins(c, "GET /head?") || begins(c, "GET /head "))
+	else if (begins(c, "GET /head/") || begins(c, "GET /head?") || begins(c, "GET /head ") ||
+		 begins(c, "GET /files?") || begins(c, "POST /files?"))
 		answer(c, "200 OK", c->kept);
 	else if (begins(c, "GET /garbage "))
 		write_text(c, "garbage\r\n\r\n", 11);

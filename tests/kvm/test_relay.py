@@ -109,3 +109,28 @@ class AgentRoute(test_agent.AgentTest):
         d.delete([c])
         waiting.join(30)
         self.assertIn(b"HTTP/1.1 502 Bad Gateway", got[0])
+
+    def test_files(self):
+        d, (c,) = self.daemon()
+        url = f"/v1/clones/{c['id']}/files"
+        head = d.call("GET", url + "?path=/a%20b&username=ann").body.decode()
+        self.assertEqual(head.split("\r\n")[0], "GET /files?path=/a%20b&username=ann HTTP/1.1")
+        head, _, body = d.call("PUT", url + "?path=x", b"\0bytes", headers={"Content-Type": "text/html"}).body.decode().partition("\r\n\r\n")
+        self.assertEqual((head.split("\r\n")[0], head.count("Content-Type")), ("POST /files?path=x HTTP/1.1", 1))
+        self.assertIn("\r\nContent-Type: application/octet-stream\r\n", head)
+        self.assertEqual(body, "")      # a text of the guest ends at the first NUL
+        self.assertIn("path: missing", d.refused(400, "invalid_request", "GET", url))
+        d.refused(405, "method_not_allowed", "POST", url + "?path=x")
+
+    def test_ports(self):
+        d, (c,) = self.daemon()
+        url = f"/v1/clones/{c['id']}/ports"
+        head = d.call("GET", url + "/80/head?a=b", headers={"Authorization": "Bearer secret", "Cookie": "x"}).body.decode()
+        self.assertEqual(head.split("\r\n")[:2], ["GET /head?a=b HTTP/1.1", "Host: localhost"])
+        self.assertNotIn("Authorization", head)
+        answer = d.call("POST", url + "/80/x", b"hello")
+        self.assertEqual((answer.status, answer.body, answer.headers["Content-Security-Policy"]), (200, b"hello", "sandbox"))
+        self.assertIn("Connection refused", d.refused(502, "agent_unreachable", "GET", url + "/81/x"))
+        self.assertIn("not of HTTP/1.1", d.refused(502, "agent_unreachable", "GET", url + "/80/garbage"))
+        for port in ("0", "65536", "x", "-1"):
+            d.refused(400, "invalid_request", "GET", f"{url}/{port}/x")

@@ -63,7 +63,7 @@ static void on_run(void *rq)
 
 static void on_answered(void *rq, unsigned status)
 {
-	(void)rq;
+	assert_non_null(rq); /* before on_done() */
 	atomic_store(&status_seen, status);
 }
 
