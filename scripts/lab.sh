@@ -74,7 +74,7 @@ images=$("$root/scripts/lab/images.sh" "$cache" "$kind") || fail "no images, see
 
 vmm=$(find_program "${VMM:-forkd-vmm}") || exit 125
 restore_vmm=$(find_program "${RESTORE_VMM:-$vmm}") || exit 125
-for p in forkd forkd-vmm forkctl; do [ ! -f "$root/build/$p" ] || programs+=("$root/build/$p"); done
+for p in forkd forkd-vmm forkctl forkd-agent; do [ ! -f "$root/build/$p" ] || programs+=("$root/build/$p"); done
 [ -z "$peers" ] || for p in cloud-hypervisor ch-remote; do programs+=("$(find_program "$peers/$p")"); done
 programs+=("$vmm" "$restore_vmm")	# last: they may have the name of another
 

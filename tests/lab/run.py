@@ -4,7 +4,8 @@ import signal
 import sys
 
 import lab
-import test_boot        # noqa: F401: importing registers its tests
+import test_agent       # noqa: F401: importing registers its tests
+import test_boot        # noqa: F401
 import test_snapshot
 import test_checks      # noqa: F401
 import test_hotplug     # noqa: F401
