@@ -14,7 +14,7 @@
 
 /*
  * How the hidden names begin: of a file that is new, and of one that takes the place of another.
- * Who watches the directory is told of neither (guest/files/watch_tree.c).
+ * Who watches the directory is told of neither (guest/files/watch_events.c).
  */
 #define UPLOAD_NEW ".forkd-new-"
 #define UPLOAD_PUT ".forkd-put-"

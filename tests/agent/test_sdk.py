@@ -82,3 +82,6 @@ class Sdk(AgentTest):
 
     def test_commands(self):
         self.check("sdk_commands")
+
+    def test_files(self):
+        self.check("sdk_files")
