@@ -227,10 +227,11 @@ static int empty(struct removal *rm)
 {
 	autoclose int fd = openat(rm->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-	int r = dir ? 0 : -errno;
+	int r = 0;
 
-	if (dir)
-		steal_fd(&fd);
+	if (!dir)
+		return -errno;
+	steal_fd(&fd);
 	for (const struct dirent *e; r == 0 && (e = readdir(dir));) {
 		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
 			continue;
@@ -242,8 +243,7 @@ static int empty(struct removal *rm)
 			r = down == 0 ? 1 : down == -ENOTDIR ? r : down;
 		}
 	}
-	if (dir)
-		closedir(dir);
+	closedir(dir);
 	return r;
 }
 

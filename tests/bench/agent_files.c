@@ -196,7 +196,7 @@ static double median(double *seconds, int n)
 
 static void measure(bool up, int turns, pid_t agent)
 {
-	double agents[TURNS_MAX], copies[TURNS_MAX];
+	double agents[TURNS_MAX] = {}, copies[TURNS_MAX] = {};
 
 	for (int i = 0; i < turns; i++) {
 		agents[i] = turn_agent(up);

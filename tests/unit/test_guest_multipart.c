@@ -149,8 +149,8 @@ static void content_types(void **state)
 					   "application/json; boundary=a",
 					   "multipart/form-data; boundary=",
 					   "multipart/form-data; boundary=\"\"",
-					   "multipart/form-data; boundary=aaaaaaaaaabbbbbbbbbbccccccccccdddddddddd"
-					   "eeeeeeeeeeffffffffffgggggggggg1" };
+					   ("multipart/form-data; boundary=aaaaaaaaaabbbbbbbbbbccccccccccdddddddddd"
+					    "eeeeeeeeeeffffffffffgggggggggg1") };
 	struct multipart m = {};
 	struct err err = {};
 

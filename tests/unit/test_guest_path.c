@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "guest/files/tree.h"
+
 static void resolves(void **state)
 {
 	static const struct {
@@ -111,8 +113,7 @@ static void directories(void **state)
 	assert_int_equal(err.code, ERR_INVALID);
 	assert_int_equal(lstat(root, &st), 0);
 	assert_int_equal(st.st_uid, 0); /* was there before */
-	snprintf(path, sizeof(path), "rm -r %s", root);
-	assert_int_equal(system(path), 0);
+	assert_int_equal(tree_remove(root, &err), 0);
 }
 
 int main(void)

@@ -10,6 +10,7 @@
 #include <sys/xattr.h>
 
 #include "guest/files/entry.h"
+#include "guest/files/tree.h"
 
 static char root[64];
 static struct owner_ids me;
@@ -24,11 +25,10 @@ static int make_root(void **state)
 
 static int remove_root(void **state)
 {
-	char command[128];
+	struct err err = {};
 
 	(void)state;
-	snprintf(command, sizeof(command), "rm -r %s", root);
-	return chdir("/") ?: system(command);
+	return chdir("/") ?: tree_remove(root, &err);
 }
 
 static const char *at(const char *name)
