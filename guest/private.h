@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The agent's private port: what the daemon alone may ask, in HTTP with JSON. docs/agent.md has the
- * table. Bodies with unknown members are refused. The loop's thread.
+ * The agent's private port: what the daemon alone may ask, in HTTP with JSON. docs/identity.md has
+ * the table. Bodies with unknown members are refused. The loop's thread.
  */
 #ifndef GUEST_PRIVATE_H
 #define GUEST_PRIVATE_H
