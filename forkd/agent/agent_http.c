@@ -66,7 +66,7 @@ int agent_send(int fd, const struct agent_request *rq, struct err *err)
 	const size_t len = rq->body ? rq->body->len : 0;
 	autostrbuf struct strbuf text = {};
 
-	strbuf_printf(&text, "%s %s HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n", rq->method, rq->target);
+	strbuf_printf(&text, "%s %s HTTP/1.1\r\nHost: agent\r\n", rq->method, rq->target);
 	if (rq->body)
 		strbuf_printf(&text, "Content-Type: application/json\r\nContent-Length: %zu\r\n", len);
 	strbuf_puts(&text, "\r\n");

@@ -17,8 +17,8 @@
 #include "forkd/watch/watch.h"
 
 enum {
-	PATIENCE_MS = 15000,
-	PATIENCE_MS_EACH = 100, /* in addition, for each clone: all clones share the host's CPUs */
+	PATIENCE_MS = 30000,
+	PATIENCE_MS_EACH = 250, /* in addition, for each clone: all clones share the host's CPUs */
 	COMMAND_MS = 10000,     /* freeze and thaw */
 	RELEASE_MS = 5000,
 };
@@ -67,6 +67,15 @@ static int begin(struct forkd *d, struct identify *i, uint64_t deadline_ns, stru
 	pthread_mutex_lock(&d->registry->lock);
 	c->agent_ns = now;
 	pthread_mutex_unlock(&d->registry->lock);
+	/*
+	 * The agent is asked who it is first: what it needs for an answer is in memory then, so that the time of
+	 * day, which comes with the identity, is not late.
+	 */
+	struct agent_hello hello = {};
+	int r = agent_hello(i->fd, deadline_ns, &hello, err);
+	fields_free(agent_hello_fields, &hello);
+	if (r < 0)
+		return err_wrap(err, "agent");
 	return identity_send(i->fd, c->record.id, &i->wish, !i->pause, deadline_ns, i->nonce, err) < 0
 		       ? err_wrap(err, "identity")
 		       : 0;

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Test guest that answers on vsock as forkd-agent does: port 983 (the API) and port 984 (the daemon's
- * alone), HTTP/1.1, one request for each stream. It prints "agent: ready" when it listens, and a line for
- * each private request. On 983, GET /health is answered 204, GET /head and /files with the request itself,
- * GET /garbage with what is no HTTP, GET /flood without an end, GET /silent not at all, and all else with the
- * request's own body.
+ * alone), HTTP/1.1. It prints "agent: ready" when it listens, and a line for each private request. On
+ * 983, GET /health is answered 204, GET /head and /files with the request itself, GET /garbage with what is no
+ * HTTP, GET /flood without an end, GET /silent not at all, and all else with the request's own body.
  *
  * A new identity is acknowledged unless the hostname of the identity says otherwise: "twin" echoes another
  * nonce, "garbage" is no HTTP, "silent" says nothing, "flood" never ends, "step" is an error, "reset" breaks off.
@@ -36,7 +35,7 @@ struct packet {
 } __attribute__((packed));
 
 struct conn {
-	bool used, answered, floods, tunnel;
+	bool used, answered, floods, silent, tunnel;
 	uint32_t port, host_port, sent, taken, told, host_alloc, host_taken;
 	uint32_t got, body_at, body_len; /* body_at 0: the head has not come whole */
 	char kept[KEPT + 1];
@@ -176,12 +175,11 @@ static void answer(struct conn *c, const char *status, const char *body)
 	size_t at = add(text, 0, "HTTP/1.1 ");
 
 	at = add(text, at, status);
-	at = add(text, at, "\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: ");
+	at = add(text, at, "\r\nContent-Type: application/json\r\nContent-Length: ");
 	at = add_number(text, at, strlen(body));
 	at = add(text, at, "\r\n\r\n");
 	at = add(text, at, body);
 	write_text(c, text, at);
-	say(c, SHUTDOWN, 3, NULL, 0);
 }
 
 static void answer_identity(struct conn *c)
@@ -193,8 +191,10 @@ static void answer_identity(struct conn *c)
 	member(c, "\"nonce\":\"", nonce);
 	member(c, "\"hostname\":\"", hostname);
 	print("agent: identity of %s\n", hostname);
-	if (find(hostname, "silent"))
+	if (find(hostname, "silent")) {
+		c->silent = true;
 		return;
+	}
 	if (find(hostname, "reset")) {
 		say(c, RST, 0, NULL, 0);
 		c->used = false;
@@ -261,15 +261,15 @@ static void answer_request(struct conn *c)
 		answer(c, "200 OK", c->kept);
 	else if (begins(c, "GET /garbage "))
 		write_text(c, "garbage\r\n\r\n", 11);
-	else if (begins(c, "GET /silent "))
+	else if (begins(c, "GET /silent ")) {
 		print("agent: silent\n");
-	else if (begins(c, "GET /flood ")) {
+		c->silent = true;
+	} else if (begins(c, "GET /flood ")) {
 		write_text(c, "HTTP/1.1 200 OK\r\n\r\n", 19);
 		c->floods = true;
 	} else if (begins(c, "GET /health ")) {
 		static const char text[] = "HTTP/1.1 204 No Content\r\n\r\n";
 		write_text(c, text, sizeof(text) - 1);
-		say(c, SHUTDOWN, 3, NULL, 0);
 	} else
 		answer(c, "200 OK", c->kept + c->body_at);
 }
@@ -288,8 +288,11 @@ static void got_bytes(struct conn *c, const struct packet *p)
 		for (; length && *length >= '0' && *length <= '9'; length++)
 			c->body_len = c->body_len * 10 + (uint32_t)(*length - '0');
 	}
-	if (c->body_at && c->got >= c->body_at + c->body_len && !c->answered)
+	if (c->body_at && c->got >= c->body_at + c->body_len && !c->answered) {
 		answer_request(c);
+		if (c->used && !c->floods && !c->silent) /* the next request may come */
+			c->got = c->body_at = c->body_len = c->answered = 0;
+	}
 	if (c->used && c->taken - c->told >= BUF / 2)
 		say(c, CREDIT_UPDATE, 0, NULL, 0);
 }

@@ -149,11 +149,11 @@ static void request(void **state)
 	strbuf_puts(&body, "{\"x\":1}");
 	assert_int_equal(agent_send(fd[0], &(struct agent_request){ "POST", "/v1/thaw", &body, soon(1000) }, &err), 0);
 	got[recv(fd[1], got, sizeof(got) - 1, 0)] = '\0';
-	assert_string_equal(got, "POST /v1/thaw HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n"
+	assert_string_equal(got, "POST /v1/thaw HTTP/1.1\r\nHost: agent\r\n"
 				 "Content-Type: application/json\r\nContent-Length: 7\r\n\r\n{\"x\":1}");
 	assert_int_equal(agent_send(fd[0], &(struct agent_request){ "GET", "/v1/hello", NULL, soon(1000) }, &err), 0);
 	got[recv(fd[1], got, sizeof(got) - 1, 0)] = '\0';
-	assert_string_equal(got, "GET /v1/hello HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n");
+	assert_string_equal(got, "GET /v1/hello HTTP/1.1\r\nHost: agent\r\n\r\n");
 	close(fd[1]);
 	close(fd[0]);
 }
