@@ -9,8 +9,8 @@ import test_boot        # noqa: F401
 import test_snapshot
 import test_checks      # noqa: F401
 import test_hotplug     # noqa: F401
+import test_identity    # noqa: F401
 import test_io          # noqa: F401
-import test_agent       # noqa: F401
 import test_nested      # noqa: F401
 import test_vmgenid     # noqa: F401
 import test_guide       # noqa: F401
