@@ -541,7 +541,8 @@ void strbuf_add(struct strbuf *b, const char *bytes, size_t len)
 {
 	if (!strbuf_room(b, len))
 		return;
-	memcpy(b->text + b->len, bytes, len);
+	if (len > 0) /* an empty text may have no address */
+		memcpy(b->text + b->len, bytes, len);
 	b->len += len;
 	b->text[b->len] = '\0';
 }

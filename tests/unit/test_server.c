@@ -848,6 +848,7 @@ static void slow_followers(void **state)
 		memmove(tail, tail + 1, sizeof(tail) - 1);
 		tail[sizeof(tail) - 2] = (char)c;
 	}
+	answer_done(&a);
 	client_puts(slow, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
 	client_read(slow, false, &a);
 	assert_int_equal(a.status, 200);
