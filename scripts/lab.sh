@@ -105,7 +105,7 @@ for d in ${data[@]+"${data[@]}"}; do cp -L "$d" "$lab/" || fail "data file '$d':
 initrd=$images/inner.img full_initrd=$images/full-inner.img
 if [ -x "$root/build/tests/lab/guest_vsock" ]; then
 	mkdir -p "$work/guest/bin"
-	cp "$root"/build/tests/lab/guest_{vsock,nested,draw} "$root/build/forkd-agent" "$work/guest/bin/"
+	cp "$root"/build/tests/lab/guest_{vsock,nested,draw,clock} "$root/build/forkd-agent" "$work/guest/bin/"
 	(cd "$work/guest" && find . | cpio -o -H newc --quiet) > "$work/guest.img"
 	cat "$initrd" "$work/guest.img" > "$lab/inner.img"
 	cat "$full_initrd" "$work/guest.img" > "$lab/full-inner.img"

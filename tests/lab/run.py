@@ -7,6 +7,7 @@ import lab
 import test_agent       # noqa: F401: importing registers its tests
 import test_boot        # noqa: F401
 import test_snapshot
+import test_clock       # noqa: F401
 import test_checks      # noqa: F401
 import test_hotplug     # noqa: F401
 import test_identity    # noqa: F401

@@ -90,11 +90,12 @@ void vm_free(struct vm *vm)
 int vm_pause(struct vm *vm, struct err *err)
 {
 	vcpus_park(&vm->vcpus);
-	hotplug_ejected(vm); /* a device that the guest has let go of belongs to no snapshot */
+	int r = arch_clock_pause(vm, err); /* at once: what passes before counts as time of the guest */
+	hotplug_ejected(vm);               /* a device that the guest has let go of belongs to no snapshot */
 	devices_pause(vm);
 	for (unsigned i = 0; i < vm->vcpus.n; i++)
 		arch_vcpu_paused(&vm->vcpus.vcpu[i]);
-	return arch_clock_pause(vm, err);
+	return r;
 }
 
 /* The clocks go on first, then the interrupts of the devices, then the guest. */
