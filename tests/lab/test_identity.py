@@ -10,7 +10,7 @@ import time
 
 from lab import DIR, INITRD, KERNEL, TMP, check, request, tail, test, vsock_connect, wait_for
 
-CLONES = 6
+CLONES = 4
 AGENT_PORT = 983
 DRAWS = "/run/draws"
 

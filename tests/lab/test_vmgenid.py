@@ -31,7 +31,7 @@ def reseeds(vm):
     return vm.ask("dmesg").count(RESEEDED)
 
 
-@test("vmgenid", "quick", "full")
+@test("vmgenid", "full")
 def vmgenid():
     with OfFullKernel("vmgenid", 2, VMM) as snapshot:
         snapshot.take()
