@@ -55,7 +55,7 @@ def goes_on(vm, begin):
     check("trouble" not in vm.printed(), f"{vm.name}: the innermost guest lost count{vm.context()}")
 
 
-@test("nested", "quick", "full")
+@test("nested", "full")
 def nested():
     """The innermost guest, too, goes on where it was."""
     with Nested("nested", 1, VMM) as snapshot:
