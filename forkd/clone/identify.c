@@ -238,13 +238,15 @@ static void run_later(void *arg)
 int identify_later(struct forkd *d, struct identify *list, unsigned n, struct err *err)
 {
 	struct later *l = calloc(1, sizeof(*l) + n * sizeof(l->why[0]));
-	int r = l ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "make %u clones unique", n);
+	int r;
 
-	if (r >= 0) {
+	if (l) {
 		l->d = d;
 		l->list = list;
 		l->n = n;
 		r = jobs_run(d->jobs, run_later, l, err);
+	} else {
+		r = err_num(err, ERR_INTERNAL, ENOMEM, "make %u clones unique", n);
 	}
 	if (r >= 0)
 		return 0;

@@ -15,6 +15,8 @@
 enum { DEADLINE_IDLE, DEADLINE_LINGER, DEADLINE_TICK };
 enum { CONN_READ_BYTES = 16 * 1024 };
 
+TAILQ_HEAD(conns, conn);
+
 struct front {
 	struct front_hooks hooks;
 	struct pool *pool;
@@ -23,9 +25,9 @@ struct front {
 	atomic_bool stopping;
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t idle;
-	unsigned n_running;         /* requests at work, and answers that are being sent */
-	TAILQ_HEAD(, conn) streams; /* connections that have a stream */
-	struct source waker;        /* lets the streams run */
+	unsigned n_running;   /* requests at work, and answers that are being sent */
+	struct conns streams; /* connections that have a stream */
+	struct source waker;  /* lets the streams run */
 	int wake_fd;
 	atomic_uint n_streams;
 };

@@ -163,8 +163,8 @@ static int begin(void **state)
 	kvm.wall_ns = WALL;
 	kvm.clock_ns = 70 * SEC;
 	kvm.host_tsc = 9000 * SEC;
-	kvm.cpu[0].offset = -8900 * SEC; /* TSCs of 100 s and, as the guest has set it, 101 s */
-	kvm.cpu[1].offset = -8899 * SEC;
+	kvm.cpu[0].offset = 100 * SEC - kvm.host_tsc; /* TSCs of 100 s and, as the guest has set it, 101 s */
+	kvm.cpu[1].offset = 101 * SEC - kvm.host_tsc;
 	kvm.cpu[0].lvt = 2 << 17; /* a deadline 3 s ahead; the other one is periodic, 2 of 4 s are left */
 	kvm.cpu[0].deadline = 103 * SEC;
 	kvm.cpu[1] = (typeof(kvm.cpu[1])){ kvm.cpu[1].offset, .lvt = 1 << 17, .initial = 4 * SEC, .current = 2 * SEC };

@@ -832,7 +832,8 @@ static void slow_followers(void **state)
 	(void)state;
 	memset(extra, 'x', sizeof(extra));
 	memcpy(extra, "\"k\":\"", 5);
-	memcpy(extra + sizeof(extra) - 2, "\"", 2);
+	extra[sizeof(extra) - 2] = '"';
+	extra[sizeof(extra) - 1] = '\0';
 	client_puts(slow, "GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n");
 	client_read(slow, true, &a);
 	for (unsigned i = 0; i < EVENTS_KEPT + 1000; i++)
