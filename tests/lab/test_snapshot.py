@@ -194,7 +194,7 @@ def snapshot_at_work():
     snapshot_of(2)
 
 
-@test("two-clones", "quick", "full")
+@test("two-clones", "full")          # the quick tier has the clones of "identity"
 def two_clones_at_once():
     """The default mode through the API, beside ondemand from the command line. One virtual CPU each: with two, the four of them
     wait for each other on the emulated host's two."""
