@@ -30,11 +30,6 @@ static const struct {
 	[CONNECT_UNAUTHENTICATED] = { "unauthenticated", 401 },
 };
 
-int connect_status(enum connect_code code)
-{
-	return codes[code].status;
-}
-
 /* ---- frames ---- */
 
 static void frame_head(unsigned char head[FRAME_HEAD], unsigned flags, size_t len)

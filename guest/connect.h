@@ -28,9 +28,6 @@ enum connect_code {
 	CONNECT_UNAUTHENTICATED,
 };
 
-/* The code's HTTP status in answers to unary calls. */
-int connect_status(enum connect_code code);
-
 /*
  * The request's message, which is an object, from the whole body: as it is (STYLE_UNARY), or the one frame in
  * it (STYLE_STREAM). `json` holds the nodes and starts zeroed. NULL: it was none, and that was answered.

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/uio.h>
 
-#include "guest/base64.h"
+#include "common/base64.h"
 #include "guest/http_internal.h"
 
 /* ---- the request ---- */

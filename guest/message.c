@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "guest/base64.h"
+#include "common/base64.h"
 
 const struct json_node *message_get(const struct json_node *message, const char *name)
 {

@@ -6,8 +6,8 @@
 #include <limits.h>
 #include <string.h>
 
+#include "common/base64.h"
 #include "common/field.h"
-#include "guest/base64.h"
 #include "guest/host_ids.h"
 
 static const char *const ssh_keys_names[] = { "new", "keep", NULL };

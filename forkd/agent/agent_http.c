@@ -8,8 +8,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "common/clock.h"
 #include "forkd/errors.h"
+#include "forkd/wire/control.h"
 
 enum {
 	READ_BYTES = 16 * 1024,
@@ -27,19 +27,11 @@ void agent_answer_done(struct agent_answer *a)
 
 static int wait_for(int fd, short events, uint64_t deadline_ns, struct err *err)
 {
-	struct pollfd p = { .fd = fd, .events = events };
+	int r = wait_events(fd, events, deadline_ns);
 
-	for (;;) {
-		uint64_t now = monotonic_ns();
-		if (now >= deadline_ns)
-			return fail(err, E_TIMEOUT, "the guest's agent has not answered in time");
-		uint64_t left_ms = (deadline_ns - now + 999999) / 1000000;
-		int n = poll(&p, 1, left_ms > 1000 ? 1000 : (int)left_ms);
-		if (n > 0)
-			return 0;
-		if (n < 0 && errno != EINTR)
-			return err_sys(err, ERR_INTERNAL, "wait for the guest's agent");
-	}
+	if (r == 0)
+		return fail(err, E_TIMEOUT, "the guest's agent has not answered in time");
+	return r < 0 ? err_num(err, ERR_INTERNAL, -r, "wait for the guest's agent") : 0;
 }
 
 static int send_all(int fd, const char *bytes, size_t len, uint64_t deadline_ns, struct err *err)

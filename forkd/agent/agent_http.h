@@ -24,9 +24,9 @@ void agent_answer_done(struct agent_answer *a);
 
 /*
  * Sends a request, and reads the answer whole. `body` is a JSON object; NULL: none is sent. `fd` is
- * a stream socket that stays the caller's, and may carry several requests, one after the other. E_TIMEOUT: the
- * deadline (CLOCK_MONOTONIC, ns) has passed. E_AGENT: the agent hung up, or has sent what is no
- * answer. A status of 400 and above is no error here.
+ * a stream socket that stays the caller's, and may carry several requests, one after the other.
+ * E_TIMEOUT: the deadline (CLOCK_MONOTONIC, ns) has passed. E_AGENT: the agent hung up, or has sent
+ * what is no answer. A status of 400 and above is no error here.
  */
 struct agent_request {
 	const char *method, *target;

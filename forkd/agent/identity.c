@@ -8,6 +8,7 @@
 #include <sys/random.h>
 #include <time.h>
 
+#include "common/base64.h"
 #include "forkd/agent/agent_http.h"
 #include "forkd/body.h"
 #include "forkd/errors.h"
@@ -88,25 +89,11 @@ static int check_env(const struct json_node *env, struct err *err)
 	return 0;
 }
 
-static const char base64_chars[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-static void add_base64(struct strbuf *out, const void *bytes, size_t len)
-{
-	const unsigned char *p = bytes;
-
-	for (size_t i = 0; i < len; i += 3) {
-		uint32_t v = (uint32_t)p[i] << 16 | (i + 1 < len ? (uint32_t)p[i + 1] << 8 : 0) |
-			     (i + 2 < len ? p[i + 2] : 0);
-		strbuf_putc(out, base64_chars[v >> 18]);
-		strbuf_putc(out, base64_chars[v >> 12 & 63]);
-		strbuf_putc(out, i + 1 < len ? base64_chars[v >> 6 & 63] : '=');
-		strbuf_putc(out, i + 2 < len ? base64_chars[v & 63] : '=');
-	}
-}
-
+/* With all of its padding, which the agent could do without. */
 static bool is_base64(const char *s)
 {
-	size_t len = strlen(s), n = strspn(s, base64_chars);
+	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	size_t len = strlen(s), n = strspn(s, digits);
 
 	return len % 4 == 0 && len - n <= 2 && strspn(s + n, "=") == len - n;
 }
@@ -157,7 +144,7 @@ static int add_file(const struct json_node *node, unsigned i, struct strbuf *out
 			json_member(out, "owner", f.owner);
 		strbuf_puts(out, ",\"content\":\"");
 		if (f.content)
-			add_base64(out, f.content, strlen(f.content));
+			base64_add(out, f.content, strlen(f.content));
 		else
 			strbuf_puts(out, f.content_b64);
 		strbuf_puts(out, "\"}");
@@ -374,7 +361,7 @@ static void add_entropy(struct strbuf *out)
 
 	random_bytes(bits, sizeof(bits));
 	strbuf_puts(out, ",\"entropy\":\"");
-	add_base64(out, bits, sizeof(bits));
+	base64_add(out, bits, sizeof(bits));
 	strbuf_putc(out, '"');
 	explicit_bzero(bits, sizeof(bits));
 }

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdio.h>
 
-#include "common/log.h"
 #include "forkd/clone/identify.h"
 #include "forkd/clone/life.h"
 #include "forkd/errors.h"
@@ -103,16 +102,6 @@ static int hold(struct forkd *d, struct clone *c, bool *ret_ran, struct err *err
 		    c->record.id);
 }
 
-static void let_go_on(struct forkd *d, struct clone *c)
-{
-	char line[ERR_MSG_BYTES];
-	struct err err = {};
-
-	if (clone_thaw(d, c, &err) < 0)
-		log_warn("clone %s stands still until it is resumed: %s", c->record.id,
-			 err_line(&err, line, sizeof(line)));
-}
-
 /* What the agent of the clone's template has said of itself. NULL in *ret: there is none. */
 static int agent_of(struct forkd *d, const struct clone *c, struct manifest *m, const struct manifest_agent **ret,
 		    struct err *err)
@@ -137,7 +126,7 @@ static int snapshot_held(struct build *b, struct clone *c, struct ctl_snapshotte
 	if (r >= 0)
 		r = take_snapshot(b, c, ret, err);
 	if (ran)
-		let_go_on(b->d, c);
+		clone_thaw_or_warn(b->d, c);
 	fields_free(manifest_fields, &m);
 	b->agent = NULL;
 	return r;

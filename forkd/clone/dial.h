@@ -14,7 +14,8 @@
  * socket, which blocks and is close-on-exec; its first byte is the guest's first byte. The socket ends
  * when the guest ends the stream, and with the clone. E_AGENT: nothing listens there, the guest
  * has not accepted within timeout_ms, or the clone has no vsock device. ERR_BUSY: too many streams are
- * open. E_VERSION: the clone's process is too old to dial. Else as clone_talk() with `wait`; but a clone that is being created can be dialled, too.
+ * open. E_VERSION: the clone's process is too old to dial. Else as clone_talk() with `wait`; but a
+ * clone that is being created can be dialled, too.
  */
 MUST_CHECK int clone_dial(struct forkd *d, struct clone *c, uint32_t port, uint64_t timeout_ms, struct err *err);
 

@@ -13,7 +13,6 @@
 #include "forkd/errors.h"
 #include "forkd/events.h"
 #include "forkd/jobs.h"
-#include "forkd/metrics.h"
 #include "forkd/watch/watch.h"
 
 enum {
@@ -193,22 +192,12 @@ static void begin_later(struct forkd *d, struct identify *i, uint64_t deadline_n
 		log_debug("clone %s: identity failed", i->c->record.id); /* finish() says why */
 }
 
-static void thaw_later(struct forkd *d, struct clone *c)
-{
-	char line[ERR_MSG_BYTES];
-	struct err err = {};
-
-	if (clone_thaw(d, c, &err) < 0)
-		log_warn("clone %s stands still until it is resumed: %s", c->record.id,
-			 err_line(&err, line, sizeof(line)));
-}
-
 static void finish(struct forkd *d, struct identify *i, uint64_t deadline_ns, struct err *why)
 {
 	struct clone *c = i->c;
 
 	if (i->thaw) {
-		thaw_later(d, c);
+		clone_thaw_or_warn(d, c);
 		return;
 	}
 	if (!why->code && end(d, i, deadline_ns, why) >= 0) {
@@ -307,4 +296,14 @@ int clone_thaw(struct forkd *d, struct clone *c, struct err *err)
 	if (command(d, c, agent_thaw, err) < 0)
 		return err_wrap(err, "thaw");
 	return set_frozen(d, c, false, err);
+}
+
+void clone_thaw_or_warn(struct forkd *d, struct clone *c)
+{
+	char line[ERR_MSG_BYTES];
+	struct err err = {};
+
+	if (clone_thaw(d, c, &err) < 0)
+		log_warn("clone %s stands still until it is resumed: %s", c->record.id,
+			 err_line(&err, line, sizeof(line)));
 }

@@ -37,11 +37,13 @@ MUST_CHECK int identify_later(struct forkd *d, struct identify *list, unsigned n
 void identify_give_up(struct forkd *d, struct clone *c, const struct err *err);
 
 /*
- * clone_freeze() stops the guest's processes, before a pause or a snapshot; `sync`: and writes its
- * files. clone_thaw() sets the wall clock and lets the processes go on. Both do nothing for a clone
+ * clone_freeze() stops the guest's processes, before a pause or a snapshot, and has its files
+ * written. clone_thaw() sets the wall clock and lets the processes go on. Both do nothing for a clone
  * without an agent, and are kept in the clone's record. E_BAD_STATE: the clone is not itself yet.
  */
 MUST_CHECK int clone_freeze(struct forkd *d, struct clone *c, struct err *err);
 MUST_CHECK int clone_thaw(struct forkd *d, struct clone *c, struct err *err);
+/* The same where nobody hears of a failure: it is logged. */
+void clone_thaw_or_warn(struct forkd *d, struct clone *c);
 
 #endif

@@ -3,10 +3,10 @@
  * What is passed through to a clone's guest. No token, key or cookie of the daemon's clients reaches a
  * guest, and no answer of a guest acts for the daemon in a browser.
  */
-#include <gnutls/gnutls.h>
 #include <string.h>
 
 #include "common/agent_ports.h"
+#include "common/base64.h"
 #include "forkd/agent/tunnel.h"
 #include "forkd/clone/dial.h"
 #include "forkd/errors.h"
@@ -33,19 +33,16 @@ static int add_user(const struct request *rq, struct strbuf *head, struct err *e
 {
 	const char *query = request_query(rq, "username", 0), *field = request_header(rq, "X-Forkd-User");
 	const char *user = field ? field : query;
-	gnutls_datum_t text = {}, coded = {};
 	char name[USER_MAX + 2];
 
 	if (!user || !user[0])
 		return 0;
 	if (strlen(user) > USER_MAX || strchr(user, ':'))
 		return fail(err, E_INVALID, "the user's name '%.80s' has a ':', or more than %d bytes", user, USER_MAX);
-	text.size = (unsigned)snprintf(name, sizeof(name), "%s:", user);
-	text.data = (unsigned char *)name;
-	if (gnutls_base64_encode2(&text, &coded) < 0)
-		return fail(err, E_INTERNAL, "no memory for the user's name");
-	strbuf_printf(head, "Authorization: Basic %.*s\r\n", (int)coded.size, (const char *)coded.data);
-	gnutls_free(coded.data);
+	int len = snprintf(name, sizeof(name), "%s:", user);
+	strbuf_puts(head, "Authorization: Basic ");
+	base64_add(head, name, (size_t)len);
+	strbuf_puts(head, "\r\n");
 	return 0;
 }
 
@@ -93,7 +90,10 @@ static int pass_on(struct forkd *d, const struct request *rq, const struct way *
 	relay->dropped = hidden_from_client;
 	relay->added = ADDED;
 	relay->upgrades = true;
-	relay->upstream = way->tcp_port || add_user(rq, &relay->head, err) == 0 ? dial(d, c, way->tcp_port, err) : -1;
+	int r = way->tcp_port ? 0 : add_user(rq, &relay->head, err);
+	if (r == 0 && relay->head.failed)
+		r = fail(err, E_INTERNAL, "no memory for the request");
+	relay->upstream = r == 0 ? dial(d, c, way->tcp_port, err) : -1;
 	clone_unref(d->registry, c);
 	reply->relays = relay->upstream >= 0;
 	return reply->relays ? 0 : err->num;

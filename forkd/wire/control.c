@@ -24,9 +24,9 @@ uint64_t deadline_in_ms(uint64_t ms)
 	return monotonic_ns() + ms * 1000000;
 }
 
-int wait_readable(int fd, uint64_t deadline_ns)
+int wait_events(int fd, short events, uint64_t deadline_ns)
 {
-	struct pollfd p = { .fd = fd, .events = POLLIN };
+	struct pollfd p = { .fd = fd, .events = events };
 
 	for (;;) {
 		uint64_t now = monotonic_ns();
@@ -35,6 +35,11 @@ int wait_readable(int fd, uint64_t deadline_ns)
 		if (n >= 0 || errno != EINTR)
 			return n < 0 ? -errno : n;
 	}
+}
+
+int wait_readable(int fd, uint64_t deadline_ns)
+{
+	return wait_events(fd, POLLIN, deadline_ns);
 }
 
 int control_send(int fd, const char *op, const struct field *rows, const void *obj, const char *extra, const int *fds,

@@ -13,7 +13,9 @@ typedef void event_fn(void *arg, const struct ctl_packet *p);
 
 /* The time `ms` from now, CLOCK_MONOTONIC in ns: a deadline. */
 uint64_t deadline_in_ms(uint64_t ms);
-/* Waits until fd is readable. Returns 1; 0 when the deadline has passed; or -errno. */
+/* Waits for events of poll(). Returns 1; 0 when the deadline has passed; or -errno. */
+int wait_events(int fd, short events, uint64_t deadline_ns);
+/* The same until fd is readable. */
 int wait_readable(int fd, uint64_t deadline_ns);
 
 /*

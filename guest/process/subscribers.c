@@ -5,8 +5,8 @@
 #include <string.h>
 #include <sys/wait.h>
 
+#include "common/base64.h"
 #include "common/clock.h"
-#include "guest/base64.h"
 #include "guest/connect.h"
 #include "guest/limits.h"
 #include "guest/process/process.h"

@@ -8,7 +8,6 @@
  */
 #include <fcntl.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,8 +15,9 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "tests/bench/bench.h"
 
 enum { UP_PIECE = 64 << 10, DOWN_PIECE = 128 << 10, CLIENT_PIECE = 256 << 10, TURNS_MAX = 100 };
 
@@ -26,28 +26,6 @@ static const char *dir = "/dev/shm";
 static char work[256], file[300];
 static struct sockaddr_un addr = { .sun_family = AF_UNIX };
 static char buf[CLIENT_PIECE];
-
-static void need(bool ok, const char *what)
-{
-	if (ok)
-		return;
-	perror(what);
-	exit(1);
-}
-
-static double now_s(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-static void write_all(int fd, const char *data, size_t len)
-{
-	for (ssize_t n; len > 0; data += n, len -= (size_t)n)
-		need((n = write(fd, data, len)) > 0, "write");
-}
 
 /* ---- the client ---- */
 
@@ -180,13 +158,6 @@ static unsigned long own_kib(pid_t pid)
 }
 
 /* ---- turns ---- */
-
-static int by_value(const void *a, const void *b)
-{
-	const double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
 
 static double median(double *seconds, int n)
 {

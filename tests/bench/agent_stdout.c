@@ -15,36 +15,15 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "tests/bench/bench.h"
 
 enum { PIECE = 64 << 10, TURNS_MAX = 100 };
 
 static uint64_t bytes = 256 << 20;
 static char path[] = "/tmp/forkd-agent-bench-XXXXXX";
 static struct sockaddr_un addr = { .sun_family = AF_UNIX };
-
-static void need(int ok, const char *what)
-{
-	if (ok)
-		return;
-	perror(what);
-	exit(1);
-}
-
-static double now_s(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-static void write_all(int fd, const char *data, size_t len)
-{
-	for (ssize_t n; len > 0; data += n, len -= (size_t)n)
-		need((n = write(fd, data, len)) > 0, "write");
-}
 
 /* The process whose output it is. */
 static int produce(uint64_t n)
@@ -133,13 +112,6 @@ static double time_agent(const char *self)
 	return now_s() - begin;
 }
 
-static int less(const void *a, const void *b)
-{
-	const double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
 static pid_t start_agent(const char *program)
 {
 	char listen[128];
@@ -185,8 +157,8 @@ int main(int argc, char **argv)
 	waitpid(agent, NULL, 0);
 	unlink(addr.sun_path);
 	rmdir(path);
-	qsort(copies, (size_t)turns, sizeof(*copies), less);
-	qsort(agents, (size_t)turns, sizeof(*agents), less);
+	qsort(copies, (size_t)turns, sizeof(*copies), by_value);
+	qsort(agents, (size_t)turns, sizeof(*agents), by_value);
 	const double mb = (double)bytes / 1e6, c = mb / copies[turns / 2], a = mb / agents[turns / 2];
 	printf("{\"bench\": \"agent_stdout\", \"mib\": %llu, \"turns\": %ld, \"copy_mb_s\": %.0f, \"agent_mb_s\": %.0f, \"ratio\": %.2f}\n",
 	       (unsigned long long)(bytes >> 20), turns, c, a, a / c);

@@ -35,14 +35,7 @@ static int root_done(void **state)
 /* How many names a directory has. */
 static inline unsigned root_count(const char *path)
 {
-	DIR *d = fdopendir(openat(root.fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-	unsigned n = 0;
-
-	assert_non_null(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n - 2;
+	return count_names(fdopendir(openat(root.fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC)));
 }
 
 #define ROOT_TEST(f) cmocka_unit_test_setup_teardown(f, root_make, root_done)

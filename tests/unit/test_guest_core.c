@@ -7,8 +7,8 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include "common/base64.h"
 #include "common/clock.h"
-#include "guest/base64.h"
 #include "guest/connect.h"
 #include "guest/env.h"
 #include "guest/users.h"

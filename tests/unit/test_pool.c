@@ -90,18 +90,6 @@ static void wait_for(const atomic_uint *n, unsigned at_least)
 	assert_true(atomic_load(n) >= at_least);
 }
 
-static unsigned count_threads(void)
-{
-	DIR *d = opendir("/proc/self/task");
-	unsigned n = 0;
-
-	assert_non_null(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n - 2;
-}
-
 static int set_up(void **state)
 {
 	const struct pool_options opt = {

@@ -2,7 +2,6 @@
 /* forkd/http: a server in this process with a few handlers of its own, and raw clients that do what clients should not. */
 #include "forkd/rest/server.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -107,18 +106,6 @@ static const struct route routes[] = {
 };
 
 /* ---- set up ---- */
-
-static unsigned count_threads(void)
-{
-	DIR *d = opendir("/proc/self/task");
-	unsigned n = 0;
-
-	assert_non_null(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n - 2;
-}
 
 /* The server closes behind its answer: waits for it. */
 static void expect_fds(unsigned n)

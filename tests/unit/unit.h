@@ -37,17 +37,27 @@ static inline int unit_file(void)
 	return fd;
 }
 
-/* How many descriptors this process has open, to compare with another such number. */
-static inline unsigned count_fds(void)
+/* How many names there are in a directory, hidden ones too; closes it. */
+static inline unsigned count_names(DIR *d)
 {
-	DIR *d = opendir("/proc/self/fd");
 	unsigned n = 0;
 
 	assert_non_null(d);
 	while (readdir(d))
 		n++;
 	closedir(d);
-	return n;
+	return n - 2; /* . and .. */
+}
+
+/* How many descriptors this process has open, to compare with another such number. */
+static inline unsigned count_fds(void)
+{
+	return count_names(opendir("/proc/self/fd"));
+}
+
+static inline unsigned count_threads(void)
+{
+	return count_names(opendir("/proc/self/task"));
 }
 
 #endif

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Base64 as in RFC 4648, section 4: the standard alphabet. Any thread. */
-#ifndef GUEST_BASE64_H
-#define GUEST_BASE64_H
+#ifndef COMMON_BASE64_H
+#define COMMON_BASE64_H
 
 #include <stddef.h>
 #include <sys/types.h>

@@ -3,10 +3,11 @@
  * Base64. The encoder takes 12 bits at a time from a table, and puts 8 characters together before it stores them: the output of every
  * process goes through it.
  */
-#include "guest/base64.h"
+#include "common/base64.h"
 
 #include <endian.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -16,11 +17,10 @@ enum { NONE = 64 }; /* a character that is none of the alphabet */
 
 static char pairs[4096][2];
 static uint8_t values[256];
+static pthread_once_t filled = PTHREAD_ONCE_INIT;
 
 static void fill_tables(void)
 {
-	if (pairs[0][0])
-		return;
 	for (unsigned i = 0; i < 4096; i++) {
 		pairs[i][1] = alphabet[i & 63];
 		pairs[i][0] = alphabet[i >> 6];
@@ -45,7 +45,7 @@ void base64_encode(char *to, const void *bytes, size_t len)
 {
 	const uint8_t *p = bytes;
 
-	fill_tables();
+	pthread_once(&filled, fill_tables);
 	for (; len >= 8; len -= 6, p += 6, to += 8) { /* 6 of the 8 bytes that are loaded */
 		uint64_t v;
 		memcpy(&v, p, sizeof(v));
@@ -87,7 +87,7 @@ ssize_t base64_decode(void *to, const char *text, size_t len)
 	uint32_t bits = 0;
 	unsigned n = 0;
 
-	fill_tables();
+	pthread_once(&filled, fill_tables);
 	if (len % 4 == 0)
 		for (int i = 0; i < 2 && len > 0 && text[len - 1] == '='; i++)
 			len--;
