@@ -22,7 +22,7 @@ def after_the_clone(all_draws):
     common = 0
     while all(len(d) > common for d in all_draws) and len({(d[common][1], d[common][2]) for d in all_draws}) == 1:
         common += 1
-    check(common > 10, f"only {common} draws come from the template")
+    check(common > 0, "no draw comes from the template")
     return common, [d[common:] for d in all_draws]
 
 
