@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control protocol of common/ctl.h: the test plays forkd for a template host and its clones."""
+import contextlib
 import json
 import os
 import select
@@ -30,13 +31,25 @@ class Host:
             self.process = subprocess.Popen([VMM, "--template-host", f"fd={child.fileno()}", "-v"], pass_fds=[child.fileno()],
                                             stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
         child.close()
-        test.addCleanup(self.end)
+        test.addCleanup(self.leave)
         if load:
             self.template = self.load(directory)
 
     def end(self):
         self.sock.close()
         self.process.wait(20)
+
+    def leave(self):
+        """Ends it behind its clones; those that are parked end with it, each in its own time."""
+        children = []
+        if self.process.poll() is None:
+            for pid in self.children():
+                with contextlib.suppress(ProcessLookupError):
+                    children.append(os.pidfd_open(pid))
+        self.end()
+        for pidfd in children:
+            self.test.assertTrue(select.select([pidfd], [], [], 20)[0], "a process of the host goes on")
+            os.close(pidfd)
 
     def ask(self, op, passed=(), **members):
         socket.send_fds(self.sock, [json.dumps({"op": op, **members}).encode()], list(passed))
