@@ -146,8 +146,8 @@ check-unit: $(UNIT)
 	@failed=0; for t in $(UNIT); do echo "== $$t"; ./$$t || failed=$$((failed + 1)); done; \
 	[ $$failed -eq 0 ] || { echo "$$failed unit test programs failed"; exit 1; }
 
-# The guest agent on this host, natively
-check-agent: $(BUILD)/forkd-agent $(RAND_MODULE)
+# The guest agent on this host, natively, and the client's commands that talk to it
+check-agent: $(BUILD)/forkd-agent $(BUILD)/forkctl $(RAND_MODULE)
 	BUILD=$(BUILD) $(PYTHON) tests/agent/run.py $(TESTS)
 
 check-kvm: all guests helpers

@@ -55,32 +55,60 @@ static const struct option_row *find_option(const struct args *args, const char 
 	return row || !args->verb ? row : find_in(args->verb->options, name, len, letter);
 }
 
-/* Takes one option, and the option's value, which may be the next argument. Moves *i to the last argument used. */
-static bool take_option(struct args *args, int argc, char **argv, int *i)
+static bool add_option(struct args *args, const struct option_row *row, const char *value)
 {
-	const char *text = argv[*i], *value = NULL;
-	bool is_long = text[1] == '-';
-	size_t len = is_long ? strcspn(text + 2, "=") : 1;
-	const struct option_row *row = find_option(args, is_long ? text + 2 : NULL, len, text[1]);
-
-	if (!row)
-		return args_wrong(args, "there is no option '%.*s'%s%s", is_long ? (int)len + 2 : 2, text,
-				  args->verb ? " for " : "", args->verb ? args->verb->name : "");
-	if (is_long && text[2 + len] == '=')
-		value = text + 3 + len;
-	else if (!is_long && text[2])
-		value = text + 2;
-	if (!row->meta && value)
-		return args_wrong(args, "--%s takes no value, not '%s'", row->name, value);
-	if (row->meta && !value && ++*i >= argc)
-		return args_wrong(args, "--%s needs a value: %s", row->name, row->meta);
-	if (row->meta && !value)
-		value = argv[*i];
 	if (!row->many && args_option(args, row->name))
 		return args_wrong(args, "--%s is given twice", row->name);
 	if (args->n_given == ARGS_OPTIONS_MAX)
 		return args_wrong(args, "more than %d options", ARGS_OPTIONS_MAX);
 	args->given[args->n_given++] = (struct given){ row, value ? value : "" };
+	return true;
+}
+
+static bool no_option(const struct args *args, const char *text, int len)
+{
+	return args_wrong(args, "there is no option '%.*s'%s%s", len, text, args->verb ? " for " : "",
+			  args->verb ? args->verb->name : "");
+}
+
+/* The option's value may be the next argument. Moves *i to the last argument used. */
+static bool take_value(struct args *args, const struct option_row *row, const char *value, int argc, char **argv,
+		       int *i)
+{
+	if (!value && ++*i >= argc)
+		return args_wrong(args, "--%s needs a value: %s", row->name, row->meta);
+	return add_option(args, row, value ? value : argv[*i]);
+}
+
+static bool take_long(struct args *args, int argc, char **argv, int *i)
+{
+	const char *text = argv[*i];
+	size_t len = strcspn(text + 2, "=");
+	const struct option_row *row = find_option(args, text + 2, len, 0);
+	const char *value = text[2 + len] == '=' ? text + 3 + len : NULL;
+
+	if (!row)
+		return no_option(args, text, (int)len + 2);
+	if (row->meta)
+		return take_value(args, row, value, argc, argv, i);
+	if (value)
+		return args_wrong(args, "--%s takes no value, not '%s'", row->name, value);
+	return add_option(args, row, NULL);
+}
+
+/* Letters; the rest of the word behind one that takes a value is the value. */
+static bool take_letters(struct args *args, int argc, char **argv, int *i)
+{
+	for (const char *at = argv[*i] + 1; *at; at++) {
+		const struct option_row *row = find_option(args, NULL, 0, *at);
+		const char letter[] = { '-', *at };
+		if (!row)
+			return no_option(args, letter, 2);
+		if (row->meta)
+			return take_value(args, row, at[1] ? at + 1 : NULL, argc, argv, i);
+		if (!add_option(args, row, NULL))
+			return false;
+	}
 	return true;
 }
 
@@ -119,6 +147,11 @@ static bool take_word(struct args *args, const struct verb *verbs, const char *w
 	return args->verb || find_verb(args, verbs);
 }
 
+bool args_runs_command(const struct args *args)
+{
+	return args->verb && args->verb->max_words == ARGS_COMMAND;
+}
+
 bool args_parse(struct args *args, const struct verb *verbs, int argc, char **argv)
 {
 	bool options = true;
@@ -127,10 +160,12 @@ bool args_parse(struct args *args, const struct verb *verbs, int argc, char **ar
 		if (options && strcmp(argv[i], "--") == 0)
 			options = false;
 		else if (options && argv[i][0] == '-' && argv[i][1]) {
-			if (!take_option(args, argc, argv, &i))
+			if (!(argv[i][1] == '-' ? take_long : take_letters)(args, argc, argv, &i))
 				return false;
 		} else if (!take_word(args, verbs, argv[i]))
 			return false;
+		if (args_runs_command(args) && args->n_words >= args->verb->min_words)
+			options = false;
 	}
 	if (args_option(args, "help") || args_option(args, "version"))
 		return true;
@@ -260,5 +295,5 @@ void help_all(const struct verb *verbs)
 		printf("  %-16s %s\n", v->name, v->summary);
 	help_options("Common options", common_options);
 	printf("\nforkctl COMMAND --help tells more. Exit status: 0 fine, 1 the daemon answered an error, 2 wrong usage, "
-	       "3 the daemon cannot be reached.\n");
+	       "3 the daemon cannot be reached; exec and run: the command's.\n");
 }

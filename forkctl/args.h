@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * forkctl's command line: one table of verbs, each with its words and options, drives parsing, usage errors and --help.
- * An option is written --name value, --name=value or by its letter; "--" ends the options. Everything
- * points into argv; one thread.
+ * An option is written --name value, --name=value or by its letter; letters without a value can stand together (-it).
+ * "--" ends the options. Everything points into argv; one thread.
  */
 #ifndef FORKCTL_ARGS_H
 #define FORKCTL_ARGS_H
@@ -12,7 +12,7 @@
 
 #include "common/json64.h"
 
-enum { ARGS_WORDS_MAX = 4096, ARGS_OPTIONS_MAX = 4096 };
+enum { ARGS_WORDS_MAX = 4096, ARGS_OPTIONS_MAX = 4096, ARGS_COMMAND = ARGS_WORDS_MAX + 1 };
 
 struct option_row {
 	const char *name; /* without dashes; NULL ends a list */
@@ -28,7 +28,8 @@ struct verb {
 	const char *words; /* what follows, for help */
 	const char *summary, *more;
 	const struct option_row *options; /* NULL: none but the common ones */
-	unsigned min_words, max_words;
+	unsigned min_words,
+		max_words; /* max_words ARGS_COMMAND: the word min_words begins a command, whose options are not ours */
 	int (*run)(struct cli *cli);
 };
 
@@ -47,6 +48,8 @@ struct args {
 
 /* False: a usage error, said on stderr. --help and --version are options like others, and waive the rest. */
 MUST_CHECK bool args_parse(struct args *args, const struct verb *verbs, int argc, char **argv);
+/* Whether the verb runs a command in a guest. */
+bool args_runs_command(const struct args *args);
 /* The value of the i-th --name, or NULL. */
 const char *args_value(const struct args *args, const char *name, unsigned i);
 static inline const char *args_option(const struct args *args, const char *name)

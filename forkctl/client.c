@@ -3,26 +3,15 @@
 #include "forkctl/client.h"
 
 #include <ctype.h>
-#include <curl/curl.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 
 #include "common/clock.h"
+#include "forkctl/client_private.h"
 #include "forkctl/table.h"
 
 enum { TOKEN_MAX = 4096, CONNECT_TIMEOUT_MS = 5000, ANSWER_MAX = 256 << 20 };
-
-struct client {
-	CURL *curl;
-	const char *socket; /* NULL: by URL */
-	char *own_socket;   /* owns the path of a default socket */
-	const char *base;
-	char *token_header;
-	const char *cacert;
-	bool json;
-	char detail[CURL_ERROR_SIZE];
-};
 
 /* ---- how to reach it ---- */
 
@@ -100,6 +89,7 @@ void client_free(struct client *c)
 	if (!c)
 		return;
 	curl_easy_cleanup(c->curl);
+	curl_multi_cleanup(c->multi);
 	free(c->token_header);
 	free(c->own_socket);
 	free(c);
@@ -130,9 +120,7 @@ static struct curl_slist *add_header(struct curl_slist *list, const char *text)
 	return text ? curl_slist_append(list, text) : list;
 }
 
-/* Everything but the method and where the bytes go. False: no memory. */
-static bool prepare_transfer(struct client *c, CURL *curl, const char *path, const char *header,
-			     struct curl_slist **headers)
+bool prepare_transfer(struct client *c, CURL *curl, const char *path, const char *header, struct curl_slist **headers)
 {
 	autostrbuf struct strbuf url = {};
 	size_t base_len = strlen(c->base);
@@ -191,7 +179,7 @@ static CURLcode request(struct client *c, const char *method, const char *path, 
 
 /* ---- what went wrong ---- */
 
-static int say_unreachable(const struct client *c, CURL *curl, CURLcode code)
+int say_unreachable(const struct client *c, CURL *curl, CURLcode code)
 {
 	const char *detail = c->detail[0] ? c->detail : curl_easy_strerror(code);
 	long num = 0;
@@ -214,8 +202,7 @@ static int say_unreachable(const struct client *c, CURL *curl, CURLcode code)
 	return EXIT_UNREACHABLE;
 }
 
-/* The server's error: message and remedy for people, its JSON for scripts. */
-static int say_error(const struct client *c, struct answer *a)
+int say_error(const struct client *c, struct answer *a)
 {
 	struct err err = {};
 	const char *body = a->body.text ? a->body.text : "";

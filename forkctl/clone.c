@@ -12,15 +12,8 @@ enum { COUNT_MAX = 1000 };
 
 const struct option_row clone_create_options[] = {
 	{ "count", "COUNT", "how many; default 1", 'n', false },
-	{ "net", "ID=TAP", "the tap of this net", 0, true },
-	{ "disk", "ID=PATH", "the image of this disk", 0, true },
-	{ "overrides", "JSON|@FILE", "an object: what else differs from the template's config.json", 0, false },
-	{ "label", "KEY=VALUE", "a label", 0, true },
-	{ "ttl", "S", "delete it after so many seconds", 0, false },
 	{ "paused", NULL, "leave it paused", 0, false },
-	{ "wait", "PHASE", "answer when resumed, or when ready (its agent answered)", 0, false },
-	{ "mode", "MODE", "memory: copyonwrite (default), copy or ondemand", 0, false },
-	{ "clock", "CLOCK", "the guest's clocks: advance (default) by the template's age, or continue", 0, false },
+	CLONE_OPTION_ROWS,
 	{ NULL, NULL, NULL, 0, false },
 };
 
@@ -133,8 +126,6 @@ static bool one_clone(const struct args *args, struct strbuf *out)
 		body_text(out, "clock", args_option(args, "clock"));
 	if (args_option(args, "wait"))
 		body_text(out, "wait", args_option(args, "wait"));
-	if (args_option(args, "paused"))
-		body_raw(out, "paused", "true");
 	return true;
 }
 
@@ -148,13 +139,14 @@ static void add_numbered(struct strbuf *out, const char *text, uint64_t number)
 }
 
 /* A count for clones that are alike, a list for those that differ. */
-static bool make_body(const struct args *args, struct strbuf *body)
+bool clone_body(const struct args *args, uint64_t count, bool paused, struct strbuf *body)
 {
 	autostrbuf struct strbuf clone = {};
-	uint64_t count = 1;
 
-	if (!args_number(args, "count", 1, COUNT_MAX, &count) || !one_clone(args, &clone))
+	if (!one_clone(args, &clone))
 		return false;
+	if (paused)
+		body_raw(&clone, "paused", "true");
 	strbuf_puts(&clone, "");
 	if (!strstr(clone.text, "{n}")) {
 		strbuf_printf(body, "{\"count\":%llu", (unsigned long long)count);
@@ -200,8 +192,10 @@ int clone_create(struct cli *cli)
 {
 	autostrbuf struct strbuf body = {}, path = {};
 	autoanswer struct answer a = {};
+	uint64_t count = 1;
 
-	if (!make_body(cli->args, &body))
+	if (!args_number(cli->args, "count", 1, COUNT_MAX, &count) ||
+	    !clone_body(cli->args, count, args_option(cli->args, "paused"), &body))
 		return EXIT_USAGE;
 	path_add(&path, "/v1/templates/", cli->args->words[0]);
 	strbuf_puts(&path, "/clones");

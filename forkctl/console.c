@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * forkctl logs and console: the serial port of a clone, from its log file and through its socket. The terminal is set to raw
- * for the time of a console and put back whatever ends it, signals included.
+ * forkctl logs and console: the serial port of a clone, from its log file and through its socket.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <termios.h>
 
 #include "common/sock.h"
 #include "forkctl/forkctl.h"
 #include "forkctl/table.h"
+#include "forkctl/terminal.h"
 
 enum { LEAVE_KEY = 0x1d, QUIET_MS = 500, FOLLOW_MS = 200 };
 
@@ -47,18 +45,6 @@ static int find_path(struct cli *cli, const char *key, char **ret)
 	}
 	*ret = strdup(found);
 	return *ret ? EXIT_FINE : EXIT_FAILED;
-}
-
-static bool write_all(int fd, const char *bytes, size_t len)
-{
-	while (len > 0) {
-		ssize_t n = write(fd, bytes, len);
-		if (n < 0 && errno != EINTR)
-			return false;
-		bytes += n > 0 ? n : 0;
-		len -= n > 0 ? (size_t)n : 0;
-	}
-	return true;
 }
 
 /* ---- logs ---- */
@@ -109,41 +95,6 @@ int console_logs(struct cli *cli)
 
 /* ---- console ---- */
 
-struct terminal {
-	struct termios before;
-	bool raw;
-};
-
-static void terminal_done(struct terminal *t)
-{
-	if (t->raw)
-		tcsetattr(STDIN_FILENO, TCSAFLUSH, &t->before);
-}
-
-/*
- * Makes the terminal raw, when stdin is one. Signals become readable first: so no signal ends the process before the
- * terminal is restored.
- */
-static int terminal_init(struct terminal *t)
-{
-	static const int signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
-	struct termios raw;
-	sigset_t set;
-
-	signal(SIGPIPE, SIG_IGN);
-	sigemptyset(&set);
-	for (size_t i = 0; i < ARRAY_LEN(signals); i++)
-		sigaddset(&set, signals[i]);
-	sigprocmask(SIG_BLOCK, &set, NULL);
-	int fd = signalfd(-1, &set, SFD_CLOEXEC);
-	if (fd < 0 || tcgetattr(STDIN_FILENO, &t->before) < 0)
-		return fd;
-	raw = t->before;
-	cfmakeraw(&raw);
-	t->raw = tcsetattr(STDIN_FILENO, TCSAFLUSH, &raw) == 0;
-	return fd;
-}
-
 /* Bytes from the keyboard; false: leave. */
 static bool from_keyboard(int to, bool raw, bool *ret_eof)
 {
@@ -176,7 +127,8 @@ static void pump(int socket_fd, int signal_fd, bool raw)
 
 	for (;;) {
 		int n = poll(p, ARRAY_LEN(p), eof ? QUIET_MS : -1);
-		if (n == 0 || (n < 0 && errno != EINTR) || (n > 0 && p[2].revents))
+		if (n == 0 || (n < 0 && errno != EINTR) ||
+		    (n > 0 && p[2].revents && signals_next(signal_fd) != SIGWINCH))
 			return;
 		if (n > 0 && p[1].revents && !from_guest(socket_fd))
 			return;
@@ -204,8 +156,9 @@ int console_attach(struct cli *cli)
 	}
 	if (isatty(STDIN_FILENO))
 		fprintf(stderr, "clone %s: Ctrl-] leaves\n", cli->args->words[0]);
-	struct terminal terminal __attribute__((cleanup(terminal_done))) = {};
-	autoclose int signal_fd = terminal_init(&terminal);
+	autoterminal struct terminal terminal = {};
+	autoclose int signal_fd = signals_open();
+	terminal_raw(&terminal);
 	pump(fd, signal_fd, terminal.raw);
 	if (terminal.raw)
 		fprintf(stderr, "\r\n");

@@ -27,6 +27,19 @@ extern const struct option_row template_build_options[], template_create_options
 /* clone.c: making clones */
 int clone_create(struct cli *cli);
 extern const struct option_row clone_create_options[];
+#define CLONE_OPTION_ROWS                                                                                              \
+	{ "net", "ID=TAP", "the tap of this net", 0, true }, { "disk", "ID=PATH", "the image of this disk", 0, true }, \
+		{ "overrides", "JSON|@FILE", "an object: what else differs from the template's config.json", 0,        \
+		  false },                                                                                             \
+		{ "label", "KEY=VALUE", "a label", 0, true },                                                          \
+		{ "ttl", "S", "delete it after so many seconds", 0, false },                                           \
+		{ "wait", "PHASE", "answer when resumed, or when ready (its agent answered)", 0, false },              \
+		{ "mode", "MODE", "memory: copyonwrite (default), copy or ondemand", 0, false },                       \
+	{                                                                                                              \
+		"clock", "CLOCK", "the guest's clocks: advance (default) by the template's age, or continue", 0, false \
+	}
+/* The request for `count` clones with CLONE_OPTION_ROWS. False: a usage error, said on stderr. */
+MUST_CHECK bool clone_body(const struct args *args, uint64_t count, bool paused, struct strbuf *body);
 
 /* clones.c: clones that are there */
 int clone_list(struct cli *cli);
@@ -51,6 +64,11 @@ extern const struct option_row daemon_events_options[];
 int console_logs(struct cli *cli);
 int console_attach(struct cli *cli);
 extern const struct option_row console_logs_options[], console_attach_options[];
+
+/* exec.c: commands in a guest */
+int exec_in_clone(struct cli *cli);
+int run_in_clone(struct cli *cli);
+extern const struct option_row exec_options[], run_options[];
 
 /* doctor.c */
 int doctor(struct cli *cli);

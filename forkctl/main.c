@@ -7,6 +7,15 @@
 #include <string.h>
 
 #include "common/version.h"
+#include "forkctl/command.h"
+
+#define EXEC_HELP                                                                                                           \
+	"The clone's guest needs forkd-agent. Output comes as it is written, byte for byte; without -i the command's\n"     \
+	"stdin is /dev/null. The first SIGINT, SIGTERM, SIGHUP or SIGQUIT reaches the command as SIGTERM, the second one\n" \
+	"as SIGKILL. With -t that is for the terminal's keys to do.\n\n"                                                    \
+	"Exit status: the command's; 128 + N when signal N has ended it; 124 when the time of --timeout is over;\n"         \
+	"127 when there is no such command, 126 when it cannot be started; 125 when forkctl, the daemon or the agent\n"     \
+	"failed, wrong usage included."
 
 static const struct verb verbs[] = {
 	{ "template import", "NAME DIR", "Make a template of a snapshot directory",
@@ -39,6 +48,12 @@ static const struct verb verbs[] = {
 	  "Disks are not part of it. A clone with a writable disk must be paused: copy the disk before it is resumed.",
 	  NULL, 2, 2, clone_snapshot },
 	{ "logs", "ID", "Print what a clone's serial port printed", NULL, console_logs_options, 1, 1, console_logs },
+	{ "exec", "ID [--] COMMAND [ARG…]", "Run a command in a clone", EXEC_HELP, exec_options, 2, ARGS_COMMAND,
+	  exec_in_clone },
+	{ "run", "TEMPLATE [--] COMMAND [ARG…]", "Make a clone, run a command in it, and delete the clone",
+	  "The clone is deleted whatever ends the command, SIGINT and SIGTERM too.\n\n"
+	  "  forkctl run web -- sh -c 'make && make check'\n\n" EXEC_HELP,
+	  run_options, 2, ARGS_COMMAND, run_in_clone },
 	{ "console", "ID", "Attach the terminal to a clone's serial port", "Ctrl-] leaves.", console_attach_options, 1,
 	  1, console_attach },
 	{ "events", "", "Print the events that the daemon still has, or follow them", NULL, daemon_events_options, 0, 0,
@@ -62,7 +77,7 @@ static int run_command(const struct args *args)
 	int status = client_new(args, &client);
 
 	if (status != EXIT_FINE)
-		return status;
+		return args_runs_command(args) ? COMMAND_FAILED : status;
 	return args->verb->run(&(struct cli){ args, client, args_option(args, "json") });
 }
 
@@ -73,7 +88,7 @@ int main(int argc, char **argv)
 
 	setvbuf(stdout, NULL, _IOLBF, 0); /* in order with what stderr gets */
 	if (!args_parse(&args, verbs, argc, argv))
-		return EXIT_USAGE;
+		return args_runs_command(&args) ? COMMAND_FAILED : EXIT_USAGE;
 	if (args_option(&args, "version"))
 		printf("forkctl %s\n", FORKD_VERSION);
 	else if (args_option(&args, "help") && args.verb)

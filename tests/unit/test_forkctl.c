@@ -16,9 +16,16 @@ static const struct option_row clone_options[] = {
 	{ "paused", NULL, "paused", 'p', false },
 	{ NULL, NULL, NULL, 0, false },
 };
+static const struct option_row exec_options[] = {
+	{ "stdin", NULL, "stdin", 'i', false },
+	{ "tty", NULL, "tty", 't', false },
+	{ "env", "K=V", "env", 'e', true },
+	{ NULL, NULL, NULL, 0, false },
+};
 static const struct verb verbs[] = {
 	{ "template list", "", "list", NULL, NULL, 0, 0, NULL },
 	{ "clone", "TEMPLATE", "clone", NULL, clone_options, 1, 2, NULL },
+	{ "exec", "ID COMMAND…", "exec", NULL, exec_options, 2, ARGS_COMMAND, NULL },
 	{ NULL, NULL, NULL, NULL, NULL, 0, 0, NULL },
 };
 
@@ -60,6 +67,29 @@ static void finds_verbs_and_options(void **state)
 	assert_int_equal(n, 3);
 	assert_false(args_number(&args, "count", 4, 1000, &n));
 	assert_true(parse(&args, "clone --help"));
+}
+
+/* Options of the command are not ours, with and without "--". */
+static void leaves_a_command_alone(void **state)
+{
+	(void)state;
+	assert_true(parse(&args, "exec -it c-1 -eA=b ls -i --json --"));
+	assert_non_null(args_option(&args, "stdin"));
+	assert_non_null(args_option(&args, "tty"));
+	assert_string_equal(args_option(&args, "env"), "A=b");
+	assert_null(args_option(&args, "json"));
+	assert_int_equal(args.n_words, 5);
+	assert_string_equal(args.words[1], "ls");
+	assert_string_equal(args.words[4], "--");
+	assert_true(parse(&args, "exec c-1 -i -- -x -t"));
+	assert_int_equal(args.n_words, 3);
+	assert_string_equal(args.words[1], "-x");
+	assert_null(args_option(&args, "tty"));
+	assert_true(parse(&args, "exec -tie A=b c-1 ls"));
+	assert_string_equal(args_option(&args, "env"), "A=b");
+	assert_false(parse(&args, "exec -ix c-1 ls"));
+	assert_false(parse(&args, "exec -ii c-1 ls"));
+	assert_false(parse(&args, "exec c-1"));
 }
 
 static void refuses_wrong_usage(void **state)
@@ -140,9 +170,8 @@ static void aligns_tables(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(finds_verbs_and_options),
-		cmocka_unit_test(refuses_wrong_usage),
-		cmocka_unit_test(names_units),
+		cmocka_unit_test(finds_verbs_and_options), cmocka_unit_test(leaves_a_command_alone),
+		cmocka_unit_test(refuses_wrong_usage),     cmocka_unit_test(names_units),
 		cmocka_unit_test(aligns_tables),
 	};
 

@@ -1,0 +1,524 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Connect's frames and messages of process.Process, and where the bytes go. */
+#include "forkctl/command.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "common/base64.h"
+#include "forkctl/table.h"
+#include "forkctl/terminal.h"
+#include "forkctl/transfer.h"
+
+enum {
+	MESSAGE_MAX = 1 << 20, /* bytes of one event; an agent's have at most 88 KiB */
+	SINK_HIGH = 256 << 10, /* bytes that wait for a descriptor; then no more is received */
+	SINK_LOW = 64 << 10,   /* and from here on again */
+	INPUT_MAX = 256 << 10, /* bytes of input in one call */
+	TICK_MS = 200,
+	END_OF_INPUT = 0x04, /* Ctrl+D */
+};
+
+/* Bytes on their way to a descriptor. */
+struct sink {
+	int fd;
+	bool regular, broken;
+	struct strbuf bytes;
+	size_t at;
+};
+
+/* A call with one message each way. */
+struct call {
+	struct transfer transfer;
+	struct strbuf body;
+	bool busy; /* it has begun, and its end was not looked at */
+};
+
+struct run {
+	struct client *client;
+	struct command *cmd;
+	struct strbuf url; /* "…/process.Process/" and a method behind it */
+	size_t url_len;
+	struct transfer start; /* the stream of events */
+	struct strbuf start_body;
+	unsigned char head[5]; /* of the frame that is being read */
+	unsigned head_len;
+	struct strbuf message;
+	struct sink out, err;
+	uint64_t pid;    /* 0: it has not started */
+	bool ended;      /* `status` is known */
+	bool broken_off; /* what the agent sends cannot be read */
+	int status;
+	struct call input;   /* SendInput and CloseStdin */
+	struct strbuf next;  /* input for the call after that */
+	bool in_open;        /* in_fd is read */
+	bool in_closes;      /* its end is to be passed on */
+	struct call control; /* SendSignal and Update */
+	unsigned n_signals;
+	const char *signal; /* to be sent; NULL: none */
+	bool resize;        /* the terminal's size is to be sent */
+};
+
+/* ---- output ---- */
+
+static void sink_init(struct sink *s, int fd)
+{
+	struct stat st;
+
+	*s = (struct sink){ .fd = fd, .regular = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) };
+}
+
+static size_t sink_len(const struct sink *s)
+{
+	return s->bytes.len - s->at;
+}
+
+static void sink_add(struct sink *s, const char *bytes, size_t len)
+{
+	if (s->at > 0 && s->at >= sink_len(s)) {
+		memmove(s->bytes.text, s->bytes.text + s->at, sink_len(s));
+		s->bytes.len -= s->at;
+		s->at = 0;
+	}
+	if (!s->broken)
+		strbuf_add(&s->bytes, bytes, len);
+}
+
+/* Nothing more goes there; the command is told as by a closed pipe. */
+static void sink_break(struct run *r, struct sink *s)
+{
+	if (errno != EPIPE) {
+		fprintf(stderr, "forkctl: cannot write the command's output: %s\n", strerror(errno));
+		r->status = COMMAND_FAILED;
+	}
+	s->broken = true;
+	s->bytes.len = s->at = 0;
+	r->signal = r->signal ? r->signal : "SIGNAL_SIGTERM";
+}
+
+/* Writes what the descriptor takes without a wait: PIPE_BUF bytes, when it is writable. Returns how many. */
+static size_t sink_push(struct run *r, struct sink *s)
+{
+	size_t sent = 0;
+
+	while (sink_len(s) > 0) {
+		struct pollfd p = { .fd = s->fd, .events = POLLOUT };
+		if (!s->regular && poll(&p, 1, 0) <= 0)
+			break;
+		size_t len = s->regular || sink_len(s) < PIPE_BUF ? sink_len(s) : PIPE_BUF;
+		ssize_t n = write(s->fd, s->bytes.text + s->at, len);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			break;
+		if (n < 0) {
+			sink_break(r, s);
+			break;
+		}
+		s->at += (size_t)n;
+		sent += (size_t)n;
+	}
+	if (sink_len(s) == 0)
+		s->bytes.len = s->at = 0;
+	return sent;
+}
+
+/* ---- events ---- */
+
+static void add_output(struct run *r, struct sink *s, const struct json_node *text)
+{
+	ssize_t n = base64_decode(text->str, text->str, text->count);
+
+	if (n >= 0)
+		sink_add(s, text->str, (size_t)n);
+	else
+		r->broken_off = true;
+}
+
+static void on_end(struct run *r, const struct json_node *end)
+{
+	const struct json_node *code = json_get(end, "exitCode");
+	uint64_t number = 0;
+
+	if (member_number(end, "signal", &number) && number < 128)
+		number += COMMAND_SIGNAL;
+	else if (code && code->type == JSON_INT)
+		number = code->negative ? COMMAND_FAILED : code->num & 0xff;
+	r->status = r->status ? r->status : (int)number;
+	r->ended = true;
+}
+
+static void on_event(struct run *r, const struct json_node *event)
+{
+	const struct json_node *data = json_get(event, "data"), *end = json_get(event, "end"), *text;
+
+	if (member_number(json_get(event, "start"), "pid", &r->pid) && r->cmd->tty)
+		r->resize = true; /* the size may have changed since */
+	if ((text = json_get(data, "stdout")) && text->type == JSON_STRING)
+		add_output(r, &r->out, text);
+	if ((text = json_get(data, "pty")) && text->type == JSON_STRING)
+		add_output(r, &r->out, text);
+	if ((text = json_get(data, "stderr")) && text->type == JSON_STRING)
+		add_output(r, &r->err, text);
+	if (end)
+		on_end(r, end);
+}
+
+/* The stream has ended with an error: mostly the command could not be started. */
+static void on_error(struct run *r, const struct json_node *error)
+{
+	const char *code = member_text(error, "code", ""), *text = member_text(error, "message", "no reason given");
+	bool cannot = !r->pid && strcmp(code, "invalid_argument") == 0;
+	bool is_absent = cannot && strncmp(text, "start '", 7) == 0 && strstr(text, ": No such file or directory");
+
+	fprintf(stderr, "forkctl: clone %s: ", r->cmd->id);
+	print_clean(stderr, text);
+	fprintf(stderr, " (%.64s)\n", code);
+	r->ended = true;
+	r->status = is_absent ? COMMAND_ABSENT : cannot ? COMMAND_CANNOT : COMMAND_FAILED;
+	if (strcmp(code, "deadline_exceeded") == 0)
+		r->status = COMMAND_TIMEOUT;
+}
+
+static void on_message(struct run *r, bool last)
+{
+	autojson struct json json = {};
+	struct err err = {};
+
+	if (json_parse(&json, r->message.text, r->message.len, &err) < 0) {
+		r->broken_off = true;
+		return;
+	}
+	const struct json_node *event = json_get(json.nodes, "event"), *error = json_get(json.nodes, "error");
+	if (last && error && !r->ended)
+		on_error(r, error);
+	else if (!last && event && !r->ended)
+		on_event(r, event);
+}
+
+static uint32_t frame_len(const struct run *r)
+{
+	uint32_t len;
+
+	memcpy(&len, r->head + 1, sizeof(len));
+	return ntohl(len);
+}
+
+/* Takes a part of one frame: how many bytes. */
+static size_t take_frame(struct run *r, const char *bytes, size_t len)
+{
+	if (r->head_len < sizeof(r->head)) {
+		r->head[r->head_len++] = (unsigned char)*bytes;
+		r->message.len = 0;
+		if (r->head_len == sizeof(r->head) && frame_len(r) > MESSAGE_MAX)
+			r->broken_off = true;
+		return 1;
+	}
+	size_t wanted = frame_len(r) - r->message.len, n = len < wanted ? len : wanted;
+	strbuf_add(&r->message, bytes, n);
+	if (r->message.failed)
+		r->broken_off = true;
+	else if (n == wanted) {
+		r->head_len = 0;
+		on_message(r, r->head[0] & 2);
+	}
+	return n;
+}
+
+static bool on_bytes(void *arg, const char *bytes, size_t len)
+{
+	struct run *r = arg;
+
+	while (len > 0 && !r->broken_off) {
+		size_t n = take_frame(r, bytes, len);
+		bytes += n;
+		len -= n;
+	}
+	return !r->broken_off;
+}
+
+/* ---- calls ---- */
+
+static const char *url_of(struct run *r, const char *method)
+{
+	r->url.len = r->url_len;
+	strbuf_puts(&r->url, method);
+	return r->url.text;
+}
+
+/* Sends c->body. */
+static void call(struct run *r, struct call *c, const char *method)
+{
+	static const char *const fields[] = { "Content-Type: application/json", "Connect-Protocol-Version: 1", NULL };
+	const struct transfer_request rq = { .method = "POST",
+					     .path = url_of(r, method),
+					     .fields = fields,
+					     .body = c->body.text,
+					     .body_len = c->body.len };
+
+	c->busy = transfer_begin(r->client, &c->transfer, &rq) == EXIT_FINE;
+	if (!c->busy)
+		r->broken_off = true;
+}
+
+static void begin_call(struct run *r, struct call *c)
+{
+	c->body.len = 0;
+	strbuf_printf(&c->body, "{\"process\":{\"pid\":%llu}", (unsigned long long)r->pid);
+}
+
+static void send_input(struct run *r)
+{
+	struct call *c = &r->input;
+
+	begin_call(r, c);
+	strbuf_printf(&c->body, ",\"input\":{\"%s\":\"", r->cmd->tty ? "pty" : "stdin");
+	base64_add(&c->body, r->next.text, r->next.len);
+	strbuf_puts(&c->body, "\"}}");
+	r->next.len = 0;
+	call(r, c, "SendInput");
+}
+
+static void close_input(struct run *r)
+{
+	r->in_closes = false;
+	if (r->cmd->tty) {
+		strbuf_putc(&r->next, END_OF_INPUT);
+		return;
+	}
+	begin_call(r, &r->input);
+	strbuf_putc(&r->input.body, '}');
+	call(r, &r->input, "CloseStdin");
+}
+
+static void send_control(struct run *r)
+{
+	struct call *c = &r->control;
+	uint16_t cols, rows;
+
+	begin_call(r, c);
+	if (r->signal) {
+		strbuf_printf(&c->body, ",\"signal\":\"%s\"}", r->signal);
+		r->signal = NULL;
+		call(r, c, "SendSignal");
+		return;
+	}
+	terminal_size(&cols, &rows);
+	strbuf_printf(&c->body, ",\"pty\":{\"size\":{\"cols\":%u,\"rows\":%u}}}", cols, rows);
+	r->resize = false;
+	call(r, c, "Update");
+}
+
+/* The process takes no input any more. When it has ended, or has closed it, that is no error. */
+static void input_failed(struct run *r, struct call *c)
+{
+	char code[64];
+
+	r->in_open = r->in_closes = false;
+	r->next.len = 0;
+	transfer_error_code(&c->transfer, code, sizeof(code));
+	if (strcmp(code, "not_found") == 0 || strcmp(code, "failed_precondition") == 0)
+		return;
+	fprintf(stderr, "forkctl: the command's input is cut off:\n");
+	if (transfer_judge(&c->transfer) != EXIT_FINE)
+		r->status = COMMAND_FAILED;
+}
+
+static bool has_ended(struct call *c)
+{
+	if (!c->busy || c->transfer.busy)
+		return false;
+	c->busy = false;
+	return true;
+}
+
+static bool is_fine(const struct call *c)
+{
+	return c->transfer.code == 0 && c->transfer.status >= 200 && c->transfer.status < 300;
+}
+
+/* Looks at what has ended, and begins what is to be done. */
+static void go_on_calls(struct run *r)
+{
+	if (has_ended(&r->input) && !is_fine(&r->input))
+		input_failed(r, &r->input);
+	(void)has_ended(&r->control); /* one that fails comes too late: the process has ended */
+	if (!r->pid || r->ended)
+		return;
+	if (!r->control.busy && (r->signal || r->resize))
+		send_control(r);
+	if (!r->input.busy && r->next.len == 0 && r->in_closes)
+		close_input(r);
+	if (!r->input.busy && r->next.len > 0)
+		send_input(r);
+}
+
+/* ---- input and signals ---- */
+
+static void read_input(struct run *r)
+{
+	char bytes[65536];
+	ssize_t n = read(r->cmd->in_fd, bytes, sizeof(bytes));
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	if (n < 0)
+		fprintf(stderr, "forkctl: cannot read the command's input: %s\n", strerror(errno));
+	if (n <= 0) {
+		r->in_open = false;
+		r->in_closes = true;
+		return;
+	}
+	strbuf_add(&r->next, bytes, (size_t)n);
+	r->cmd->n_in += (uint64_t)n;
+}
+
+static void read_signals(struct run *r)
+{
+	for (int signo; (signo = signals_next(r->cmd->signal_fd)) > 0;) {
+		if (signo == SIGWINCH) {
+			r->resize = r->cmd->tty;
+			continue;
+		}
+		r->cmd->signal = signo;
+		r->n_signals++;
+		r->signal = r->n_signals == 1 ? "SIGNAL_SIGTERM" : "SIGNAL_SIGKILL";
+		if (r->n_signals < 3 && (r->pid || r->n_signals < 2))
+			continue;
+		fprintf(stderr, "forkctl: left, by signal %d; the command may run on\n", signo);
+		r->broken_off = r->ended = true;
+		r->status = COMMAND_SIGNAL + signo;
+	}
+}
+
+/* ---- the whole ---- */
+
+static bool add_start(struct run *r)
+{
+	const struct command *cmd = r->cmd;
+	struct strbuf *b = &r->start_body;
+	uint16_t cols, rows;
+
+	strbuf_add(b, "\0\0\0\0\0", 5);
+	strbuf_puts(b, "{\"process\":{");
+	for (unsigned i = 0; i < cmd->argc; i++) {
+		if (!utf8_valid(cmd->argv[i])) {
+			fprintf(stderr, "forkctl: word %u of the command is not UTF-8: it cannot be passed on\n",
+				i + 1);
+			return false;
+		}
+		strbuf_puts(b, i == 0 ? "\"cmd\":" : i == 1 ? ",\"args\":[" : ",");
+		strbuf_json(b, cmd->argv[i], strlen(cmd->argv[i]));
+	}
+	strbuf_puts(b, cmd->argc > 1 ? "]" : "");
+	if (cmd->cwd)
+		body_text(b, "cwd", cmd->cwd);
+	strbuf_printf(b, ",\"envs\":{%s}},\"stdin\":%s", cmd->envs ? cmd->envs : "",
+		      cmd->in_fd >= 0 ? "true" : "false");
+	terminal_size(&cols, &rows);
+	if (cmd->tty)
+		strbuf_printf(b, ",\"pty\":{\"size\":{\"cols\":%u,\"rows\":%u}}", cols, rows);
+	strbuf_putc(b, '}');
+	if (b->failed)
+		return false;
+	uint32_t len = htonl((uint32_t)(b->len - 5));
+	memcpy(b->text + 1, &len, sizeof(len));
+	return true;
+}
+
+static int begin(struct run *r)
+{
+	const struct command *cmd = r->cmd;
+	char timeout[64], user[128];
+	const char *fields[6] = { "Content-Type: application/connect+json", "Connect-Protocol-Version: 1" };
+	unsigned n = 2;
+
+	path_add(&r->url, "/v1/clones/", cmd->id);
+	strbuf_puts(&r->url, "/agent/process.Process/");
+	r->url_len = r->url.len;
+	if (!add_start(r))
+		return EXIT_FAILED;
+	snprintf(timeout, sizeof(timeout), "Connect-Timeout-Ms: %llu", (unsigned long long)cmd->timeout_s * 1000);
+	snprintf(user, sizeof(user), "X-Forkd-User: %s", cmd->user ? cmd->user : "");
+	if (cmd->timeout_s)
+		fields[n++] = timeout;
+	if (cmd->user)
+		fields[n++] = user;
+	const struct transfer_request rq = { .method = "POST",
+					     .path = url_of(r, "Start"),
+					     .fields = fields,
+					     .body = r->start_body.text,
+					     .body_len = r->start_body.len,
+					     .receive = on_bytes,
+					     .arg = r };
+	return transfer_begin(r->client, &r->start, &rq);
+}
+
+/* One turn: waits for whatever comes first. */
+static void turn(struct run *r)
+{
+	struct command *cmd = r->cmd;
+	bool reads = r->in_open && r->next.len < INPUT_MAX && !r->ended;
+	struct pollfd fds[] = { { .fd = cmd->signal_fd, .events = POLLIN },
+				{ .fd = reads ? cmd->in_fd : -1, .events = POLLIN },
+				{ .fd = sink_len(&r->out) > 0 ? r->out.fd : -1, .events = POLLOUT },
+				{ .fd = sink_len(&r->err) > 0 ? r->err.fd : -1, .events = POLLOUT } };
+
+	transfers_turn(r->client, fds, ARRAY_LEN(fds), cmd->tick ? TICK_MS : 60000);
+	if (fds[0].revents)
+		read_signals(r);
+	if (fds[1].revents)
+		read_input(r);
+	cmd->n_out += sink_push(r, &r->out);
+	(void)sink_push(r, &r->err);
+	size_t most = sink_len(&r->out) > sink_len(&r->err) ? sink_len(&r->out) : sink_len(&r->err);
+	if (most > SINK_HIGH || most < SINK_LOW)
+		transfer_hold(&r->start, most > SINK_HIGH);
+	go_on_calls(r);
+	if (cmd->tick)
+		cmd->tick(cmd->arg);
+}
+
+static void run_done(struct run *r)
+{
+	transfer_done(&r->start);
+	transfer_done(&r->input.transfer);
+	transfer_done(&r->control.transfer);
+	strbuf_done(&r->input.body);
+	strbuf_done(&r->control.body);
+	strbuf_done(&r->url);
+	strbuf_done(&r->start_body);
+	strbuf_done(&r->message);
+	strbuf_done(&r->next);
+	strbuf_done(&r->out.bytes);
+	strbuf_done(&r->err.bytes);
+}
+
+/* The stream has ended before the command. */
+static int say_lost(struct run *r)
+{
+	if (!r->broken_off && transfer_judge(&r->start) != EXIT_FINE && r->start.status != 200)
+		return COMMAND_FAILED;
+	fprintf(stderr, "forkctl: clone %s: %s; the command may run on\n", r->cmd->id,
+		r->broken_off ? "what the guest's agent sends cannot be read"
+			      : "the connection to the command is broken");
+	return COMMAND_FAILED;
+}
+
+int command_run(struct client *client, struct command *cmd)
+{
+	struct run r __attribute__((cleanup(run_done))) = { .client = client, .cmd = cmd, .in_open = cmd->in_fd >= 0 };
+
+	sink_init(&r.out, cmd->out_fd);
+	sink_init(&r.err, cmd->err_fd);
+	if (begin(&r) != EXIT_FINE)
+		return COMMAND_FAILED;
+	while (r.start.busy && !r.ended && !r.broken_off)
+		turn(&r);
+	unsigned n_signals = r.n_signals; /* what comes now is for nobody but us */
+	while (!r.broken_off && (sink_len(&r.out) > 0 || sink_len(&r.err) > 0) && r.n_signals == n_signals)
+		turn(&r);
+	return r.ended ? r.status : say_lost(&r);
+}
