@@ -6,6 +6,8 @@
 
 #include "forkd/errors.h"
 
+enum { ENV_MAX = 256, ENV_NAME_MAX = 128 };
+
 static bool known(const struct field *rows, const char *const *others, const char *key)
 {
 	for (const struct field *f = rows; f->name; f++)
@@ -25,6 +27,21 @@ int body_load(const struct field *rows, const char *const *others, void *obj, co
 			if (!known(rows, others, child->key))
 				return fail(err, E_UNKNOWN_FIELD, "%s: there is no field '%.80s'", what, child->key);
 	return fields_load(rows, obj, node, what, err) < 0 ? fail_as(err, E_INVALID, NULL) : 0;
+}
+
+int body_check_env(const struct json_node *env, const char *what, struct err *err)
+{
+	if (env->type != JSON_OBJECT || env->count > ENV_MAX)
+		return fail(err, E_INVALID, "%s: expected an object of at most %d strings", what, ENV_MAX);
+	for (json_each(e, env)) {
+		size_t len = strlen(e->key);
+		if (len < 1 || len > ENV_NAME_MAX || strchr(e->key, '='))
+			return fail(err, E_INVALID, "%s: a name is empty, too long or has '='", what);
+		if (e->type != JSON_STRING)
+			return fail(err, E_INVALID, "%s.%.128s: expected a string, found %s", what, e->key,
+				    json_type_name(e));
+	}
+	return 0;
 }
 
 void json_member(struct strbuf *out, const char *key, const char *value)

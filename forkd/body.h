@@ -11,6 +11,8 @@
 /* E_UNKNOWN_FIELD for a member that is neither in the table nor in `others` (NULL-terminated; may be NULL); E_INVALID else. */
 MUST_CHECK int body_load(const struct field *rows, const char *const *others, void *obj, const struct json_node *node,
 			 const char *what, struct err *err);
+/* Checks variables for a process: an object of strings, 256 at most, whose names are none of an empty text, "A=B" or too long. */
+MUST_CHECK int body_check_env(const struct json_node *env, const char *what, struct err *err);
 /* `,"key":"value"`, or null. */
 void json_member(struct strbuf *out, const char *key, const char *value);
 /* The value as JSON text again; json_text_without() leaves a member of the object out. */

@@ -3,7 +3,6 @@
 #include "forkd/agent/agent_http.h"
 
 #include <errno.h>
-#include <http_parser.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -11,10 +10,7 @@
 #include "forkd/errors.h"
 #include "forkd/wire/control.h"
 
-enum {
-	READ_BYTES = 16 * 1024,
-	SHOWN_BYTES = 300, /* of an agent's message in ours */
-};
+enum { READ_BYTES = 64 * 1024 };
 
 void agent_answer_done(struct agent_answer *a)
 {
@@ -53,84 +49,85 @@ static int send_all(int fd, const char *bytes, size_t len, uint64_t deadline_ns,
 	return 0;
 }
 
+void agent_request_text(const struct agent_request *rq, struct strbuf *out)
+{
+	strbuf_printf(out, "%s %s HTTP/1.1\r\nHost: agent\r\n%s", rq->method, rq->target, rq->fields ? rq->fields : "");
+	if (rq->body)
+		strbuf_printf(out, "Content-Type: %s\r\nContent-Length: %zu\r\n",
+			      rq->type ? rq->type : "application/json", rq->body->len);
+	strbuf_puts(out, "\r\n");
+	if (rq->body && rq->body->len > 0)
+		strbuf_add(out, rq->body->text, rq->body->len);
+	out->failed = out->failed || (rq->body && rq->body->failed);
+}
+
 int agent_send(int fd, const struct agent_request *rq, struct err *err)
 {
-	const size_t len = rq->body ? rq->body->len : 0;
 	autostrbuf struct strbuf text = {};
 
-	strbuf_printf(&text, "%s %s HTTP/1.1\r\nHost: agent\r\n", rq->method, rq->target);
-	if (rq->body)
-		strbuf_printf(&text, "Content-Type: application/json\r\nContent-Length: %zu\r\n", len);
-	strbuf_puts(&text, "\r\n");
-	if (len > 0)
-		strbuf_add(&text, rq->body->text, len);
-	if (text.failed || (rq->body && rq->body->failed))
+	agent_request_text(rq, &text);
+	if (text.failed)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "ask the guest's agent");
 	return send_all(fd, text.text, text.len, rq->deadline_ns, err);
 }
 
 /* ---- the answer ---- */
 
-struct reader {
-	struct agent_answer *answer;
-	bool whole, too_long;
-};
-
 static int on_body(http_parser *parser, const char *bytes, size_t len)
 {
-	struct reader *r = parser->data;
+	struct agent_stream *s = parser->data;
 
-	if (r->answer->text.len + len > AGENT_ANSWER_MAX) {
-		r->too_long = true;
-		return 1;
-	}
-	strbuf_add(&r->answer->text, bytes, len);
-	return 0;
+	s->stopped = s->body(s->arg, bytes, len, s->err) < 0;
+	return s->stopped;
 }
 
 static int on_whole(http_parser *parser)
 {
-	struct reader *r = parser->data;
+	struct agent_stream *s = parser->data;
 
-	r->whole = true;
+	s->whole = true;
 	http_parser_pause(parser, 1);
 	return 0;
 }
 
-static int check_parsed(const http_parser *parser, const struct reader *r, struct err *err)
+void agent_stream_begin(struct agent_stream *s, agent_body_fn *body, void *arg)
 {
-	const enum http_errno num = HTTP_PARSER_ERRNO(parser);
+	*s = (struct agent_stream){ .body = body, .arg = arg };
+	http_parser_init(&s->parser, HTTP_RESPONSE);
+	s->parser.data = s;
+}
 
-	if (r->too_long)
-		return fail(err, E_AGENT, "the guest's agent sends more than %d bytes", AGENT_ANSWER_MAX);
-	if (num != HPE_OK && !r->whole)
-		return fail(err, E_AGENT, "the guest's agent sends what is not HTTP: %s", http_errno_description(num));
+int agent_stream_take(struct agent_stream *s, int fd, struct err *err)
+{
+	const http_parser_settings settings = { .on_body = on_body, .on_message_complete = on_whole };
+	char bytes[READ_BYTES];
+	ssize_t n = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
+	if (n < 0)
+		return fail(err, E_AGENT, "the guest's agent has hung up: %s", strerror(errno));
+	s->err = err;
+	http_parser_execute(&s->parser, &settings, bytes, (size_t)n);
+	if (s->stopped)
+		return err->num;
+	if (s->whole)
+		return 1;
+	if (n == 0)
+		return fail(err, E_AGENT, "the guest's agent has hung up before its answer was whole");
+	if (HTTP_PARSER_ERRNO(&s->parser) != HPE_OK)
+		return fail(err, E_AGENT, "the guest's agent sends what is not HTTP: %s",
+			    http_errno_description(HTTP_PARSER_ERRNO(&s->parser)));
 	return 0;
 }
 
-static int read_whole(int fd, uint64_t deadline_ns, struct reader *r, struct err *err)
+static int keep(void *arg, const char *bytes, size_t len, struct err *err)
 {
-	const http_parser_settings settings = { .on_body = on_body, .on_message_complete = on_whole };
-	http_parser parser = { .data = r };
-	char bytes[READ_BYTES];
+	struct agent_answer *a = arg;
 
-	http_parser_init(&parser, HTTP_RESPONSE);
-	while (!r->whole) {
-		ssize_t n = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT);
-		if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
-			if (wait_for(fd, POLLIN, deadline_ns, err) < 0)
-				return err->num;
-			continue;
-		}
-		if (n < 0)
-			return fail(err, E_AGENT, "the guest's agent has hung up: %s", strerror(errno));
-		http_parser_execute(&parser, &settings, bytes, (size_t)n);
-		if (n == 0 && !r->whole)
-			return fail(err, E_AGENT, "the guest's agent has hung up before its answer was whole");
-		if (check_parsed(&parser, r, err) < 0)
-			return err->num;
-	}
-	r->answer->status = parser.status_code;
+	if (a->text.len + len > AGENT_ANSWER_MAX)
+		return fail(err, E_AGENT, "the guest's agent sends more than %d bytes", AGENT_ANSWER_MAX);
+	strbuf_add(&a->text, bytes, len);
 	return 0;
 }
 
@@ -151,9 +148,15 @@ static int parse_body(struct agent_answer *a, struct err *err)
 
 int agent_receive(int fd, uint64_t deadline_ns, struct agent_answer *ret, struct err *err)
 {
-	struct reader r = { .answer = ret };
+	struct agent_stream s;
+	int r;
 
-	return read_whole(fd, deadline_ns, &r, err) < 0 ? err->num : parse_body(ret, err);
+	agent_stream_begin(&s, keep, ret);
+	while ((r = agent_stream_take(&s, fd, err)) == 0)
+		if (wait_for(fd, POLLIN, deadline_ns, err) < 0)
+			return err->num;
+	ret->status = s.parser.status_code;
+	return r < 0 ? r : parse_body(ret, err);
 }
 
 int agent_exchange(int fd, const struct agent_request *rq, struct agent_answer *ret, struct err *err)
@@ -161,16 +164,24 @@ int agent_exchange(int fd, const struct agent_request *rq, struct agent_answer *
 	return agent_send(fd, rq, err) < 0 ? err->num : agent_receive(fd, rq->deadline_ns, ret, err);
 }
 
+const char *agent_message(const struct json_node *body, char buf[AGENT_SHOWN_BYTES])
+{
+	const struct json_node *message = json_get(body, "message");
+
+	buf[0] = '\0';
+	if (message && message->type == JSON_STRING)
+		snprintf(buf, AGENT_SHOWN_BYTES, "%s", message->str);
+	for (char *p = buf; *p; p++)
+		*p = *p >= ' ' && *p < 0x7f ? *p : '?';
+	return buf;
+}
+
 int agent_want(const struct agent_answer *a, unsigned wanted, const char *what, struct err *err)
 {
-	const struct json_node *message = json_get(a->body, "message");
-	char shown[SHOWN_BYTES] = "";
+	char shown[AGENT_SHOWN_BYTES];
 
 	if (a->status == wanted)
 		return 0;
-	if (message && message->type == JSON_STRING)
-		snprintf(shown, sizeof(shown), "%s", message->str);
-	for (char *p = shown; *p; p++)
-		*p = *p >= ' ' && *p < 0x7f ? *p : '?';
+	agent_message(a->body, shown);
 	return fail(err, E_AGENT, "%s: the guest's agent answers %u%s%s", what, a->status, shown[0] ? ": " : "", shown);
 }

@@ -16,10 +16,8 @@
 enum {
 	ENTROPY_BYTES = 64,
 	ID_BYTES = 16,
-	ENV_MAX = 256,             /* entries */
 	FILES_MAX = 64,            /* entries */
 	SECRETS_BYTES_MAX = 65536, /* of env and files together, as JSON text */
-	ENV_NAME_MAX = 128,
 	PATH_BYTES_MAX = 1024,
 };
 
@@ -70,23 +68,6 @@ static bool is_hostname(const char *s)
 static bool is_machine_id(const char *s)
 {
 	return strlen(s) == 32 && strspn(s, "0123456789abcdef") == 32 && strspn(s, "0") < 32;
-}
-
-static int check_env(const struct json_node *env, struct err *err)
-{
-	if (env->type != JSON_OBJECT || env->count > ENV_MAX)
-		return fail(err, E_BAD_OVERRIDE, "overrides.identity.env: expected an object of at most %d strings",
-			    ENV_MAX);
-	for (json_each(e, env)) {
-		size_t len = strlen(e->key);
-		if (len < 1 || len > ENV_NAME_MAX || strchr(e->key, '='))
-			return fail(err, E_BAD_OVERRIDE,
-				    "overrides.identity.env: a name is empty, too long or has '='");
-		if (e->type != JSON_STRING)
-			return fail(err, E_BAD_OVERRIDE, "overrides.identity.env.%.128s: expected a string, found %s",
-				    e->key, json_type_name(e));
-	}
-	return 0;
 }
 
 /* With all of its padding, which the agent could do without. */
@@ -177,7 +158,9 @@ static int load_secrets(const struct json_node *node, struct identity_wish *w, s
 	int r = 0;
 
 	if (env && env->type != JSON_NULL) {
-		r = check_env(env, err);
+		r = body_check_env(env, "overrides.identity.env", err);
+		if (r < 0)
+			fail_as(err, E_BAD_OVERRIDE, NULL);
 		json_text(env, &env_text);
 	}
 	if (r >= 0 && files && files->type != JSON_NULL)
@@ -273,7 +256,7 @@ static void tame(char *s)
 
 int agent_hello(int fd, uint64_t deadline_ns, struct agent_hello *ret, struct err *err)
 {
-	const struct agent_request rq = { "GET", "/v1/hello", NULL, deadline_ns };
+	const struct agent_request rq = { .method = "GET", .target = "/v1/hello", .deadline_ns = deadline_ns };
 	autoanswer struct agent_answer a = {};
 	struct agent_hello h;
 
@@ -297,7 +280,7 @@ int agent_hello(int fd, uint64_t deadline_ns, struct agent_hello *ret, struct er
 
 static int command(int fd, const char *target, const struct strbuf *body, uint64_t deadline_ns, struct err *err)
 {
-	const struct agent_request rq = { "POST", target, body, deadline_ns };
+	const struct agent_request rq = { .method = "POST", .target = target, .body = body, .deadline_ns = deadline_ns };
 	autoanswer struct agent_answer a = {};
 
 	return agent_exchange(fd, &rq, &a, err) < 0 ? err->num : agent_want(&a, 200, target + strlen("/v1/"), err);
@@ -387,7 +370,9 @@ int identity_send(int fd, const char *hostname, const struct identity_wish *w, b
 	if (w->files)
 		strbuf_printf(&body, ",\"files\":%s", w->files);
 	strbuf_printf(&body, ",\"thaw\":%s,\"wall_ns\":%llu}", thaw ? "true" : "false", (unsigned long long)wall_ns());
-	const struct agent_request rq = { "POST", "/v1/identity", &body, deadline_ns };
+	const struct agent_request rq = {
+		.method = "POST", .target = "/v1/identity", .body = &body, .deadline_ns = deadline_ns
+	};
 	int r = agent_send(fd, &rq, err);
 	wipe(body.text);
 	strbuf_done(&body);

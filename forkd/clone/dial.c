@@ -7,7 +7,7 @@
 #include "forkd/errors.h"
 #include "forkd/watch/watch.h"
 
-enum { DIAL_VERSION = 2 };
+enum { DIAL_VERSION = 2, IDENTITY_MS = 30000 };
 
 /* `made` false: the clone is still being created, and the caller holds talk. */
 static int ask_process(struct forkd *d, struct clone *c, bool made, struct dial *dial, struct err *err)
@@ -38,4 +38,13 @@ int clone_dial(struct forkd *d, struct clone *c, uint32_t port, uint64_t timeout
 		return r;
 	int fd = dial_end(&dial, deadline_ns, err);
 	return fd < 0 ? err_wrap(err, "clone '%s'", c->record.id) : fd;
+}
+
+int clone_dial_running(struct forkd *d, struct clone *c, uint32_t port, uint64_t timeout_ms, struct err *err)
+{
+	if (clone_state(d->registry, c) == CLONE_PAUSED)
+		return fail(err, E_PAUSED, "clone '%s' is paused: its guest cannot answer", c->record.id);
+	if (registry_wait_identity(d->registry, c, deadline_in_ms(IDENTITY_MS), &d->stopping, err) < 0)
+		return err->num;
+	return clone_dial(d, c, port, timeout_ms, err);
 }

@@ -18,5 +18,11 @@
  * clone that is being created can be dialled, too.
  */
 MUST_CHECK int clone_dial(struct forkd *d, struct clone *c, uint32_t port, uint64_t timeout_ms, struct err *err);
+/*
+ * The same for what clients want of the guest: E_PAUSED for a clone that is paused; a clone that is to
+ * become itself (docs/identity.md) is waited for.
+ */
+MUST_CHECK int clone_dial_running(struct forkd *d, struct clone *c, uint32_t port, uint64_t timeout_ms,
+				  struct err *err);
 
 #endif

@@ -102,6 +102,7 @@ static int release(struct forkd *d, const struct identify *i, struct err *err)
 	if (i->pause)
 		c->first_state = CLONE_PAUSED;
 	c->ready_ns = monotonic_ns();
+	pthread_cond_broadcast(&d->registry->changed);
 	pthread_mutex_unlock(&d->registry->lock);
 	return keep_record(d, c, err);
 }

@@ -325,6 +325,25 @@ int registry_wait(struct registry *r, struct clone *c, enum clone_state state, u
 	return fail(err, E_TIMEOUT, "clone '%s' is %s, not %s", c->record.id, clone_states[now], clone_states[state]);
 }
 
+int registry_wait_identity(struct registry *r, struct clone *c, uint64_t deadline_ns, const atomic_bool *stopping,
+			   struct err *err)
+{
+	const struct timespec until = { .tv_sec = (time_t)(deadline_ns / 1000000000),
+					.tv_nsec = (long)(deadline_ns % 1000000000) };
+	int timed = 0;
+
+	pthread_mutex_lock(&r->lock);
+	while (c->listed && c->record.identity == IDENTITY_PENDING && c->state != CLONE_EXITED && timed == 0 &&
+	       !*stopping)
+		timed = pthread_cond_timedwait(&r->changed, &r->lock, &until);
+	bool pending = c->record.identity == IDENTITY_PENDING, ended = !c->listed || c->state == CLONE_EXITED;
+	pthread_mutex_unlock(&r->lock);
+	if (!pending)
+		return 0;
+	return fail(err, ended ? E_BAD_STATE : E_TIMEOUT, "clone '%s' %s not become itself", c->record.id,
+		    ended ? "has ended and did" : "has");
+}
+
 void registry_exited(struct registry *r, uint32_t pid, int32_t status)
 {
 	pthread_mutex_lock(&r->lock);

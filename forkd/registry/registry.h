@@ -135,5 +135,11 @@ bool registry_has_tap(struct registry *r, const char *tap);
  */
 MUST_CHECK int registry_wait(struct registry *r, struct clone *c, enum clone_state state, uint64_t deadline_ns,
 			     const atomic_bool *stopping, struct err *err);
+/*
+ * Waits until the clone is itself, or never will be since its template has no agent. E_BAD_STATE: the
+ * clone has ended before that. E_TIMEOUT as above.
+ */
+MUST_CHECK int registry_wait_identity(struct registry *r, struct clone *c, uint64_t deadline_ns,
+				      const atomic_bool *stopping, struct err *err);
 
 #endif

@@ -18,6 +18,8 @@ handler_fn api_clone_create, api_clone_list, api_clone_get, api_clone_delete, ap
 handler_fn api_clone_patch, api_clone_wait, api_clone_snapshot;
 /* api_agent.c */
 handler_fn api_clone_agent, api_clone_files, api_clone_port;
+/* api_exec.c */
+handler_fn api_clone_exec, api_template_run, api_clone_remove_file;
 /* api_misc.c */
 handler_fn api_health, api_version, api_metrics, api_events;
 

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "common/agent_ports.h"
-#include "common/base64.h"
+#include "forkd/agent/exec.h"
 #include "forkd/agent/tunnel.h"
 #include "forkd/clone/dial.h"
 #include "forkd/errors.h"
@@ -15,7 +15,7 @@
 #include "forkd/rest/url.h"
 #include "forkd/wire/control.h"
 
-enum { DIAL_MS = 5000, USER_MAX = 64 };
+enum { DIAL_MS = 5000 };
 
 #define HIDDEN                                                                                                   \
 	"Host", "Authorization", "Proxy-Authorization", "Cookie", "X-API-Key", "X-Access-Token", "X-Forkd-User", \
@@ -28,37 +28,17 @@ static const char *const hidden_from_client[] = {
 /* A page of a guest runs in no origin, and is what it says. */
 #define ADDED "Content-Security-Policy: sandbox\r\nX-Content-Type-Options: nosniff\r\n"
 
-/* The agent takes the user's name from Basic authentication without a password. */
 static int add_user(const struct request *rq, struct strbuf *head, struct err *err)
 {
 	const char *query = request_query(rq, "username", 0), *field = request_header(rq, "X-Forkd-User");
-	const char *user = field ? field : query;
-	char name[USER_MAX + 2];
 
-	if (!user || !user[0])
-		return 0;
-	if (strlen(user) > USER_MAX || strchr(user, ':'))
-		return fail(err, E_INVALID, "the user's name '%.80s' has a ':', or more than %d bytes", user, USER_MAX);
-	int len = snprintf(name, sizeof(name), "%s:", user);
-	strbuf_puts(head, "Authorization: Basic ");
-	base64_add(head, name, (size_t)len);
-	strbuf_puts(head, "\r\n");
-	return 0;
-}
-
-static int needs_running(struct forkd *d, const struct clone *c, struct err *err)
-{
-	if (clone_state(d->registry, c) == CLONE_PAUSED)
-		return fail(err, E_PAUSED, "clone '%s' is paused: its agent cannot answer", c->record.id);
-	return 0;
+	return agent_user_field(field ? field : query, head, err);
 }
 
 /* A connection to the agent's API, or through the agent to a TCP port of the guest. */
 static int dial(struct forkd *d, struct clone *c, unsigned tcp_port, struct err *err)
 {
-	if (needs_running(d, c, err) < 0)
-		return err->num;
-	autoclose int fd = clone_dial(d, c, tcp_port ? AGENT_PRIVATE_PORT : AGENT_PORT, DIAL_MS, err);
+	autoclose int fd = clone_dial_running(d, c, tcp_port ? AGENT_PRIVATE_PORT : AGENT_PORT, DIAL_MS, err);
 	if (fd < 0)
 		return fd;
 	if (tcp_port && agent_tunnel(fd, tcp_port, deadline_in_ms(DIAL_MS), err) < 0)

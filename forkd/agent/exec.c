@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+/* A command runs: process.Process/Start, its stream of events, and stdin on a second connection. */
+#include "forkd/agent/exec.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "common/base64.h"
+#include "common/clock.h"
+#include "forkd/agent/agent_http.h"
+#include "forkd/errors.h"
+#include "forkd/wire/control.h"
+
+enum {
+	FRAME_HEAD = 5,
+	FRAME_LAST = 2,                /* flag of the frame that ends a stream */
+	FRAME_MAX = 256 * 1024,        /* bytes of one message of the agent */
+	INPUT_FRAME_BYTES = 48 * 1024, /* of stdin in one message to the agent */
+	GRACE_MS = 5000,               /* for the agent to say that the command's time is over */
+	SLICE_MS = 200,                /* to see when nobody waits for the result any more */
+	USER_MAX = 64,
+};
+
+static const char stream_type[] = "application/connect+json";
+
+/* Bytes of all commands' output in this process. */
+static atomic_size_t held;
+
+int agent_user_field(const char *user, struct strbuf *out, struct err *err)
+{
+	char name[USER_MAX + 2];
+
+	if (!user || !user[0])
+		return 0;
+	if (strlen(user) > USER_MAX || strchr(user, ':'))
+		return fail(err, E_INVALID, "the user's name '%.80s' has a ':', or more than %d bytes", user, USER_MAX);
+	int len = snprintf(name, sizeof(name), "%s:", user);
+	strbuf_puts(out, "Authorization: Basic ");
+	base64_add(out, name, (size_t)len);
+	strbuf_puts(out, "\r\n");
+	return 0;
+}
+
+void exec_result_done(struct exec_result *r)
+{
+	atomic_fetch_sub(&held, r->out.bytes.len + r->err.bytes.len);
+	strbuf_done(&r->out.bytes);
+	strbuf_done(&r->err.bytes);
+	*r = (struct exec_result){};
+}
+
+/* ---- what the agent says ---- */
+
+struct run {
+	const struct exec_call *call;
+	struct exec_result *result;
+	struct agent_stream stream;
+	struct strbuf frame; /* the one that is coming, with its head */
+	struct json json;
+	struct strbuf input; /* requests with stdin, for the second connection */
+	size_t input_sent;
+	bool started, ended, last, input_over;
+};
+
+/* What was cut once gets nothing more: an output has no holes. */
+static void keep_output(struct run *r, struct exec_output *o, const char *bytes, size_t len)
+{
+	size_t had = o->bytes.len, room = r->call->wish->max_output - had, n = len < room ? len : room;
+
+	if (o->truncated)
+		return;
+	if (atomic_fetch_add(&held, n) + n > EXEC_HELD_MAX) {
+		atomic_fetch_sub(&held, n);
+		n = 0;
+	}
+	strbuf_add(&o->bytes, bytes, n);
+	if (o->bytes.failed)
+		atomic_fetch_sub(&held, n);
+	o->truncated = n < len;
+}
+
+static int take_data(struct run *r, const struct json_node *data, struct err *err)
+{
+	for (json_each(piece, data)) {
+		struct exec_output *o = strcmp(piece->key, "stdout") == 0   ? &r->result->out
+					: strcmp(piece->key, "stderr") == 0 ? &r->result->err
+									    : NULL;
+		ssize_t n = o && piece->type == JSON_STRING ? base64_decode(piece->str, piece->str, piece->count)
+							    : -EINVAL;
+		if (n < 0)
+			return fail(err, E_AGENT, "the guest's agent sends output that is none");
+		keep_output(r, o, piece->str, (size_t)n);
+	}
+	return 0;
+}
+
+static int32_t member_int(const struct json_node *node, const char *key)
+{
+	const struct json_node *n = json_get(node, key);
+
+	if (!n || n->type != JSON_INT || n->num > INT32_MAX)
+		return 0;
+	return n->negative ? -(int32_t)n->num : (int32_t)n->num;
+}
+
+static void add_frame(struct strbuf *out, unsigned char flags, const char *message, size_t len)
+{
+	const char head[FRAME_HEAD] = { (char)flags, (char)(len >> 24), (char)(len >> 16), (char)(len >> 8),
+					(char)len };
+
+	strbuf_add(out, head, sizeof(head));
+	strbuf_add(out, message, len);
+}
+
+/* Two requests, one behind the other: the bytes, then the end of stdin. Their answers do not matter: who ends reads no further. */
+static void prepare_input(struct run *r, int32_t pid)
+{
+	const struct strbuf *from = &r->call->wish->input;
+	autostrbuf struct strbuf body = {}, message = {};
+
+	strbuf_printf(&message, "{\"start\":{\"process\":{\"pid\":%d}}}", pid);
+	add_frame(&body, 0, message.text, message.len);
+	for (size_t at = 0; at < from->len; at += INPUT_FRAME_BYTES) {
+		size_t left = from->len - at;
+		message.len = 0;
+		strbuf_puts(&message, "{\"data\":{\"input\":{\"stdin\":\"");
+		base64_add(&message, from->text + at, left < INPUT_FRAME_BYTES ? left : INPUT_FRAME_BYTES);
+		strbuf_puts(&message, "\"}}}");
+		add_frame(&body, 0, message.text, message.len);
+	}
+	add_frame(&body, FRAME_LAST, "{}", 2);
+	agent_request_text(&(struct agent_request){ .method = "POST",
+						    .target = "/process.Process/StreamInput",
+						    .body = &body,
+						    .type = stream_type },
+			   &r->input);
+	body.len = 0;
+	strbuf_printf(&body, "{\"process\":{\"pid\":%d}}", pid);
+	agent_request_text(
+		&(struct agent_request){ .method = "POST", .target = "/process.Process/CloseStdin", .body = &body },
+		&r->input);
+}
+
+static int take_event(struct run *r, const struct json_node *event, struct err *err)
+{
+	const struct json_node *start = json_get(event, "start"), *data = json_get(event, "data"),
+			       *end = json_get(event, "end");
+
+	if (start && !r->started) {
+		r->started = true;
+		if (r->call->wish->has_input)
+			prepare_input(r, member_int(start, "pid"));
+	}
+	if (data && data->type == JSON_OBJECT && !r->ended)
+		return take_data(r, data, err);
+	if (end && !r->ended) {
+		r->ended = true;
+		r->result->exit_code = member_int(end, "exitCode");
+		r->result->signal = member_int(end, "signal");
+	}
+	return 0;
+}
+
+/* The last frame: {} or {"error": {"code", "message"}}. */
+static int take_last(struct run *r, const struct json_node *message, struct err *err)
+{
+	static const struct {
+		const char *code;
+		enum error_row row;
+	} rows[] = {
+		{ "invalid_argument", E_INVALID },  { "not_found", E_INVALID },
+		{ "unauthenticated", E_INVALID }, /* there is no such user */
+		{ "permission_denied", E_INVALID }, { "resource_exhausted", E_BUSY },
+	};
+	const struct json_node *error = json_get(message, "error"), *code = json_get(error, "code");
+	char shown[AGENT_SHOWN_BYTES];
+
+	r->last = true;
+	if (r->ended || !error) /* exec_run() looks whether the command has ended */
+		return 0;
+	if (!code || code->type != JSON_STRING)
+		return fail(err, E_AGENT, "the guest's agent sends an error without a code");
+	if (strcmp(code->str, "deadline_exceeded") == 0) {
+		r->ended = r->result->timed_out = true;
+		r->result->exit_code = -1;
+		r->result->signal = SIGKILL;
+		return 0;
+	}
+	agent_message(error, shown);
+	for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+		if (strcmp(rows[i].code, code->str) == 0)
+			return fail(err, rows[i].row, "the guest's agent refuses: %s", shown);
+	return fail(err, E_AGENT, "the guest's agent cannot run it: %s", shown);
+}
+
+static int take_frame(struct run *r, struct err *err)
+{
+	bool last = r->frame.text[0] & FRAME_LAST;
+
+	if (json_parse(&r->json, r->frame.text + FRAME_HEAD, r->frame.len - FRAME_HEAD, err) < 0)
+		return fail_as(err, E_AGENT, "a message of the guest's agent");
+	return last ? take_last(r, r->json.nodes, err) : take_event(r, json_get(r->json.nodes, "event"), err);
+}
+
+/* How many bytes the frame wants until it is whole, or until its length is known. */
+static int wanted(const struct strbuf *frame, size_t *ret, struct err *err)
+{
+	const unsigned char *head = (const unsigned char *)frame->text;
+
+	*ret = FRAME_HEAD - frame->len;
+	if (frame->len < FRAME_HEAD)
+		return 0;
+	size_t len = (size_t)head[1] << 24 | (size_t)head[2] << 16 | (size_t)head[3] << 8 | head[4];
+	if (len > FRAME_MAX || (head[0] & ~FRAME_LAST))
+		return fail(err, E_AGENT, "the guest's agent sends a message of %zu bytes with flags %u", len, head[0]);
+	*ret = FRAME_HEAD + len - frame->len;
+	return 0;
+}
+
+static int take_bytes(void *arg, const char *bytes, size_t len, struct err *err)
+{
+	struct run *r = arg;
+
+	if (r->stream.parser.status_code != 200)
+		return fail(err, E_AGENT, "the guest's agent answers %u", r->stream.parser.status_code);
+	while (len > 0 && !r->last) {
+		size_t want;
+		if (wanted(&r->frame, &want, err) < 0)
+			return err->num;
+		size_t n = len < want ? len : want;
+		strbuf_add(&r->frame, bytes, n);
+		if (r->frame.failed)
+			return err_num(err, ERR_INTERNAL, ENOMEM, "read what the guest's agent sends");
+		bytes += n;
+		len -= n;
+		if (wanted(&r->frame, &want, err) < 0 || (want == 0 && take_frame(r, err) < 0))
+			return err->num;
+		if (want == 0)
+			r->frame.len = 0;
+	}
+	return 0;
+}
+
+/* ---- the two connections ---- */
+
+static int send_start(const struct exec_call *call, uint64_t deadline_ns, struct err *err)
+{
+	const struct exec_wish *w = call->wish;
+	autostrbuf struct strbuf body = {}, fields = {};
+
+	if (agent_user_field(w->user, &fields, err) < 0)
+		return err->num;
+	strbuf_printf(&fields, "Connect-Protocol-Version: 1\r\nConnect-Timeout-Ms: %llu\r\n",
+		      (unsigned long long)w->timeout_s * 1000);
+	add_frame(&body, 0, w->start, strlen(w->start));
+	if (fields.failed)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "ask the guest's agent");
+	const struct agent_request rq = { .method = "POST",
+					  .target = "/process.Process/Start",
+					  .body = &body,
+					  .deadline_ns = deadline_ns,
+					  .type = stream_type,
+					  .fields = fields.text };
+	int sent = agent_send(call->fd, &rq, err);
+	if (body.text)
+		explicit_bzero(body.text, body.len);
+	return sent;
+}
+
+/* The second connection: sends what it takes, and drops what it says. */
+static void feed(struct run *r, short events)
+{
+	char dropped[4096];
+	ssize_t n = 1;
+
+	if (events & POLLOUT) {
+		n = send(r->call->input_fd, r->input.text + r->input_sent, r->input.len - r->input_sent,
+			 MSG_NOSIGNAL | MSG_DONTWAIT);
+		r->input_sent += n > 0 ? (size_t)n : 0;
+	}
+	if (n > 0 && (events & (POLLIN | POLLHUP | POLLERR)))
+		n = recv(r->call->input_fd, dropped, sizeof(dropped), MSG_DONTWAIT);
+	r->input_over = r->input_over || n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+}
+
+static int wait_for_more(struct run *r, struct err *err)
+{
+	struct pollfd p[] = { { .fd = r->call->fd, .events = POLLIN }, { .fd = -1, .events = POLLIN } };
+
+	if (r->input.len > 0 && !r->input_over) {
+		p[1].fd = r->call->input_fd;
+		p[1].events |= r->input_sent < r->input.len ? POLLOUT : 0;
+	}
+	if (poll(p, ARRAY_LEN(p), SLICE_MS) < 0 && errno != EINTR)
+		return err_sys(err, ERR_INTERNAL, "wait for the guest's agent");
+	if (p[1].revents)
+		feed(r, p[1].revents);
+	return 0;
+}
+
+static int run_to_end(struct run *r, uint64_t deadline_ns, struct err *err)
+{
+	const struct exec_call *call = r->call;
+	int taken = 0;
+
+	while (taken == 0 && !r->last) {
+		if (wait_for_more(r, err) < 0)
+			return err->num;
+		taken = agent_stream_take(&r->stream, call->fd, err);
+		if (taken == 0 && call->gone && call->gone(call->arg))
+			return fail(err, E_TIMEOUT, "nobody waits for the command's end any more");
+		if (taken == 0 && monotonic_ns() >= deadline_ns)
+			return fail(err, E_TIMEOUT, "the guest's agent has not answered in time");
+		if (r->input.failed)
+			return err_num(err, ERR_INTERNAL, ENOMEM, "send the command its input");
+	}
+	if (taken < 0)
+		return taken;
+	if (!r->ended)
+		return fail(err, E_AGENT, "the guest's agent does not say how the command has ended");
+	return 0;
+}
+
+int exec_run(const struct exec_call *call, struct exec_result *ret, struct err *err)
+{
+	struct run r = { .call = call, .result = ret };
+	const uint64_t begun_ns = monotonic_ns(), deadline_ns = deadline_in_ms(call->wish->timeout_s * 1000 + GRACE_MS);
+
+	agent_stream_begin(&r.stream, take_bytes, &r);
+	int done = send_start(call, deadline_ns, err);
+	if (done >= 0)
+		done = run_to_end(&r, deadline_ns, err);
+	ret->took_us = (monotonic_ns() - begun_ns) / 1000;
+	if (done >= 0 && (ret->out.bytes.failed || ret->err.bytes.failed))
+		done = err_num(err, ERR_INTERNAL, ENOMEM, "keep the command's output");
+	if (r.input.text)
+		explicit_bzero(r.input.text, r.input.len);
+	strbuf_done(&r.input);
+	strbuf_done(&r.frame);
+	json_done(&r.json);
+	return done;
+}
