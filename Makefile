@@ -118,6 +118,7 @@ $(AGENT_FUZZ): $(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(GUEST_LIB) $
 $(BUILD)/tests/unit/%: $(BUILD)/obj/tests/unit/%.o $(FORKD_LIB) $(LIB) $(COMMON_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(VMM_LIBS) $(FORKD_LIBS) -o $@
+$(BUILD)/tests/unit/test_exec: | $(BUILD)/forkd-agent
 $(BUILD)/tests/unit/test_forkctl: $(call obj,forkctl/args.c forkctl/table.c)
 # Fuzzing programs: only with clang, in build/fuzz (make fuzz). document.c has a JSON reader of its own, which is not under test.
 $(BUILD)/tests/fuzz/document.o: tests/fuzz/document.c common/json64.c common/err.c

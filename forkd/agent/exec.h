@@ -27,11 +27,10 @@ struct exec_wish {
 };
 /*
  * Loads and checks `node`: cmd with args, or shell; env, cwd, user, stdin or stdin_b64, timeout_s,
- * max_output_bytes. `others`: members that somebody else reads (NULL-terminated; may be NULL).
+ * max_output_bytes. `other`: a member that somebody else reads, or NULL.
  * exec_wish_done() frees *ret, also after a failure, and wipes what may be secret.
  */
-MUST_CHECK int exec_wish_load(const struct json_node *node, const char *const *others, struct exec_wish *ret,
-			      struct err *err);
+MUST_CHECK int exec_wish_load(const struct json_node *node, const char *other, struct exec_wish *ret, struct err *err);
 void exec_wish_done(struct exec_wish *w);
 #define autoexecwish __attribute__((cleanup(exec_wish_done)))
 

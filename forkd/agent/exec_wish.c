@@ -26,7 +26,7 @@ static const struct field exec_body_fields[] = {
 	F(struct exec_body, max_output_bytes, .min = 1, .max = EXEC_OUTPUT_MAX, .def = EXEC_OUTPUT_BYTES),
 	F_END,
 };
-static const char *const by_hand[] = { "env", NULL };
+static const char *const by_hand[] = { "env" };
 
 static void wipe(char *s)
 {
@@ -117,16 +117,16 @@ static int wish_from(struct exec_body *b, const struct json_node *env, struct ex
 	return start.failed || ret->input.failed ? err_num(err, ERR_INTERNAL, ENOMEM, "load a command") : 0;
 }
 
-int exec_wish_load(const struct json_node *node, const char *const *others, struct exec_wish *ret, struct err *err)
+int exec_wish_load(const struct json_node *node, const char *other, struct exec_wish *ret, struct err *err)
 {
 	const struct json_node *env = json_get(node, "env");
-	const char *more[] = { by_hand[0], others ? others[0] : NULL, NULL };
+	const char *const others[] = { by_hand[0], other, NULL };
 	struct exec_body b;
 
 	if (!node)
 		return fail(err, E_INVALID, "body: expected an object with 'cmd' or 'shell'");
 	fields_init(exec_body_fields, &b);
-	int r = body_load(exec_body_fields, more, &b, node, "body", err);
+	int r = body_load(exec_body_fields, others, &b, node, "body", err);
 	if (r >= 0)
 		r = wish_from(&b, env && env->type != JSON_NULL ? env : NULL, ret, err);
 	wipe(b.stdin);

@@ -45,38 +45,42 @@ static bool is_text(struct exec_output *o)
 	return false;
 }
 
-/* "KEY": text, or "KEY_b64"; and whether there was more. */
-static void add_output(const char *key, struct exec_output *o, struct strbuf *out)
+static void add_text(struct strbuf *out, const char *key, const struct exec_output *o)
 {
-	if (is_text(o)) {
-		const char *text = o->bytes.text ? o->bytes.text : "";
-		strbuf_printf(out, ",\"%s\":", key);
-		strbuf_json(out, text, strlen(text));
-	} else {
-		strbuf_printf(out, ",\"%s_b64\":\"", key);
-		base64_add(out, o->bytes.text, o->bytes.len);
-		strbuf_putc(out, '"');
-	}
-	strbuf_printf(out, ",\"%s_truncated\":%s", key, o->truncated ? "true" : "false");
+	json_member(out, key, o->bytes.text ? o->bytes.text : "");
 }
 
-static void add_number(const char *key, bool is, int32_t number, struct strbuf *out)
+static void add_b64(struct strbuf *out, const char *key, const struct exec_output *o)
 {
+	strbuf_printf(out, ",\"%s\":\"", key);
+	base64_add(out, o->bytes.text, o->bytes.len);
+	strbuf_putc(out, '"');
+}
+
+static void add_number(struct strbuf *out, const char *key, bool is, int32_t number)
+{
+	strbuf_printf(out, "%s\"%s\":", out->text[out->len - 1] == '{' ? "" : ",", key);
 	if (is)
-		strbuf_printf(out, "\"%s\":%d", key, number);
+		strbuf_printf(out, "%d", number);
 	else
-		strbuf_printf(out, "\"%s\":null", key);
+		strbuf_puts(out, "null");
 }
 
 static void add_result(struct exec_result *r, struct strbuf *out)
 {
-	add_number("exit_code", r->signal == 0, r->exit_code, out);
-	strbuf_putc(out, ',');
-	add_number("signal", r->signal != 0, r->signal, out);
-	strbuf_printf(out, ",\"timed_out\":%s", r->timed_out ? "true" : "false");
-	add_output("stdout", &r->out, out);
-	add_output("stderr", &r->err, out);
-	strbuf_printf(out, ",\"took_us\":%llu", (unsigned long long)r->took_us);
+	add_number(out, "exit_code", r->signal == 0, r->exit_code);
+	add_number(out, "signal", r->signal != 0, r->signal);
+	if (is_text(&r->out))
+		add_text(out, "stdout", &r->out);
+	else
+		add_b64(out, "stdout_b64", &r->out);
+	if (is_text(&r->err))
+		add_text(out, "stderr", &r->err);
+	else
+		add_b64(out, "stderr_b64", &r->err);
+	strbuf_printf(out, ",\"stdout_truncated\":%s,\"stderr_truncated\":%s,\"timed_out\":%s,\"took_us\":%llu",
+		      r->out.truncated ? "true" : "false", r->err.truncated ? "true" : "false",
+		      r->timed_out ? "true" : "false", (unsigned long long)r->took_us);
 }
 
 /* ---- POST /v1/clones/{id}/exec ---- */
@@ -164,12 +168,11 @@ static void end_clone(struct forkd *d, struct clone *c)
 
 int api_template_run(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
 {
-	static const char *const others[] = { "clone", NULL };
 	autoclonerequest struct clone_request wanted = {};
 	autoexecwish struct exec_wish wish = {};
 	struct clone **clones = NULL;
 
-	if (exec_wish_load(rq->body, others, &wish, err) < 0 ||
+	if (exec_wish_load(rq->body, "clone", &wish, err) < 0 ||
 	    load_clone(json_get(rq->body, "clone"), wish.timeout_s, &wanted, err) < 0 ||
 	    make_clone(d, rq, &wanted, &clones, err) < 0)
 		return err->num;

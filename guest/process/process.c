@@ -235,7 +235,7 @@ int process_start(struct exchange *ex, const struct process_request *request, st
 	struct process *p = process_new(agent, request);
 	if (!p)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "start a process");
-	int r = subscriber_new(ex, p, request->deadline_ns, err);
+	int r = subscriber_new(ex, p, request->deadline_ns, request->bound, err);
 	if (r == 0)
 		r = spawn(&request->spec, &s, err);
 	if (r < 0) {

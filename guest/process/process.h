@@ -2,8 +2,8 @@
 /*
  * Processes that clients have started, who listens to their output, and who feeds them. The loop's thread.
  *
- * A process belongs to the agent, not to the connection that has started it: it goes on when its client is
- * gone, and its output is thrown away while nobody listens. A listener that does not read holds the process'
+ * A process belongs to the agent, not to the connection that has started it: unless the client has asked for the
+ * opposite, it goes on when its client is gone, and its output is thrown away while nobody listens. A listener that does not read holds the process'
  * output up, for the others too; nothing is lost for who listens. A process is gone when it has ended and what
  * it had written by then is delivered; what its descendants write later is not.
  */
@@ -49,6 +49,7 @@ struct process_request {
 	const char *tag;      /* NULL: none */
 	const char *config;   /* JSON */
 	uint64_t deadline_ns; /* from now; 0: none */
+	bool bound;           /* its process group is killed when the client that starts it goes away */
 };
 
 /*
@@ -70,8 +71,9 @@ void processes_done(struct agent *agent);
 
 /*
  * Makes the exchange a subscriber: events go to its stream. timeout_ns: the stream's deadline from now, 0: none.
+ * `bound`: when the client goes away, the process is killed.
  */
-MUST_CHECK int subscriber_new(struct exchange *ex, struct process *p, uint64_t timeout_ns, struct err *err);
+MUST_CHECK int subscriber_new(struct exchange *ex, struct process *p, uint64_t timeout_ns, bool bound, struct err *err);
 /* Sends the start event. */
 void subscribers_start(struct process *p);
 /* Sends output, 64 KiB at most. */

@@ -166,7 +166,8 @@ static int read_start(struct start *s, struct exchange *ex, const struct json_no
 	    read_terminal(s, message, err) < 0 || message_string(message, "tag", &s->request.tag, err) < 0)
 		return err->num;
 	s->request.spec.stdin_pipe = true;
-	if (message_bool(message, "stdin", &s->request.spec.stdin_pipe, err) < 0)
+	if (message_bool(message, "stdin", &s->request.spec.stdin_pipe, err) < 0 ||
+	    message_bool(message, "killOnDisconnect", &s->request.bound, err) < 0)
 		return err->num;
 	if (s->config.failed)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "start a process");
@@ -207,7 +208,7 @@ void process_call_connect(struct exchange *ex)
 
 	if (!message || !connect_timeout(ex, &timeout_ns))
 		return;
-	if (process_select(ex->agent, message, &p, &err) < 0 || subscriber_new(ex, p, timeout_ns, &err) < 0)
+	if (process_select(ex->agent, message, &p, &err) < 0 || subscriber_new(ex, p, timeout_ns, false, &err) < 0)
 		connect_fail_err(ex, &err);
 }
 

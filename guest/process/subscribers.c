@@ -19,6 +19,7 @@ struct subscriber {
 	struct subscriber *next, **link;
 	struct timer keepalive, deadline;
 	uint64_t interval_ns, sent_ns;
+	bool bound;
 };
 
 static void subscriber_free(struct subscriber *s)
@@ -36,6 +37,8 @@ static void on_gone(struct exchange *ex)
 	struct subscriber *s = ex->state;
 	struct process *p = s->process;
 
+	if (s->bound && !p->ended)
+		(void)kill(-p->child.pid, SIGKILL);
 	subscriber_free(s);
 	process_go_on(p);
 }
@@ -72,7 +75,7 @@ static void on_deadline(struct timer *t)
 	process_go_on(p);
 }
 
-int subscriber_new(struct exchange *ex, struct process *p, uint64_t timeout_ns, struct err *err)
+int subscriber_new(struct exchange *ex, struct process *p, uint64_t timeout_ns, bool bound, struct err *err)
 {
 	struct subscriber *s = calloc(1, sizeof(*s));
 
@@ -86,6 +89,7 @@ int subscriber_new(struct exchange *ex, struct process *p, uint64_t timeout_ns, 
 		.keepalive.fire = on_keepalive,
 		.deadline.fire = on_deadline,
 		.interval_ns = connect_keepalive_ns(ex),
+		.bound = bound,
 	};
 	if (s->next)
 		s->next->link = &s->next;

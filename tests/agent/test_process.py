@@ -272,6 +272,19 @@ class Requests(ProcessTest):
         stream.close()
         self.gone(pid)
 
+    def test_killed_with_its_client(self):
+        """killOnDisconnect: with the client that has started it, the process group goes; another listener may come and go."""
+        stream, pid = self.shell("sleep 1000 & echo $!; wait", killOnDisconnect=True)
+        inner = int(unb64(stream.next()["event"]["data"]["stdout"]))
+        other = self.stream(SERVICE + "Connect", {"process": {"pid": pid}})
+        other.next()
+        other.close()
+        self.assertEqual([p["pid"] for p in self.list()], [pid])
+        stream.close()
+        self.gone(pid)
+        wait_for("its child is gone", lambda: not os.path.exists(f"/proc/{inner}") or "zombie" in open(f"/proc/{inner}/status").read())
+        self.refused({"process": {"cmd": "true"}, "killOnDisconnect": 1}, "invalid_argument", "killOnDisconnect")
+
     def test_deadline_that_is_none(self):
         for text in ("x", "", "-1", "1.5", "12345678901"):
             self.refused({"process": {"cmd": "true"}}, "invalid_argument", "Connect-Timeout-Ms", {"Connect-Timeout-Ms": text})

@@ -8,6 +8,10 @@
  * A new identity is acknowledged unless the hostname of the identity says otherwise: "twin" echoes another
  * nonce, "garbage" is no HTTP, "silent" says nothing, "flood" never ends, "step" is an error, "reset" breaks off.
  *
+ * process.Process/Start says that process 7 has begun and printed "hi", and that it has exited with 3; a command with
+ * "silent" in it does not end, "reset" breaks off, and "twice" is refused. Directories have "dir" in their path, and
+ * what has "none" is not there.
+ *
  * Through the tunnel of 984, TCP port 80 answers as 983 does, and all others refuse.
  *
  * Options: protocol=1 (what hello says)  deaf=1 (nothing listens on 984)
@@ -251,6 +255,59 @@ static void answer_private(struct conn *c)
 	}
 }
 
+static size_t add_frame(char *to, size_t at, char flags, const char *message)
+{
+	const size_t len = strlen(message);
+	const char head[5] = { flags, 0, 0, (char)(len >> 8), (char)len };
+
+	memcpy(to + at, head, sizeof(head));
+	return add(to, at + sizeof(head), message);
+}
+
+/* The body is one frame: five bytes, then the message. */
+static void answer_start(struct conn *c)
+{
+	static char text[1024];
+	char *message = c->kept + c->body_at + 5;
+	size_t at = add(text, 0, "HTTP/1.1 200 OK\r\nContent-Type: application/connect+json\r\n\r\n");
+
+	if (find(message, "twice")) {
+		at = add_frame(text, at, 2, "{\"error\":{\"code\":\"invalid_argument\",\"message\":\"not twice\"}}");
+	} else {
+		at = add_frame(text, at, 0, "{\"event\":{\"start\":{\"pid\":7}}}");
+		at = add_frame(text, at, 0, "{\"event\":{\"data\":{\"stdout\":\"aGkK\"}}}");
+		at = add_frame(text, at, 0, "{\"event\":{\"data\":{\"stderr\":\"/w==\"}}}");
+	}
+	print("agent: start\n");
+	c->silent = find(message, "silent");
+	if (!c->silent && !find(message, "twice")) {
+		at = add_frame(text, at, 0, "{\"event\":{\"end\":{\"exitCode\":3,\"exited\":true}}}");
+		at = add_frame(text, at, 2, "{}");
+	}
+	if (!find(message, "reset"))
+		write_text(c, text, at);
+	else
+		say(c, RST, 0, NULL, 0);
+	c->used = !find(message, "reset");
+}
+
+static void answer_files(struct conn *c)
+{
+	char path[64];
+
+	member(c, "\"path\":\"", path);
+	if (find(path, "none"))
+		answer(c, "404 Not Found", "{\"code\":\"not_found\",\"message\":\"it is not there\"}");
+	else if (begins(c, "POST /filesystem.Filesystem/Stat "))
+		answer(c, "200 OK",
+		       find(path, "dir") ? "{\"entry\":{\"type\":\"FILE_TYPE_DIRECTORY\"}}"
+					 : "{\"entry\":{\"type\":\"FILE_TYPE_FILE\"}}");
+	else {
+		print("agent: remove %s\n", path);
+		answer(c, "200 OK", "{}");
+	}
+}
+
 static void answer_request(struct conn *c)
 {
 	c->answered = true;
@@ -259,6 +316,10 @@ static void answer_request(struct conn *c)
 	else if (begins(c, "GET /head/") || begins(c, "GET /head?") || begins(c, "GET /head ") ||
 		 begins(c, "GET /files?") || begins(c, "POST /files?"))
 		answer(c, "200 OK", c->kept);
+	else if (begins(c, "POST /process.Process/Start "))
+		answer_start(c);
+	else if (begins(c, "POST /filesystem.Filesystem/"))
+		answer_files(c);
 	else if (begins(c, "GET /garbage "))
 		write_text(c, "garbage\r\n\r\n", 11);
 	else if (begins(c, "GET /silent ")) {
@@ -352,6 +413,8 @@ static void got_packet(const struct packet *p)
 	else if (p->op == RST)
 		c->used = false;
 	else if (p->op == SHUTDOWN && (p->flags & 3) == 3) {
+		if (c->silent)
+			print("agent: closed\n");
 		say(c, RST, 0, NULL, 0);
 		c->used = false;
 	}

@@ -2,6 +2,7 @@
 """The identity contract (docs/identity.md) from outside: a guest that answers as forkd-agent does, or as it must not."""
 import json
 import os
+import socket
 import uuid
 
 from forkdtest import Daemon, ForkdTest
@@ -14,6 +15,14 @@ class AgentTest(ForkdTest):
     def template(self, d, name="t", cmdline="", **more):
         vm = {**VM, "payload": {"kernel": guest("agent"), "cmdline": cmdline}}
         return d.must(201, "POST", "/v1/templates", {"name": name, "vm": vm, "ready": {"agent": True}, "timeout_s": 60, **more})
+
+    def raw(self, d):
+        """A connection for requests that are written by hand."""
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(30)
+        s.connect(d.socket)
+        self.addCleanup(s.close)
+        return s
 
     def serial(self, c):
         return read(c["serial"]).decode(errors="replace")

@@ -2,7 +2,6 @@
 """/v1/clones/{id}/agent/…: what reaches an agent in a guest, what comes back, and what a guest or a client cannot do to others."""
 import base64
 import os
-import socket
 import threading
 
 import test_agent
@@ -15,13 +14,6 @@ class AgentRoute(test_agent.AgentTest):
         d = Daemon(self)
         self.template(d)
         return d, d.clone("t", n)
-
-    def raw(self, d):
-        s = socket.socket(socket.AF_UNIX)
-        s.settimeout(30)
-        s.connect(d.socket)
-        self.addCleanup(s.close)
-        return s
 
     def url(self, c, path):
         return f"/v1/clones/{c['id']}/agent{path}"

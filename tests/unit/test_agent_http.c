@@ -129,7 +129,9 @@ static void silence(void **state)
 	static char big[1 << 20];
 	memset(big, ' ', sizeof(big));
 	strbuf_add(&body, big, sizeof(big));
-	const struct agent_request rq = { "POST", "/v1/identity", &body, soon(20) };
+	const struct agent_request rq = {
+		.method = "POST", .target = "/v1/identity", .body = &body, .deadline_ns = soon(20)
+	};
 	err = (struct err){};
 	assert_true(agent_send(fd[0], &rq, &err) < 0);
 	assert_int_equal(err.detail, E_TIMEOUT);
@@ -147,11 +149,19 @@ static void request(void **state)
 	(void)state;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
 	strbuf_puts(&body, "{\"x\":1}");
-	assert_int_equal(agent_send(fd[0], &(struct agent_request){ "POST", "/v1/thaw", &body, soon(1000) }, &err), 0);
+	struct agent_request rq = { .method = "POST", .target = "/v1/thaw", .body = &body, .deadline_ns = soon(1000) };
+	assert_int_equal(agent_send(fd[0], &rq, &err), 0);
 	got[recv(fd[1], got, sizeof(got) - 1, 0)] = '\0';
 	assert_string_equal(got, "POST /v1/thaw HTTP/1.1\r\nHost: agent\r\n"
 				 "Content-Type: application/json\r\nContent-Length: 7\r\n\r\n{\"x\":1}");
-	assert_int_equal(agent_send(fd[0], &(struct agent_request){ "GET", "/v1/hello", NULL, soon(1000) }, &err), 0);
+	rq.type = "application/x";
+	rq.fields = "A: 1\r\nB: 2\r\n";
+	assert_int_equal(agent_send(fd[0], &rq, &err), 0);
+	got[recv(fd[1], got, sizeof(got) - 1, 0)] = '\0';
+	assert_string_equal(got, "POST /v1/thaw HTTP/1.1\r\nHost: agent\r\nA: 1\r\nB: 2\r\n"
+				 "Content-Type: application/x\r\nContent-Length: 7\r\n\r\n{\"x\":1}");
+	rq = (struct agent_request){ .method = "GET", .target = "/v1/hello", .deadline_ns = soon(1000) };
+	assert_int_equal(agent_send(fd[0], &rq, &err), 0);
 	got[recv(fd[1], got, sizeof(got) - 1, 0)] = '\0';
 	assert_string_equal(got, "GET /v1/hello HTTP/1.1\r\nHost: agent\r\n\r\n");
 	close(fd[1]);
