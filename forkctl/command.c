@@ -441,11 +441,10 @@ static int begin(struct run *r)
 	if (!add_start(r))
 		return EXIT_FAILED;
 	snprintf(timeout, sizeof(timeout), "Connect-Timeout-Ms: %llu", (unsigned long long)cmd->timeout_s * 1000);
-	snprintf(user, sizeof(user), "X-Forkd-User: %s", cmd->user ? cmd->user : "");
 	if (cmd->timeout_s)
 		fields[n++] = timeout;
 	if (cmd->user)
-		fields[n++] = user;
+		fields[n++] = user_field(user, sizeof(user), cmd->user);
 	const struct transfer_request rq = { .method = "POST",
 					     .path = url_of(r, "Start"),
 					     .fields = fields,

@@ -71,7 +71,7 @@ static bool check_options(const struct args *args, struct strbuf *envs, struct c
 	if (!args_number(args, "timeout", 1, TIMEOUT_MAX_S, &cmd->timeout_s) || !add_envs(args, envs))
 		return false;
 	cmd->envs = envs->text;
-	if (cmd->user && (strpbrk(cmd->user, "\r\n") || strlen(cmd->user) > 64))
+	if (cmd->user && !user_name_valid(cmd->user))
 		return args_wrong(args, "--user: that is no user's name");
 	return (!cmd->cwd || utf8_valid(cmd->cwd)) || args_wrong(args, "--cwd is not UTF-8");
 }
@@ -100,65 +100,10 @@ int exec_in_clone(struct cli *cli)
 
 /* ---- run ---- */
 
-struct request {
-	struct transfer transfer;
-	struct strbuf path, body, answer;
-};
-
-static void request_done(struct request *rq)
-{
-	transfer_done(&rq->transfer);
-	strbuf_done(&rq->path);
-	strbuf_done(&rq->body);
-	strbuf_done(&rq->answer);
-}
-#define autorequest __attribute__((cleanup(request_done)))
-
-static bool on_answer(void *arg, const char *bytes, size_t len)
-{
-	struct request *rq = arg;
-
-	strbuf_add(&rq->answer, bytes, len);
-	return !rq->answer.failed && rq->answer.len < 1 << 20;
-}
-
-/*
- * Waits for the answer. A signal does not end the wait: the clone is to be known, to be deleted. The second one does.
- */
-static int finish(struct cli *cli, struct request *rq, const char *method, int signal_fd, int *ret_signal)
-{
-	static const char *const fields[] = { "Content-Type: application/json", NULL };
-	const struct transfer_request t = { .method = method,
-					    .path = rq->path.text,
-					    .fields = rq->body.len ? fields : NULL,
-					    .body = rq->body.len ? rq->body.text : NULL,
-					    .body_len = rq->body.len,
-					    .receive = on_answer,
-					    .arg = rq };
-	unsigned n_signals = 0;
-
-	if (transfer_begin(cli->client, &rq->transfer, &t) != EXIT_FINE)
-		return EXIT_FAILED;
-	while (rq->transfer.busy && n_signals < 2) {
-		struct pollfd p = { .fd = signal_fd, .events = POLLIN };
-		transfers_turn(cli->client, &p, 1, 60000);
-		for (int signo; (signo = signals_next(signal_fd)) > 0;) {
-			if (signo == SIGWINCH)
-				continue;
-			*ret_signal = signo;
-			n_signals++;
-		}
-	}
-	if (!rq->transfer.busy)
-		return EXIT_FINE;
-	fprintf(stderr, "forkctl: left while %s %s was not answered; forkctl list shows what is there\n", method,
-		rq->path.text);
-	return EXIT_FAILED;
-}
-
 static int make_clone(struct cli *cli, int signal_fd, char *id, size_t size, int *ret_signal)
 {
-	autorequest struct request rq = {};
+	/* One signal does not end the wait: the clone is to be known, to be deleted. */
+	autoexchange struct exchange rq = { .n_signals = 2 };
 	autojson struct json json = {};
 	struct err err = {};
 
@@ -166,12 +111,12 @@ static int make_clone(struct cli *cli, int signal_fd, char *id, size_t size, int
 		return EXIT_USAGE;
 	path_add(&rq.path, "/v1/templates/", cli->args->words[0]);
 	strbuf_puts(&rq.path, "/clones");
-	int status = finish(cli, &rq, "POST", signal_fd, ret_signal);
+	int status = exchange_run(cli->client, &rq, "POST", signal_fd);
+	*ret_signal = rq.signal;
 	if (status == EXIT_FINE)
 		status = transfer_judge(&rq.transfer);
 	if (status != EXIT_FINE)
 		return status;
-	strbuf_puts(&rq.answer, "");
 	if (json_parse(&json, rq.answer.text, rq.answer.len, &err) == 0) {
 		const struct json_node *clones = json_get(json.nodes, "clones");
 		bool one = clones && clones->type == JSON_ARRAY && clones->count == 1;
@@ -186,11 +131,10 @@ static int make_clone(struct cli *cli, int signal_fd, char *id, size_t size, int
 /* A clone that is gone already is fine. */
 static int delete_clone(struct cli *cli, int signal_fd, const char *id)
 {
-	autorequest struct request rq = {};
-	int signo;
+	autoexchange struct exchange rq = { .n_signals = 2 };
 
 	path_add(&rq.path, "/v1/clones/", id);
-	int status = finish(cli, &rq, "DELETE", signal_fd, &signo);
+	int status = exchange_run(cli->client, &rq, "DELETE", signal_fd);
 	return status != EXIT_FINE || rq.transfer.status == 404 ? status : transfer_judge(&rq.transfer);
 }
 

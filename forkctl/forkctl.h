@@ -70,6 +70,10 @@ int exec_in_clone(struct cli *cli);
 int run_in_clone(struct cli *cli);
 extern const struct option_row exec_options[], run_options[];
 
+/* cp.c: files and directories between this host and a guest */
+int copy_files(struct cli *cli);
+extern const struct option_row cp_options[];
+
 /* doctor.c */
 int doctor(struct cli *cli);
 extern const struct option_row doctor_options[];

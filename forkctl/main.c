@@ -54,6 +54,12 @@ static const struct verb verbs[] = {
 	  "The clone is deleted whatever ends the command, SIGINT and SIGTERM too.\n\n"
 	  "  forkctl run web -- sh -c 'make && make check'\n\n" EXEC_HELP,
 	  run_options, 2, ARGS_COMMAND, run_in_clone },
+	{ "cp", "SRC DST", "Copy files and directories into a clone and out of it",
+	  "One of the two is ID:PATH; a relative PATH is in the user's home. What is copied to an existing directory keeps\n"
+	  "its name there; DIR/. stands for what is in DIR. \"-\" is stdin or stdout: the bytes of a file, or an archive\n"
+	  "of tar where the other side is a directory. Directories need tar in the guest. A file is whole or not there.\n\n"
+	  "  forkctl cp src c-1:/root\n  forkctl cp c-1:/var/log/messages .\n  forkctl cp c-1:/etc - | tar -tf -",
+	  cp_options, 2, 2, copy_files },
 	{ "console", "ID", "Attach the terminal to a clone's serial port", "Ctrl-] leaves.", console_attach_options, 1,
 	  1, console_attach },
 	{ "events", "", "Print the events that the daemon still has, or follow them", NULL, daemon_events_options, 0, 0,

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "forkctl/transfer.h"
 
+#include <signal.h>
 #include <string.h>
 
 #include "forkctl/client_private.h"
 #include "forkctl/table.h"
+#include "forkctl/terminal.h"
 
-enum { FDS_MAX = 1100, REFUSAL_MAX = 1 << 20 };
+enum { FDS_MAX = 1100, REFUSAL_MAX = 1 << 20, ANSWER_MAX = 1 << 20, USER_MAX = 64 };
 
 /* ---- what libcurl calls ---- */
 
@@ -192,4 +194,67 @@ void transfers_turn(struct client *c, struct pollfd *fds, unsigned n, int timeou
 	if (poll(fds, n, 0) <= 0) /* with all that poll() says of them */
 		for (unsigned i = 0; i < n; i++)
 			fds[i].revents = 0;
+}
+
+/* ---- a whole exchange ---- */
+
+bool user_name_valid(const char *user)
+{
+	return strlen(user) <= USER_MAX && !strpbrk(user, ":\r\n");
+}
+
+const char *user_field(char *buf, size_t size, const char *user)
+{
+	snprintf(buf, size, "X-Forkd-User: %s", user);
+	return buf;
+}
+
+static bool on_answer(void *arg, const char *bytes, size_t len)
+{
+	struct exchange *x = arg;
+
+	strbuf_add(&x->answer, bytes, len);
+	return !x->answer.failed && x->answer.len < ANSWER_MAX;
+}
+
+int exchange_run(struct client *c, struct exchange *x, const char *method, int signal_fd)
+{
+	char user[128];
+	const char *fields[3] = {};
+	unsigned n = 0, n_signals = 0;
+
+	if (x->body.len)
+		fields[n++] = "Content-Type: application/json";
+	if (x->user)
+		fields[n++] = user_field(user, sizeof(user), x->user);
+	const struct transfer_request rq = { .method = method,
+					     .path = x->path.text,
+					     .fields = fields,
+					     .body = x->body.len ? x->body.text : NULL,
+					     .body_len = x->body.len,
+					     .receive = on_answer,
+					     .arg = x };
+	if (transfer_begin(c, &x->transfer, &rq) != EXIT_FINE)
+		return EXIT_FAILED;
+	while (x->transfer.busy && n_signals < (x->n_signals ? x->n_signals : 1)) {
+		struct pollfd p = { .fd = signal_fd, .events = POLLIN };
+		transfers_turn(c, &p, 1, 60000);
+		for (int signo; (signo = signals_next(signal_fd)) > 0;) {
+			x->signal = signo == SIGWINCH ? x->signal : signo;
+			n_signals += signo != SIGWINCH;
+		}
+	}
+	strbuf_puts(&x->answer, "");
+	if (!x->transfer.busy)
+		return EXIT_FINE;
+	fprintf(stderr, "forkctl: left by signal %d; %s %s was not answered\n", x->signal, method, x->path.text);
+	return EXIT_FAILED;
+}
+
+void exchange_done(struct exchange *x)
+{
+	transfer_done(&x->transfer);
+	strbuf_done(&x->path);
+	strbuf_done(&x->body);
+	strbuf_done(&x->answer);
 }

@@ -59,4 +59,22 @@ void transfer_error_code(const struct transfer *t, char *buf, size_t size);
 void transfer_done(struct transfer *t);
 #define autotransfer __attribute__((cleanup(transfer_done)))
 
+/* One request with a small answer, which signals can end; zeroed before the first use. */
+struct exchange {
+	struct strbuf path, body; /* by the caller; a body is JSON */
+	const char *user;         /* of the guest, for what its agent answers; NULL: none */
+	unsigned n_signals;       /* so many signals end it; 0: one does */
+	int signal;               /* the last one that came; 0: none */
+	struct strbuf answer;     /* NUL-terminated */
+	struct transfer transfer;
+};
+/* EXIT_FINE: it was answered, with whatever status: x->transfer. Else said why not. `signal_fd`: of signals_open(). */
+MUST_CHECK int exchange_run(struct client *c, struct exchange *x, const char *method, int signal_fd);
+void exchange_done(struct exchange *x);
+#define autoexchange __attribute__((cleanup(exchange_done)))
+/* Whether it can be the name of a guest's user. */
+bool user_name_valid(const char *user);
+/* The field that says for which user of the guest a request is, in `buf`. */
+const char *user_field(char *buf, size_t size, const char *user);
+
 #endif

@@ -31,7 +31,8 @@ class StandIn:
     def __init__(self, test, listener, context=None):
         self.test, self.listener, self.context = test, listener, context
         self.seen, self.live = [], []
-        self.instead = None     # what requests to the agent are answered with
+        self.instead = None             # what calls of the agent's services are answered with
+        self.instead_of_files = None    # what a file begins with, of which no end comes
         self.lock = threading.Lock()
         threading.Thread(target=self.accept, daemon=True).start()
 
@@ -87,6 +88,9 @@ class StandIn:
                 return s.sendall(self.instead)
             return self.relay(s, self.test.path, method, m.group(1), named)
         if m := re.fullmatch(rf"/v1/clones/{ID}(/files\?.*)", target):
+            if self.instead_of_files:
+                s.sendall(self.instead_of_files)
+                return s.recv(1)
             if method == "PUT":
                 named["content-type"] = "application/octet-stream"
             return self.relay(s, self.test.path, {"PUT": "POST"}.get(method, method), m.group(1), named)
