@@ -42,7 +42,7 @@ VMM_SRC = $(filter-out $(OTHER_ARCH),$(wildcard vmm/*/*.c))
 # liburing 2.3's shared library lacks io_uring_enable_rings(): the archive has it
 VMM_LIBS = -l:liburing.a -lhttp_parser
 FORKD_LIBS = -lhttp_parser -lgnutls -lsystemd -l:liburing.a
-FORKCTL_LIBS = -lcurl -l:liburing.a
+FORKCTL_LIBS = -lcurl -lgnutls -l:liburing.a
 obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 COMMON_LIB = $(BUILD)/libcommon.a
 # The guest agent is one static program: musl, and what of common/ it needs. With sanitizers glibc builds it. guest/reseed is not of it.

@@ -74,6 +74,9 @@ extern const struct option_row exec_options[], run_options[];
 int copy_files(struct cli *cli);
 extern const struct option_row cp_options[];
 
+/* forward.c: ports of this host that lead into a guest */
+int forward_ports(struct cli *cli);
+
 /* doctor.c */
 int doctor(struct cli *cli);
 extern const struct option_row doctor_options[];

@@ -60,6 +60,11 @@ static const struct verb verbs[] = {
 	  "of tar where the other side is a directory. Directories need tar in the guest. A file is whole or not there.\n\n"
 	  "  forkctl cp src c-1:/root\n  forkctl cp c-1:/var/log/messages .\n  forkctl cp c-1:/etc - | tar -tf -",
 	  cp_options, 2, 2, copy_files },
+	{ "forward", "ID [ADDR:]PORT:GUESTPORT…", "Let ports of this host lead to ports of a clone's guest",
+	  "Listens at 127.0.0.1 when no address is given, at a port of the kernel's choice when PORT is 0, and says where.\n"
+	  "GUESTPORT is one of the guest's loopback. Ends by SIGINT or SIGTERM.\n\n"
+	  "  forkctl forward c-1 2222:22 8080:80 [::1]:5432:5432",
+	  NULL, 2, ARGS_WORDS_MAX, forward_ports },
 	{ "console", "ID", "Attach the terminal to a clone's serial port", "Ctrl-] leaves.", console_attach_options, 1,
 	  1, console_attach },
 	{ "events", "", "Print the events that the daemon still has, or follow them", NULL, daemon_events_options, 0, 0,

@@ -63,6 +63,11 @@ static void set_body(struct transfer *t)
 	curl_easy_setopt(curl, CURLOPT_PRIVATE, t);
 	curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, t->detail);
 	curl_easy_setopt(curl, CURLOPT_TCP_KEEPALIVE, 1L);
+	if (rq->connect_only) {
+		curl_easy_setopt(curl, CURLOPT_CONNECT_ONLY, 1L);
+		curl_easy_setopt(curl, CURLOPT_FRESH_CONNECT, 1L);
+		curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+	}
 }
 
 static bool add_fields(struct transfer *t)
@@ -91,7 +96,7 @@ int transfer_begin(struct client *c, struct transfer *t, const struct transfer_r
 	if (ok) {
 		set_body(t);
 		curl_easy_setopt((CURL *)t->curl, CURLOPT_HTTPHEADER, headers);
-		ok = curl_multi_add_handle(c->multi, t->curl) == CURLM_OK;
+		ok = t->added = curl_multi_add_handle(c->multi, t->curl) == CURLM_OK;
 	}
 	if (!ok) {
 		transfer_done(t);
@@ -104,7 +109,7 @@ int transfer_begin(struct client *c, struct transfer *t, const struct transfer_r
 
 void transfer_done(struct transfer *t)
 {
-	if (t->busy)
+	if (t->added)
 		curl_multi_remove_handle(t->client->multi, t->curl);
 	curl_easy_cleanup(t->curl);
 	curl_slist_free_all(t->headers);
@@ -170,6 +175,9 @@ static void take_ends(struct client *c)
 		curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &t->status);
 		t->code = (int)code;
 		t->busy = false;
+		if (t->rq.connect_only) /* the connection goes with it */
+			continue;
+		t->added = false;
 		curl_multi_remove_handle(c->multi, curl);
 	}
 }

@@ -26,6 +26,7 @@ struct transfer_request {
 	/* Bytes of a 2xx answer's body. False: breaks the request off. NULL: they are dropped. */
 	bool (*receive)(void *arg, const char *bytes, size_t len);
 	void *arg;
+	bool connect_only; /* no request: the connection, for tunnel.c */
 };
 
 /* A request on its way; zeroed before the first use, and must not move. */
@@ -39,7 +40,7 @@ struct transfer {
 	void *curl, *headers;
 	struct transfer_request rq;
 	struct strbuf refusal; /* body of an answer that is no 2xx */
-	bool sends_nothing, holds;
+	bool sends_nothing, holds, added;
 	char detail[256];
 };
 

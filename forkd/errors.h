@@ -51,6 +51,7 @@
 	X(E_GONE, "events_lost", 410, "Read the present state, then follow the events from now on.")               \
 	X(E_TOO_LARGE, "request_too_large", 413, "Send a smaller request.")                                        \
 	X(E_MEDIA_TYPE, "unsupported_media_type", 415, "Send 'Content-Type: application/json'.")                   \
+	X(E_UPGRADE, "upgrade_required", 426, "Send 'Connection: Upgrade' and 'Upgrade: tcp'.")                    \
 	X(E_BUSY, "busy", 429, "Try again later.")                                                                 \
 	X(E_NO_MEMORY, "not_enough_memory", 507,                                                                   \
 	  "Delete clones, ask for fewer, or use memory_restore_mode copyonwrite.")                                 \

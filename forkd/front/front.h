@@ -99,7 +99,10 @@ struct relay_options {
 		dropped; /* names of fields of the response that the client does not get; NULL-terminated; may be NULL */
 	const char *added; /* "Name: value\r\n" … that the response gets; NULL: none */
 	bool upgrades;     /* client and server may change to another protocol (status 101) */
+	bool tunnel;       /* no HTTP at the server: the client gets its upgrade at once, and bytes from then on */
 };
+/* Whether the request asks for another protocol and has no body. */
+bool relay_upgrade_asked(const struct message *m);
 /*
  * Passes the request on to a server, and the server's response to the client. Takes the socket and the
  * head over. E_AGENT (502) goes to the client of a server that hangs up or answers what is no response.

@@ -127,7 +127,7 @@ static void add_framing(const struct message *m, struct strbuf *out)
 		strbuf_printf(out, "Content-Length: %llu\r\n", (unsigned long long)message_length(m));
 }
 
-static bool wants_upgrade(const struct message *m)
+bool relay_upgrade_asked(const struct message *m)
 {
 	return m->minor == 1 && message_field(m, "Upgrade") && !message_has_body(m) &&
 	       message_listed(message_field(m, "Connection"), "upgrade");
@@ -175,12 +175,14 @@ static void begin_answer(struct conn *c, struct relay *r)
 		c->front->hooks.answered(c->rq, m->status);
 }
 
-static void begin_raw(struct conn *c, struct relay *r)
+/* Bytes go both ways from now on. `from` has the protocol's name; `response`: the server's other words, or NULL. */
+static void begin_raw(struct conn *c, struct relay *r, const struct message *from, const struct message *response)
 {
-	const char *upgrade = message_field(&r->response, "Upgrade");
+	const char *upgrade = message_field(from, "Upgrade");
 
 	strbuf_puts(&c->out, "HTTP/1.1 101 Switching Protocols\r\n");
-	relay_copy_fields(&r->response, r->opt.dropped, &c->out);
+	if (response)
+		relay_copy_fields(response, r->opt.dropped, &c->out);
 	strbuf_printf(&c->out, "Connection: Upgrade\r\nUpgrade: %s\r\n\r\n", upgrade ? upgrade : "");
 	r->raw = r->answering = c->answered = c->close = true;
 	r->up.ended = r->deaf; /* there was no body; now there is more than that */
@@ -232,7 +234,7 @@ static int on_response_head(struct conn *c, struct relay *r, struct err *err)
 	unsigned status = r->response.status;
 
 	if (status == 101 && r->upgrade) {
-		begin_raw(c, r);
+		begin_raw(c, r, &r->response, &r->response);
 		return 0;
 	}
 	if (status == 101 || (status < 200 && ++r->n_interim > RELAY_INTERIM_MAX))
@@ -533,9 +535,13 @@ void conn_relay(struct conn *c, struct relay_options *opt)
 	c->request.body = on_request_body;
 	r->up.chunked = message_is_chunked(&c->request);
 	r->up.ended = c->request.complete;
-	r->upgrade = opt->upgrades && wants_upgrade(&c->request);
-	end_request_head(c, r);
-	begin_response(c, r);
+	r->upgrade = opt->upgrades && relay_upgrade_asked(&c->request);
+	if (opt->tunnel) {
+		begin_raw(c, r, &c->request, NULL);
+	} else {
+		end_request_head(c, r);
+		begin_response(c, r);
+	}
 	c->answered = true;
 	c->state = CONN_RELAY;
 	conn_settle(c); /* as a stream: the front need not wait for its end */

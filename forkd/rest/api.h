@@ -17,7 +17,7 @@ handler_fn api_template_create, api_template_list, api_template_get, api_templat
 handler_fn api_clone_create, api_clone_list, api_clone_get, api_clone_delete, api_clone_pause, api_clone_resume;
 handler_fn api_clone_patch, api_clone_wait, api_clone_snapshot;
 /* api_agent.c */
-handler_fn api_clone_agent, api_clone_files, api_clone_port;
+handler_fn api_clone_agent, api_clone_files, api_clone_port, api_clone_tunnel;
 /* api_exec.c */
 handler_fn api_clone_exec, api_template_run, api_clone_remove_file;
 /* api_misc.c */

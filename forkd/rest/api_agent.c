@@ -4,6 +4,7 @@
  * guest, and no answer of a guest acts for the daemon in a browser.
  */
 #include <string.h>
+#include <strings.h>
 
 #include "common/agent_ports.h"
 #include "forkd/agent/exec.h"
@@ -103,14 +104,36 @@ int api_clone_files(struct forkd *d, struct request *rq, struct reply *reply, st
 	return pass_on(d, rq, &way, reply, err);
 }
 
+static int read_port(const char *text, uint64_t *ret_port, struct err *err)
+{
+	if (query_number(text, "port", UINT16_MAX, ret_port, err) < 0)
+		return err->num;
+	return *ret_port == 0 ? fail(err, E_INVALID, "port: 0 is below 1") : 0;
+}
+
 int api_clone_port(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
 {
 	uint64_t port;
 
-	if (query_number(rq->param[1], "port", UINT16_MAX, &port, err) < 0)
+	if (read_port(rq->param[1], &port, err) < 0)
 		return err->num;
-	if (port == 0)
-		return fail(err, E_INVALID, "port: 0 is below 1");
 	const struct way way = { rq->method, rq->tail, (unsigned)port, hidden_from_guest, "" };
+	return pass_on(d, rq, &way, reply, err);
+}
+
+/* Bytes instead of HTTP: the client's connection becomes the guest's. */
+int api_clone_tunnel(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
+{
+	const char *text = request_query(rq, "port", 0), *protocol = request_header(rq, "Upgrade");
+	uint64_t port;
+
+	if (!text)
+		return fail(err, E_INVALID, "port: missing; it is a TCP port of the guest: ?port=22");
+	if (read_port(text, &port, err) < 0)
+		return err->num;
+	if (!relay_upgrade_asked(request_message(rq)) || strcasecmp(protocol, "tcp") != 0)
+		return fail(err, E_UPGRADE, "a tunnel needs a connection that is upgraded to tcp");
+	const struct way way = { rq->method, "", (unsigned)port, hidden_from_guest, "" };
+	reply->relay.tunnel = true;
 	return pass_on(d, rq, &way, reply, err);
 }

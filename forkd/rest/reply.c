@@ -23,6 +23,8 @@ static void add_fields(const struct exchange *ex, const struct reply *reply, str
 		strbuf_printf(out, "Allow: %s\r\n", ex->allow.text);
 	if (reply->status == 401)
 		strbuf_puts(out, "WWW-Authenticate: Bearer\r\n");
+	if (reply->status == 426)
+		strbuf_puts(out, "Connection: Upgrade\r\nUpgrade: tcp\r\n");
 	if (reply->status == 429)
 		strbuf_puts(out, "Retry-After: 1\r\n");
 }

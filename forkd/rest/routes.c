@@ -35,6 +35,7 @@ const struct route forkd_routes[] = {
 	R("DELETE", "/v1/clones/{id}/files", api_clone_remove_file),
 	R("GET", "/v1/clones/{id}/files", api_clone_files, .streams = true),
 	R("PUT", "/v1/clones/{id}/files", api_clone_files, .streams = true),
+	R("GET", "/v1/clones/{id}/tunnel", api_clone_tunnel, .streams = true),
 	R("GET", "/v1/clones/{id}/ports/{port}/{path}", api_clone_port, .streams = true),
 	R("POST", "/v1/clones/{id}/ports/{port}/{path}", api_clone_port, .streams = true),
 	R("PUT", "/v1/clones/{id}/ports/{port}/{path}", api_clone_port, .streams = true),

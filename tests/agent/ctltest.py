@@ -20,7 +20,8 @@ def pump(source, sink):
     try:
         while data := source.recv(1 << 16):
             sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
+        if not isinstance(sink, ssl.SSLSocket):     # Python's would end both directions
+            sink.shutdown(socket.SHUT_WR)
     except OSError:
         pass
 
@@ -94,12 +95,18 @@ class StandIn:
             if method == "PUT":
                 named["content-type"] = "application/octet-stream"
             return self.relay(s, self.test.path, {"PUT": "POST"}.get(method, method), m.group(1), named)
+        if m := re.fullmatch(rf"/v1/clones/{ID}(/tunnel\?port=\d+)", target):
+            if (named.get("connection", "").lower(), named.get("upgrade")) != ("upgrade", "tcp"):
+                return self.answer(s, 426, '{"code": "upgrade_required", "message": "no upgrade", "remedy": ""}')
+            return self.relay(s, self.test.private, method, "/v1" + m.group(1), named)
         self.own(s, method, target)
 
     def own(self, s, method, target):
         self.seen.append(f"{method} {target}")
         if (method, target) == ("POST", "/v1/templates/t/clones"):
             self.answer(s, 201, f'{{"clones": [{{"id": "{ID}"}}]}}')
+        elif (method, target) == ("GET", f"/v1/clones/{ID}"):
+            self.answer(s, 200, f'{{"id": "{ID}"}}')
         elif (method, target) == ("DELETE", f"/v1/clones/{ID}"):
             self.answer(s, 204)
         else:
@@ -120,6 +127,8 @@ class StandIn:
             pump(upstream, s)
             if named["connection"].lower() == "upgrade":
                 up.join()
+                if self.context:
+                    s.unwrap()
 
 
 class CtlTest(AgentTest):

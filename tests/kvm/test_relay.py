@@ -126,3 +126,27 @@ class AgentRoute(test_agent.AgentTest):
         self.assertIn("not of HTTP/1.1", d.refused(502, "agent_unreachable", "GET", url + "/80/garbage"))
         for port in ("0", "65536", "x", "-1"):
             d.refused(400, "invalid_request", "GET", f"{url}/{port}/x")
+
+    def test_tunnel(self):
+        """Bytes instead of HTTP, with errors before them as for any request."""
+        d, (c,) = self.daemon()
+        url = f"/v1/clones/{c['id']}/tunnel"
+        upgrade = {"Connection": "Upgrade", "Upgrade": "tcp"}
+        s = self.raw(d)
+        s.sendall(f"GET {url}?port=80 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nGET /health HTTP/1.1\r\n\r\n".encode())
+        got = b""
+        while got.count(b"\r\n\r\n") < 2:
+            part = s.recv(65536)
+            self.assertTrue(part, got)
+            got += part
+        self.assertEqual(got, b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n")
+        answer = d.call("GET", url + "?port=80")
+        self.assertEqual((answer.status, answer.json["code"], answer.headers["Upgrade"]), (426, "upgrade_required", "tcp"))
+        d.refused(426, "upgrade_required", "GET", url + "?port=80", headers={"Connection": "Upgrade", "Upgrade": "websocket"})
+        self.assertIn("Connection refused", d.refused(502, "agent_unreachable", "GET", url + "?port=81", headers=upgrade))
+        self.assertIn("port: missing", d.refused(400, "invalid_request", "GET", url, headers=upgrade))
+        for port in ("0", "65536", "x"):
+            d.refused(400, "invalid_request", "GET", f"{url}?port={port}", headers=upgrade)
+        d.refused(404, "clone_not_found", "GET", "/v1/clones/c-none/tunnel?port=80", headers=upgrade)
+        d.must(200, "PUT", f"/v1/clones/{c['id']}/pause")
+        d.refused(409, "paused", "GET", url + "?port=80", headers=upgrade)

@@ -55,6 +55,7 @@ static void on_run(void *rq)
 	}
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
 	opt.upstream = pair[0];
+	opt.tunnel = strcmp(m->target, "/tunnel") == 0;
 	strbuf_printf(&opt.head, "%s %s HTTP/1.1\r\nHost: server\r\n", m->method, m->target);
 	relay_copy_fields(m, hidden, &opt.head);
 	conn_relay(c, &opt);
@@ -313,6 +314,28 @@ static void upgrades(void **state)
 	assert_true(client_closed(fd));
 }
 
+/* The server speaks no HTTP: it gets the client's bytes, and nothing else. */
+static void tunnels(void **state)
+{
+	autoclose int fd = client_unix(path);
+	char c;
+
+	(void)state;
+	client_puts(fd, "GET /tunnel HTTP/1.1\r\nConnection: x, Upgrade\r\nUpgrade: tcp\r\n\r\nearly");
+	autoclose int up = take_server();
+	expect(fd, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n");
+	assert_int_equal(atomic_load(&status_seen), 101);
+	expect(up, "early");
+	client_puts(up, "HTTP/1.1 400 No\r\n\r\n");
+	expect(fd, "HTTP/1.1 400 No\r\n\r\n");
+	shutdown(up, SHUT_WR);
+	assert_int_equal(recv(fd, &c, 1, 0), 0);
+	client_puts(fd, "more");
+	expect(up, "more");
+	shutdown(fd, SHUT_WR);
+	assert_int_equal(recv(up, &c, 1, 0), 0);
+}
+
 /* ---- servers that misbehave ---- */
 
 static void bad_servers(void **state)
@@ -530,6 +553,7 @@ int main(void)
 		TEST(head_and_old_clients),
 		TEST(continues),
 		TEST(upgrades),
+		TEST(tunnels),
 		TEST(bad_servers),
 		TEST(cut_responses),
 		TEST(bad_clients),
