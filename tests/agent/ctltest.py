@@ -10,7 +10,7 @@ import threading
 
 from agenttest import AGENT, PATIENCE_S, AgentTest, wait_for
 
-FORKCTL = os.path.join(os.path.dirname(AGENT), "forkctl")
+FORKCTL = os.path.abspath(os.path.join(os.path.dirname(AGENT), "forkctl"))
 ID = "c-1"
 TOKEN = "secret-of-the-test"
 
