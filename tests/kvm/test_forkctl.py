@@ -2,10 +2,13 @@
 """The command line client against a live daemon."""
 import json
 import os
+import signal
+import socket
 import subprocess
 
+import test_agent
 from forkdtest import FORKCTL, Daemon, ForkdTest, alive, ticks
-from kvmtest import guest, wait_for
+from kvmtest import Tap, guest, wait_for
 
 
 class Forkctl(ForkdTest):
@@ -81,3 +84,54 @@ class Forkctl(ForkdTest):
     def test_doctor(self):
         done = subprocess.run([FORKCTL, "doctor", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
         self.assertIn(b"/dev/kvm", done.stdout)
+
+
+class Guest(test_agent.AgentTest):
+    """What reaches a guest through the daemon's own routes; tests/agent/test_exec.py and its neighbours have the rest."""
+
+    def start(self, *words, **more):
+        p = subprocess.Popen([FORKCTL, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+        self.addCleanup(lambda: (p.kill(), p.wait(), p.stdout.close(), p.stderr.close()))
+        return p
+
+    def test_exec_and_run(self):
+        d = Daemon(self)
+        self.template(d)
+        c, = d.clone("t")
+        p = self.start("exec", "--socket", d.socket, c["id"], "anything", "--json")
+        self.assertEqual((*p.communicate(timeout=60), p.returncode), (b"hi\n", b"\xff", 3))
+        self.assertIn("not twice", d.ctl("exec", c["id"], "twice", status=126))
+        d.must(200, "PUT", f"/v1/clones/{c['id']}/pause")
+        self.assertIn("is paused", d.ctl("exec", c["id"], "x", status=125))
+        d.ctl("delete", c["id"])
+        p = self.start("run", "--socket", d.socket, "--label", "of=run", "t", "anything")
+        self.assertEqual((*p.communicate(timeout=60), p.returncode), (b"hi\n", b"\xff", 3))
+        self.assertEqual(d.get("/v1/clones")["clones"], [])
+        self.assertIn("clone.deleted", d.ctl("events"))
+
+    def test_run_ends_by_a_signal(self):
+        """The command does not end; the clone does."""
+        d = Daemon(self)
+        self.template(d)
+        p = self.start("run", "--socket", d.socket, "t", "silent")
+        wait_for("the command runs", lambda: any(c["state"] == "running" and "agent: start" in self.serial(c) for c in d.get("/v1/clones")["clones"]))
+        for signo in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):        # as ones of one kind may come as one
+            p.send_signal(signo)
+        self.assertGreater(p.wait(60), 124)
+        wait_for("the clone is gone", lambda: d.get("/v1/clones")["clones"] == [])
+
+    def test_forward(self):
+        Tap.up(type("Loopback", (), {"name": "lo"}))
+        d = Daemon(self)
+        self.template(d)
+        c, = d.clone("t")
+        p = self.start("forward", "--socket", d.socket, c["id"], "0:80", "0:81")
+        open_port, closed_port = (int(p.stdout.readline().split(b" ")[0].rsplit(b":")[-1]) for _ in range(2))
+        with socket.create_connection(("127.0.0.1", open_port), 60) as s:
+            s.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+            self.assertEqual(s.recv(1000), b"HTTP/1.1 204 No Content\r\n\r\n")
+        with socket.create_connection(("127.0.0.1", closed_port), 60) as s, self.assertRaises(ConnectionResetError):
+            s.recv(1)
+        self.assertIn(b"Connection refused (agent_unreachable)", p.stderr.readline())
+        p.send_signal(signal.SIGINT)
+        self.assertEqual(p.wait(60), 0)
