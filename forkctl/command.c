@@ -4,12 +4,12 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <limits.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "common/base64.h"
+#include "common/clock.h"
+#include "forkctl/sink.h"
 #include "forkctl/table.h"
 #include "forkctl/terminal.h"
 #include "forkctl/transfer.h"
@@ -20,15 +20,8 @@ enum {
 	SINK_LOW = 64 << 10,   /* and from here on again */
 	INPUT_MAX = 256 << 10, /* bytes of input in one call */
 	TICK_MS = 200,
+	LEAVE_MS = 10000,    /* after a hang-up of the terminal */
 	END_OF_INPUT = 0x04, /* Ctrl+D */
-};
-
-/* Bytes on their way to a descriptor. */
-struct sink {
-	int fd;
-	bool regular, broken;
-	struct strbuf bytes;
-	size_t at;
 };
 
 /* A call with one message each way. */
@@ -60,70 +53,9 @@ struct run {
 	struct call control; /* SendSignal and Update */
 	unsigned n_signals;
 	const char *signal; /* to be sent; NULL: none */
+	uint64_t leave_ns;  /* CLOCK_MONOTONIC at which nobody waits any more; 0: never */
 	bool resize;        /* the terminal's size is to be sent */
 };
-
-/* ---- output ---- */
-
-static void sink_init(struct sink *s, int fd)
-{
-	struct stat st;
-
-	*s = (struct sink){ .fd = fd, .regular = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) };
-}
-
-static size_t sink_len(const struct sink *s)
-{
-	return s->bytes.len - s->at;
-}
-
-static void sink_add(struct sink *s, const char *bytes, size_t len)
-{
-	if (s->at > 0 && s->at >= sink_len(s)) {
-		memmove(s->bytes.text, s->bytes.text + s->at, sink_len(s));
-		s->bytes.len -= s->at;
-		s->at = 0;
-	}
-	if (!s->broken)
-		strbuf_add(&s->bytes, bytes, len);
-}
-
-/* Nothing more goes there; the command is told as by a closed pipe. */
-static void sink_break(struct run *r, struct sink *s)
-{
-	if (errno != EPIPE) {
-		fprintf(stderr, "forkctl: cannot write the command's output: %s\n", strerror(errno));
-		r->status = COMMAND_FAILED;
-	}
-	s->broken = true;
-	s->bytes.len = s->at = 0;
-	r->signal = r->signal ? r->signal : "SIGNAL_SIGTERM";
-}
-
-/* Writes what the descriptor takes without a wait: PIPE_BUF bytes, when it is writable. Returns how many. */
-static size_t sink_push(struct run *r, struct sink *s)
-{
-	size_t sent = 0;
-
-	while (sink_len(s) > 0) {
-		struct pollfd p = { .fd = s->fd, .events = POLLOUT };
-		if (!s->regular && poll(&p, 1, 0) <= 0)
-			break;
-		size_t len = s->regular || sink_len(s) < PIPE_BUF ? sink_len(s) : PIPE_BUF;
-		ssize_t n = write(s->fd, s->bytes.text + s->at, len);
-		if (n < 0 && (errno == EAGAIN || errno == EINTR))
-			break;
-		if (n < 0) {
-			sink_break(r, s);
-			break;
-		}
-		s->at += (size_t)n;
-		sent += (size_t)n;
-	}
-	if (sink_len(s) == 0)
-		s->bytes.len = s->at = 0;
-	return sent;
-}
 
 /* ---- events ---- */
 
@@ -135,6 +67,28 @@ static void add_output(struct run *r, struct sink *s, const struct json_node *te
 		sink_add(s, text->str, (size_t)n);
 	else
 		r->broken_off = true;
+}
+
+/* Writes what can be written. A descriptor that takes nothing more is to the command like a closed pipe. */
+static size_t push(struct run *r, struct sink *s)
+{
+	size_t sent;
+
+	if (sink_push(s, &sent))
+		return sent;
+	if (errno != EPIPE) {
+		fprintf(stderr, "forkctl: cannot write the command's output: %s\n", strerror(errno));
+		r->status = COMMAND_FAILED;
+	}
+	r->signal = r->signal ? r->signal : "SIGNAL_SIGTERM";
+	return sent;
+}
+
+static void on_start(struct run *r)
+{
+	if (r->cmd->terminal)
+		terminal_raw(r->cmd->terminal);
+	r->resize = r->cmd->tty; /* the size may have changed since */
 }
 
 static void on_end(struct run *r, const struct json_node *end)
@@ -154,8 +108,8 @@ static void on_event(struct run *r, const struct json_node *event)
 {
 	const struct json_node *data = json_get(event, "data"), *end = json_get(event, "end"), *text;
 
-	if (member_number(json_get(event, "start"), "pid", &r->pid) && r->cmd->tty)
-		r->resize = true; /* the size may have changed since */
+	if (!r->pid && member_number(json_get(event, "start"), "pid", &r->pid))
+		on_start(r);
 	if ((text = json_get(data, "stdout")) && text->type == JSON_STRING)
 		add_output(r, &r->out, text);
 	if ((text = json_get(data, "pty")) && text->type == JSON_STRING)
@@ -173,6 +127,7 @@ static void on_error(struct run *r, const struct json_node *error)
 	bool cannot = !r->pid && strcmp(code, "invalid_argument") == 0;
 	bool is_absent = cannot && strncmp(text, "start '", 7) == 0 && strstr(text, ": No such file or directory");
 
+	terminal_done(r->cmd->terminal);
 	fprintf(stderr, "forkctl: clone %s: ", r->cmd->id);
 	print_clean(stderr, text);
 	fprintf(stderr, " (%.64s)\n", code);
@@ -375,6 +330,14 @@ static void read_input(struct run *r)
 	r->cmd->n_in += (uint64_t)n;
 }
 
+static void leave(struct run *r)
+{
+	terminal_done(r->cmd->terminal);
+	fprintf(stderr, "forkctl: left, by signal %d; the command may run on\n", r->cmd->signal);
+	r->broken_off = r->ended = true;
+	r->status = COMMAND_SIGNAL + r->cmd->signal;
+}
+
 static void read_signals(struct run *r)
 {
 	for (int signo; (signo = signals_next(r->cmd->signal_fd)) > 0;) {
@@ -385,12 +348,13 @@ static void read_signals(struct run *r)
 		r->cmd->signal = signo;
 		r->n_signals++;
 		r->signal = r->n_signals == 1 ? "SIGNAL_SIGTERM" : "SIGNAL_SIGKILL";
-		if (r->n_signals < 3 && (r->pid || r->n_signals < 2))
-			continue;
-		fprintf(stderr, "forkctl: left, by signal %d; the command may run on\n", signo);
-		r->broken_off = r->ended = true;
-		r->status = COMMAND_SIGNAL + signo;
+		if (signo == SIGHUP && r->cmd->tty) /* nobody is left who could send another one */
+			r->leave_ns = monotonic_ns() + LEAVE_MS * 1000000ULL;
+		if (r->n_signals >= 3 || (!r->pid && r->n_signals >= 2))
+			leave(r);
 	}
+	if (r->leave_ns && monotonic_ns() > r->leave_ns)
+		leave(r);
 }
 
 /* ---- the whole ---- */
@@ -465,13 +429,12 @@ static void turn(struct run *r)
 				{ .fd = sink_len(&r->out) > 0 ? r->out.fd : -1, .events = POLLOUT },
 				{ .fd = sink_len(&r->err) > 0 ? r->err.fd : -1, .events = POLLOUT } };
 
-	transfers_turn(r->client, fds, ARRAY_LEN(fds), cmd->tick ? TICK_MS : 60000);
-	if (fds[0].revents)
-		read_signals(r);
+	transfers_turn(r->client, fds, ARRAY_LEN(fds), cmd->tick || r->leave_ns ? TICK_MS : 60000);
+	read_signals(r);
 	if (fds[1].revents)
 		read_input(r);
-	cmd->n_out += sink_push(r, &r->out);
-	(void)sink_push(r, &r->err);
+	cmd->n_out += push(r, &r->out);
+	(void)push(r, &r->err);
 	size_t most = sink_len(&r->out) > sink_len(&r->err) ? sink_len(&r->out) : sink_len(&r->err);
 	if (most > SINK_HIGH || most < SINK_LOW)
 		transfer_hold(&r->start, most > SINK_HIGH);
@@ -491,13 +454,14 @@ static void run_done(struct run *r)
 	strbuf_done(&r->start_body);
 	strbuf_done(&r->message);
 	strbuf_done(&r->next);
-	strbuf_done(&r->out.bytes);
-	strbuf_done(&r->err.bytes);
+	sink_done(&r->out);
+	sink_done(&r->err);
 }
 
 /* The stream has ended before the command. */
 static int say_lost(struct run *r)
 {
+	terminal_done(r->cmd->terminal);
 	if (!r->broken_off && transfer_judge(&r->start) != EXIT_FINE && r->start.status != 200)
 		return COMMAND_FAILED;
 	fprintf(stderr, "forkctl: clone %s: %s; the command may run on\n", r->cmd->id,

@@ -76,14 +76,15 @@ static bool check_options(const struct args *args, struct strbuf *envs, struct c
 	return (!cmd->cwd || utf8_valid(cmd->cwd)) || args_wrong(args, "--cwd is not UTF-8");
 }
 
-static int exec_command(struct cli *cli, struct command *cmd, const char *id)
+static int exec_command(struct cli *cli, const struct command *wanted, const char *id)
 {
 	autoterminal struct terminal terminal = {};
+	struct command cmd = *wanted;
 
-	cmd->id = id;
-	if (cmd->tty && cmd->in_fd >= 0)
-		terminal_raw(&terminal);
-	return command_run(cli->client, cmd);
+	cmd.id = id;
+	if (cmd.tty && cmd.in_fd >= 0)
+		cmd.terminal = &terminal;
+	return command_run(cli->client, &cmd);
 }
 
 int exec_in_clone(struct cli *cli)

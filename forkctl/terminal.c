@@ -35,14 +35,15 @@ void terminal_raw(struct terminal *t)
 		return;
 	raw = t->before;
 	cfmakeraw(&raw);
-	t->raw = tcsetattr(STDIN_FILENO, TCSAFLUSH, &raw) == 0;
+	t->raw = tcsetattr(STDIN_FILENO, TCSADRAIN, &raw) == 0; /* keys that were typed ahead stay */
 }
 
 void terminal_done(struct terminal *t)
 {
-	if (t->raw)
-		tcsetattr(STDIN_FILENO, TCSAFLUSH, &t->before);
-	t->raw = false;
+	if (t && t->raw)
+		tcsetattr(STDIN_FILENO, TCSADRAIN, &t->before);
+	if (t)
+		t->raw = false;
 }
 
 void terminal_size(uint16_t *ret_cols, uint16_t *ret_rows)

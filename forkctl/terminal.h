@@ -28,7 +28,7 @@ int signals_next(int signal_fd);
 
 /* Makes the terminal raw, when stdin is one. *t starts zeroed. */
 void terminal_raw(struct terminal *t);
-/* Puts back what was before. */
+/* Puts back what was before. NULL is fine. */
 void terminal_done(struct terminal *t);
 #define autoterminal __attribute__((cleanup(terminal_done)))
 /* Columns and rows of the terminal at stdin, stdout or stderr; 80 and 24 when none is one. */

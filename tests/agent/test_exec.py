@@ -150,12 +150,13 @@ class Exec(CtlTest):
 
 
 class Terminal(CtlTest):
-    def attach(self, *words, rows=31, cols=97):
+    def attach(self, *words, rows=31, cols=97, **more):
         """forkctl exec with a terminal: the process, and the terminal's other side."""
         master, slave = pty.openpty()
         self.addCleanup(os.close, master)
         self.size(master, rows, cols)
-        p = self.begin("exec", *words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, env={**self.env, "TERM": "xterm-test"})
+        p = self.begin("exec", *words, start_new_session=True, env={**self.env, "TERM": "xterm-test"},
+                       **{"stdin": slave, "stdout": slave, "stderr": slave, **more})
         self.slave = slave
         return p, master
 
@@ -197,6 +198,24 @@ class Terminal(CtlTest):
         self.assertEqual(p.wait(60), 128 + 15)
         self.assertTrue(termios.tcgetattr(self.slave)[3] & termios.ECHO)
         os.close(self.slave)
+
+    def test_hang_up(self):
+        """The terminal is gone, and what runs in the guest takes no notice: forkctl ends nevertheless."""
+        p, master = self.attach("-it", ID, "sh", "-c", "trap '' TERM HUP; echo ready; while :; do sleep 0.05; done", stderr=subprocess.PIPE)
+        self.until(master, b"ready\r\n")
+        p.send_signal(signal.SIGHUP)
+        self.assertEqual(p.wait(60), 128 + 1)
+        self.assertIn(b"may run on", p.stderr.read())
+        os.close(self.slave)
+
+    def test_errors_are_for_people(self):
+        """They are printed while the terminal is as it was."""
+        p, master = self.attach("-it", "c-2", "sh")
+        os.close(self.slave)
+        shown = read_all(master)
+        self.assertEqual(p.wait(60), 125)
+        self.assertEqual(shown.count(b"\n"), shown.count(b"\r\n"), shown)
+        self.assertIn(b"no such clone", shown)
 
     def test_input_that_is_no_terminal(self):
         """-t with a pipe: the end of the pipe is Ctrl+D."""
