@@ -164,6 +164,7 @@ int spawn(const struct spawn_spec *spec, struct spawned *ret_spawned, struct err
 	pid_t pid = -1;
 
 	int r = make_ends(spec, &e);
+	bool no_terminal = r < 0 && spec->pty;
 	if (r == 0)
 		r = make_pipe(0, &status_in, &status_out);
 	if (r == 0 && (pid = fork()) < 0)
@@ -176,7 +177,8 @@ int spawn(const struct spawn_spec *spec, struct spawned *ret_spawned, struct err
 		if (status_in >= 0)
 			close(status_in);
 		close_ends(&e);
-		return err_num(err, code_of(-r), -r, "start '%.256s'", spec->argv[0]);
+		return err_num(err, code_of(-r), -r, no_terminal ? "open a terminal for '%.256s'" : "start '%.256s'",
+			       spec->argv[0]);
 	}
 	*ret_spawned = (struct spawned){ pid, steal_fd(&e.in), steal_fd(&e.out), steal_fd(&e.err), status_in };
 	close_ends(&e);

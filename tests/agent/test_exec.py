@@ -11,6 +11,7 @@ import threading
 
 from agenttest import frame, wait_for
 from ctltest import ID, CtlTest
+from systemtest import SystemTest
 
 BIG = 6 << 20
 
@@ -223,6 +224,15 @@ class Terminal(CtlTest):
         self.assertIn(b"/dev/pts/", out)
         self.assertIn(b"hello\r\n", out)
         self.assertEqual(self.exec("-t", ID, "echo", "x")[0], b"x\r\n")
+
+
+class NoTerminals(CtlTest, SystemTest):
+    """A guest without devpts."""
+    command = ("sh", "-c", 'mount -t tmpfs tmpfs /dev/pts && exec "$@"', "sh")
+
+    def test_says_so(self):
+        self.assertIn("open a terminal for 'sh'", self.exec("-t", ID, "sh", status=126)[1])
+        self.assertEqual(self.exec(ID, "echo", "x")[0], b"x\n")
 
 
 class Run(CtlTest):

@@ -30,6 +30,7 @@ def commands(ctl, c):
     check(ctl("exec", c, "sh", "-c", "hostname; exit 7", status=7) == f"{c}\n".encode(), "hostname by exec")
     data = os.urandom(1 << 16) * (BIG >> 16)
     check(ctl("exec", "-i", c, "cat", data=data) == data, "not what was sent through cat")
+    ctl("exec", c, "sh", "-c", "mkdir -p /dev/pts && mount -t devpts devpts /dev/pts")
     check(b"\r\n" in ctl("exec", "-t", c, "sh", "-c", "echo terminal"), "exec -t")
     p = ctl.start("exec", c, "sh", "-c", "echo ready; exec sleep 1000")
     check(p.stdout.readline() == b"ready\n", "no command that waits")
