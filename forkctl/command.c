@@ -63,6 +63,9 @@ static void add_output(struct run *r, struct sink *s, const struct json_node *te
 {
 	ssize_t n = base64_decode(text->str, text->str, text->count);
 
+	for (ssize_t i = 0; i < n && s == &r->err && r->cmd->plain_err; i++)
+		if ((text->str[i] < ' ' || text->str[i] > '~') && text->str[i] != '\n')
+			text->str[i] = '?';
 	if (n >= 0)
 		sink_add(s, text->str, (size_t)n);
 	else

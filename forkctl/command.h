@@ -16,12 +16,13 @@ struct command {
 	const char *id;          /* the clone's */
 	const char *const *argv; /* `argc` of them */
 	unsigned argc;
-	const char *user, *cwd; /* NULL: as the agent has it */
-	const char *envs;       /* members of a JSON object, without braces; NULL: none */
-	uint64_t timeout_s;     /* 0: none */
-	bool tty;               /* its stdin, stdout and stderr are one terminal, as large as this process' */
-	int in_fd;              /* -1: its stdin is /dev/null */
-	int out_fd, err_fd;
+	const char *user, *cwd;    /* NULL: as the agent has it */
+	const char *envs;          /* members of a JSON object, without braces; NULL: none */
+	uint64_t timeout_s;        /* 0: none */
+	bool tty;                  /* its stdin, stdout and stderr are one terminal, as large as this process' */
+	int in_fd;                 /* -1: its stdin is /dev/null */
+	int out_fd, err_fd;        /* -1: dropped */
+	bool plain_err;            /* what its stderr has besides printable ASCII and line ends becomes '?' */
 	struct terminal *terminal; /* to be raw from the command's start to its end; NULL: none */
 	int signal_fd;             /* of signals_open() */
 	void (*tick)(void *arg);   /* some times a second; NULL: none */

@@ -174,6 +174,7 @@ int guest_command(struct copy *c, const char *const *argv, const char *cwd, int 
 			       .in_fd = in_fd,
 			       .out_fd = out_fd,
 			       .err_fd = STDERR_FILENO,
+			       .plain_err = true,
 			       .signal_fd = c->signal_fd,
 			       .tick = tick };
 	struct ticking ticking = { c, &cmd };

@@ -99,7 +99,7 @@ static int set_mode(struct copy *c, const char *path, unsigned mode)
 	const char *const argv[] = { "chmod", text, "--", path, NULL };
 
 	snprintf(text, sizeof(text), "%o", mode);
-	if (guest_command(c, argv, NULL, -1, STDERR_FILENO) == EXIT_FINE)
+	if (guest_command(c, argv, NULL, -1, -1) == EXIT_FINE)
 		return EXIT_FINE;
 	fprintf(stderr, "forkctl: '%s' is copied, but its permissions are not %s\n", path, text);
 	return EXIT_FAILED;

@@ -79,7 +79,7 @@ int copy_tree_in(struct copy *c, const char *path)
 	int ends[2];
 
 	if (strcmp(c->local, "-") == 0)
-		return guest_tar(c, unpack, NULL, path, STDIN_FILENO, STDERR_FILENO);
+		return guest_tar(c, unpack, NULL, path, STDIN_FILENO, -1);
 	int status = guest_mkdir(c, path);
 	if (status != EXIT_FINE)
 		return status;
@@ -91,7 +91,7 @@ int copy_tree_in(struct copy *c, const char *path)
 	close(ends[1]);
 	if (pid < 0)
 		return EXIT_FAILED;
-	status = guest_tar(c, unpack, NULL, path, in_fd, STDERR_FILENO);
+	status = guest_tar(c, unpack, NULL, path, in_fd, -1);
 	close(steal_fd(&in_fd)); /* or tar waits for ever for who reads it */
 	return finish(pid) ? status : EXIT_FAILED;
 }

@@ -11,7 +11,7 @@ void sink_init(struct sink *s, int fd)
 {
 	struct stat st;
 
-	*s = (struct sink){ .fd = fd, .regular = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) };
+	*s = (struct sink){ .fd = fd, .broken = fd < 0, .regular = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) };
 }
 
 void sink_done(struct sink *s)

@@ -6,7 +6,7 @@
 #include "common/json64.h"
 
 struct sink {
-	int fd; /* borrowed */
+	int fd; /* borrowed; -1: everything is dropped */
 	bool regular, broken;
 	struct strbuf bytes;
 	size_t at;
