@@ -218,7 +218,7 @@ check-tsan: tsan guests helpers
 	BUILD=build/tsan $(PYTHON) tests/kvm/run.py test_lifecycle test_hotplug test_snapshot test_template_host test_forkd
 
 bench: all guests helpers
-	$(PYTHON) tests/bench/bench.py restore clones io $(BENCH)
+	$(PYTHON) tests/bench/bench.py restore clones ready exec io $(BENCH)
 	$(BUILD)/tests/bench/agent_stdout $(BUILD)/forkd-agent
 	$(BUILD)/tests/bench/agent_files $(BUILD)/forkd-agent
 

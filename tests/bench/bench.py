@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks on the host's /dev/kvm:  bench.py [restore] [clones] [io[=net|blk]] [runs=N] [secs=N] [quick]
+"""Benchmarks on the host's /dev/kvm:  bench.py [restore] [clones] [ready] [exec] [io[=net|blk]] [runs=N] [secs=N] [quick]
 
 restore: process start to the first byte of a guest that notices that it was resumed, for our memory modes, the bare KVM
 floor, and, with FORKD_PEERS, Cloud Hypervisor, its snapshot under ours, and Firecracker; all take turns in the same run.
 clones: through the daemon, by the client's clock: request to 201 and the phases of the answer, one at a time with a pause between
 them (a clone is parked) and without parked ones, fifty at once, memory of each; the floor is the bare KVM VM's steps in the same run.
+ready: clones of a guest that answers as forkd-agent does: request to resumed beside request to ready, with each phase, parked and not;
+the floor is the agent's part by hand, on a clone that runs. [touch=N]: the guest writes N pages before it acknowledges.
+exec: a command's round trip on a kept connection, beside the guest's echo of as many bytes through the daemon, a request that never
+leaves the daemon, and the echo of a process behind a unix socket; all take turns.
 io: block and network speed of the same guest under each program, in turns; "ratio" is ours against the best peer's, above 1
 where ours is faster. io=net: the network alone.
 A JSON line per row (stdout), then a table for people (stderr).
@@ -21,45 +25,12 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.dont_write_bytecode = True
-sys.path.insert(0, os.path.join(os.path.dirname(HERE), "kvm"))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "kvm")]
 import kvmtest  # noqa: E402
-from forkdtest import Daemon, ForkdTest  # noqa: E402
-from kvmtest import BUILD, PEERS, VMM, KvmTest, Tap, Vmm, guest, wait_for, write  # noqa: E402
-
-
-class Bench(KvmTest):
-    """A test's folder and its care for what is left, without a test."""
-
-    def runTest(self):
-        pass
-
-
-class ForkdBench(ForkdTest, Bench):
-    pass
-
-
-def peer(name):
-    path = os.path.join(PEERS, name)
-    if PEERS and os.access(path, os.X_OK):
-        return path
-    print(f"SKIPPED {name}: {'not in ' + PEERS if PEERS else 'FORKD_PEERS is not set'}", file=sys.stderr)
-    return None
-
-
-def tool(name):
-    return os.path.join(BUILD, "tests", "bench", name)
-
-
-def percentile(values, p):
-    values = sorted(values)
-    return values[min(len(values) - 1, int(len(values) * p))]
-
-
-def host():
-    with open("/proc/cpuinfo") as f:
-        model = re.search(r"model name\s*: (.*)", f.read())
-    kvm = [m for m in ("kvm_intel", "kvm_amd", "kvm_pvm") if os.path.isdir("/sys/module/" + m)]
-    return {"cpus": os.cpu_count(), "model": model.group(1) if model else "?", "kernel": os.uname().release, "kvm": "+".join(kvm)}
+from bench_agent import bench_exec, bench_ready  # noqa: E402
+from benchtest import Bench, ForkdBench, host, peer, percentile, tool  # noqa: E402
+from forkdtest import Daemon  # noqa: E402
+from kvmtest import VMM, Tap, Vmm, guest, wait_for, write  # noqa: E402
 
 
 # ---- restore
@@ -422,11 +393,15 @@ def main():
     options = dict(w.split("=", 1) if "=" in w else (w, True) for w in words)
     kvmtest.isolate()
     ok = True
-    everything = not {"restore", "clones", "io"} & set(options)
+    everything = not {"restore", "clones", "ready", "exec", "io"} & set(options)
     if "restore" in options or everything:
         bench_restore(options)
     if "clones" in options or everything:
         bench_clones(options)
+    if "ready" in options or everything:
+        bench_ready(options)
+    if "exec" in options or everything:
+        bench_exec(options)
     if "io" in options or everything:
         ok = bench_io(options)
     return 0 if ok else 1

@@ -36,10 +36,17 @@ def figures(rows):
         if row["bench"] == "clones":
             name = f"clones {row['mib']} MiB, {row['vcpus']} vCPUs, {row['parked']} parked"
             found[f"{name}: fifty at once"] = (row["burst_of_50_us"], row["burst_of_50_us"])
-            for key, value in row.items():
-                if isinstance(value, dict) and "p50" in value:
-                    found[f"{name}: {key[:-3].replace('_', ' ')}"] = (value["p50"], value["p99"])
+            found.update(times(name, row))
+        if row["bench"] == "ready":
+            found.update(times(f"ready, wait {row['wait']}, {row['parked']} parked", row))
+        if row["bench"] == "exec":
+            found.update(times("exec", row))
     return found
+
+
+def times(name, row):
+    return {f"{name}: {key[:-3].replace('_', ' ')}": (value["p50"], value["p99"]) for key, value in row.items()
+            if isinstance(value, dict) and "p50" in value}
 
 
 def interval(values):
