@@ -14,7 +14,8 @@ enum { VCPUS = 2, RUN_BYTES = 8192 };
 static struct vm_config config;
 static struct vm vm;
 static const struct vcpu_env env = { .kvm = &vm.kvm, .pio = &vm.pio, .mmio = &vm.mmio };
-static _Atomic unsigned n_runs, n_prepared;
+static _Atomic unsigned n_runs, n_ahead, n_prepared; /* n_ahead: runs of what is parked */
+static _Atomic bool ahead_without_exit;
 
 /* Every vCPU is the same file, its area shared. */
 static int fake_kvm(unsigned long request, void *arg)
@@ -22,23 +23,34 @@ static int fake_kvm(unsigned long request, void *arg)
 	(void)arg;
 	if (request == KVM_CREATE_VCPU)
 		return FAKE_FD;
+	if (vm.vcpus.goal != VCPUS_RUN) {
+		n_ahead++;
+		ahead_without_exit = ahead_without_exit || !vm.vcpus.vcpu[0].run->immediate_exit;
+		return -EINTR;
+	}
 	n_runs++;
 	usleep(100);
 	return -EINTR;
 }
 
-static int make(void **state)
+static int make_vcpus(unsigned n)
 {
 	struct err err = {};
 	autoclose int fd = unit_file();
 
-	(void)state;
 	if (ftruncate(fd, RUN_BYTES) < 0 || dup2(fd, FAKE_FD) < 0)
 		return -1;
-	config = (struct vm_config){ .cpus = { .boot_vcpus = VCPUS, .max_vcpus = VCPUS } };
+	config = (struct vm_config){ .cpus = { .boot_vcpus = n, .max_vcpus = n } };
 	vm = (struct vm){ .config = &config, .kvm = { .fd = -1, .vm_fd = FAKE_FD, .run_bytes = RUN_BYTES } };
-	n_runs = n_prepared = 0;
-	return vcpus_create(&vm.vcpus, &env, VCPUS, &err);
+	n_runs = n_ahead = n_prepared = 0;
+	ahead_without_exit = false;
+	return vcpus_create(&vm.vcpus, &env, n, &err);
+}
+
+static int make(void **state)
+{
+	(void)state;
+	return make_vcpus(VCPUS);
 }
 
 static int done(void **state)
@@ -73,6 +85,21 @@ static void parks_and_runs(void **state)
 	unsigned before = n_runs;
 	usleep(2000);
 	assert_int_equal(n_runs, before);
+}
+
+/* A first KVM_RUN comes before the guest is to run, and lets no instruction of the guest pass. */
+static void runs_ahead(void **state)
+{
+	struct err err = {};
+
+	(void)state;
+	vcpus_destroy(&vm.vcpus);
+	assert_int_equal(make_vcpus(1), 0); /* one: the area is not shared with another */
+	assert_int_equal(vcpus_start(&vm.vcpus, NULL, NULL, &err), 0);
+	assert_int_equal(vcpus_wait(&vm.vcpus, &err), 0);
+	assert_int_equal(n_ahead, 1);
+	assert_false(ahead_without_exit);
+	assert_int_equal(n_runs, 0);
 }
 
 static void error_of_one(void **state)
@@ -143,7 +170,8 @@ static void bad_affinity(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { T(parks_and_runs), T(error_of_one), T(affinity), T(bad_affinity) };
+	const struct CMUnitTest tests[] = { T(parks_and_runs), T(runs_ahead), T(error_of_one), T(affinity),
+					    T(bad_affinity) };
 
 	return cmocka_run_group_tests_name("vcpu", tests, NULL, NULL);
 }

@@ -201,6 +201,8 @@ static void *vcpu_main(void *arg)
 	own_run = vcpu->run;
 	if (vcpu->set->prepare && vcpu->set->prepare(vcpu, vcpu->set->prepare_arg, &vcpu->err) < 0)
 		log_debug("vCPU %u: not prepared", vcpu->index);
+	else
+		complete_exit(vcpu); /* the first KVM_RUN starts a thread of KVM's: now, while nobody waits for the guest */
 	for (;;) {
 		if (must_park(vcpu)) {
 			if (ran)
