@@ -30,10 +30,10 @@ static int wait_for(int fd, short events, uint64_t deadline_ns, struct err *err)
 	return r < 0 ? err_num(err, ERR_INTERNAL, -r, "wait for the guest's agent") : 0;
 }
 
-static int send_all(int fd, const char *bytes, size_t len, uint64_t deadline_ns, struct err *err)
+int agent_send_text(int fd, const char *text, size_t len, uint64_t deadline_ns, struct err *err)
 {
 	while (len > 0) {
-		ssize_t n = send(fd, bytes, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		ssize_t n = send(fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n < 0 && errno == EAGAIN) {
 			if (wait_for(fd, POLLOUT, deadline_ns, err) < 0)
 				return err->num;
@@ -42,7 +42,7 @@ static int send_all(int fd, const char *bytes, size_t len, uint64_t deadline_ns,
 		if (n < 0 && errno != EINTR)
 			return fail(err, E_AGENT, "the guest's agent takes no request: %s", strerror(errno));
 		if (n > 0) {
-			bytes += n;
+			text += n;
 			len -= (size_t)n;
 		}
 	}
@@ -68,7 +68,7 @@ int agent_send(int fd, const struct agent_request *rq, struct err *err)
 	agent_request_text(rq, &text);
 	if (text.failed)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "ask the guest's agent");
-	return send_all(fd, text.text, text.len, rq->deadline_ns, err);
+	return agent_send_text(fd, text.text, text.len, rq->deadline_ns, err);
 }
 
 /* ---- the answer ---- */

@@ -40,6 +40,7 @@ struct agent_request {
 /* The request as it is sent; for a request that is sent in another way. */
 void agent_request_text(const struct agent_request *rq, struct strbuf *out);
 MUST_CHECK int agent_send(int fd, const struct agent_request *rq, struct err *err);
+MUST_CHECK int agent_send_text(int fd, const char *text, size_t len, uint64_t deadline_ns, struct err *err);
 MUST_CHECK int agent_receive(int fd, uint64_t deadline_ns, struct agent_answer *ret, struct err *err);
 /* Both, one after the other. */
 MUST_CHECK int agent_exchange(int fd, const struct agent_request *rq, struct agent_answer *ret, struct err *err);

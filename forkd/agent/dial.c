@@ -6,26 +6,39 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "forkd/agent/agent_http.h"
 #include "forkd/errors.h"
 
 enum { LINE_MAX_BYTES = 16 };
 
-int dial_begin(struct dial *dial, uint32_t port, uint64_t timeout_ms, struct err *err)
+/* The bytes wait in the socket pair: the VM process reads none of them before the guest has accepted. */
+static void say_first(struct dial *dial, const struct dial_to *to)
+{
+	if (to->first_len == 0)
+		return;
+	ssize_t n = send(dial->ours, to->first, to->first_len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	size_t sent = n > 0 ? (size_t)n : 0;
+	dial->rest = to->first + sent;
+	dial->rest_len = to->first_len - sent;
+}
+
+int dial_begin(struct dial *dial, const struct dial_to *to, struct err *err)
 {
 	int pair[2];
 
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
-		return err_sys(err, ERR_INTERNAL, "connect to vsock port %u", port);
+		return err_sys(err, ERR_INTERNAL, "connect to vsock port %u", to->port);
 	dial->ours = pair[0];
 	dial->theirs = pair[1];
-	dial->rq.port = port;
+	dial->rq.port = to->port;
+	say_first(dial, to);
 	dial->call = (struct control_call){
 		.op = "dial",
 		.rows = ctl_dial_fields,
 		.obj = &dial->rq,
 		.fds = &dial->theirs,
 		.n_fds = 1,
-		.timeout_ms = timeout_ms,
+		.timeout_ms = to->timeout_ms,
 	};
 	return 0;
 }
@@ -67,6 +80,8 @@ int dial_end(struct dial *dial, uint64_t deadline_ns, struct err *err)
 		r = take_line(dial->ours);
 		if (r < 0)
 			return fail(err, E_AGENT, "the guest refuses vsock port %u", dial->rq.port);
+		if (r > 0 && agent_send_text(dial->ours, dial->rest, dial->rest_len, deadline_ns, err) < 0)
+			return err->num;
 		if (r > 0)
 			return steal_fd(&dial->ours);
 	}

@@ -247,9 +247,8 @@ static int take_bytes(void *arg, const char *bytes, size_t len, struct err *err)
 
 /* ---- the two connections ---- */
 
-static int send_start(const struct exec_call *call, uint64_t deadline_ns, struct err *err)
+int exec_request(const struct exec_wish *w, struct strbuf *out, struct err *err)
 {
-	const struct exec_wish *w = call->wish;
 	autostrbuf struct strbuf body = {}, fields = {};
 
 	if (agent_user_field(w->user, &fields, err) < 0)
@@ -257,18 +256,15 @@ static int send_start(const struct exec_call *call, uint64_t deadline_ns, struct
 	strbuf_printf(&fields, "Connect-Protocol-Version: 1\r\nConnect-Timeout-Ms: %llu\r\n",
 		      (unsigned long long)w->timeout_s * 1000);
 	add_frame(&body, 0, w->start, strlen(w->start));
-	if (fields.failed)
-		return err_num(err, ERR_INTERNAL, ENOMEM, "ask the guest's agent");
-	const struct agent_request rq = { .method = "POST",
-					  .target = "/process.Process/Start",
-					  .body = &body,
-					  .deadline_ns = deadline_ns,
-					  .type = stream_type,
-					  .fields = fields.text };
-	int sent = agent_send(call->fd, &rq, err);
+	agent_request_text(&(struct agent_request){ .method = "POST",
+						    .target = "/process.Process/Start",
+						    .body = &body,
+						    .type = stream_type,
+						    .fields = fields.text },
+			   out);
 	if (body.text)
 		explicit_bzero(body.text, body.len);
-	return sent;
+	return fields.failed || out->failed ? err_num(err, ERR_INTERNAL, ENOMEM, "ask the guest's agent") : 0;
 }
 
 /* The second connection: sends what it takes, and drops what it says. */
@@ -331,9 +327,7 @@ int exec_run(const struct exec_call *call, struct exec_result *ret, struct err *
 	const uint64_t begun_ns = monotonic_ns(), deadline_ns = deadline_in_ms(call->wish->timeout_s * 1000 + GRACE_MS);
 
 	agent_stream_begin(&r.stream, take_bytes, &r);
-	int done = send_start(call, deadline_ns, err);
-	if (done >= 0)
-		done = run_to_end(&r, deadline_ns, err);
+	int done = run_to_end(&r, deadline_ns, err);
 	ret->took_us = (monotonic_ns() - begun_ns) / 1000;
 	if (done >= 0 && (ret->out.bytes.failed || ret->err.bytes.failed))
 		done = err_num(err, ERR_INTERNAL, ENOMEM, "keep the command's output");

@@ -44,10 +44,13 @@ struct exec_result {
 	struct exec_output out, err;
 	int32_t exit_code, signal; /* signal: 0, or what ended it; exit_code is -1 then */
 	bool timed_out;            /* its time was over, and it was killed */
-	uint64_t took_us;          /* from the request to the agent until the command's end */
+	uint64_t took_us;          /* from exec_run() on until the command's end */
 };
 void exec_result_done(struct exec_result *r);
 #define autoexecresult __attribute__((cleanup(exec_result_done)))
+
+/* The request to the agent's API that starts the command; the caller wipes it. E_INVALID: the user cannot be a name. */
+MUST_CHECK int exec_request(const struct exec_wish *w, struct strbuf *out, struct err *err);
 
 struct exec_call {
 	int fd, input_fd; /* connections to the agent that stay the caller's; input_fd -1: the wish has no input */
@@ -56,7 +59,7 @@ struct exec_call {
 	const void *arg;
 };
 /*
- * Runs the command. The guest kills its process group when the time is over and when `fd` is closed
+ * Runs the command, whose exec_request() was sent on `fd`. The guest kills its process group when the time is over and when `fd` is closed
  * before its end. E_INVALID: the agent knows no such user, directory or program. E_BUSY: it has too
  * many processes. E_AGENT: it hung up, or answers what is no answer. E_TIMEOUT: it does not even say
  * that the time is over, or `gone` said so.

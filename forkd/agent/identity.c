@@ -254,13 +254,14 @@ static void tame(char *s)
 	}
 }
 
+const char agent_hello_request[] = "GET /v1/hello HTTP/1.1\r\nHost: agent\r\n\r\n";
+
 int agent_hello(int fd, uint64_t deadline_ns, struct agent_hello *ret, struct err *err)
 {
-	const struct agent_request rq = { .method = "GET", .target = "/v1/hello", .deadline_ns = deadline_ns };
 	autoanswer struct agent_answer a = {};
 	struct agent_hello h;
 
-	if (agent_exchange(fd, &rq, &a, err) < 0 || agent_want(&a, 200, "hello", err) < 0)
+	if (agent_receive(fd, deadline_ns, &a, err) < 0 || agent_want(&a, 200, "hello", err) < 0)
 		return err->num;
 	if (!a.body)
 		return fail(err, E_AGENT, "hello: the guest's agent says nothing of itself");

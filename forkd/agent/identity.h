@@ -36,8 +36,10 @@ struct agent_hello {
 	uint32_t protocol;
 };
 extern const struct field agent_hello_fields[];
+/* What asks the agent who it is, on its private port. */
+extern const char agent_hello_request[];
 /*
- * Asks the agent who it is, over a new connection to its private port. E_VERSION: it speaks another
+ * Reads the answer to agent_hello_request, which was sent on `fd`. E_VERSION: it speaks another
  * protocol. fields_free(agent_hello_fields, ret) frees what *ret holds.
  */
 MUST_CHECK int agent_hello(int fd, uint64_t deadline_ns, struct agent_hello *ret, struct err *err);

@@ -2,7 +2,6 @@
 /* Connections to a clone's guest, through the clone's process. */
 #include "forkd/clone/dial.h"
 
-#include "forkd/agent/dial.h"
 #include "forkd/clone/talk.h"
 #include "forkd/errors.h"
 #include "forkd/watch/watch.h"
@@ -21,13 +20,13 @@ static int ask_process(struct forkd *d, struct clone *c, bool made, struct dial 
 	return r;
 }
 
-int clone_dial(struct forkd *d, struct clone *c, uint32_t port, uint64_t timeout_ms, struct err *err)
+int clone_dial(struct forkd *d, struct clone *c, const struct dial_to *to, struct err *err)
 {
-	uint64_t deadline_ns = deadline_in_ms(timeout_ms);
+	uint64_t deadline_ns = deadline_in_ms(to->timeout_ms);
 	autodial struct dial dial = DIAL_INIT;
 	bool made = clone_state(d->registry, c) != CLONE_CREATING;
 
-	if (dial_begin(&dial, port, timeout_ms, err) < 0)
+	if (dial_begin(&dial, to, err) < 0)
 		return err->num;
 	if (!made)
 		pthread_mutex_lock(&c->talk);
@@ -40,11 +39,11 @@ int clone_dial(struct forkd *d, struct clone *c, uint32_t port, uint64_t timeout
 	return fd < 0 ? err_wrap(err, "clone '%s'", c->record.id) : fd;
 }
 
-int clone_dial_running(struct forkd *d, struct clone *c, uint32_t port, uint64_t timeout_ms, struct err *err)
+int clone_dial_running(struct forkd *d, struct clone *c, const struct dial_to *to, struct err *err)
 {
 	if (clone_state(d->registry, c) == CLONE_PAUSED)
 		return fail(err, E_PAUSED, "clone '%s' is paused: its guest cannot answer", c->record.id);
 	if (registry_wait_identity(d->registry, c, deadline_in_ms(IDENTITY_MS), &d->stopping, err) < 0)
 		return err->num;
-	return clone_dial(d, c, port, timeout_ms, err);
+	return clone_dial(d, c, to, err);
 }

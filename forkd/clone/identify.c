@@ -59,17 +59,22 @@ static int begin(struct forkd *d, struct identify *i, uint64_t deadline_ns, stru
 {
 	struct clone *c = i->c;
 
-	i->fd = clone_dial(d, c, AGENT_PRIVATE_PORT, left_ms(deadline_ns), err);
+	/*
+	 * The agent is asked who it is first: what it needs for an answer is in memory then, so that the time of
+	 * day, which comes with the identity, is not late.
+	 */
+	i->fd = clone_dial(d, c,
+			   &(struct dial_to){ .port = AGENT_PRIVATE_PORT,
+					      .timeout_ms = left_ms(deadline_ns),
+					      .first = agent_hello_request,
+					      .first_len = strlen(agent_hello_request) },
+			   err);
 	if (i->fd < 0)
 		return err_wrap(err, "agent");
 	const uint64_t now = monotonic_ns();
 	pthread_mutex_lock(&d->registry->lock);
 	c->agent_ns = now;
 	pthread_mutex_unlock(&d->registry->lock);
-	/*
-	 * The agent is asked who it is first: what it needs for an answer is in memory then, so that the time of
-	 * day, which comes with the identity, is not late.
-	 */
 	struct agent_hello hello = {};
 	int r = agent_hello(i->fd, deadline_ns, &hello, err);
 	fields_free(agent_hello_fields, &hello);
@@ -265,7 +270,8 @@ static int set_frozen(struct forkd *d, struct clone *c, bool frozen, struct err 
 static int command(struct forkd *d, struct clone *c, int (*ask_agent)(int, uint64_t, struct err *), struct err *err)
 {
 	const uint64_t deadline_ns = deadline_in_ms(COMMAND_MS);
-	autoclose int fd = clone_dial(d, c, AGENT_PRIVATE_PORT, COMMAND_MS, err);
+	autoclose int fd =
+		clone_dial(d, c, &(struct dial_to){ .port = AGENT_PRIVATE_PORT, .timeout_ms = COMMAND_MS }, err);
 
 	if (fd < 0 || ask_agent(fd, deadline_ns, err) < 0)
 		return err_wrap(err, "clone '%s'", c->record.id);

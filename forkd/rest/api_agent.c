@@ -39,7 +39,8 @@ static int add_user(const struct request *rq, struct strbuf *head, struct err *e
 /* A connection to the agent's API, or through the agent to a TCP port of the guest. */
 static int dial(struct forkd *d, struct clone *c, unsigned tcp_port, struct err *err)
 {
-	autoclose int fd = clone_dial_running(d, c, tcp_port ? AGENT_PRIVATE_PORT : AGENT_PORT, DIAL_MS, err);
+	const struct dial_to to = { .port = tcp_port ? AGENT_PRIVATE_PORT : AGENT_PORT, .timeout_ms = DIAL_MS };
+	autoclose int fd = clone_dial_running(d, c, &to, err);
 	if (fd < 0)
 		return fd;
 	if (tcp_port && agent_tunnel(fd, tcp_port, deadline_in_ms(DIAL_MS), err) < 0)

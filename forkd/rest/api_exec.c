@@ -90,12 +90,29 @@ static bool gone(const void *rq)
 	return request_gone(rq);
 }
 
+static const struct dial_to plain = { .port = AGENT_PORT, .timeout_ms = DIAL_MS };
+
+/* A connection on which the command was asked for. */
+static int dial_start(struct forkd *d, struct clone *c, const struct exec_wish *wish, struct err *err)
+{
+	autostrbuf struct strbuf text = {};
+	struct dial_to to = plain;
+
+	if (exec_request(wish, &text, err) < 0)
+		return err->num;
+	to.first = text.text;
+	to.first_len = text.len;
+	int fd = clone_dial_running(d, c, &to, err);
+	explicit_bzero(text.text, text.len);
+	return fd;
+}
+
 static int exec(struct forkd *d, struct clone *c, const struct exec_wish *wish, const struct request *rq,
 		struct strbuf *out, struct err *err)
 {
 	autoexecresult struct exec_result result = {};
-	autoclose int fd = clone_dial_running(d, c, AGENT_PORT, DIAL_MS, err);
-	autoclose int input_fd = fd >= 0 && wish->has_input ? clone_dial(d, c, AGENT_PORT, DIAL_MS, err) : -1;
+	autoclose int fd = dial_start(d, c, wish, err);
+	autoclose int input_fd = fd >= 0 && wish->has_input ? clone_dial(d, c, &plain, err) : -1;
 
 	if (fd < 0 || (wish->has_input && input_fd < 0))
 		return err->num;
@@ -242,7 +259,7 @@ static int remove_file(struct forkd *d, struct clone *c, const struct request *r
 
 	if (field)
 		user = field;
-	autoclose int fd = clone_dial_running(d, c, AGENT_PORT, DIAL_MS, err);
+	autoclose int fd = clone_dial_running(d, c, &plain, err);
 	if (fd < 0)
 		return fd;
 	if ((!tree && check_kind(fd, path, user, err) < 0) || call_files(fd, "Remove", path, user, &a, err) < 0)

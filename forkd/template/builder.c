@@ -279,12 +279,16 @@ static int too_late(const struct vm_build *v, struct err *err)
 		    (unsigned long long)v->timeout_s, end[0] ? end : "(nothing)");
 }
 
-/* Connects to the agent. E_AGENT: it does not listen yet. */
-static int dial_agent(struct vm_build *v, uint64_t timeout_ms, struct err *err)
+/* Connects to the agent, with a request or NULL. E_AGENT: it does not listen yet. */
+static int dial_agent(struct vm_build *v, const char *first, uint64_t timeout_ms, struct err *err)
 {
 	autodial struct dial dial = DIAL_INIT;
+	const struct dial_to to = { .port = AGENT_PRIVATE_PORT,
+				    .timeout_ms = timeout_ms,
+				    .first = first,
+				    .first_len = first ? strlen(first) : 0 };
 
-	if (dial_begin(&dial, AGENT_PRIVATE_PORT, timeout_ms, err) < 0)
+	if (dial_begin(&dial, &to, err) < 0)
 		return err->num;
 	dial.call.on_event = on_event;
 	dial.call.arg = v;
@@ -297,7 +301,7 @@ static int dial_agent(struct vm_build *v, uint64_t timeout_ms, struct err *err)
 static int ask_agent(struct vm_build *v, struct err *err)
 {
 	struct err why = {};
-	autoclose int fd = dial_agent(v, AGENT_TRY_MS, &why);
+	autoclose int fd = dial_agent(v, agent_hello_request, AGENT_TRY_MS, &why);
 
 	if (fd >= 0 && agent_hello(fd, deadline_in_ms(AGENT_TRY_MS), &v->agent, &why) >= 0)
 		return 1;
@@ -309,7 +313,7 @@ static int ask_agent(struct vm_build *v, struct err *err)
 
 static int freeze_guest(struct vm_build *v, struct err *err)
 {
-	autoclose int fd = dial_agent(v, AGENT_TRY_MS, err);
+	autoclose int fd = dial_agent(v, NULL, AGENT_TRY_MS, err);
 
 	return fd < 0 || agent_freeze(fd, deadline_in_ms(FREEZE_TIMEOUT_MS), err) < 0
 		       ? err_wrap(err, "freeze the guest")

@@ -15,11 +15,24 @@
 struct process {
 	int control;
 	const char *answer; /* a packet */
-	const char *bytes;  /* for the descriptor that came; NULL: none */
-	bool keeps;         /* the descriptor, so that the stream does not end */
+	size_t wants;       /* so many bytes are read from the descriptor before the answer */
+	size_t got;
+	const char *bytes; /* for the descriptor that came; NULL: none */
+	bool keeps;        /* the descriptor, so that the stream does not end */
 	char request[64];
 	int kept;
 };
+
+/* Takes what is there already, at most `most` bytes. Returns how many. */
+static size_t read_bytes(int fd, size_t most)
+{
+	char bytes[4096];
+	size_t got = 0;
+
+	for (ssize_t n = 1; n > 0 && got<most; got += n> 0 ? (size_t)n : 0)
+		n = recv(fd, bytes, most - got < sizeof(bytes) ? most - got : sizeof(bytes), MSG_DONTWAIT);
+	return got;
+}
 
 static void *serve(void *arg)
 {
@@ -34,6 +47,7 @@ static void *serve(void *arg)
 	if (fields_load(ctl_dial_fields, &rq, packet.json.nodes, "dial", &err) >= 0)
 		snprintf(p->request, sizeof(p->request), "%s %u with %u", json_get(packet.json.nodes, "op")->str,
 			 rq.port, packet.n_fds);
+	p->got += packet.n_fds == 1 ? read_bytes(packet.fds[0], p->wants) : 0;
 	if (p->bytes && packet.n_fds == 1)
 		(void)!write(packet.fds[0], p->bytes, strlen(p->bytes));
 	if (p->keeps && packet.n_fds == 1)
@@ -43,7 +57,7 @@ static void *serve(void *arg)
 }
 
 /* Returns what clone_dial() does for a clone with that process. */
-static int dial(struct process *p, int version, uint64_t timeout_ms, struct err *err)
+static int dial_first(struct process *p, int version, const struct dial_to *to, struct err *err)
 {
 	struct forkd d = {};
 	struct clone *c = clone_new("c-aaaaaaaaaaaa");
@@ -61,7 +75,7 @@ static int dial(struct process *p, int version, uint64_t timeout_ms, struct err 
 	c->version = version;
 	p->control = pair[1];
 	assert_int_equal(pthread_create(&thread, NULL, serve, p), 0);
-	int fd = clone_dial(&d, c, 983, timeout_ms, err);
+	int fd = clone_dial(&d, c, to, err);
 	shutdown(pair[0], SHUT_RDWR);
 	pthread_join(thread, NULL);
 	close(pair[1]);
@@ -71,6 +85,11 @@ static int dial(struct process *p, int version, uint64_t timeout_ms, struct err 
 	registry_free(d.registry);
 	watch_free(d.watcher);
 	return fd;
+}
+
+static int dial(struct process *p, int version, uint64_t timeout_ms, struct err *err)
+{
+	return dial_first(p, version, &(struct dial_to){ .port = 983, .timeout_ms = timeout_ms }, err);
 }
 
 static void accepted(void **state)
@@ -91,6 +110,35 @@ static void accepted(void **state)
 	assert_int_equal(recv(fd, text, sizeof(text), 0), 0);
 	close(fd);
 	assert_int_equal(count_fds(), before);
+}
+
+/* What is said first is there before the guest has accepted; what the socket pair has no room for comes afterwards. */
+static void said_first(void **state)
+{
+	enum { LONG = 4 << 20 };
+	struct process p = { .answer = "{\"ok\":true}", .bytes = "OK 1\nHTTP", .keeps = true, .wants = 5 };
+	autofree char *text = calloc(1, LONG);
+	struct err err = {};
+
+	(void)state;
+	int fd = dial_first(&p, 2, &(struct dial_to){ 983, 20000, "hello", 5 }, &err);
+	if (fd < 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(p.got, 5);
+	close(fd);
+	close(p.kept);
+
+	p = (struct process){ .answer = "{\"ok\":true}", .bytes = "OK 1\n", .wants = LONG };
+	assert_non_null(text);
+	assert_true(dial_first(&p, 2, &(struct dial_to){ 983, 20000, text, LONG }, &err) < 0);
+	assert_true(p.got > 0 && p.got < LONG);
+	assert_non_null(strstr(err.msg, "takes no request"));
+
+	p = (struct process){ .answer = "{\"ok\":true}", .bytes = "OK 1\n", .keeps = true };
+	err = (struct err){};
+	assert_true(dial_first(&p, 2, &(struct dial_to){ 983, 500, text, LONG }, &err) < 0);
+	assert_int_equal(err.detail, E_TIMEOUT);
+	close(p.kept);
 }
 
 static void refused(void **state)
@@ -142,7 +190,8 @@ static void refused(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(accepted), cmocka_unit_test(refused) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(accepted), cmocka_unit_test(said_first),
+					    cmocka_unit_test(refused) };
 
 	return cmocka_run_group_tests_name("dial", tests, NULL, NULL);
 }

@@ -159,6 +159,10 @@ static int run_gone(const struct native *n, const char *body, bool (*gone)(const
 
 	assert_int_equal(load(body, &w, err), 0);
 	autoclose int fd = reach(n), input_fd = w.has_input ? reach(n) : -1;
+	autostrbuf struct strbuf text = {};
+	if (exec_request(&w, &text, err) < 0)
+		return err->num;
+	assert_int_equal(send(fd, text.text, text.len, 0), text.len);
 	const struct exec_call call = { .fd = fd, .input_fd = input_fd, .wish = &w, .gone = gone, .arg = arg };
 	return exec_run(&call, ret, err);
 }
@@ -345,6 +349,9 @@ static int hear(const char *head, const void *said, size_t len, struct exec_resu
 		_exit(0);
 	}
 	close(fd[1]);
+	autostrbuf struct strbuf text = {};
+	assert_int_equal(exec_request(&w, &text, err), 0);
+	assert_int_equal(send(fd[0], text.text, text.len, 0), text.len);
 	const struct exec_call call = { .fd = fd[0], .input_fd = -1, .wish = &w };
 	int r = exec_run(&call, ret, err);
 	close(fd[0]);

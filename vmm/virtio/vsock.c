@@ -129,7 +129,8 @@ int virtio_vsock_dial(struct virtio_dev *vdev, int fd, uint32_t port, struct err
 
 	pthread_mutex_lock(&vdev->lock);
 	int r = vsock_mux_dial(&vs->mux, fd, port, err);
-	vsock_mux_wake(&vs->mux);
+	if (r >= 0 && vdev->active)
+		give_packets(vs);
 	pthread_mutex_unlock(&vdev->lock);
 	return r;
 }

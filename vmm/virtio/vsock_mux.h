@@ -58,7 +58,7 @@ void vsock_mux_poll(struct vsock_mux *m);
 /*
  * Connects to a port of the guest for the VM's owner. `fd`, a stream socket, is taken over on success:
  * it gets the line `OK PORT` when the guest accepts, and is closed when the guest refuses. ERR_BUSY:
- * there are too many streams. ERR_INVALID: no stream socket. To be followed by vsock_mux_wake().
+ * there are too many streams. ERR_INVALID: no stream socket. There is a packet for the guest then.
  */
 MUST_CHECK int vsock_mux_dial(struct vsock_mux *m, int fd, uint32_t port, struct err *err);
 /* Makes epoll_fd readable, so that the loop calls vsock_mux_poll(). */
