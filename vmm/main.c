@@ -123,7 +123,7 @@ static int run_vmm(struct cmdline *cl, struct err *err)
 static int run_owned(struct cmdline *cl, struct err *err)
 {
 	struct template tmpl;
-	struct clone_start start = { .control_fd = cl->control.fd, .wait_fd = -1 };
+	struct clone_start start = { .control_fd = cl->control.fd, .wait_fd = -1, .report_fd = -1 };
 	int r = 1;
 
 	if (own_fds(cl, err) < 0 || reports_init(cl, err) < 0)

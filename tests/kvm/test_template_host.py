@@ -19,6 +19,17 @@ def receive(sock):
     return (json.loads(text) if text else None), fds
 
 
+def own_kib(pid):
+    """How much of guest memory is the process's own."""
+    total, counted = 0, False
+    for line in read(f"/proc/{pid}/smaps").decode().splitlines():
+        if "-" in line.split()[0]:
+            counted = line.endswith("memory-ranges")
+        elif counted and line.startswith("Private_Dirty:"):
+            total += int(line.split()[1])
+    return total
+
+
 class Host:
     """A template host, and what it says unasked."""
 
@@ -286,6 +297,30 @@ class TemplateHost(KvmTest):
             break_it(os.path.join(directory, name))
             host = Host(self, directory, load=False)
             self.assertIn(message, host.load(directory)["error"]["message"])
+
+    def test_pages_are_copied_ahead(self):
+        """What the first clone had written when forkd released its nets, clones that are parked later have as memory of their own."""
+        host = Host(self, self.ticker(), park=1)
+        wait_for("a parked clone", lambda: len(host.children()) == 1)
+        c = Clone(host, "c")
+        c.restore()
+        wait_for("ticks", lambda: len(c.output()) > 3)
+        wait_for("another one", lambda: len(host.children()) == 2)
+        [before] = set(host.children()) - {c.pid}
+        written = own_kib(c.pid)
+        self.assertLess(own_kib(before), written)       # nobody was ready
+        self.assertTrue(c.ask("net_release")[0]["ok"])
+        d = Clone(host, "d")
+        self.assertEqual(d.pid, before)
+        wait_for("its successor", lambda: len(host.children()) == 3)
+        [after] = set(host.children()) - {c.pid, d.pid}
+        wait_for("its pages", lambda: own_kib(after) >= min(written, 2048 * 4), context=lambda: f" ({own_kib(after)} of {written} KiB)")
+        d.restore()
+        self.assertTrue(d.ask("net_release")[0]["ok"])  # its list is not heard
+        e = Clone(host, "e")
+        self.assertEqual(e.pid, after)
+        self.assertEqual(e.restore()["state"], "Running")
+        wait_for("ticks", lambda: len(e.output()) > 3)
 
     def test_parked_clones(self):
         """They are ready before they are wanted, are replaced, and end with the host."""

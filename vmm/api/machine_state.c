@@ -454,6 +454,16 @@ unsigned vmm_lost_nets(struct vmm *vmm, char *ret_ids[MAX_PCI_SLOTS])
 	return vmm->vm ? devices_lost_nets(vmm->vm, ret_ids) : 0;
 }
 
+int vmm_list_own_pages(const struct vmm *vmm, struct own_pages *ret, struct err *err)
+{
+	return own_pages_list(&vmm->vm->mem, ret, err);
+}
+
+void vmm_make_own_pages(struct vmm *vmm, const struct own_pages *list)
+{
+	own_pages_make(&vmm->vm->mem, list);
+}
+
 void vmm_hold_nets(struct vmm *vmm)
 {
 	devices_hold_nets(vmm->vm);

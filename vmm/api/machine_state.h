@@ -10,6 +10,7 @@
 
 #include "vmm/config/config.h"
 #include "vmm/core/loop.h"
+#include "vmm/state/own_pages.h"
 #include "vmm/virtio/virtio.h"
 
 struct snapshot;
@@ -73,6 +74,9 @@ void vmm_release(struct vmm *vmm);
 const char *vmm_state(const struct vmm *vmm);
 /* As devices_lost_nets(). */
 unsigned vmm_lost_nets(struct vmm *vmm, char *ret_ids[MAX_PCI_SLOTS]);
+/* As own_pages_list() and own_pages_make(). There is a VM, maybe a parked one. */
+MUST_CHECK int vmm_list_own_pages(const struct vmm *vmm, struct own_pages *ret, struct err *err);
+void vmm_make_own_pages(struct vmm *vmm, const struct own_pages *list);
 /* Of a parked VM: as devices_hold_nets(). */
 void vmm_hold_nets(struct vmm *vmm);
 /* As devices_unhold_nets(). Without a VM, and for nets that are not held, there is nothing to do. */

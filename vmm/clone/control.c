@@ -28,8 +28,10 @@ struct owned_vm {
 	char *id, *open_socket;
 	struct template *tmpl;        /* NULL: not made from a template, or the template was let go of */
 	struct source listener, conn; /* conn.fd -1: forkd is not connected */
+	int report_fd;                /* to the template host; -1: nothing is to be reported */
 	struct err park_err;          /* why parking failed: the answer to "restore" */
 	bool started;                 /* restored or booted */
+	bool is_ready;                /* forkd has released the nets: the guest is itself */
 	bool serving;                 /* a request of forkd, which is not told of changes that it asked for */
 	bool state_owed;              /* forkd was not told of the newest state yet */
 	const char *end_reason;       /* NULL: through vmm.shutdown, or a signal */
@@ -355,6 +357,7 @@ static int op_net_release(struct owned_vm *c, struct ctl_packet *p, struct strbu
 	if (!c->started)
 		return err_set(err, ERR_CONFLICT, "there is no VM whose nets could be released");
 	vmm_unhold_nets(c->vmm);
+	c->is_ready = true;
 	vmm_counters(c->vmm, &n);
 	ctl_reply(out, ctl_net_released_fields, &(struct ctl_net_released){ .held_frames = n.net_held_frames });
 	return 0;
@@ -422,6 +425,19 @@ static void let_go_of_template(struct owned_vm *c)
 	malloc_trim(0);
 }
 
+/* The pages that a clone of this template writes before it is ready. */
+static void report_pages(struct owned_vm *c)
+{
+	autoclose int fd = steal_fd(&c->report_fd);
+	struct own_pages list;
+	struct err err = {};
+
+	if (vmm_list_own_pages(c->vmm, &list, &err) < 0)
+		log_debug("pages are not copied ahead: %s", err.msg);
+	else
+		own_pages_send(fd, &list);
+}
+
 static void serve_packet(struct owned_vm *c, struct ctl_packet *p)
 {
 	const struct op *op = find_op(p);
@@ -445,6 +461,8 @@ static void serve_packet(struct owned_vm *c, struct ctl_packet *p)
 	tell(c, &out);
 	if (c->started && c->tmpl)
 		let_go_of_template(c);
+	if (c->is_ready && c->report_fd >= 0)
+		report_pages(c);
 }
 
 static void on_packet(struct source *source, uint32_t events)
@@ -580,6 +598,8 @@ static void park(struct owned_vm *c, const struct clone_start *start)
 	char line[ERR_MSG_BYTES];
 
 	int r = vmm_park(c->vmm, &t->config, &t->snap, &how, &c->park_err);
+	if (r >= 0 && start->wait_fd >= 0)
+		vmm_make_own_pages(c->vmm, &t->ahead);
 	t->kvm = (struct kvm){ .fd = -1, .vm_fd = -1 };
 	if (r < 0)
 		log_error("%s", err_line(&c->park_err, line, sizeof(line)));
@@ -639,6 +659,7 @@ int clone_run(struct clone_start *start, struct err *err)
 		.tmpl = start->tmpl,
 		.listener = { .fd = start->control_fd, .ready = on_connect },
 		.conn.fd = -1,
+		.report_fd = start->report_fd,
 	};
 
 	host_open_shut(on_connect_port, &c);
@@ -652,6 +673,8 @@ int clone_run(struct clone_start *start, struct err *err)
 		close(c.listener.fd);
 	if (start->wait_fd >= 0)
 		close(start->wait_fd);
+	if (c.report_fd >= 0)
+		close(c.report_fd);
 	loop_signals_done(&c.signals);
 	loop_done(&c.loop);
 	free(c.open_socket);

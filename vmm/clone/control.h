@@ -15,6 +15,7 @@ struct clone_start {
 	char *id;               /* the VM's name; NULL: the name comes with the control socket */
 	int control_fd;         /* listening; taken over. -1: comes over wait_fd, in the request "fork" */
 	int wait_fd;            /* taken over; -1: none. End of file ends a clone that nobody wanted */
+	int report_fd;          /* taken over; -1: none. The clone sends a list of its own pages once it is ready */
 	struct template *tmpl;  /* the template of a clone, moved from; NULL: the request "boot" says what to run */
 	enum restore_mode mode; /* with tmpl */
 };

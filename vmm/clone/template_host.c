@@ -33,6 +33,8 @@ struct host {
 	bool loaded;
 	struct parked parked[CTL_PARK_MAX];
 	unsigned n_parked, want_parked;
+	int report_fd,
+		reporter_fd; /* until the first clone that is ready has sent its list of pages, or -1; the clones' end */
 	struct clone_start *child;
 	bool is_child;
 };
@@ -43,6 +45,28 @@ void template_done(struct template *t)
 	vm_config_free(&t->config);
 	snapshot_close(&t->snap);
 	kvm_close(&t->kvm);
+}
+
+/* ---- pages ---- */
+
+/* A socket for the list of the first clone that is ready. Without one no page is copied ahead. */
+static void await_report(struct host *h)
+{
+	int pair[2];
+
+	if (h->want_parked == 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return;
+	h->report_fd = pair[0];
+	h->reporter_fd = pair[1];
+}
+
+/* The list comes from a process that runs a guest: it is checked, and no second one is heard. */
+static void take_report(struct host *h)
+{
+	if (!own_pages_recv(h->report_fd, h->tmpl->config.memory.size, &h->tmpl->ahead))
+		log_warn("a clone's list of pages is none");
+	close(steal_fd(&h->report_fd));
+	close(steal_fd(&h->reporter_fd));
 }
 
 /* ---- load ---- */
@@ -177,6 +201,7 @@ static int load_template(struct host *h, struct ctl_packet *p, struct strbuf *ou
 	    arch_needs_check(t->kvm.fd, &t->saved.needs, true, err) < 0)
 		return err->num;
 	h->want_parked = rq.park;
+	await_report(h);
 	return describe(t, out, err);
 }
 
@@ -236,15 +261,17 @@ static void keep_only(const int *fds, unsigned n)
 static void become_child(struct host *h, const struct clone_start *start)
 {
 	struct template *t = h->tmpl;
-	const int needed[] = { start->control_fd >= 0 ? start->control_fd : start->wait_fd, t->kvm.fd, t->snap.mem_fd };
+	const int needed[] = { start->control_fd >= 0 ? start->control_fd : start->wait_fd, t->kvm.fd, t->snap.mem_fd,
+			       h->reporter_fd };
 	sigset_t none;
 
-	keep_only(needed, ARRAY_LEN(needed));
-	h->control_fd = h->child_fd = -1;
+	keep_only(needed, h->reporter_fd >= 0 ? 4 : 3);
+	h->control_fd = h->child_fd = h->report_fd = -1;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	*h->child = *start;
 	h->child->tmpl = t;
+	h->child->report_fd = steal_fd(&h->reporter_fd);
 	h->is_child = true;
 }
 
@@ -433,7 +460,8 @@ static int serve_forkd(struct host *h, struct err *err)
 {
 	while (!h->is_child) {
 		struct pollfd fds[] = { { .fd = h->control_fd, .events = POLLIN },
-					{ .fd = h->child_fd, .events = POLLIN } };
+					{ .fd = h->child_fd, .events = POLLIN },
+					{ .fd = h->report_fd, .events = POLLIN } };
 		autoctl struct ctl_packet p = {};
 		bool fewer = h->n_parked < h->want_parked;
 		int n = poll(fds, ARRAY_LEN(fds), fewer ? IDLE_MS : -1);
@@ -448,6 +476,8 @@ static int serve_forkd(struct host *h, struct err *err)
 		}
 		if (fds[1].revents && report_ended(h, err) < 0)
 			return err->num;
+		if (fds[2].revents)
+			take_report(h);
 		int r = fds[0].revents ? ctl_recv(h->control_fd, &p, err) : -EAGAIN;
 		if (r == 0)
 			return 0; /* forkd is gone, or done with this template */
@@ -461,7 +491,12 @@ static int serve_forkd(struct host *h, struct err *err)
 
 int template_serve(int control_fd, struct template *t, struct clone_start *ret_child, struct err *err)
 {
-	struct host h = { .control_fd = control_fd, .child_fd = -1, .tmpl = t, .child = ret_child };
+	struct host h = { .control_fd = control_fd,
+			  .child_fd = -1,
+			  .report_fd = -1,
+			  .reporter_fd = -1,
+			  .tmpl = t,
+			  .child = ret_child };
 
 	*t = (struct template){ .snap.mem_fd = -1, .kvm = { .fd = -1, .vm_fd = -1 } };
 	vm_config_init(&t->config);
@@ -472,6 +507,10 @@ int template_serve(int control_fd, struct template *t, struct clone_start *ret_c
 		forget_parked(&h, 0);
 	if (h.child_fd >= 0)
 		close(h.child_fd);
+	if (h.report_fd >= 0)
+		close(h.report_fd);
+	if (h.reporter_fd >= 0)
+		close(h.reporter_fd);
 	if (h.control_fd >= 0)
 		close(h.control_fd);
 	return r;

@@ -10,6 +10,7 @@
 #define VMM_CLONE_TEMPLATE_HOST_H
 
 #include "vmm/core/kvm.h"
+#include "vmm/state/own_pages.h"
 #include "vmm/state/saved.h"
 
 struct template
@@ -17,7 +18,8 @@ struct template
 	struct snapshot snap;
 	struct vm_config config;
 	struct saved saved;
-	struct kvm kvm; /* children inherit /dev/kvm; a VM's descriptor would be of no use after a fork */
+	struct own_pages ahead; /* what clones make their own while they are parked */
+	struct kvm kvm;         /* children inherit /dev/kvm; a VM's descriptor would be of no use after a fork */
 };
 
 struct clone_start;

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The old file is the one that RAM is mapped over, if any. /proc/self/pagemap tells which pages must
+ * The old file is the one that RAM is mapped over, if any. The pagemap (own_pages.h) tells which pages must
  * be written: anonymous memory that was never touched is zero, and a page of a private mapping that is
  * still file-backed is in the old file. Pages that gmem_discard() replaced are not taken from the old
  * file: a replaced page that was touched again is memory of our own, else the page is zero.
- * A process may not open its own pagemap when the user may not read the program, or the program has
- * file capabilities. Then all of RAM is read and compared with the old file's bytes.
+ * Without a pagemap all of RAM is read and compared with the old file's bytes.
  */
 #include "vmm/state/memfile.h"
 
@@ -16,10 +15,7 @@
 #include "common/fs.h"
 #include "common/io.h"
 #include "common/uring.h"
-
-#define PM_PRESENT (1ULL << 63)
-#define PM_SWAPPED (1ULL << 62)
-#define PM_FILE (1ULL << 61)
+#include "vmm/state/own_pages.h"
 
 enum { PAGEMAP_BATCH = 4096, COPY_BYTES = 8 << 20, EXTENT_BATCH = 1024 };
 
@@ -84,12 +80,6 @@ static bool is_zero(const uint8_t *page)
 	return true;
 }
 
-/* Whether the page of this pagemap entry is memory of our own. */
-static bool is_private(uint64_t entry)
-{
-	return (entry & (PM_PRESENT | PM_SWAPPED)) && !(entry & PM_FILE);
-}
-
 /*
  * Whether the file has data at `off`. `last` is the region's end in the file. Offsets of successive
  * calls ascend.
@@ -121,30 +111,19 @@ static bool is_missing(struct batch *b, const uint8_t *page, uint64_t off, uint6
 	return in_file ? is_known || differs(b, page, off) : !is_zero(page);
 }
 
-/* Reads the entries of n pages. Without a pagemap (fd < 0) any page may be memory of our own. */
-static int read_pagemap(int fd, const uint8_t *hva, uint64_t n, uint64_t *entry, struct err *err)
-{
-	off_t where = (off_t)((uintptr_t)hva / GUEST_PAGE * sizeof(*entry));
-
-	for (uint64_t i = 0; fd < 0 && i < n; i++)
-		entry[i] = PM_PRESENT;
-	if (fd >= 0 && pread(fd, entry, n * sizeof(*entry), where) != (ssize_t)(n * sizeof(*entry)))
-		return err_sys(err, ERR_INTERNAL, "read /proc/self/pagemap");
-	return 0;
-}
-
 static int write_region(struct batch *b, int pagemap_fd, const struct gmem_region *r, struct err *err)
 {
 	uint64_t entry[PAGEMAP_BATCH], pages = r->size / GUEST_PAGE, last = r->file_offset + r->size;
 
 	for (uint64_t at = 0; at < pages; at += PAGEMAP_BATCH) {
 		uint64_t n = pages - at < PAGEMAP_BATCH ? pages - at : PAGEMAP_BATCH;
-		if (read_pagemap(pagemap_fd, r->hva + at * GUEST_PAGE, n, entry, err) < 0)
+		bool is_known = pagemap_fd >= 0; /* else any page may be memory of our own */
+		if (is_known && own_pages_read(pagemap_fd, r->hva + at * GUEST_PAGE, n, entry, err) < 0)
 			return err->num;
 		for (uint64_t i = 0; i < n; i++) {
 			const uint8_t *page = r->hva + (at + i) * GUEST_PAGE;
 			uint64_t off = r->file_offset + (at + i) * GUEST_PAGE;
-			if (is_private(entry[i]) && is_missing(b, page, off, last, pagemap_fd >= 0) &&
+			if ((!is_known || own_pages_is_own(entry[i])) && is_missing(b, page, off, last, is_known) &&
 			    add(b, page, off, GUEST_PAGE, err) < 0)
 				return err->num;
 		}
@@ -236,7 +215,7 @@ static int copy_file(const struct gmem *mem, int to, struct err *err)
 
 int memfile_write(int fd, const struct gmem *mem, struct err *err)
 {
-	autoclose int pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	autoclose int pagemap_fd = own_pages_open();
 	autobatch struct batch *b = batch_new(fd, true);
 
 	if (!b)
