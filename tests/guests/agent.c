@@ -256,8 +256,8 @@ static void answer_private(struct conn *c)
 		answer_identity(c);
 	} else {
 		note("agent: %s\n", begins(c, "POST /v1/freeze ") ? "freeze"
-				     : begins(c, "POST /v1/thaw ") ? "thaw"
-								   : "?");
+				    : begins(c, "POST /v1/thaw ") ? "thaw"
+								  : "?");
 		answer(c, "200 OK", "{}");
 	}
 }

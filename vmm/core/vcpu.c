@@ -202,7 +202,7 @@ static void *vcpu_main(void *arg)
 	if (vcpu->set->prepare && vcpu->set->prepare(vcpu, vcpu->set->prepare_arg, &vcpu->err) < 0)
 		log_debug("vCPU %u: not prepared", vcpu->index);
 	else
-		complete_exit(vcpu); /* the first KVM_RUN starts a thread of KVM's: now, while nobody waits for the guest */
+		complete_exit(vcpu); /* the first KVM_RUN starts a thread in KVM: now, while nobody waits */
 	for (;;) {
 		if (must_park(vcpu)) {
 			if (ran)
