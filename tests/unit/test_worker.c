@@ -84,6 +84,8 @@ static _Atomic unsigned exits_left;
 /* A write to the register, as often as the test wants. */
 static int run_vcpu(void)
 {
+	if (run_area->immediate_exit)
+		return -EINTR;
 	if (exits_left == 0) {
 		usleep(200);
 		return -EINTR;
