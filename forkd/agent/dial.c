@@ -70,7 +70,8 @@ static int take_line(int fd)
 
 int dial_end(struct dial *dial, uint64_t deadline_ns, struct err *err)
 {
-	close(steal_fd(&dial->theirs));
+	auto_close_p(&dial->theirs);
+	dial->theirs = -1;
 	for (;;) {
 		int r = wait_readable(dial->ours, deadline_ns);
 		if (r == 0)

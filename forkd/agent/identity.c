@@ -255,6 +255,11 @@ static void tame(char *s)
 }
 
 const char agent_hello_request[] = "GET /v1/hello HTTP/1.1\r\nHost: agent\r\n\r\n";
+const struct dial_to agent_hello_to = {
+	.port = AGENT_PRIVATE_PORT,
+	.first = agent_hello_request,
+	.first_len = sizeof(agent_hello_request) - 1,
+};
 
 int agent_hello(int fd, uint64_t deadline_ns, struct agent_hello *ret, struct err *err)
 {

@@ -10,6 +10,7 @@
 
 #include "common/agent_ports.h"
 #include "common/field.h"
+#include "forkd/agent/dial.h"
 
 enum { AGENT_PROTOCOL = 1, NONCE_HEX = 32 }; /* AGENT_PROTOCOL: what is spoken on AGENT_PRIVATE_PORT */
 
@@ -36,8 +37,9 @@ struct agent_hello {
 	uint32_t protocol;
 };
 extern const struct field agent_hello_fields[];
-/* What asks the agent who it is, on its private port. */
+/* What asks the agent who it is, on its private port; and that as what is dialled, but for the time. */
 extern const char agent_hello_request[];
+extern const struct dial_to agent_hello_to;
 /*
  * Reads the answer to agent_hello_request, which was sent on `fd`. E_VERSION: it speaks another
  * protocol. fields_free(agent_hello_fields, ret) frees what *ret holds.

@@ -126,9 +126,11 @@ static int identify_now(const struct batch *b, struct err *err)
 	for (unsigned i = 0; i < b->n; i++) {
 		const struct clone_spec *spec = b->jobs[i].spec;
 		if (waits_for_identity(b, spec))
-			list[n++] = (struct identify){
-				.c = b->jobs[i].c, .wish = spec->identity, .pause = spec->paused, .fd = -1
-			};
+			list[n++] = (struct identify){ .c = b->jobs[i].c,
+						       .dial = &b->jobs[i].dial,
+						       .wish = spec->identity,
+						       .pause = spec->paused,
+						       .fd = -1 };
 	}
 	return identify_all(b->d, list, n, err);
 }
@@ -271,7 +273,10 @@ static int run(struct batch *b, const struct clone_request *rq, struct clone **c
 	if (check_identity(b, rq, err) < 0 || clone_plans(rq, &b->host->info, b->from->n_fds, &plans, err) < 0)
 		return err->num;
 	for (unsigned i = 0; i < b->n; i++)
-		b->jobs[i] = (struct job){ .spec = clone_request_spec(rq, i), .plan = &plans[i] };
+		b->jobs[i] = (struct job){ .spec = clone_request_spec(rq, i),
+					   .plan = &plans[i],
+					   .reach = waits_for_identity(b, clone_request_spec(rq, i)),
+					   .dial = DIAL_INIT };
 	int r = admit(b, rq, err);
 	b->accepted_ns = monotonic_ns();
 	if (r >= 0) {
@@ -285,6 +290,8 @@ static int run(struct batch *b, const struct clone_request *rq, struct clone **c
 		else if (b->host->agent)
 			identify_others(b);
 	}
+	for (unsigned i = 0; i < b->n; i++)
+		dial_done(&b->jobs[i].dial);
 	plans_free(plans, b->n);
 	return r;
 }

@@ -8,6 +8,12 @@
 
 enum { DIAL_VERSION = 2, IDENTITY_MS = 30000 };
 
+static int refused(const struct dial *dial, struct err *err)
+{
+	return err->code == ERR_NOT_FOUND && !err->detail ? fail_as(err, E_AGENT, "reach vsock port %u", dial->rq.port)
+							  : err->num;
+}
+
 /* `made` false: the clone is still being created, and the caller holds talk. */
 static int ask_process(struct forkd *d, struct clone *c, bool made, struct dial *dial, struct err *err)
 {
@@ -15,9 +21,7 @@ static int ask_process(struct forkd *d, struct clone *c, bool made, struct dial 
 
 	if (r >= 0)
 		r = made ? clone_talk(d, c, &dial->call, true, err) : clone_talk_locked(d, c, &dial->call, err);
-	if (r < 0 && err->code == ERR_NOT_FOUND && !err->detail)
-		return fail_as(err, E_AGENT, "reach vsock port %u", dial->rq.port);
-	return r;
+	return r < 0 ? refused(dial, err) : 0;
 }
 
 int clone_dial(struct forkd *d, struct clone *c, const struct dial_to *to, struct err *err)
@@ -36,6 +40,14 @@ int clone_dial(struct forkd *d, struct clone *c, const struct dial_to *to, struc
 	if (r < 0)
 		return r;
 	int fd = dial_end(&dial, deadline_ns, err);
+	return fd < 0 ? err_wrap(err, "clone '%s'", c->record.id) : fd;
+}
+
+int clone_dial_begun(struct forkd *d, struct clone *c, struct dial *dial, uint64_t deadline_ns, struct err *err)
+{
+	if (clone_take_answer(d, c, deadline_ns, err) < 0)
+		return refused(dial, err);
+	int fd = dial_end(dial, deadline_ns, err);
 	return fd < 0 ? err_wrap(err, "clone '%s'", c->record.id) : fd;
 }
 

@@ -55,20 +55,25 @@ static uint64_t left_ms(uint64_t deadline_ns)
 	return deadline_ns > now ? (deadline_ns - now) / 1000000 + 1 : 1;
 }
 
+/*
+ * The agent is asked who it is first: what it needs for an answer is in memory then, so that the time of
+ * day, which comes with the identity, is not late.
+ */
+static int reach(struct forkd *d, const struct identify *i, uint64_t deadline_ns, struct err *err)
+{
+	struct dial_to to = agent_hello_to;
+
+	if (i->dial)
+		return clone_dial_begun(d, i->c, i->dial, deadline_ns, err);
+	to.timeout_ms = left_ms(deadline_ns);
+	return clone_dial(d, i->c, &to, err);
+}
+
 static int begin(struct forkd *d, struct identify *i, uint64_t deadline_ns, struct err *err)
 {
 	struct clone *c = i->c;
 
-	/*
-	 * The agent is asked who it is first: what it needs for an answer is in memory then, so that the time of
-	 * day, which comes with the identity, is not late.
-	 */
-	i->fd = clone_dial(d, c,
-			   &(struct dial_to){ .port = AGENT_PRIVATE_PORT,
-					      .timeout_ms = left_ms(deadline_ns),
-					      .first = agent_hello_request,
-					      .first_len = strlen(agent_hello_request) },
-			   err);
+	i->fd = reach(d, i, deadline_ns, err);
 	if (i->fd < 0)
 		return err_wrap(err, "agent");
 	const uint64_t now = monotonic_ns();

@@ -15,9 +15,10 @@
 struct identify {
 	struct clone *c;           /* borrowed; of identify_later(): a reference */
 	struct identity_wish wish; /* borrowed; of identify_later(): owned */
-	bool thaw;  /* the clone is itself already, and its processes are to go on: for identify_later() */
-	bool pause; /* the clone is to be paused, its processes frozen, once it is itself */
-	int fd;     /* to the agent; -1: none */
+	bool thaw;         /* the clone is itself already, and its processes are to go on: for identify_later() */
+	bool pause;        /* the clone is to be paused, its processes frozen, once it is itself */
+	struct dial *dial; /* to the agent: begun with agent_hello_to when the clone was launched; NULL: not */
+	int fd;            /* to the agent; -1: none */
 	char nonce[NONCE_HEX + 1];
 };
 

@@ -16,6 +16,7 @@
 #include "forkd/access/handover.h"
 #include "forkd/access/policy.h"
 #include "forkd/access/taps.h"
+#include "forkd/agent/identity.h"
 #include "forkd/errors.h"
 #include "forkd/template/disks.h"
 #include "forkd/wire/control.h"
@@ -255,6 +256,17 @@ static int send_restore(const struct batch *b, const struct job *j, struct hando
 	return err->num == -EPIPE ? fail_as(err, E_CLONE_DIED, NULL) : err->num;
 }
 
+static int send_dial(struct job *j, struct err *err)
+{
+	const struct control_call *call = &j->dial.call;
+
+	if (dial_begin(&j->dial, &agent_hello_to, err) < 0 ||
+	    control_send(j->c->control.fd, call->op, call->rows, call->obj, NULL, call->fds, call->n_fds, err) < 0)
+		return err->num == -EPIPE ? fail_as(err, E_CLONE_DIED, NULL) : err->num;
+	close(steal_fd(&j->dial.theirs));
+	return 0;
+}
+
 int launch_clone(struct batch *b, struct job *j, struct err *err)
 {
 	autoplace struct place place = {};
@@ -264,7 +276,9 @@ int launch_clone(struct batch *b, struct job *j, struct err *err)
 		return err_wrap(err, "begin");
 	if (gather(b, j, &place, &h, err) < 0)
 		return err_wrap(err, "resources");
-	return send_restore(b, j, &h, err) < 0 ? err_wrap(err, "restore") : 0;
+	if (send_restore(b, j, &h, err) < 0)
+		return err_wrap(err, "restore");
+	return j->reach && send_dial(j, err) < 0 ? err_wrap(err, "agent") : 0;
 }
 
 int launch_forked(struct batch *b, struct err *err)

@@ -7,6 +7,7 @@
 #ifndef FORKD_CLONE_LAUNCH_H
 #define FORKD_CLONE_LAUNCH_H
 
+#include "forkd/agent/dial.h"
 #include "forkd/clone/clone.h"
 #include "forkd/template/template_host.h"
 
@@ -16,6 +17,8 @@ struct job {
 	const struct clone_spec *spec;
 	const struct clone_plan *plan;
 	bool dir, fork_sent;
+	bool reach;       /* the clone's agent is to be reached at once */
+	struct dial dial; /* with `reach`: begun by launch_clone(), for clone_dial_begun() */
 };
 
 /* All clones of a request. */
@@ -31,7 +34,8 @@ struct batch {
 
 /*
  * Makes the clone's directory and record, sends the request for a process to the host, makes the
- * clone's descriptors, and sends them to the process. The caller holds the host's talk.
+ * clone's descriptors, and sends them to the process. With j->reach the request to dial the agent, and in it
+ * "hello", stand behind them: the guest has them as soon as it runs. The caller holds the host's talk.
  */
 MUST_CHECK int launch_clone(struct batch *b, struct job *j, struct err *err);
 /*

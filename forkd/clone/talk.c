@@ -363,6 +363,16 @@ int clone_talk_locked(struct forkd *d, struct clone *c, const struct control_cal
 	return err->num == -EPIPE ? broken_off(d, c, err) : err_wrap(err, "clone '%s'", c->record.id);
 }
 
+int clone_take_answer(struct forkd *d, struct clone *c, uint64_t deadline_ns, struct err *err)
+{
+	struct listener l = { d, c };
+	autoctl struct ctl_packet p = {};
+
+	if (control_reply(c->control.fd, deadline_ns, on_event, &l, &p, err) >= 0)
+		return ctl_parse_reply(&p, NULL, NULL, err) < 0 ? err_wrap(err, "clone '%s'", c->record.id) : 0;
+	return err->num == -ETIMEDOUT ? fail_as(err, E_TIMEOUT, "clone '%s'", c->record.id) : broken_off(d, c, err);
+}
+
 int clone_talk(struct forkd *d, struct clone *c, const struct control_call *call, bool wait, struct err *err)
 {
 	int r;

@@ -23,6 +23,11 @@ MUST_CHECK int clone_talk(struct forkd *d, struct clone *c, const struct control
 /* The same in any state of the clone. The caller holds talk. */
 MUST_CHECK int clone_talk_locked(struct forkd *d, struct clone *c, const struct control_call *call, struct err *err);
 /*
+ * Takes the answer to a request without members in its answer, which was sent to a clone that is being
+ * created. Errors as those of clone_talk_locked(); E_TIMEOUT at the deadline (CLOCK_MONOTONIC, ns).
+ */
+MUST_CHECK int clone_take_answer(struct forkd *d, struct clone *c, uint64_t deadline_ns, struct err *err);
+/*
  * Fails unless the clone's process speaks at least this version of the protocol. E_VERSION: the
  * process is too old to do `what`; E_NO_ANSWER: the process has never said which versions it speaks.
  */

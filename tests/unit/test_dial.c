@@ -19,6 +19,7 @@ struct process {
 	size_t got;
 	const char *bytes; /* for the descriptor that came; NULL: none */
 	bool keeps;        /* the descriptor, so that the stream does not end */
+	bool begun;        /* the request was sent before somebody takes its answer */
 	char request[64];
 	int kept;
 };
@@ -56,7 +57,15 @@ static void *serve(void *arg)
 	return NULL;
 }
 
-/* Returns what clone_dial() does for a clone with that process. */
+static int begin(struct clone *c, struct dial *ret, const struct dial_to *to, struct err *err)
+{
+	if (dial_begin(ret, to, err) < 0)
+		return err->num;
+	return control_send(c->control.fd, ret->call.op, ret->call.rows, ret->call.obj, NULL, ret->call.fds,
+			    ret->call.n_fds, err);
+}
+
+/* Returns what clone_dial() or, after begin(), clone_dial_begun() does for a clone with that process. */
 static int dial_first(struct process *p, int version, const struct dial_to *to, struct err *err)
 {
 	struct forkd d = {};
@@ -75,7 +84,11 @@ static int dial_first(struct process *p, int version, const struct dial_to *to, 
 	c->version = version;
 	p->control = pair[1];
 	assert_int_equal(pthread_create(&thread, NULL, serve, p), 0);
-	int fd = clone_dial(&d, c, to, err);
+	autodial struct dial begun = DIAL_INIT;
+	int fd = p->begun ? begin(c, &begun, to, err) : 0;
+	if (fd >= 0)
+		fd = p->begun ? clone_dial_begun(&d, c, &begun, deadline_in_ms(to->timeout_ms), err)
+			      : clone_dial(&d, c, to, err);
 	shutdown(pair[0], SHUT_RDWR);
 	pthread_join(thread, NULL);
 	close(pair[1]);
@@ -141,6 +154,46 @@ static void said_first(void **state)
 	close(p.kept);
 }
 
+static void begun(void **state)
+{
+	struct process p = {
+		.answer = "{\"ok\":true}", .bytes = "OK 1\nHTTP", .keeps = true, .wants = 5, .begun = true
+	};
+	const struct dial_to to = { 984, 20000, "hello", 5 };
+	struct err err = {};
+	char text[8] = "";
+
+	(void)state;
+	unsigned before = count_fds();
+	int fd = dial_first(&p, 2, &to, &err);
+	if (fd < 0)
+		fail_msg("%s", err.msg);
+	assert_string_equal(p.request, "dial 984 with 1");
+	assert_int_equal(p.got, 5);
+	assert_int_equal(recv(fd, text, sizeof(text), 0), 4);
+	close(fd);
+	close(p.kept);
+
+	static const struct {
+		const char *answer;
+		enum error_row row;
+	} cases[] = {
+		{ "{\"error\":{\"code\":2,\"num\":2,\"message\":\"no device\"}}", E_AGENT },
+		{ "{\"error\":{\"code\":4,\"num\":16,\"message\":\"full\"}}", E_BUSY },
+		{ "{\"ok\":true}", E_AGENT }, /* and the stream ends */
+		{ "{\"event\":\"x\"}", E_TIMEOUT },
+	};
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct err wanted = {};
+		p = (struct process){ .answer = cases[i].answer, .begun = true };
+		err = (struct err){};
+		assert_true(dial_first(&p, 2, &(struct dial_to){ .port = 984, .timeout_ms = 500 }, &err) < 0);
+		(fail)(&wanted, cases[i].row, "-");
+		assert_string_equal(error_info(&err)->code, error_info(&wanted)->code);
+	}
+	assert_int_equal(count_fds(), before);
+}
+
 static void refused(void **state)
 {
 	static const struct {
@@ -191,7 +244,7 @@ static void refused(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(accepted), cmocka_unit_test(said_first),
-					    cmocka_unit_test(refused) };
+					    cmocka_unit_test(begun), cmocka_unit_test(refused) };
 
 	return cmocka_run_group_tests_name("dial", tests, NULL, NULL);
 }
