@@ -131,7 +131,8 @@ int vm_build_new(struct forkd *d, const struct origin *from, const struct json_n
 		return err->num;
 	if (place_make(d, from->caller, "builds", v->id, &v->place, err) < 0)
 		return err->num;
-	if (vm_needs_load(vm, &v->place, v->id, &v->needs, err) < 0 || add_sinks(v, err) < 0 || admit(v, err) < 0)
+	if (vm_needs_load(vm, &v->place, v->id, v->by_agent, &v->needs, err) < 0 || add_sinks(v, err) < 0 ||
+	    admit(v, err) < 0)
 		return err->num;
 	v->place.caller = NULL; /* the request, and its caller, may be gone before the VM is ready */
 	return 0;

@@ -201,13 +201,35 @@ static int check_rng(const struct json_node *vm, struct err *err)
 	return fail(err, E_FORBIDDEN, "vm.rng.src: '%s' is no source of random numbers", src);
 }
 
-int vm_needs_load(const struct json_node *vm, const struct place *place, const char *id, struct vm_needs *ret,
-		  struct err *err)
+/* A clone's kernel that looks at the generation id has random numbers of its own before the agent's turn comes. */
+static void add_config(const struct json_node *vm, bool vmgenid, struct strbuf *out)
+{
+	const struct json_node *platform = json_get(vm, "platform");
+	bool is_object = platform && platform->type == JSON_OBJECT;
+
+	if (!vmgenid || json_get(platform, "vmgenid") || (platform && !is_object && platform->type != JSON_NULL)) {
+		json_text(vm, out);
+		return;
+	}
+	json_text_without(vm, "platform", out);
+	out->len -= out->len > 0; /* the brace */
+	strbuf_puts(out, vm->count > (platform ? 1 : 0) ? ",\"platform\":" : "\"platform\":");
+	if (is_object && platform->count > 0) {
+		json_text(platform, out);
+		out->len--;
+		strbuf_puts(out, ",\"vmgenid\":true}}");
+	} else {
+		strbuf_puts(out, "{\"vmgenid\":true}}");
+	}
+}
+
+int vm_needs_load(const struct json_node *vm, const struct place *place, const char *id, bool agent,
+		  struct vm_needs *ret, struct err *err)
 {
 	*ret = (struct vm_needs){};
 	if (vm->type != JSON_OBJECT)
 		return fail(err, E_INVALID, "vm: expected an object, found %s", json_type_name(vm));
-	json_text(vm, &ret->config);
+	add_config(vm, agent, &ret->config);
 	if (ret->config.failed || ret->config.len > CTL_PACKET_MAX / 2)
 		return fail(err, E_INVALID, "vm: more than %d bytes", CTL_PACKET_MAX / 2);
 	ret->ram_bytes = number(json_get(vm, "memory"), "size", RAM_DEFAULT_BYTES, INT64_MAX);

@@ -21,9 +21,10 @@ struct vm_needs {
 
 /*
  * Loads the VmConfig and opens what it names. `id`: taps that are made are named after this id.
- * vm_needs_done() frees *ret, also after a failure.
+ * `agent`: the guest has an agent, so it gets a generation id (platform.vmgenid) unless the VmConfig
+ * says otherwise. vm_needs_done() frees *ret, also after a failure.
  */
-MUST_CHECK int vm_needs_load(const struct json_node *vm, const struct place *place, const char *id,
+MUST_CHECK int vm_needs_load(const struct json_node *vm, const struct place *place, const char *id, bool agent,
 			     struct vm_needs *ret, struct err *err);
 void vm_needs_done(struct vm_needs *n);
 

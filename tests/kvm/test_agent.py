@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The identity contract (docs/identity.md) from outside: a guest that answers as forkd-agent does, or as it must not."""
+import glob
 import json
 import os
 import socket
@@ -35,6 +36,21 @@ class Templates(AgentTest):
         self.assertEqual(t["agent"], {"version": "test", "protocol": 1})
         self.assertFalse(t["secrets"])
         self.assertEqual(d.get("/v1/templates/t")["agent"], {"version": "test", "protocol": 1})
+
+    def test_generation_id(self):
+        """With an agent, the VM has one unless the request says otherwise."""
+        d = Daemon(self)
+        vm = {**VM, "payload": {"kernel": guest("agent")}}
+        for i, (platform, found) in enumerate(((None, True), ({}, True), ({"num_pci_segments": 1}, True), ({"vmgenid": False}, False))):
+            more = {} if platform is None else {"platform": platform}
+            d.must(201, "POST", "/v1/templates", {"name": f"t{i}", "vm": {**vm, **more}, "ready": {"agent": True}, "timeout_s": 60})
+            [path] = glob.glob(os.path.join(d.root, "**", f"t{i}", "config.json"), recursive=True)
+            self.assertEqual(json.loads(read(path)).get("platform", {}).get("vmgenid", False), found)
+        self.assertIn("platform", d.refused(400, "invalid_request", "POST", "/v1/templates", {
+            "name": "u", "vm": {**vm, "platform": 1}, "ready": {"agent": True}}))
+        d.must(201, "POST", "/v1/templates", {"name": "plain", "vm": vm, "ready": {"serial": "agent: ready"}, "timeout_s": 60})
+        [path] = glob.glob(os.path.join(d.root, "**", "plain", "config.json"), recursive=True)
+        self.assertNotIn("vmgenid", json.loads(read(path)).get("platform", {}))
 
     def test_without_an_agent(self):
         d = Daemon(self)
