@@ -59,7 +59,7 @@ static int serve(const struct options *options, struct err *err)
 		init_system();
 	if (loop_init(&agent.loop, err) < 0)
 		return err->num;
-	agent.default_user = strdup("root");
+	agent.default_user = strdup(options->default_user ? options->default_user : "root");
 	agent.held.max = LIMIT_HELD;
 	if (!agent.default_user)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "start");

@@ -5,11 +5,12 @@
 #include <getopt.h>
 #include <string.h>
 
-enum { OPT_LISTEN = 256, OPT_LISTEN_PRIVATE, OPT_INIT, OPT_STAY, OPT_HELP, OPT_VERSION };
+enum { OPT_LISTEN = 256, OPT_LISTEN_PRIVATE, OPT_DEFAULT_USER, OPT_INIT, OPT_STAY, OPT_HELP, OPT_VERSION };
 
 static const struct option longs[] = {
 	{ "listen", required_argument, NULL, OPT_LISTEN },
 	{ "listen-private", required_argument, NULL, OPT_LISTEN_PRIVATE },
+	{ "default-user", required_argument, NULL, OPT_DEFAULT_USER },
 	{ "init", no_argument, NULL, OPT_INIT },
 	{ "stay", no_argument, NULL, OPT_STAY },
 	{ "help", no_argument, NULL, OPT_HELP },
@@ -23,6 +24,7 @@ void options_help(void)
 	     "  --listen unix:PATH          the API on a unix socket, instead of vsock port 983\n"
 	     "  --listen-private unix:PATH  the daemon's own port on a unix socket, instead of vsock port 984\n"
 	     "                              (with --listen and without this option: no such port)\n"
+	     "  --default-user NAME         who a request is for that names no user; root\n"
 	     "  --init [--stay] [--] [COMMAND [ARGUMENT…]]\n"
 	     "                              be the first process of the system: mount, reap, run the command, power off when it\n"
 	     "                              has ended (--stay: stay up)\n"
@@ -49,6 +51,10 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct err
 			r = unix_path("--listen", optarg, &o.listen, err);
 		else if (c == OPT_LISTEN_PRIVATE)
 			r = unix_path("--listen-private", optarg, &o.listen_private, err);
+		else if (c == OPT_DEFAULT_USER && !*optarg)
+			r = err_set(err, ERR_INVALID, "--default-user: the name is empty");
+		else if (c == OPT_DEFAULT_USER)
+			o.default_user = optarg;
 		else if (c == OPT_INIT)
 			o.init = true;
 		else if (c == OPT_STAY)

@@ -7,10 +7,11 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "common/base64.h"
 #include "forkd/errors.h"
 #include "forkd/wire/control.h"
 
-enum { READ_BYTES = 64 * 1024 };
+enum { READ_BYTES = 64 * 1024, USER_MAX = 64 };
 
 void agent_answer_done(struct agent_answer *a)
 {
@@ -46,6 +47,26 @@ int agent_send_text(int fd, const char *text, size_t len, uint64_t deadline_ns, 
 			len -= (size_t)n;
 		}
 	}
+	return 0;
+}
+
+bool agent_user_is_name(const char *user)
+{
+	return strlen(user) <= USER_MAX && !strchr(user, ':');
+}
+
+int agent_user_field(const char *user, struct strbuf *out, struct err *err)
+{
+	char name[USER_MAX + 2];
+
+	if (!user || !user[0])
+		return 0;
+	if (!agent_user_is_name(user))
+		return fail(err, E_INVALID, "the user's name '%.80s' has a ':', or more than %d bytes", user, USER_MAX);
+	int len = snprintf(name, sizeof(name), "%s:", user);
+	strbuf_puts(out, "Authorization: Basic ");
+	base64_add(out, name, (size_t)len);
+	strbuf_puts(out, "\r\n");
 	return 0;
 }
 

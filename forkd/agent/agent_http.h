@@ -39,6 +39,12 @@ struct agent_request {
 };
 /* The request as it is sent; for a request that is sent in another way. */
 void agent_request_text(const struct agent_request *rq, struct strbuf *out);
+/*
+ * Adds the header field that names the user of a request: "Authorization: …\r\n". `user` NULL or "":
+ * nothing is added. E_INVALID: it cannot be a name.
+ */
+MUST_CHECK int agent_user_field(const char *user, struct strbuf *out, struct err *err);
+bool agent_user_is_name(const char *user);
 MUST_CHECK int agent_send(int fd, const struct agent_request *rq, struct err *err);
 MUST_CHECK int agent_send_text(int fd, const char *text, size_t len, uint64_t deadline_ns, struct err *err);
 MUST_CHECK int agent_receive(int fd, uint64_t deadline_ns, struct agent_answer *ret, struct err *err);

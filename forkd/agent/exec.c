@@ -22,28 +22,12 @@ enum {
 	INPUT_FRAME_BYTES = 48 * 1024, /* of stdin in one message to the agent */
 	GRACE_MS = 5000,               /* for the agent to say that the command's time is over */
 	SLICE_MS = 200,                /* to see when nobody waits for the result any more */
-	USER_MAX = 64,
 };
 
 static const char stream_type[] = "application/connect+json";
 
 /* Bytes of all commands' output in this process. */
 static atomic_size_t held;
-
-int agent_user_field(const char *user, struct strbuf *out, struct err *err)
-{
-	char name[USER_MAX + 2];
-
-	if (!user || !user[0])
-		return 0;
-	if (strlen(user) > USER_MAX || strchr(user, ':'))
-		return fail(err, E_INVALID, "the user's name '%.80s' has a ':', or more than %d bytes", user, USER_MAX);
-	int len = snprintf(name, sizeof(name), "%s:", user);
-	strbuf_puts(out, "Authorization: Basic ");
-	base64_add(out, name, (size_t)len);
-	strbuf_puts(out, "\r\n");
-	return 0;
-}
 
 void exec_result_done(struct exec_result *r)
 {

@@ -66,10 +66,4 @@ struct exec_call {
  */
 MUST_CHECK int exec_run(const struct exec_call *call, struct exec_result *ret, struct err *err);
 
-/*
- * The header field that names the user of a request to the agent: "Authorization: …\r\n". `user` NULL
- * or "": nothing is added. E_INVALID: it cannot be a name.
- */
-MUST_CHECK int agent_user_field(const char *user, struct strbuf *out, struct err *err);
-
 #endif

@@ -24,11 +24,12 @@ enum {
 /* ---- overrides.identity ---- */
 
 struct wish_text {
-	char *hostname, *machine_id;
+	char *hostname, *machine_id, *default_user;
 };
 static const struct field wish_fields[] = {
 	F(struct wish_text, hostname),
 	F(struct wish_text, machine_id),
+	F(struct wish_text, default_user),
 	F_END,
 };
 static const char *const by_hand[] = { "env", "files", NULL };
@@ -190,6 +191,7 @@ int identity_wish_load(const struct json_node *node, struct identity_wish *ret, 
 		return fail_as(err, E_BAD_OVERRIDE, NULL);
 	ret->hostname = text.hostname;
 	ret->machine_id = text.machine_id;
+	ret->default_user = text.default_user;
 	if (ret->hostname && !is_hostname(ret->hostname))
 		return fail(err, E_BAD_OVERRIDE, "overrides.identity.hostname: '%.80s' is no name of a host",
 			    ret->hostname);
@@ -197,6 +199,9 @@ int identity_wish_load(const struct json_node *node, struct identity_wish *ret, 
 		return fail(err, E_BAD_OVERRIDE,
 			    "overrides.identity.machine_id: '%.40s' is not 32 of 0-9 and a-f, or is zero",
 			    ret->machine_id);
+	if (ret->default_user && (!ret->default_user[0] || !agent_user_is_name(ret->default_user)))
+		return fail(err, E_BAD_OVERRIDE, "overrides.identity.default_user: '%.80s' is no name of a user",
+			    ret->default_user);
 	return load_secrets(node, ret, err);
 }
 
@@ -206,6 +211,7 @@ void identity_wish_done(struct identity_wish *w)
 	wipe(w->files);
 	free(w->hostname);
 	free(w->machine_id);
+	free(w->default_user);
 	free(w->env);
 	free(w->files);
 	*w = (struct identity_wish){};
@@ -222,7 +228,8 @@ int identity_wish_copy(const struct identity_wish *from, struct identity_wish *r
 	struct identity_wish w = { .given = from->given };
 
 	if (copy_text(from->hostname, &w.hostname) && copy_text(from->machine_id, &w.machine_id) &&
-	    copy_text(from->env, &w.env) && copy_text(from->files, &w.files)) {
+	    copy_text(from->default_user, &w.default_user) && copy_text(from->env, &w.env) &&
+	    copy_text(from->files, &w.files)) {
 		*ret = w;
 		return 0;
 	}
@@ -371,6 +378,8 @@ int identity_send(int fd, const char *hostname, const struct identity_wish *w, b
 	json_member(&body, "hostname", w->hostname ? w->hostname : hostname);
 	json_member(&body, "machine_id", w->machine_id ? w->machine_id : machine_id);
 	strbuf_puts(&body, ",\"ssh_host_keys\":\"new\"");
+	if (w->default_user)
+		json_member(&body, "default_user", w->default_user);
 	if (w->env)
 		strbuf_printf(&body, ",\"env\":%s", w->env);
 	if (w->files)

@@ -17,7 +17,7 @@ enum { AGENT_PROTOCOL = 1, NONCE_HEX = 32 }; /* AGENT_PROTOCOL: what is spoken o
 /* overrides.identity: what a request wants of the guest; NULL members: the daemon's choice, or nothing. */
 struct identity_wish {
 	bool given; /* the request has the object */
-	char *hostname, *machine_id;
+	char *hostname, *machine_id, *default_user;
 	char *env, *files; /* JSON text of an object, and of an array */
 };
 /*

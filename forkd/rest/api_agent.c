@@ -7,7 +7,7 @@
 #include <strings.h>
 
 #include "common/agent_ports.h"
-#include "forkd/agent/exec.h"
+#include "forkd/agent/agent_http.h"
 #include "forkd/agent/tunnel.h"
 #include "forkd/clone/dial.h"
 #include "forkd/errors.h"

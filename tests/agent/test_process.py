@@ -719,3 +719,11 @@ class Many(ProcessTest):
         streams = [self.shell(f"for i in $(seq 100); do echo {n} $i; done") for n in range(50)]
         for n, (stream, _) in enumerate(streams):
             self.assertEqual(self.finish(stream)["stdout"].decode().splitlines(), [f"{n} {i}" for i in range(1, 101)])
+
+
+class DefaultUser(ProcessTest):
+    options = ["--default-user", "nobody"]
+
+    def test_who_a_request_is_for(self):
+        self.assertEqual(self.run_shell("id -un", cwd="/")["stdout"], b"nobody\n")
+        self.assertEqual(self.run_shell("id -un", headers={"Authorization": "Basic " + b64("root:")})["stdout"], b"root\n")

@@ -68,6 +68,8 @@ static void bad_wishes(void **state)
 		{ "{\"hostname\":\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"}",
 		  "no name of a host" },
 		{ "{\"machine_id\":\"00000000000000000000000000000000\"}", "is zero" },
+		{ "{\"default_user\":\"\"}", "is no name of a user" },
+		{ "{\"default_user\":\"a:b\"}", "is no name of a user" },
 		{ "{\"machine_id\":\"0123456789ABCDEF0123456789abcdef\"}", "is not 32 of" },
 		{ "{\"env\":[]}", "env: expected an object" },
 		{ "{\"env\":{\"A=B\":\"s3cret\"}}", "env: a name is empty, too long or has '='" },
@@ -133,7 +135,7 @@ static uint64_t soon(void)
 static void requests(void **state)
 {
 	static const char *const differ[] = { "nonce", "generation", "boot_id", "entropy", "machine_id" };
-	const struct identity_wish wish = { .env = strdup("{\"A\":\"b\"}") };
+	const struct identity_wish wish = { .env = strdup("{\"A\":\"b\"}"), .default_user = strdup("joe") };
 	char said[2][4096], nonce[2][NONCE_HEX + 1];
 	struct json json[2] = {};
 	struct err err = {};
@@ -150,6 +152,7 @@ static void requests(void **state)
 		assert_string_equal(json_get(json[i].nodes, "nonce")->str, nonce[i]);
 		assert_string_equal(json_get(json[i].nodes, "hostname")->str, "c-1");
 		assert_string_equal(json_get(json_get(json[i].nodes, "env"), "A")->str, "b");
+		assert_string_equal(json_get(json[i].nodes, "default_user")->str, "joe");
 		assert_int_equal(json_get(json[i].nodes, "thaw")->num, i == 0);
 		assert_int_equal(json_get(json[i].nodes, "entropy")->count, 88);
 		assert_int_equal(json_get(json[i].nodes, "generation")->count, 36);
@@ -160,6 +163,7 @@ static void requests(void **state)
 	for (int i = 0; i < 2; i++)
 		json_done(&json[i]);
 	free(wish.env);
+	free(wish.default_user);
 	close(fd[0]);
 	close(fd[1]);
 }
