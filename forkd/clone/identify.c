@@ -18,7 +18,7 @@
 enum {
 	PATIENCE_MS = 30000,
 	PATIENCE_MS_EACH = 250, /* in addition, for each clone: all clones share the host's CPUs */
-	COMMAND_MS = 10000,     /* freeze and thaw */
+	COMMAND_MS = 30000,     /* freeze and thaw; longer than the agent itself takes before it gives up */
 	RELEASE_MS = 5000,
 };
 
