@@ -178,7 +178,7 @@ check-api: all guests
 check-full: export FORKD_TEST_FULL = 1
 check-full: FUZZ_SECONDS = 900
 check-full: check-unit check-agent check-kvm check-api check-peers check-fuzz check-fuzz-planted fuzz-coverage
-	FORKD_LAB_TIMEOUT=3600 scripts/lab.sh -f
+	FORKD_LAB_TIMEOUT=4500 FORKD_LAB_MEMORY=6144 scripts/lab.sh -f
 
 asan tsan: SANITIZE = $(SANITIZE_$(shell echo $@ | tr a-z A-Z))
 asan tsan:

@@ -105,6 +105,8 @@ for d in ${data[@]+"${data[@]}"}; do cp -L "$d" "$lab/" || fail "data file '$d':
 initrd=$images/inner.img full_initrd=$images/full-inner.img
 if [ -x "$root/build/tests/lab/guest_vsock" ]; then
 	mkdir -p "$work/guest/bin"
+	mkdir -p "$lab/reseed"
+	cp "$root"/guest/reseed/forkd_reseed.py "$root"/guest/reseed/openssl.cnf "$root/build/forkd-rand.so" "$lab/reseed/"
 	cp "$root"/build/tests/lab/guest_{vsock,nested,draw,clock} "$root/build/forkd-agent" "$work/guest/bin/"
 	(cd "$work/guest" && find . | cpio -o -H newc --quiet) > "$work/guest.img"
 	cat "$initrd" "$work/guest.img" > "$lab/inner.img"

@@ -4,8 +4,8 @@ import os
 import sys
 
 WANTED = """argparse array atexit collections contextlib ctypes dataclasses encodings.ascii encodings.idna encodings.latin_1
-            errno fcntl glob hashlib io itertools json math mmap os pathlib random re select selectors shlex shutil signal socket stat
-            string struct subprocess tempfile termios textwrap threading time traceback types unittest""".split()
+            errno fcntl glob hashlib io itertools json math mmap os pathlib random re select selectors shlex shutil signal socket ssl stat
+            string struct subprocess tempfile termios textwrap threading time traceback types unittest uuid""".split()
 
 print(os.path.realpath(sys.executable))
 for name in WANTED:

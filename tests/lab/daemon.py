@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 
-from lab import DIR, TMP, check, request, tail, vsock_connect
+from lab import DIR, PATIENCE_S, TMP, check, request, tail, vsock_connect
 
 AGENT_PORT = 983
 
@@ -40,16 +40,16 @@ class Forkd:
     def call(self, method, url, body=None):
         return request(self.socket, method, url, body, timeout_s=400)
 
-    def template(self, name, payload, ready, cpus=1):
+    def template(self, name, payload, ready, cpus=1, memory=256 << 20, **more):
         """Boots a VM with a vsock device, and makes a template of it."""
-        vm = {"payload": payload, "memory": {"size": 256 << 20}, "cpus": {"boot_vcpus": cpus, "max_vcpus": cpus},
-              "vsock": {"cid": 3, "socket": "vsock"}}
+        vm = {"payload": payload, "memory": {"size": memory}, "cpus": {"boot_vcpus": cpus, "max_vcpus": cpus},
+              "vsock": {"cid": 3, "socket": "vsock"}, **more}
         return self.call("POST", "/v1/templates", {"name": name, "vm": vm, "ready": ready, "timeout_s": 300})
 
 
 def ask(clone, method, target, body=b"", content_type="application/json"):
     """One request to the clone's agent. Returns the body of the answer."""
-    with vsock_connect(clone["vsock_socket"], AGENT_PORT, 60) as s:
+    with vsock_connect(clone["vsock_socket"], AGENT_PORT, PATIENCE_S) as s:
         s.sendall(f"{method} {target} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\nContent-Type: {content_type}\r\n"
                   f"Connect-Protocol-Version: 1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
         answer = b""

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * Runs in a guest: every 20 ms it draws 16 bytes as any program does (getrandom), and appends a line to
- * the file that it is given: the time of day and the monotonic time in ns, and the bytes in hexadecimal.
+ * the file that it is given: the time of day and the monotonic time in ns, taken before the draw, and the bytes in hexadecimal.
  */
 #include <fcntl.h>
 #include <stdint.h>
@@ -27,9 +27,9 @@ int main(int argc, char **argv)
 	for (;;) {
 		uint8_t bytes[16];
 		char line[128];
+		int n = snprintf(line, sizeof(line), "%llu %llu ", now(CLOCK_REALTIME), now(CLOCK_MONOTONIC));
 		if (getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes))
 			return 1;
-		int n = snprintf(line, sizeof(line), "%llu %llu ", now(CLOCK_REALTIME), now(CLOCK_MONOTONIC));
 		for (unsigned i = 0; i < sizeof(bytes); i++)
 			n += snprintf(line + n, sizeof(line) - (size_t)n, "%02x", bytes[i]);
 		line[n++] = '\n';

@@ -12,9 +12,10 @@ import struct
 import subprocess
 import time
 
-from lab import BUSYBOX, GUEST, RESTORE_VMM, TMP, VMM, Vm, check, test
+from daemon import Forkd, shell
+from lab import BUSYBOX, EMULATED, GUEST, INITRD, KERNEL, RESTORE_VMM, TMP, VMM, Skipped, Vm, check, test, wait_for
 
-AGES = {"60 s": 60, "1 h": 3600, "3 y": 3 * 365 * 86400}
+AGES = {"60 s": 60, "1 h": 3600, "1 d": 86400, "30 d": 30 * 86400, "3 y": 3 * 365 * 86400}
 CHOICES = "Advance", "Continue"
 WATCH_S = 12
 BUSY = slice(2, 6)
@@ -151,3 +152,51 @@ def ages():
                 one_age(template, name, age_s, choice)
     finally:
         template.remove()
+
+
+# ---- with an agent
+
+def clone_lines(clone):
+    return [[int(w) for w in m.group().split(" ")] for m in LINE.finditer(shell(clone, "tail -n 400 /run/clock"))]
+
+
+def with_agent(d, name, age_s, last):
+    """One clone of that age. Busy and sleeping processes go on, and the time of day is right from the first line on."""
+    real_s = time.time()
+    time.clock_settime(time.CLOCK_REALTIME, real_s + age_s)
+    try:
+        c, = d.call("POST", "/v1/templates/work/clones", {})["clones"]
+        wait_for("10 s of guest time", lambda: clone_lines(c)[-1][0] - last[0] > 10000)
+        own = [line for line in clone_lines(c) if line[0] > last[0]]
+        gained = [b - a for a, b in zip(last[BUSY], own[-1][BUSY])]
+        jump_ms, share, p = own[0][0] - last[0], min(gained) * 400 // max(sum(gained), 1), c["phases_us"]
+        late_s = time.time() - int(shell(c, "date +%s"))
+        print(f"# {name:5} agent    uptime jumped by {jump_ms / 1000:.1f} s; {own[-1][6] - last[6]} sleeps of 1 s, a busy process has got {share} % of the "
+              f"average; ready {(p['ready'] - p['resumed']) / 1000:.0f} ms after the resume", flush=True)
+        check(jump_ms < 10000, f"{name}: uptime has jumped by {jump_ms} ms")
+        check(share >= 2, f"{name}: a busy process does not run: {last} then {own[-1]}")
+        check(own[-1][6] - last[6] >= (own[-1][0] - last[0]) // 2000, f"{name}: a sleeper oversleeps: {last} then {own[-1]}")
+        check(own[1][1] >= last[1] + age_s - 1, f"{name}: the time of day was {own[1][1]} after the thaw, in the template {last[1]}")
+        check(-1 < late_s < 10, f"{name}: the time of day is {late_s} s late")       # 10 s: for the question itself, under emulation
+        d.call("DELETE", f"/v1/clones/{c['id']}")
+    finally:
+        time.clock_settime(time.CLOCK_REALTIME, time.time() - age_s)
+
+
+@test("clock-agent", "full")
+def ages_with_agent():
+    if not EMULATED:
+        raise Skipped("this host's clock is not the lab's, so no template gets old here")
+    with Forkd("clock-agent") as d:
+        d.template("fresh", {"kernel": KERNEL, "initramfs": INITRD, "cmdline": "console=ttyS0 quiet panic=-1 forkd.test=agent"}, {"agent": True}, cpus=2)
+        c, = d.call("POST", "/v1/templates/fresh/clones", {})["clones"]
+        shell(c, "setsid guest_clock > /run/clock 2>&1 < /dev/null &")
+        wait_for("lines of guest_clock", lambda: len(clone_lines(c)) > 12)
+        d.call("POST", f"/v1/clones/{c['id']}/snapshot", {"name": "work"})
+        d.call("DELETE", f"/v1/clones/{c['id']}")
+        pair = d.call("POST", "/v1/templates/work/clones", {"count": 2})["clones"]
+        last = list(max(set(map(tuple, clone_lines(pair[0]))) & set(map(tuple, clone_lines(pair[1])))))    # of the template
+        for c in pair:
+            d.call("DELETE", f"/v1/clones/{c['id']}")
+        for name, age_s in {"0": 0, **AGES}.items():
+            with_agent(d, name, age_s, last)
