@@ -121,12 +121,14 @@ static int snapshot_held(struct build *b, struct clone *c, struct ctl_snapshotte
 
 	fields_init(manifest_fields, &m);
 	int r = agent_of(b->d, c, &m, &b->agent, err);
+	pthread_mutex_lock(&c->life);
 	if (r >= 0)
 		r = hold(b->d, c, &ran, err);
 	if (r >= 0)
 		r = take_snapshot(b, c, ret, err);
 	if (ran)
 		clone_thaw_or_warn(b->d, c);
+	pthread_mutex_unlock(&c->life);
 	fields_free(manifest_fields, &m);
 	b->agent = NULL;
 	return r;

@@ -208,7 +208,9 @@ static void finish(struct forkd *d, struct identify *i, uint64_t deadline_ns, st
 	struct clone *c = i->c;
 
 	if (i->thaw) {
+		pthread_mutex_lock(&c->life);
 		clone_thaw_or_warn(d, c);
+		pthread_mutex_unlock(&c->life);
 		return;
 	}
 	if (!why->code && end(d, i, deadline_ns, why) >= 0) {

@@ -40,7 +40,8 @@ void identify_give_up(struct forkd *d, struct clone *c, const struct err *err);
 /*
  * clone_freeze() stops the guest's processes, before a pause or a snapshot, and has its files
  * written. clone_thaw() sets the wall clock and lets the processes go on. Both do nothing for a clone
- * without an agent, and are kept in the clone's record. E_BAD_STATE: the clone is not itself yet.
+ * without an agent, and are kept in the clone's record. E_BAD_STATE: the clone is not itself yet. The
+ * caller holds the clone's life, so that what a freeze is for happens before the next thaw.
  */
 MUST_CHECK int clone_freeze(struct forkd *d, struct clone *c, struct err *err);
 MUST_CHECK int clone_thaw(struct forkd *d, struct clone *c, struct err *err);

@@ -47,13 +47,11 @@ static int pause_or_resume(struct forkd *d, struct clone *c, bool pause, struct 
  * The guest's processes stand still before the vCPUs do, so that they find the right wall clock when
  * they go on. A guest whose agent does not freeze them is paused all the same.
  */
-int clone_pause(struct forkd *d, struct clone *c, bool pause, struct err *err)
+static int freeze_and_pause(struct forkd *d, struct clone *c, struct err *err)
 {
 	char line[ERR_MSG_BYTES];
 	struct err why = {};
 
-	if (!pause)
-		return pause_or_resume(d, c, false, err) < 0 ? err->num : clone_thaw(d, c, err);
 	if (clone_state(d->registry, c) == CLONE_RUNNING && clone_freeze(d, c, &why) < 0) {
 		if (why.detail == E_BAD_STATE) {
 			*err = why;
@@ -62,6 +60,19 @@ int clone_pause(struct forkd *d, struct clone *c, bool pause, struct err *err)
 		log_warn("clone %s is paused without a freeze: %s", c->record.id, err_line(&why, line, sizeof(line)));
 	}
 	return pause_or_resume(d, c, true, err);
+}
+
+int clone_pause(struct forkd *d, struct clone *c, bool pause, struct err *err)
+{
+	int r;
+
+	pthread_mutex_lock(&c->life);
+	if (pause)
+		r = freeze_and_pause(d, c, err);
+	else
+		r = pause_or_resume(d, c, false, err) < 0 ? err->num : clone_thaw(d, c, err);
+	pthread_mutex_unlock(&c->life);
+	return r;
 }
 
 /* ---- the end ---- */

@@ -9,7 +9,8 @@
 
 #include "forkd/clone/talk.h"
 
-MUST_CHECK int clone_pause(struct forkd *d, struct clone *c, bool pause, struct err *err); /* false: resume */
+/* pause false: resume. Waits until another pause, resume or snapshot of the clone is over. */
+MUST_CHECK int clone_pause(struct forkd *d, struct clone *c, bool pause, struct err *err);
 /*
  * Deletes a clone. Returns as soon as no vCPU of the clone can run, and the clone's names, taps and
  * locks are free; event clone.released follows.

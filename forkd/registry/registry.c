@@ -44,6 +44,7 @@ static void clone_free(struct clone *c)
 	record_free(&c->record);
 	free(c->exit_reason);
 	free(c->refusal);
+	pthread_mutex_destroy(&c->life);
 	pthread_mutex_destroy(&c->talk);
 	free(c);
 }
@@ -82,6 +83,7 @@ struct clone *clone_new(const char *id)
 	c->process = (struct watch){ .fd = -1 };
 	c->refs = 1;
 	c->version = -1;
+	pthread_mutex_init(&c->life, NULL);
 	pthread_mutex_init(&c->talk, NULL);
 	if (!c->record.id) {
 		clone_free(c);

@@ -29,6 +29,8 @@ enum line {
 struct clone {
 	/* labels, ttl_s and expires_ns are under the registry's lock; the rest is fixed after CLONE_CREATING */
 	struct record record;
+	/* One pause, resume or snapshot at a time, with the freeze and the thaw that belong to it; taken before talk. */
+	pthread_mutex_t life;
 	pthread_mutex_t talk; /* one conversation on the control socket at a time; taken before the registry's lock */
 	struct watch control, process; /* the control socket (talk) and the pidfd; fd -1: none (yet, or any more) */
 	uint64_t end_deadline_ns;      /* watcher only: until when the watcher waits for the exit status */

@@ -5,6 +5,11 @@
  * 983, GET /health is answered 204, GET /head and /files with the request itself, GET /garbage with what is no
  * HTTP, GET /flood without an end, GET /silent not at all, and all else with the request's own body.
  *
+ * GET /self says who this guest is by the last identity that it has acknowledged, whether it stands still, and whether
+ * it has gone on before an identity came that is not of the same name ("ran"). A file in /kept/ is counted as it comes: its
+ * bytes and their Adler-32 are the answer, then and to each GET, when all of it has come. A file /sized/BYTES/SEED, or
+ * /chunked/BYTES/SEED, has byte SEED + i % 251 at i.
+ *
  * A new identity is acknowledged unless the hostname of the identity says otherwise: "twin" echoes another
  * nonce, "garbage" is no HTTP, "silent" says nothing, "flood" never ends, "step" is an error, "reset" breaks off.
  *
@@ -15,7 +20,7 @@
  * Through the tunnel of 984, TCP port 80 answers as 983 does, and all others refuse.
  *
  * Options: protocol=1 (what hello says)  deaf=1 (nothing listens on 984)  quiet=1 (only "agent: ready" is printed)
- * touch=N (a new identity writes N pages first)
+ * touch=N (a new identity writes N pages first)  identity_ms=0  freeze_ms=0  thaw_ms=0 (until they are answered)
  */
 #include "virtio.h"
 
@@ -28,6 +33,7 @@
 #define BUFFERS 32
 #define CONNS 64
 #define KEPT 4096u /* of a request: its head, and the beginning of its body */
+#define FILES 16u  /* the newest ones in /kept/ */
 
 enum { REQUEST = 1, RESPONSE, RST, SHUTDOWN, RW, CREDIT_UPDATE, CREDIT_REQUEST };
 
@@ -42,9 +48,33 @@ struct packet {
 struct conn {
 	bool used, answered, floods, silent, tunnel;
 	uint32_t port, host_port, sent, taken, told, host_alloc, host_taken;
-	uint32_t got, body_at, body_len; /* body_at 0: the head has not come whole */
+	struct request {
+		uint32_t got, body_at, body_len; /* body_at 0: the head has not come whole */
+		enum { NOT_CHUNKED, SIZE, DATA, BEHIND_DATA, TRAILER, COMPLETE } chunk;
+		uint32_t chunk_left, body_got;
+		struct adler {
+			uint32_t a, b;
+		} sum; /* of the body */
+	} rq;
+	const char *late;            /* option: for how many ms the answer waits; NULL: it does not */
+	struct stopwatch time;       /* since the request came */
+	uint32_t file_left, file_at; /* a file that is sent */
+	uint8_t file_seed;
+	bool file_chunked;
 	char *kept; /* KEPT + 1 bytes, beside the table: to look for a connection touches few pages */
 };
+
+/* Who this guest is. */
+static struct {
+	char nonce[64], hostname[64], generation[64];
+	bool frozen, ran;
+} self;
+
+static struct file {
+	char name[64];
+	uint32_t bytes, sum;
+} files[FILES];
+static unsigned next_file;
 
 static struct virtio vsock;
 static struct virtq rx, tx, event;
@@ -191,11 +221,24 @@ static void answer(struct conn *c, const char *status, const char *body)
 	write_text(c, text, at);
 }
 
+static bool same(const char *a, const char *b)
+{
+	return strlen(a) == strlen(b) && memcmp(a, b, strlen(a)) == 0;
+}
+
+static void take_identity(struct conn *c, const char *nonce, const char *hostname)
+{
+	self.ran = !self.frozen && !same(hostname, self.hostname);
+	self.frozen = find(c->kept, "\"thaw\":false");
+	add(self.nonce, 0, nonce);
+	add(self.hostname, 0, hostname);
+	member(c, "\"generation\":\"", self.generation);
+}
+
 static void answer_identity(struct conn *c)
 {
 	static char body[128];
 	char nonce[64], hostname[64];
-	size_t at;
 
 	member(c, "\"nonce\":\"", nonce);
 	member(c, "\"hostname\":\"", hostname);
@@ -225,12 +268,30 @@ static void answer_identity(struct conn *c)
 		       "{\"code\":500,\"message\":\"step 'hooks': 10-dns: exit status 1\"}");
 		return;
 	}
+	take_identity(c, nonce, hostname);
 	if (find(hostname, "twin"))
 		nonce[0] = nonce[0] == '0' ? '1' : '0';
-	at = add(body, 0, "{\"nonce\":\"");
+	size_t at = add(body, 0, "{\"nonce\":\"");
 	at = add(body, at, nonce);
 	add(body, at, "\"}");
 	answer(c, "200 OK", body);
+}
+
+/* What takes its time. */
+static void answer_late(struct conn *c)
+{
+	if (begins(c, "POST /v1/identity "))
+		answer_identity(c);
+	else
+		answer(c, "200 OK", "{}");
+}
+
+static void wait_ms(struct conn *c, const char *what)
+{
+	stopwatch_start(&c->time);
+	c->late = option_number(what, 0) ? what : NULL;
+	if (!c->late)
+		answer_late(c);
 }
 
 static void answer_private(struct conn *c)
@@ -248,17 +309,17 @@ static void answer_private(struct conn *c)
 		write_text(c, agreed, sizeof(agreed) - 1);
 		c->answered = false;
 		c->tunnel = true;
-		c->got = c->body_at = c->body_len = 0;
+		memset(&c->rq, 0, sizeof(c->rq));
 	} else if (begins(c, "GET /v1/tunnel")) {
 		answer(c, "502 Bad Gateway",
 		       "{\"code\":502,\"message\":\"port 81 of the guest's loopback: Connection refused\"}");
 	} else if (begins(c, "POST /v1/identity ")) {
-		answer_identity(c);
+		wait_ms(c, "identity_ms");
 	} else {
-		note("agent: %s\n", begins(c, "POST /v1/freeze ") ? "freeze"
-				    : begins(c, "POST /v1/thaw ") ? "thaw"
-								  : "?");
-		answer(c, "200 OK", "{}");
+		bool freeze = begins(c, "POST /v1/freeze "), thaw = begins(c, "POST /v1/thaw ");
+		self.frozen = freeze || (self.frozen && !thaw);
+		note("agent: %s\n", freeze ? "freeze" : thaw ? "thaw" : "?");
+		wait_ms(c, freeze ? "freeze_ms" : "thaw_ms");
 	}
 }
 
@@ -275,7 +336,7 @@ static size_t add_frame(char *to, size_t at, char flags, const char *message)
 static void answer_start(struct conn *c)
 {
 	static char text[1024];
-	char *message = c->kept + c->body_at + 5;
+	char *message = c->kept + c->rq.body_at + 5;
 	size_t at = add(text, 0, "HTTP/1.1 200 OK\r\nContent-Type: application/connect+json\r\n\r\n");
 
 	if (find(message, "twice")) {
@@ -315,11 +376,123 @@ static void answer_files(struct conn *c)
 	}
 }
 
+/* ---- what the soak asks for ---- */
+
+static size_t add_text(char *to, size_t at, const char *key, const char *text)
+{
+	at = add(to, at, key);
+	at = add(to, at, "\":\"");
+	return add(to, add(to, at, text), "\",\"");
+}
+
+static void answer_self(struct conn *c)
+{
+	static char body[320];
+	size_t at = add_text(body, 0, "{\"nonce", self.nonce);
+
+	at = add_text(body, at, "hostname", self.hostname);
+	at = add_text(body, at, "generation", self.generation);
+	at = add(body, at, self.frozen ? "frozen\":true" : "frozen\":false");
+	add(body, at, self.ran ? ",\"ran\":true}" : ",\"ran\":false}");
+	answer(c, "200 OK", body);
+}
+
+/* What stands behind `before` in the request, up to a space. */
+static const char *name_of(struct conn *c, const char *before, char ret[64])
+{
+	const char *from = find(c->kept, before);
+	unsigned n = 0;
+
+	for (; from && n < 63 && from[n] > ' '; n++)
+		ret[n] = from[n];
+	ret[n] = 0;
+	return ret;
+}
+
+static void answer_kept(struct conn *c, const struct file *f)
+{
+	char body[64];
+	size_t at = add(body, 0, "{\"bytes\":");
+
+	at = add_number(body, at, f->bytes);
+	at = add(body, at, ",\"sum\":");
+	at = add_number(body, at, f->sum);
+	add(body, at, "}");
+	answer(c, "200 OK", body);
+}
+
+static void put_kept(struct conn *c)
+{
+	struct file *f = &files[next_file++ % FILES];
+
+	name_of(c, "/kept/", f->name);
+	f->bytes = c->rq.body_got;
+	f->sum = c->rq.sum.b << 16 | c->rq.sum.a;
+	answer_kept(c, f);
+}
+
+static void get_kept(struct conn *c)
+{
+	char name[64];
+
+	name_of(c, "/kept/", name);
+	for (unsigned i = 0; i < FILES; i++)
+		if (files[i].name[0] && same(files[i].name, name)) {
+			answer_kept(c, &files[i]);
+			return;
+		}
+	answer(c, "404 Not Found", "{\"code\":\"not_found\",\"message\":\"it is not there\"}");
+}
+
+static uint32_t number_at(const char **at)
+{
+	uint32_t v = 0;
+
+	for (; **at >= '0' && **at <= '9'; (*at)++)
+		v = v * 10 + (uint32_t)(**at - '0');
+	return v;
+}
+
+/* The head of a file; send_file() sends the rest. */
+static void begin_file(struct conn *c)
+{
+	const char *sized = find(c->kept, "/sized/"), *at = sized ? sized : find(c->kept, "/chunked/");
+	char head[128];
+
+	c->file_chunked = !sized;
+	c->file_left = number_at(&at);
+	at++;
+	c->file_seed = (uint8_t)number_at(&at);
+	c->file_at = 0;
+	size_t n = add(head, 0, "HTTP/1.1 200 OK\r\n");
+	n = add(head, n, sized ? "Content-Length: " : "Transfer-Encoding: chunked");
+	if (sized)
+		n = add_number(head, n, c->file_left);
+	write_text(c, head, add(head, n, "\r\n\r\n"));
+}
+
+static bool answer_soak(struct conn *c)
+{
+	if (begins(c, "GET /self "))
+		answer_self(c);
+	else if (begins(c, "POST /files?path=/kept/"))
+		put_kept(c);
+	else if (begins(c, "GET /files?path=/kept/"))
+		get_kept(c);
+	else if (begins(c, "GET /files?path=/sized/") || begins(c, "GET /files?path=/chunked/"))
+		begin_file(c);
+	else
+		return false;
+	return true;
+}
+
 static void answer_request(struct conn *c)
 {
 	c->answered = true;
 	if (c->port == PRIVATE_PORT && !c->tunnel)
 		answer_private(c);
+	else if (answer_soak(c))
+		return;
 	else if (begins(c, "GET /head/") || begins(c, "GET /head?") || begins(c, "GET /head ") ||
 		 begins(c, "GET /files?") || begins(c, "POST /files?"))
 		answer(c, "200 OK", c->kept);
@@ -339,27 +512,84 @@ static void answer_request(struct conn *c)
 		static const char text[] = "HTTP/1.1 204 No Content\r\n\r\n";
 		write_text(c, text, sizeof(text) - 1);
 	} else
-		answer(c, "200 OK", c->kept + c->body_at);
+		answer(c, "200 OK", c->kept + c->rq.body_at);
+}
+
+/* ---- bodies ---- */
+
+static void take_byte(struct request *rq, uint8_t byte)
+{
+	rq->body_got++;
+	rq->sum.a = (rq->sum.a + byte) % 65521;
+	rq->sum.b = (rq->sum.b + rq->sum.a) % 65521;
+}
+
+static uint32_t hex_digit(uint8_t c)
+{
+	if (c >= '0' && c <= '9')
+		return c - (uint32_t)'0';
+	return c >= 'a' && c <= 'f' ? c - (uint32_t)'a' + 10 : 16;
+}
+
+/* Trailers do not come through the daemon, so the line behind the last chunk ends the body. */
+static void take_chunked(struct request *rq, uint8_t byte)
+{
+	if (rq->chunk == SIZE && hex_digit(byte) < 16)
+		rq->chunk_left = rq->chunk_left * 16 + hex_digit(byte);
+	else if (rq->chunk == SIZE && byte == '\n')
+		rq->chunk = rq->chunk_left ? DATA : TRAILER;
+	else if (rq->chunk == DATA) {
+		take_byte(rq, byte);
+		if (--rq->chunk_left == 0)
+			rq->chunk = BEHIND_DATA;
+	} else if (byte == '\n')
+		rq->chunk = rq->chunk == BEHIND_DATA ? SIZE : COMPLETE;
+}
+
+static void take_head(struct conn *c, uint32_t body_at)
+{
+	const char *length = find(c->kept, "Content-Length: ");
+
+	c->rq.body_at = body_at;
+	c->rq.body_len = length ? number_at(&length) : 0;
+	c->rq.chunk = find(c->kept, "Transfer-Encoding: chunked") ? SIZE : NOT_CHUNKED;
+	c->rq.sum.a = 1;
+}
+
+static bool is_whole(const struct request *rq)
+{
+	return rq->body_at && (rq->chunk ? rq->chunk == COMPLETE : rq->body_got >= rq->body_len);
+}
+
+/* The request was answered: the next one may come. */
+static void answered(struct conn *c)
+{
+	memset(&c->rq, 0, sizeof(c->rq));
+	c->answered = false;
 }
 
 static void got_bytes(struct conn *c, const struct packet *p)
 {
-	for (uint32_t i = 0; i < p->len && c->got + i < KEPT; i++)
-		c->kept[c->got + i] = (char)p->payload[i];
-	c->got += p->len;
+	struct request *rq = &c->rq;
+	const uint32_t before = rq->got;
+
+	for (uint32_t i = 0; i < p->len && before + i < KEPT; i++)
+		c->kept[before + i] = (char)p->payload[i];
+	rq->got += p->len;
 	c->taken += p->len;
-	c->kept[MIN(c->got, KEPT)] = 0;
-	char *body = c->body_at ? NULL : find(c->kept, "\r\n\r\n");
-	if (body) {
-		const char *length = find(c->kept, "Content-Length: ");
-		c->body_at = (uint32_t)(body - c->kept);
-		for (; length && *length >= '0' && *length <= '9'; length++)
-			c->body_len = c->body_len * 10 + (uint32_t)(*length - '0');
-	}
-	if (c->body_at && c->got >= c->body_at + c->body_len && !c->answered) {
+	c->kept[MIN(rq->got, KEPT)] = 0;
+	const char *body = rq->body_at ? NULL : find(c->kept, "\r\n\r\n");
+	if (body)
+		take_head(c, (uint32_t)(body - c->kept));
+	for (uint32_t i = body ? rq->body_at - before : 0; rq->body_at && i < p->len; i++)
+		if (rq->chunk)
+			take_chunked(rq, p->payload[i]);
+		else
+			take_byte(rq, p->payload[i]);
+	if (is_whole(rq) && !c->answered) {
 		answer_request(c);
-		if (c->used && !c->floods && !c->silent) /* the next request may come */
-			c->got = c->body_at = c->body_len = c->answered = 0;
+		if (c->used && !c->floods && !c->silent && !c->late && c->file_left == 0)
+			answered(c);
 	}
 	if (c->used && c->taken - c->told >= BUF / 2)
 		say(c, CREDIT_UPDATE, 0, NULL, 0);
@@ -435,6 +665,56 @@ static void flood(struct conn *c)
 		say(c, RW, 0, junk, PAYLOAD);
 }
 
+static size_t add_chunk_size(char *to, uint32_t n)
+{
+	size_t at = 0;
+
+	for (int shift = 12; shift >= 0; shift -= 4)
+		to[at++] = "0123456789abcdef"[n >> shift & 15];
+	return add(to, at, "\r\n");
+}
+
+static void send_file(struct conn *c)
+{
+	uint8_t piece[PAYLOAD];
+
+	while (c->used && c->file_left && c->host_alloc - (c->sent - c->host_taken) >= PAYLOAD) {
+		const uint32_t n = MIN(c->file_left, PAYLOAD - 64);
+		size_t at = 0;
+		if (c->file_chunked)
+			at = add_chunk_size((char *)piece, n);
+		for (uint32_t i = 0; i < n; i++)
+			piece[at++] = (uint8_t)(c->file_seed + c->file_at++ % 251);
+		c->file_left -= n;
+		if (c->file_chunked)
+			at = add((char *)piece, at, c->file_left ? "\r\n" : "\r\n0\r\n\r\n");
+		say(c, RW, 0, piece, (uint32_t)at);
+		if (c->file_left == 0)
+			answered(c);
+	}
+}
+
+/* Answers whose time has come. False: there are others. */
+static bool late_answers(void)
+{
+	bool waiting = false;
+
+	for (unsigned i = 0; i < CONNS; i++) {
+		struct conn *c = &conns[i];
+		if (!c->used || !c->late)
+			continue;
+		if (stopwatch_ms(&c->time) < option_number(c->late, 0)) {
+			waiting = true;
+			continue;
+		}
+		c->late = NULL;
+		answer_late(c);
+		if (c->used && !c->floods && !c->silent)
+			answered(c);
+	}
+	return !waiting;
+}
+
 static void serve(void)
 {
 	uint32_t len;
@@ -446,10 +726,12 @@ static void serve(void)
 	virtq_kick(&rx);
 	while (virtq_take(&event, &len))
 		;
-	for (unsigned i = 0; i < CONNS; i++)
+	for (unsigned i = 0; i < CONNS; i++) {
 		flood(&conns[i]);
+		send_file(&conns[i]);
+	}
 	uint64_t seen = irq_count[rx.vector];
-	if (rx.used[1] == rx.last_used)
+	if (late_answers() && rx.used[1] == rx.last_used)
 		cpu_wait(&irq_count[rx.vector], seen);
 }
 

@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import socket
+import threading
 import uuid
 
 from forkdtest import Daemon, ForkdTest
@@ -166,6 +167,43 @@ class Pauses(AgentTest):
         self.assertNotIn("agent: thaw\n", self.serial(b))
         d.must(200, "PUT", f"/v1/clones/{a['id']}/resume")
         self.assertIn("agent: thaw\n", self.serial(a))
+
+
+class AtOnce(AgentTest):
+    """Pauses, resumes and snapshots of one clone at the same time, with a guest that takes its time to freeze and to thaw."""
+
+    def begin(self, d, c, method, what, body=None, says=None):
+        """Returns when the guest has said that it is doing it; the answer comes later."""
+        answers, before = [], self.serial(c).count(f"agent: {says}\n")
+        thread = threading.Thread(target=lambda: answers.append(d.call(method, f"/v1/clones/{c['id']}/{what}", body)))
+        thread.start()
+        wait_for(says, lambda: self.serial(c).count(f"agent: {says}\n") > before)
+        return lambda: (thread.join(), answers[0].status)[1]
+
+    def told(self, d, c):
+        return d.must(200, "GET", f"/v1/clones/{c['id']}/agent/self")
+
+    def test_a_resume_in_a_snapshot(self):
+        """The template is of a guest that stands still, whatever comes meanwhile."""
+        d = Daemon(self)
+        self.template(d, cmdline="freeze_ms=500")
+        [c] = d.clone("t")
+        snapshot = self.begin(d, c, "POST", "snapshot", {"name": "u"}, "freeze")
+        d.must(200, "PUT", f"/v1/clones/{c['id']}/resume")
+        self.assertEqual(snapshot(), 201)
+        [e] = d.clone("u")
+        self.assertEqual((self.told(d, e)["ran"], self.told(d, c)["frozen"]), (False, False))
+
+    def test_a_pause_in_a_resume(self):
+        """What stands still goes on with the next resume."""
+        d = Daemon(self)
+        self.template(d, cmdline="freeze_ms=1000 thaw_ms=500")
+        [c] = d.clone("t", paused=True)
+        resume = self.begin(d, c, "PUT", "resume", says="thaw")
+        pause = self.begin(d, c, "PUT", "pause", says="freeze")
+        self.assertEqual((resume(), pause()), (200, 200))
+        d.must(200, "PUT", f"/v1/clones/{c['id']}/resume")
+        self.assertFalse(self.told(d, c)["frozen"])
 
 
 class Snapshots(AgentTest):
