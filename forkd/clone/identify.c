@@ -268,8 +268,10 @@ static int set_frozen(struct forkd *d, struct clone *c, bool frozen, struct err 
 	pthread_mutex_lock(&c->talk);
 	pthread_mutex_lock(&d->registry->lock);
 	c->record.frozen = frozen;
+	enum clone_state state = c->state;
 	pthread_mutex_unlock(&d->registry->lock);
-	int r = keep_record(d, c, err);
+	bool lives = state == CLONE_RUNNING || state == CLONE_PAUSED; /* otherwise its directory may be gone */
+	int r = lives ? keep_record(d, c, err) : clone_state_error(c, state, err);
 	watch_end_talk(d->watcher, &c->control, &c->talk);
 	return r;
 }
