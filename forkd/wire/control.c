@@ -42,13 +42,23 @@ int wait_readable(int fd, uint64_t deadline_ns)
 	return wait_events(fd, POLLIN, deadline_ns);
 }
 
+/* Who closed the connection with packets unread has ended as well as who had read them all. */
+static int peer_ended(struct err *err)
+{
+	return err_num(err, ERR_INTERNAL, EPIPE, "the process ended, or closed its control socket");
+}
+
 int control_send(int fd, const char *op, const struct field *rows, const void *obj, const char *extra, const int *fds,
 		 uint32_t n_fds, struct err *err)
 {
 	autostrbuf struct strbuf text = {};
 
 	ctl_request(&text, op, rows, obj, extra);
-	return ctl_send(fd, &text, fds, n_fds, err) < 0 ? err_wrap(err, "send '%s'", op) : 0;
+	if (ctl_send(fd, &text, fds, n_fds, err) >= 0)
+		return 0;
+	if (err->num == -ECONNRESET)
+		peer_ended(err);
+	return err_wrap(err, "send '%s'", op);
 }
 
 int control_reply(int fd, uint64_t deadline_ns, event_fn *on_event, void *arg, struct ctl_packet *p, struct err *err)
@@ -63,7 +73,7 @@ int control_reply(int fd, uint64_t deadline_ns, event_fn *on_event, void *arg, s
 		if (r == -EAGAIN)
 			continue;
 		if (r == 0 || (r < 0 && err->num == -ECONNRESET))
-			return err_num(err, ERR_INTERNAL, EPIPE, "the process ended, or closed its control socket");
+			return peer_ended(err);
 		if (r < 0)
 			return err->num;
 		if (!json_get(&p->json.nodes[0], "event"))

@@ -20,7 +20,7 @@ int wait_readable(int fd, uint64_t deadline_ns);
 
 /*
  * Sends a request with the members of `obj`. `extra`: more members as JSON text, or NULL. The
- * descriptors stay the caller's.
+ * descriptors stay the caller's. -EPIPE: the other end is gone.
  */
 MUST_CHECK int control_send(int fd, const char *op, const struct field *rows, const void *obj, const char *extra,
 			    const int *fds, uint32_t n_fds, struct err *err);
