@@ -25,15 +25,15 @@ enum {
 /* ---- the record ---- */
 
 /*
- * Writes the record, as it is now, for the next daemon. The record of a clone that is being created is
+ * Writes this record of the clone for the next daemon. The record of a clone that is being created is
  * committed when the clone is handed out. The caller holds talk.
  */
-static int keep_record(const struct forkd *d, const struct clone *c, struct err *err)
+static int keep_record(const struct forkd *d, const struct clone *c, const struct record *record, struct err *err)
 {
 	autoclose int dir = -1;
 	bool made = clone_state(d->registry, c) != CLONE_CREATING;
 
-	if (place_open(d, "clones", c->record.id, &dir, err) < 0 || record_save(&c->record, dir, err) < 0)
+	if (place_open(d, "clones", c->record.id, &dir, err) < 0 || record_save(record, dir, err) < 0)
 		return err->num;
 	return made ? record_commit(dir, err) : 0;
 }
@@ -101,11 +101,17 @@ static int ask(struct forkd *d, struct clone *c, const char *op, struct err *err
 static int release(struct forkd *d, const struct identify *i, struct err *err)
 {
 	struct clone *c = i->c;
+	struct record unique = c->record;
 
 	if (i->pause && ask(d, c, "pause", err) < 0)
 		return err_wrap(err, "pause");
 	if (ask(d, c, "net_release", err) < 0)
 		return err_wrap(err, "net_release");
+	/* Written before anybody sees it: what was called unique gets no other identity from the next daemon. */
+	unique.identity = IDENTITY_UNIQUE;
+	unique.frozen = i->pause;
+	if (keep_record(d, c, &unique, err) < 0)
+		return err->num;
 	pthread_mutex_lock(&d->registry->lock);
 	c->record.identity = IDENTITY_UNIQUE;
 	c->record.frozen = i->pause;
@@ -114,7 +120,7 @@ static int release(struct forkd *d, const struct identify *i, struct err *err)
 	c->ready_ns = monotonic_ns();
 	pthread_cond_broadcast(&d->registry->changed);
 	pthread_mutex_unlock(&d->registry->lock);
-	return keep_record(d, c, err);
+	return 0;
 }
 
 static int end(struct forkd *d, struct identify *i, uint64_t deadline_ns, struct err *err)
@@ -271,7 +277,7 @@ static int set_frozen(struct forkd *d, struct clone *c, bool frozen, struct err 
 	enum clone_state state = c->state;
 	pthread_mutex_unlock(&d->registry->lock);
 	bool lives = state == CLONE_RUNNING || state == CLONE_PAUSED; /* otherwise its directory may be gone */
-	int r = lives ? keep_record(d, c, err) : clone_state_error(c, state, err);
+	int r = lives ? keep_record(d, c, &c->record, err) : clone_state_error(c, state, err);
 	watch_end_talk(d->watcher, &c->control, &c->talk);
 	return r;
 }

@@ -126,6 +126,17 @@ class Identity(AgentTest):
         wait_for("the end", lambda: d.get(f"/v1/clones/{c['id']}")["state"] == "exited")
         self.assertIn("another identity", d.get(f"/v1/clones/{c['id']}")["exit"]["reason"])
 
+    def test_not_unique_before_the_next_daemon_would_know(self):
+        """Where the record cannot be written the clone ends, and nobody has seen it unique."""
+        d = Daemon(self)
+        self.template(d, cmdline="identity_ms=500")
+        [c] = d.clone("t", wait="resumed")
+        os.mkdir(os.path.join(os.path.dirname(c["api_socket"]), "clone.json.new"))
+        wait_for("the end", lambda: d.get(f"/v1/clones/{c['id']}")["state"] == "exited")
+        ended = d.get(f"/v1/clones/{c['id']}")
+        self.assertEqual(ended["identity"], "pending")
+        self.assertIn("write the record", ended["exit"]["reason"])
+
     def test_names_are_for_one(self):
         d = Daemon(self)
         self.template(d)
@@ -197,7 +208,7 @@ class AtOnce(AgentTest):
     def test_a_pause_in_a_resume(self):
         """What stands still goes on with the next resume."""
         d = Daemon(self)
-        self.template(d, cmdline="freeze_ms=1000 thaw_ms=500")
+        self.template(d, cmdline="freeze_ms=600 thaw_ms=300")
         [c] = d.clone("t", paused=True)
         resume = self.begin(d, c, "PUT", "resume", says="thaw")
         pause = self.begin(d, c, "PUT", "pause", says="freeze")
