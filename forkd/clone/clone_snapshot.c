@@ -91,8 +91,11 @@ static int hold(struct forkd *d, struct clone *c, bool *ret_ran, struct err *err
 {
 	pthread_mutex_lock(&d->registry->lock);
 	bool managed = c->record.identity != IDENTITY_UNMANAGED, frozen = c->record.frozen;
-	*ret_ran = c->state == CLONE_RUNNING;
+	enum clone_state state = c->state;
 	pthread_mutex_unlock(&d->registry->lock);
+	*ret_ran = state == CLONE_RUNNING;
+	if (state != CLONE_RUNNING && state != CLONE_PAUSED)
+		return clone_state_error(c, state, err);
 	if (*ret_ran)
 		return clone_freeze(d, c, err);
 	if (!managed || frozen)
@@ -108,8 +111,11 @@ static int agent_of(struct forkd *d, const struct clone *c, struct manifest *m, 
 {
 	if (c->record.identity == IDENTITY_UNMANAGED)
 		return 0;
-	if (store_manifest(d->store, c->record.template, m, err) < 0)
-		return err->num;
+	if (store_manifest(d->store, c->record.template, m, err) < 0) {
+		enum clone_state state = clone_state(d->registry, c);
+		bool lives = state == CLONE_RUNNING || state == CLONE_PAUSED; /* otherwise its template may be gone */
+		return lives ? err->num : clone_state_error(c, state, err);
+	}
 	*ret = m->agent;
 	return 0;
 }

@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import signal
 import socket
 import threading
 import uuid
@@ -229,6 +230,16 @@ class Snapshots(AgentTest):
         [e] = d.clone("u")
         self.assertEqual(e["identity"], "unique")
         self.assertIn(f"identity of {e['id']}\n", self.serial(e))
+
+    def test_of_a_clone_that_has_ended(self):
+        d = Daemon(self)
+        self.template(d)
+        [c] = d.clone("t")
+        os.kill(c["pid"], signal.SIGKILL)
+        wait_for("the end", lambda: d.get(f"/v1/clones/{c['id']}")["state"] == "exited")
+        self.assertIn("has exited", d.refused(409, "invalid_state", "POST", f"/v1/clones/{c['id']}/snapshot", {"name": "u"}))
+        d.must(204, "DELETE", "/v1/templates/t")    # exited clones do not hold it
+        self.assertIn("has exited", d.refused(409, "invalid_state", "POST", f"/v1/clones/{c['id']}/snapshot", {"name": "u"}))
 
     def test_paused_by_its_own_api(self):
         d = Daemon(self)
