@@ -65,6 +65,8 @@ static int launch_all(struct batch *b, struct err *err)
 			r = err_wrap(err, "fork of clone %u of %u", b->forked + 1, b->n);
 		b->forked++;
 	}
+	if (r >= 0 && b->forked < b->begun) /* the host was found dead meanwhile: its replies are not waited for */
+		r = fail(err, E_HOST, "template host of '%s': it has ended", b->t->name);
 	return r;
 }
 
