@@ -16,8 +16,8 @@ from test_vsock import EchoServer, dial, echo, pattern
 SANITIZED = os.path.basename(BUILD) in ("asan", "tsan")       # their shadow memory is private, too
 
 
-def footprint(daemon):
-    """What could be left behind: VM processes, the daemon's descriptors, files of the runtime directory, mounts, interfaces."""
+def vm_processes():
+    """Template hosts, parked clones and clones of the program under test."""
     own = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -25,12 +25,17 @@ def footprint(daemon):
                 with open(f"/proc/{entry}/cmdline", "rb") as f:
                     command = f.read()
                     if kvmtest.VMM.encode() in command and b"--template-host" in command and alive(entry):
-                        own.append(entry)
+                        own.append(int(entry))
             except OSError:
                 pass
+    return own
+
+
+def footprint(daemon):
+    """What could be left behind: VM processes, the daemon's descriptors, files of the runtime directory, mounts, interfaces."""
     files = sorted(os.path.join(d, f) for d, _, names in os.walk(daemon.runtime) for f in names)
     return {
-        "vms": len(own),
+        "vms": len(vm_processes()),
         "fds": len(os.listdir(f"/proc/{daemon.process.pid}/fd")),
         "files": files,
         "mounts": len(read("/proc/self/mounts").splitlines()),
