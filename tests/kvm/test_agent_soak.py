@@ -449,7 +449,8 @@ class AgentSoak(test_agent.AgentTest):
             self.awake(soak, clone)
         self.assertEqual(soak.wrong, [], f"seed {SEED}; {soak.d.context()}")
         for clone in soak.d.get("/v1/clones")["clones"]:
-            self.assertIn(soak.d.call("DELETE", f"/v1/clones/{clone['id']}").status, (204, 404))
+            url = f"/v1/clones/{clone['id']}"       # of a run whose client has left, too, which is being deleted
+            wait_for("its end", lambda url=url: soak.d.call("DELETE", url).status in (204, 404), context=soak.d.context)
         soak.clones.clear()
         for t in soak.d.get("/v1/templates")["templates"]:
             if t["name"] != "t":
