@@ -11,6 +11,9 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <unistd.h>
+
+enum { LOCK_SOON_MS = 500, LOCK_TRY_MS = 10 };
 
 static bool lacks_flags(int num)
 {
@@ -67,6 +70,17 @@ int fs_lock(int fd, enum fs_lock_kind first)
 		return r;
 	int other = lock_by(fd, first == FS_LOCK_OFD ? FS_LOCK_FLOCK : FS_LOCK_OFD);
 	return other == 0 || other == -EAGAIN ? other : r;
+}
+
+int fs_lock_soon(int fd, enum fs_lock_kind first)
+{
+	int r = fs_lock(fd, first);
+
+	for (unsigned waited_ms = 0; r == -EAGAIN && waited_ms < LOCK_SOON_MS; waited_ms += LOCK_TRY_MS) {
+		usleep(LOCK_TRY_MS * 1000);
+		r = fs_lock(fd, first);
+	}
+	return r;
 }
 
 bool fs_fills_holes(int fd)

@@ -29,6 +29,12 @@ enum fs_lock_kind { FS_LOCK_OFD, FS_LOCK_FLOCK };
  */
 MUST_CHECK int fs_lock(int fd, enum fs_lock_kind first);
 
+/*
+ * The same, but waits half a second for the lock: a process that was killed is outlived for a moment by children that
+ * have its descriptors until they exec.
+ */
+MUST_CHECK int fs_lock_soon(int fd, enum fs_lock_kind first);
+
 /* Whether a hole of the file that is read through a mapping may become data for good, as in a tmpfs. */
 bool fs_fills_holes(int fd);
 

@@ -72,7 +72,7 @@ static int lock_runtime(struct forkd *d, struct err *err)
 	d->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (d->lock_fd < 0)
 		return err_sys(err, ERR_INTERNAL, "open '%s'", path);
-	int r = fs_lock(d->lock_fd, FS_LOCK_OFD);
+	int r = fs_lock_soon(d->lock_fd, FS_LOCK_OFD);
 	if (r == -EAGAIN)
 		return err_set(err, ERR_BUSY, "the runtime directory '%s' is used by another daemon", d->runtime_dir);
 	return r < 0 ? err_num(err, ERR_INTERNAL, -r, "'%s' cannot be locked on %s", path, fs_name(d->lock_fd, fs)) : 0;

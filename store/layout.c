@@ -153,7 +153,7 @@ static int lock(struct store *s, struct err *err)
 	s->lock_fd = openat(s->root_fd, "lock", O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
 	if (s->lock_fd < 0)
 		return err_sys(err, ERR_INTERNAL, "open '%s/lock'", s->root);
-	int r = fs_lock(s->lock_fd, FS_LOCK_FLOCK);
+	int r = fs_lock_soon(s->lock_fd, FS_LOCK_FLOCK);
 	if (r == -EAGAIN)
 		return err_set(err, ERR_BUSY, "store '%s' is in use by another daemon", s->root);
 	return r < 0 ? err_num(err, ERR_INTERNAL, -r, "'%s/lock' cannot be locked on %s", s->root,

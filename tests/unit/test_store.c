@@ -139,6 +139,23 @@ static void has_one_user(void **state)
 	assert_int_equal(count_entries(path_of(root, "staging")), 0);
 }
 
+/* A daemon that was killed while it started a process: the process has the daemon's descriptors until it execs. */
+static void outlived_by_a_child(void **state)
+{
+	struct store *s = open_store();
+
+	(void)state;
+	pid_t child = fork();
+	if (child == 0) {
+		usleep(50000);
+		_exit(0);
+	}
+	assert_true(child > 0);
+	store_close(s);
+	store_close(open_store());
+	assert_int_equal(waitpid(child, NULL, 0), child);
+}
+
 /* Where renameat2() knows no flags and flock() does not work. */
 static void works_on_odd_file_systems(void **state)
 {
@@ -566,6 +583,7 @@ int main(void)
 		cmocka_unit_test_teardown(refuses_what_is_no_store, drop_root),
 		cmocka_unit_test_teardown(refuses_other_formats, drop_root),
 		cmocka_unit_test_teardown(has_one_user, drop_root),
+		cmocka_unit_test_teardown(outlived_by_a_child, drop_root),
 		cmocka_unit_test_teardown(works_on_odd_file_systems, drop_root),
 		cmocka_unit_test_teardown(publishes, drop_root),
 		cmocka_unit_test_teardown(publishes_only_what_is_sealed, drop_root),
