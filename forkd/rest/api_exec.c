@@ -160,17 +160,24 @@ static int load_clone(const struct json_node *node, uint64_t timeout_s, struct c
 	return 0;
 }
 
-static int make_clone(struct forkd *d, struct request *rq, const struct clone_request *wanted, struct clone ***ret,
-		      struct err *err)
+/* A reference, or NULL. */
+static struct clone *make_clone(struct forkd *d, struct request *rq, const struct clone_request *wanted,
+				struct err *err)
 {
+	struct clone **list = NULL, *c = NULL;
 	struct tmpl *t = NULL;
 
 	if (tmpl_use(d->registry, rq->param[0], &t, err) < 0)
-		return err->num;
+		return NULL;
 	const struct origin from = request_origin(rq);
-	int r = clones_create(d, t, wanted, &from, ret, err);
+	int r = clones_create(d, t, wanted, &from, &list, err);
 	tmpl_unuse(d->registry, t);
-	return r < 0 ? err_wrap(err, "template '%s'", rq->param[0]) : 0;
+	if (r >= 0)
+		c = list[0];
+	else
+		err_wrap(err, "template '%s'", rq->param[0]);
+	free(list);
+	return c;
 }
 
 /* A clone that was deleted by somebody else is gone, too. */
@@ -187,20 +194,20 @@ int api_template_run(struct forkd *d, struct request *rq, struct reply *reply, s
 {
 	autoclonerequest struct clone_request wanted = {};
 	autoexecwish struct exec_wish wish = {};
-	struct clone **clones = NULL;
 
 	if (exec_wish_load(rq->body, "clone", &wish, err) < 0 ||
-	    load_clone(json_get(rq->body, "clone"), wish.timeout_s, &wanted, err) < 0 ||
-	    make_clone(d, rq, &wanted, &clones, err) < 0)
+	    load_clone(json_get(rq->body, "clone"), wish.timeout_s, &wanted, err) < 0)
 		return err->num;
-	struct clone *c = clones[0];
+	struct clone *c = make_clone(d, rq, &wanted, err);
+	if (!c)
+		return err->num;
 	strbuf_putc(&reply->body, '{');
 	int r = exec(d, c, &wish, rq, &reply->body, err);
 	strbuf_puts(&reply->body, ",\"clone\":");
 	clone_json(d, c, NULL, &reply->body);
 	strbuf_putc(&reply->body, '}');
 	end_clone(d, c);
-	clones_unref(d->registry, clones, 1);
+	clone_unref(d->registry, c);
 	return r;
 }
 

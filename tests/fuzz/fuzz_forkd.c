@@ -226,7 +226,7 @@ static bool vm(const struct json_node *node)
 	}
 	if (json_parse(&json, moved.text, moved.len, &err) < 0)
 		return false;
-	bool taken = vm_needs_load(&json.nodes[0], &place, "c-abcdefghijkl", &needs, &err) == 0;
+	bool taken = vm_needs_load(&json.nodes[0], &place, "c-abcdefghijkl", moved.len % 2, &needs, &err) == 0;
 	vm_needs_done(&needs);
 	return taken;
 }

@@ -16,6 +16,7 @@ static struct vm vm;
 static const struct vcpu_env env = { .kvm = &vm.kvm, .pio = &vm.pio, .mmio = &vm.mmio };
 static _Atomic unsigned n_runs, n_ahead, n_prepared; /* n_ahead: runs of what is parked */
 static _Atomic bool ahead_without_exit;
+static const struct kvm_run *area; /* the test's own view: that of a vCPU may be gone while another one still runs */
 
 /* Every vCPU is the same file, its area shared. */
 static int fake_kvm(unsigned long request, void *arg)
@@ -25,7 +26,7 @@ static int fake_kvm(unsigned long request, void *arg)
 		return FAKE_FD;
 	if (vm.vcpus.goal != VCPUS_RUN) {
 		n_ahead++;
-		ahead_without_exit = ahead_without_exit || !vm.vcpus.vcpu[0].run->immediate_exit;
+		ahead_without_exit = ahead_without_exit || !area->immediate_exit;
 		return -EINTR;
 	}
 	n_runs++;
@@ -40,6 +41,8 @@ static int make_vcpus(unsigned n)
 
 	if (ftruncate(fd, RUN_BYTES) < 0 || dup2(fd, FAKE_FD) < 0)
 		return -1;
+	area = mmap(NULL, RUN_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(area, MAP_FAILED);
 	config = (struct vm_config){ .cpus = { .boot_vcpus = n, .max_vcpus = n } };
 	vm = (struct vm){ .config = &config, .kvm = { .fd = -1, .vm_fd = FAKE_FD, .run_bytes = RUN_BYTES } };
 	n_runs = n_ahead = n_prepared = 0;
@@ -58,6 +61,7 @@ static int done(void **state)
 	(void)state;
 	vcpus_destroy(&vm.vcpus);
 	vcpus_destroy(&vm.vcpus);
+	munmap((void *)(uintptr_t)area, RUN_BYTES);
 	return 0;
 }
 
@@ -94,6 +98,7 @@ static void runs_ahead(void **state)
 
 	(void)state;
 	vcpus_destroy(&vm.vcpus);
+	munmap((void *)(uintptr_t)area, RUN_BYTES);
 	assert_int_equal(make_vcpus(1), 0); /* one: the area is not shared with another */
 	assert_int_equal(vcpus_start(&vm.vcpus, NULL, NULL, &err), 0);
 	assert_int_equal(vcpus_wait(&vm.vcpus, &err), 0);
