@@ -3,7 +3,7 @@
 
     sdk.py URL MODULE      every function check_… of the module, with a Sandbox for the agent behind URL
 
-A check that is a coroutine gets an AsyncSandbox. One line for each: "ok NAME" or "not ok NAME: why".
+A check that is a coroutine gets an AsyncSandbox. One line for each: "ok NAME" or "not ok NAME: why"; then "end".
 """
 import asyncio
 import importlib
@@ -48,3 +48,5 @@ def main():
 
 if __name__ == "__main__":
     main()
+    print("end", flush=True)
+    os._exit(0)         # the package's own threads may crash while an interpreter ends; that says nothing of the agent
