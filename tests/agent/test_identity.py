@@ -345,8 +345,15 @@ class Freeze(SystemTest):
         c = Connection(self.private)
         c.request("POST", "/v1/freeze", b"{}")
         c.close()
-        wait_for("the agent is free", lambda: not self.daemon("GET", "/v1/hello")["frozen"] and not self.stands_still("x.slice"))
+        self.daemon("GET", "/v1/hello")     # what was sent before is read by now
+        wait_for("the freeze is over", self.is_free)
+        self.assertFalse(self.daemon("GET", "/v1/hello")["frozen"])
+        wait_for("all go on", lambda: not self.stands_still("x.slice"))
 
+    def is_free(self):
+        with Connection(self.private) as c:
+            c.request("POST", "/v1/fsthaw", b"{}")
+            return c.answer().status != 409
 
     def test_processes_of_the_api(self):
         """They are frozen like all others. One that is started meanwhile begins after the thaw, with the clone's environment."""

@@ -126,6 +126,8 @@ static int fake_kvm(unsigned long request, void *arg)
 		return (uintptr_t)arg > 5UL * TSC_KHZ ? -EINVAL : 0;
 	case KVM_SET_TSS_ADDR:
 		return 0;
+	case KVM_RUN: /* only of vCPUs that are parked, which ask to leave at once */
+		return -EINTR;
 	case KVM_SET_CPUID2:
 		return set_cpuid(arg);
 	case KVM_GET_MSR_INDEX_LIST:
