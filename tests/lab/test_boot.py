@@ -45,7 +45,7 @@ def boot_vmlinux():
     boot("boot-vmlinux", 1, VMLINUX)
 
 
-@test("reset", "quick", "full")
+@test("reset", "full")
 def reset():
     """A guest's reset starts it again, in the same VMM process, with all devices."""
     with Vm("reset") as vm:
