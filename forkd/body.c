@@ -44,6 +44,12 @@ int body_check_env(const struct json_node *env, const char *what, struct err *er
 	return 0;
 }
 
+void wipe_text(char *text)
+{
+	if (text)
+		explicit_bzero(text, strlen(text));
+}
+
 void json_member(struct strbuf *out, const char *key, const char *value)
 {
 	strbuf_printf(out, ",\"%s\":", key);

@@ -13,6 +13,8 @@ MUST_CHECK int body_load(const struct field *rows, const char *const *others, vo
 			 const char *what, struct err *err);
 /* Checks variables for a process: an object of strings, 256 at most, whose names are none of an empty text, "A=B" or too long. */
 MUST_CHECK int body_check_env(const struct json_node *env, const char *what, struct err *err);
+/* Overwrites a text that may be secret, before it is freed. NULL is fine. */
+void wipe_text(char *text);
 /* `,"key":"value"`, or null. */
 void json_member(struct strbuf *out, const char *key, const char *value);
 /* The value as JSON text again; json_text_without() leaves a member of the object out. */

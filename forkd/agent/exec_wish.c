@@ -28,15 +28,9 @@ static const struct field exec_body_fields[] = {
 };
 static const char *const by_hand[] = { "env" };
 
-static void wipe(char *s)
-{
-	if (s)
-		explicit_bzero(s, strlen(s));
-}
-
 void exec_wish_done(struct exec_wish *w)
 {
-	wipe(w->start);
+	wipe_text(w->start);
 	free(w->start);
 	free(w->user);
 	if (w->input.text)
@@ -129,8 +123,8 @@ int exec_wish_load(const struct json_node *node, const char *other, struct exec_
 	int r = body_load(exec_body_fields, others, &b, node, "body", err);
 	if (r >= 0)
 		r = wish_from(&b, env && env->type != JSON_NULL ? env : NULL, ret, err);
-	wipe(b.stdin);
-	wipe(b.stdin_b64);
+	wipe_text(b.stdin);
+	wipe_text(b.stdin_b64);
 	fields_free(exec_body_fields, &b);
 	return r;
 }

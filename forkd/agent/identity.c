@@ -100,12 +100,6 @@ static int check_file(const struct wished_file *f, unsigned i, uint32_t *ret_mod
 	return 0;
 }
 
-static void wipe(char *s)
-{
-	if (s)
-		explicit_bzero(s, strlen(s));
-}
-
 /* Adds a file in the agent's form. */
 static int add_file(const struct json_node *node, unsigned i, struct strbuf *out, struct err *err)
 {
@@ -131,8 +125,8 @@ static int add_file(const struct json_node *node, unsigned i, struct strbuf *out
 			strbuf_puts(out, f.content_b64);
 		strbuf_puts(out, "\"}");
 	}
-	wipe(f.content);
-	wipe(f.content_b64);
+	wipe_text(f.content);
+	wipe_text(f.content_b64);
 	fields_free(file_fields, &f);
 	return r;
 }
@@ -207,8 +201,8 @@ int identity_wish_load(const struct json_node *node, struct identity_wish *ret, 
 
 void identity_wish_done(struct identity_wish *w)
 {
-	wipe(w->env);
-	wipe(w->files);
+	wipe_text(w->env);
+	wipe_text(w->files);
 	free(w->hostname);
 	free(w->machine_id);
 	free(w->default_user);
@@ -389,7 +383,7 @@ int identity_send(int fd, const char *hostname, const struct identity_wish *w, b
 		.method = "POST", .target = "/v1/identity", .body = &body, .deadline_ns = deadline_ns
 	};
 	int r = agent_send(fd, &rq, err);
-	wipe(body.text);
+	wipe_text(body.text);
 	strbuf_done(&body);
 	return r;
 }

@@ -20,15 +20,15 @@
  */
 MUST_CHECK int clone_dial(struct forkd *d, struct clone *c, const struct dial_to *to, struct err *err);
 /*
+ * The same for what clients want of the guest: E_PAUSED for a clone that is paused; a clone that is to
+ * become itself (docs/identity.md) is waited for.
+ */
+MUST_CHECK int clone_dial_running(struct forkd *d, struct clone *c, const struct dial_to *to, struct err *err);
+/*
  * The end of a dial whose request was sent to a clone's process already, while the clone is being created:
  * takes the process' answer, then as clone_dial(). The caller is the only one who talks to the process.
  */
 MUST_CHECK int clone_dial_begun(struct forkd *d, struct clone *c, struct dial *dial, uint64_t deadline_ns,
 				struct err *err);
-/*
- * The same for what clients want of the guest: E_PAUSED for a clone that is paused; a clone that is to
- * become itself (docs/identity.md) is waited for.
- */
-MUST_CHECK int clone_dial_running(struct forkd *d, struct clone *c, const struct dial_to *to, struct err *err);
 
 #endif

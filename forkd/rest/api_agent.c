@@ -29,13 +29,6 @@ static const char *const hidden_from_client[] = {
 /* A page of a guest runs in no origin, and is what it says. */
 #define ADDED "Content-Security-Policy: sandbox\r\nX-Content-Type-Options: nosniff\r\n"
 
-static int add_user(const struct request *rq, struct strbuf *head, struct err *err)
-{
-	const char *query = request_query(rq, "username", 0), *field = request_header(rq, "X-Forkd-User");
-
-	return agent_user_field(field ? field : query, head, err);
-}
-
 /* A connection to the agent's API, or through the agent to a TCP port of the guest. */
 static int dial(struct forkd *d, struct clone *c, unsigned tcp_port, struct err *err)
 {
@@ -60,10 +53,10 @@ static int pass_on(struct forkd *d, const struct request *rq, const struct way *
 		   struct err *err)
 {
 	struct relay_options *relay = &reply->relay;
-	struct clone *c = registry_find(d->registry, rq->param[0]);
+	struct clone *c;
 
-	if (!c)
-		return fail(err, E_NO_CLONE, "there is no clone '%s'", rq->param[0]);
+	if (api_find_clone(d, rq, &c, err) < 0)
+		return err->num;
 	strbuf_printf(&relay->head, "%s %s HTTP/1.1\r\nHost: %s\r\n%s", way->method, way->target,
 		      way->tcp_port ? "localhost" : "agent", way->added);
 	relay_copy_fields(request_message(rq), way->hidden, &relay->head);
@@ -72,7 +65,7 @@ static int pass_on(struct forkd *d, const struct request *rq, const struct way *
 	relay->dropped = hidden_from_client;
 	relay->added = ADDED;
 	relay->upgrades = true;
-	int r = way->tcp_port ? 0 : add_user(rq, &relay->head, err);
+	int r = way->tcp_port ? 0 : agent_user_field(request_user(rq), &relay->head, err);
 	if (r == 0 && relay->head.failed)
 		r = fail(err, E_INTERNAL, "no memory for the request");
 	relay->upstream = r == 0 ? dial(d, c, way->tcp_port, err) : -1;

@@ -28,7 +28,7 @@ enum {
 	STATS_TIMEOUT_MS = 2000
 };
 
-static int find(struct forkd *d, const struct request *rq, struct clone **ret, struct err *err)
+int api_find_clone(struct forkd *d, const struct request *rq, struct clone **ret, struct err *err)
 {
 	*ret = registry_find(d->registry, rq->param[0]);
 	return *ret ? 0 : fail(err, E_NO_CLONE, "there is no clone '%s'", rq->param[0]);
@@ -186,7 +186,7 @@ int api_clone_get(struct forkd *d, struct request *rq, struct reply *reply, stru
 	autostrbuf struct strbuf stats = {};
 	struct clone *c;
 
-	if (find(d, rq, &c, err) < 0)
+	if (api_find_clone(d, rq, &c, err) < 0)
 		return err->num;
 	enum clone_state state = clone_state(d->registry, c);
 	if (state == CLONE_RUNNING || state == CLONE_PAUSED)
@@ -202,7 +202,7 @@ int api_clone_delete(struct forkd *d, struct request *rq, struct reply *reply, s
 {
 	struct clone *c;
 
-	if (find(d, rq, &c, err) < 0)
+	if (api_find_clone(d, rq, &c, err) < 0)
 		return err->num;
 	int r = clone_delete(d, c, err);
 	clone_unref(d->registry, c);
@@ -214,7 +214,7 @@ static int pause_or_resume(struct forkd *d, struct request *rq, bool pause, stru
 {
 	struct clone *c;
 
-	if (find(d, rq, &c, err) < 0)
+	if (api_find_clone(d, rq, &c, err) < 0)
 		return err->num;
 	if (clone_pause(d, c, pause, err) >= 0)
 		return answer(d, c, reply);
@@ -309,7 +309,7 @@ int api_clone_patch(struct forkd *d, struct request *rq, struct reply *reply, st
 	struct patch p = {};
 	struct clone *c;
 
-	if (load_patch(rq->body, &p, err) < 0 || find(d, rq, &c, err) < 0) {
+	if (load_patch(rq->body, &p, err) < 0 || api_find_clone(d, rq, &c, err) < 0) {
 		labels_free(p.labels, p.n_labels);
 		return err->num;
 	}
@@ -335,7 +335,7 @@ int api_clone_wait(struct forkd *d, struct request *rq, struct reply *reply, str
 	struct clone *c;
 
 	if ((timeout && query_number(timeout, "timeout_s", WAIT_MAX_S, &wait_s, err) < 0) ||
-	    (state && state_of(state, "state", &wanted, err) < 0) || find(d, rq, &c, err) < 0)
+	    (state && state_of(state, "state", &wanted, err) < 0) || api_find_clone(d, rq, &c, err) < 0)
 		return err->num;
 	uint64_t now, until = deadline_in_ms(wait_s * 1000);
 	int r;
@@ -379,7 +379,7 @@ int api_clone_snapshot(struct forkd *d, struct request *rq, struct reply *reply,
 		return fail(err, E_INVALID, "body: expected an object with 'name'");
 	if (body_load(snapshot_fields, NULL, &wanted, rq->body, "body", err) < 0)
 		return err->num;
-	int r = find(d, rq, &c, err);
+	int r = api_find_clone(d, rq, &c, err);
 	if (r >= 0) {
 		r = snapshot(d, c, &wanted, rq, &reply->body, err);
 		clone_unref(d->registry, c);

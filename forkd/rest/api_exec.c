@@ -85,11 +85,6 @@ static void add_result(struct exec_result *r, struct strbuf *out)
 
 /* ---- POST /v1/clones/{id}/exec ---- */
 
-static bool gone(const void *rq)
-{
-	return request_gone(rq);
-}
-
 static const struct dial_to plain = { .port = AGENT_PORT, .timeout_ms = DIAL_MS };
 
 /* A connection on which the command was asked for. */
@@ -116,7 +111,10 @@ static int exec(struct forkd *d, struct clone *c, const struct exec_wish *wish, 
 
 	if (fd < 0 || (wish->has_input && input_fd < 0))
 		return err->num;
-	const struct exec_call call = { .fd = fd, .input_fd = input_fd, .wish = wish, .gone = gone, .arg = rq };
+	const struct origin from = request_origin(rq);
+	const struct exec_call call = {
+		.fd = fd, .input_fd = input_fd, .wish = wish, .gone = from.gone, .arg = from.request
+	};
 	if (exec_run(&call, &result, err) < 0)
 		return err_wrap(err, "clone '%s'", c->record.id);
 	add_result(&result, out);
@@ -126,12 +124,10 @@ static int exec(struct forkd *d, struct clone *c, const struct exec_wish *wish, 
 int api_clone_exec(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
 {
 	autoexecwish struct exec_wish wish = {};
+	struct clone *c;
 
-	if (exec_wish_load(rq->body, NULL, &wish, err) < 0)
+	if (exec_wish_load(rq->body, NULL, &wish, err) < 0 || api_find_clone(d, rq, &c, err) < 0)
 		return err->num;
-	struct clone *c = registry_find(d->registry, rq->param[0]);
-	if (!c)
-		return fail(err, E_NO_CLONE, "there is no clone '%s'", rq->param[0]);
 	strbuf_putc(&reply->body, '{');
 	int r = exec(d, c, &wish, rq, &reply->body, err);
 	strbuf_putc(&reply->body, '}');
@@ -260,12 +256,9 @@ static int check_kind(int fd, const char *path, const char *user, struct err *er
 
 static int remove_file(struct forkd *d, struct clone *c, const struct request *rq, bool tree, struct err *err)
 {
-	const char *path = request_query(rq, "path", 0), *user = request_query(rq, "username", 0);
-	const char *field = request_header(rq, "X-Forkd-User");
+	const char *path = request_query(rq, "path", 0), *user = request_user(rq);
 	autoanswer struct agent_answer a = {};
 
-	if (field)
-		user = field;
 	autoclose int fd = clone_dial_running(d, c, &plain, err);
 	if (fd < 0)
 		return fd;
@@ -277,14 +270,14 @@ static int remove_file(struct forkd *d, struct clone *c, const struct request *r
 int api_clone_remove_file(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
 {
 	const char *tree = request_query(rq, "recursive", 0);
+	struct clone *c;
 
 	if (!request_query(rq, "path", 0))
 		return fail(err, E_INVALID, "path: missing; it names the file: ?path=/tmp/x");
 	if (tree && strcmp(tree, "true") != 0 && strcmp(tree, "false") != 0)
 		return fail(err, E_INVALID, "recursive: '%.40s' is neither true nor false", tree);
-	struct clone *c = registry_find(d->registry, rq->param[0]);
-	if (!c)
-		return fail(err, E_NO_CLONE, "there is no clone '%s'", rq->param[0]);
+	if (api_find_clone(d, rq, &c, err) < 0)
+		return err->num;
 	int r = remove_file(d, c, rq, tree && strcmp(tree, "true") == 0, err);
 	clone_unref(d->registry, c);
 	reply->status = 204;

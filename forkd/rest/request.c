@@ -35,6 +35,13 @@ const char *request_header(const struct request *rq, const char *name)
 	return message_field(conn_request(exchange_of(rq)->conn), name);
 }
 
+const char *request_user(const struct request *rq)
+{
+	const char *field = request_header(rq, "X-Forkd-User");
+
+	return field ? field : request_query(rq, "username", 0);
+}
+
 const struct message *request_message(const struct request *rq)
 {
 	return conn_request(exchange_of(rq)->conn);

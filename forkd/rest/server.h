@@ -37,6 +37,8 @@ struct request {
 /* The i-th value of ?key=, percent-decoded, or NULL. Valid during the request. */
 const char *request_query(const struct request *rq, const char *key, unsigned i);
 const char *request_header(const struct request *rq, const char *name);
+/* For which user of a guest the request is: X-Forkd-User, else ?username=, else NULL. */
+const char *request_user(const struct request *rq);
 const struct message *request_message(const struct request *rq);
 /*
  * Whether nobody waits for the answer any more: the client has closed the connection, or the daemon
