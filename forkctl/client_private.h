@@ -9,9 +9,10 @@
 
 struct client {
 	CURL *curl;
-	CURLM *multi;       /* of all transfers and tunnels; NULL: there was none yet */
-	const char *socket; /* NULL: by URL */
-	char *own_socket;   /* owns the path of a default socket */
+	CURLM *multi;            /* of all transfers and tunnels; NULL: there was none yet */
+	struct transfer *upload; /* the one whose body comes from send(); NULL: none */
+	const char *socket;      /* NULL: by URL */
+	char *own_socket;        /* owns the path of a default socket */
 	const char *base;
 	char *token_header;
 	const char *cacert;

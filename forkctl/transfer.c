@@ -33,12 +33,22 @@ static size_t on_receive(char *bytes, size_t size, size_t n, void *arg)
 static size_t on_send(char *bytes, size_t size, size_t n, void *arg)
 {
 	struct transfer *t = arg;
-	ssize_t got = t->rq.send(t->rq.arg, bytes, size * n);
+	ssize_t got = t->lost ? TRANSFER_BREAK : t->rq.send(t->rq.arg, bytes, size * n);
 
 	t->sends_nothing = got == TRANSFER_WAIT;
 	if (got >= 0)
 		return (size_t)got;
 	return got == TRANSFER_WAIT ? CURL_READFUNC_PAUSE : CURL_READFUNC_ABORT;
+}
+
+static int on_socket(void *arg, curl_socket_t fd, curlsocktype purpose)
+{
+	struct transfer *t = arg;
+
+	(void)purpose;
+	if (t->n_sockets < ARRAY_LEN(t->sockets)) /* each address of the server that is tried */
+		t->sockets[t->n_sockets++] = fd;
+	return CURL_SOCKOPT_OK;
 }
 
 /* ---- one transfer ---- */
@@ -53,6 +63,9 @@ static void set_body(struct transfer *t)
 		curl_easy_setopt(curl, CURLOPT_INFILESIZE_LARGE, (curl_off_t)rq->send_len);
 		curl_easy_setopt(curl, CURLOPT_READFUNCTION, on_send);
 		curl_easy_setopt(curl, CURLOPT_READDATA, t);
+		curl_easy_setopt(curl, CURLOPT_SOCKOPTFUNCTION, on_socket);
+		curl_easy_setopt(curl, CURLOPT_SOCKOPTDATA, t);
+		curl_easy_setopt(curl, CURLOPT_FRESH_CONNECT, 1L);
 	} else if (rq->body || strcmp(rq->method, "POST") == 0) {
 		curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)rq->body_len);
 		curl_easy_setopt(curl, CURLOPT_POSTFIELDS, rq->body ? rq->body : "");
@@ -104,11 +117,15 @@ int transfer_begin(struct client *c, struct transfer *t, const struct transfer_r
 		return EXIT_FAILED;
 	}
 	t->busy = true;
+	if (rq->send)
+		c->upload = t;
 	return EXIT_FINE;
 }
 
 void transfer_done(struct transfer *t)
 {
+	if (t->client && t->client->upload == t)
+		t->client->upload = NULL;
 	if (t->added)
 		curl_multi_remove_handle(t->client->multi, t->curl);
 	curl_easy_cleanup(t->curl);
@@ -173,13 +190,25 @@ static void take_ends(struct client *c)
 		if (m->msg != CURLMSG_DONE || !t)
 			continue;
 		curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &t->status);
-		t->code = (int)code;
+		t->code = t->lost ? CURLE_RECV_ERROR : (int)code;
 		t->busy = false;
 		if (t->rq.connect_only) /* the connection goes with it */
 			continue;
 		t->added = false;
 		curl_multi_remove_handle(c->multi, curl);
 	}
+}
+
+/* libcurl does not see the end of a connection on which it has nothing to send: the upload waits, and its peer has left. */
+static bool upload_left(const struct transfer *t)
+{
+	bool left = false;
+
+	for (unsigned i = 0; t && t->busy && t->sends_nothing && i < t->n_sockets; i++) {
+		struct pollfd p = { .fd = t->sockets[i], .events = POLLRDHUP };
+		left = left || (poll(&p, 1, 0) > 0 && p.revents & (POLLRDHUP | POLLERR)); /* closed: POLLNVAL */
+	}
+	return left;
 }
 
 void transfers_turn(struct client *c, struct pollfd *fds, unsigned n, int timeout_ms)
@@ -197,8 +226,13 @@ void transfers_turn(struct client *c, struct pollfd *fds, unsigned n, int timeou
 	if (!c->multi)
 		c->multi = curl_multi_init();
 	curl_multi_poll(c->multi, wait, n_wait, timeout_ms, NULL);
-	curl_multi_perform(c->multi, &running);
+	bool left = upload_left(c->upload);
+	curl_multi_perform(c->multi, &running); /* takes the answer that came before the end */
 	take_ends(c);
+	if (left && c->upload->busy) {
+		c->upload->lost = true;
+		transfer_go_on(c->upload);
+	}
 	if (poll(fds, n, 0) <= 0) /* with all that poll() says of them */
 		for (unsigned i = 0; i < n; i++)
 			fds[i].revents = 0;

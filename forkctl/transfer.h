@@ -19,7 +19,7 @@ struct transfer_request {
 	size_t body_len;
 	/*
 	 * The next bytes of the request's body: how many; 0: the body is whole; TRANSFER_WAIT: none now, until
-	 * transfer_go_on(); TRANSFER_BREAK: breaks the request off. NULL: `body`.
+	 * transfer_go_on(); TRANSFER_BREAK: breaks the request off. NULL: `body`. A client has one such request at a time.
 	 */
 	ssize_t (*send)(void *arg, char *bytes, size_t size);
 	int64_t send_len; /* what send() will give; -1: not known */
@@ -40,7 +40,9 @@ struct transfer {
 	void *curl, *headers;
 	struct transfer_request rq;
 	struct strbuf refusal; /* body of an answer that is no 2xx */
-	bool sends_nothing, holds, added;
+	bool sends_nothing, lost, holds, added;
+	int sockets[4]; /* borrowed, of an upload's connection; those that did not become it are closed */
+	unsigned n_sockets;
 	char detail[256];
 };
 

@@ -128,9 +128,11 @@ class Files(Copy):
             p = self.begin("cp", "-", self.at("half"), stdin=subprocess.PIPE, cwd=self.here)
             p.stdin.write(b"x" * (1 << 20))
             p.stdin.flush()
-            wait_for("bytes are in the guest", lambda: any(n.startswith("/") for n in self.open_files()))
+            # All of it, and forkctl has nothing more to send: it must see the end without being told by a write.
+            wait_for("all bytes are in the guest", lambda: self.open_files() == [1 << 20])
             p.send_signal(signal.SIGTERM) if end == "signal" else self.daemon.cut()
             self.assertEqual(p.wait(60), 128 + 15 if end == "signal" else 3, p.stderr.read())
+            wait_for("the agent has given it up", lambda: self.open_files() == [])
         self.assertEqual(os.listdir(self.there), [])
         for end in ("signal", "cut"):
             self.daemon.instead_of_files = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5000000\r\n\r\n" + b"x" * 100000
@@ -142,15 +144,15 @@ class Files(Copy):
             self.assertEqual([n for n in os.listdir(self.here) if "half" in n], [])
 
     def open_files(self):
-        """What the agent writes in the test's guest directory."""
+        """The sizes of what the agent writes in the test's guest directory."""
         found = []
         for fd in os.listdir(f"/proc/{self.agent.pid}/fd"):
+            path = f"/proc/{self.agent.pid}/fd/{fd}"
             try:
-                path = os.readlink(f"/proc/{self.agent.pid}/fd/{fd}")
+                if os.readlink(path).startswith(self.there + "/"):
+                    found.append(os.stat(path).st_size)
             except FileNotFoundError:
                 continue
-            if path.startswith(self.there + "/"):
-                found.append(path)
         return found
 
     def test_progress(self):

@@ -114,7 +114,9 @@ class Streams(KvmTest):
                 wait_for(f"more text in {name}", lambda path=path: os.stat(path).st_size > 0, context=vmm.context)
                 self.assertEqual(read(path).count(b"\0"), 0)
         events = read(streams["events"]).decode()
-        self.assertEqual([json.loads(e)["event"] for e in re.findall(r"\{.*?\n\}\n", events, re.S)], ["pausing", "paused", "resuming", "resumed"])
+        found = [json.loads(e) for e in re.findall(r"\{.*?\n\}\n", events, re.S)]
+        # The guest's driver activates its device when it gets there, before the cut or after it.
+        self.assertEqual([e["event"] for e in found if e["source"] == "vm"], ["pausing", "paused", "resuming", "resumed"])
         vmm.stop()
 
 
