@@ -212,7 +212,7 @@ fuzz-coverage: fuzz
 # Unit tests, the hostile guest, bad input and the daemon on sanitizer builds. Guests are not instrumented.
 check-asan: asan guests helpers
 	$(MAKE) BUILD=build/asan SAN="$(SANITIZE_ASAN)" OPT="-O1" check-unit check-agent
-	BUILD=build/asan $(PYTHON) tests/kvm/run.py test_hostile test_hotplug test_badinput test_template_host test_forkd
+	BUILD=build/asan $(PYTHON) tests/kvm/run.py test_hostile test_hotplug test_badinput test_template_host test_forkd test_agent_soak
 
 check-tsan: tsan guests helpers
 	BUILD=build/tsan $(PYTHON) tests/kvm/run.py test_lifecycle test_hotplug test_snapshot test_template_host test_forkd

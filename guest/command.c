@@ -78,8 +78,7 @@ static void on_deadline(struct timer *t)
 	struct command *c = container_of(t, struct command, deadline);
 
 	c->timed_out = true;
-	kill(-c->child.pid, SIGKILL);
-	kill(c->child.pid, SIGKILL); /* it may not have made its group yet */
+	loop_child_signal(&c->child, SIGKILL);
 }
 
 static void on_ended(struct child *child, int status)

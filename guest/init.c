@@ -74,7 +74,7 @@ static void on_signal(struct loop *loop, int signo)
 	struct init *init = loop->owner;
 
 	if (init->command.pid && signo != SIGPWR)
-		kill(-init->command.pid, signo);
+		loop_child_signal(&init->command, signo);
 	else if (signo != SIGHUP)
 		init_shutdown(init);
 }

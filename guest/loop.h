@@ -76,6 +76,11 @@ void loop_timer_cancel(struct timer *t);
  * other child that ends is reaped and forgotten: the orphans that the first process of a system inherits.
  */
 void loop_child_add(struct loop *loop, struct child *c);
+/*
+ * Signals the child's process group; the child alone where it has not made its group yet, as one that was just forked.
+ * SIGKILL ends all of the group in any case.
+ */
+void loop_child_signal(const struct child *c, int signo);
 /* The child's end interests nobody any more. A child that is not watched is no error. */
 void loop_child_forget(struct child *c);
 /* In a forked child: the signals' actions and mask as a program expects them. */

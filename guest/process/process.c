@@ -171,7 +171,7 @@ static void on_deadline(struct timer *t)
 {
 	struct process *p = container_of(t, struct process, deadline);
 
-	(void)kill(-p->child.pid, SIGKILL);
+	loop_child_signal(&p->child, SIGKILL);
 }
 
 /* ---- what services call ---- */
@@ -252,7 +252,7 @@ int process_start(struct exchange *ex, const struct process_request *request, st
 	if (request->deadline_ns)
 		loop_timer_set(&agent->loop, &p->deadline, monotonic_ns() + request->deadline_ns);
 	if (loop_add(&agent->loop, &p->status, EPOLLIN, err) < 0)
-		(void)kill(-s.pid, SIGKILL); /* its end says how it went */
+		loop_child_signal(&p->child, SIGKILL); /* its end says how it went */
 	return 0;
 }
 
@@ -299,7 +299,7 @@ void processes_done(struct agent *agent)
 	while (agent->processes) {
 		struct process *p = agent->processes;
 		if (!p->ended)
-			(void)kill(-p->child.pid, SIGKILL);
+			loop_child_signal(&p->child, SIGKILL);
 		subscribers_fail(p, &(struct err){ .code = ERR_INTERNAL, .msg = "the agent ends" });
 		process_free(p);
 	}

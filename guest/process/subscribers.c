@@ -38,7 +38,7 @@ static void on_gone(struct exchange *ex)
 	struct process *p = s->process;
 
 	if (s->bound && !p->ended)
-		(void)kill(-p->child.pid, SIGKILL);
+		loop_child_signal(&p->child, SIGKILL);
 	subscriber_free(s);
 	process_go_on(p);
 }

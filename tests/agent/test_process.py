@@ -285,6 +285,19 @@ class Requests(ProcessTest):
         wait_for("its child is gone", lambda: not os.path.exists(f"/proc/{inner}") or "zombie" in open(f"/proc/{inner}/status").read())
         self.refused({"process": {"cmd": "true"}, "killOnDisconnect": 1}, "invalid_argument", "killOnDisconnect")
 
+    def test_killed_with_a_client_that_leaves_at_once(self):
+        """Also before the program runs, and before it is the leader of its group."""
+        for i in range(200):
+            with Connection(self.path) as c:
+                message = json.dumps({"process": {"cmd": "sleep", "args": ["1000"]}, "killOnDisconnect": True}).encode()
+                c.request("POST", f"/{SERVICE}Start", frame(message), {"Content-Type": "application/connect+json"})
+                time.sleep(i * 2e-5)
+        wait_for("no process", lambda: self.list() == [] and not self.children())
+
+    def children(self):
+        with open(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children") as f:
+            return f.read().split()
+
     def test_deadline_that_is_none(self):
         for text in ("x", "", "-1", "1.5", "12345678901"):
             self.refused({"process": {"cmd": "true"}}, "invalid_argument", "Connect-Timeout-Ms", {"Connect-Timeout-Ms": text})

@@ -10,7 +10,7 @@ import unittest.mock
 import forkdtest
 import kvmtest
 from forkdtest import Daemon, ForkdTest
-from kvmtest import MIB, only_forkd, tmpfs, write
+from kvmtest import MIB, only_forkd, tmpfs, wait_for, write
 
 
 def cannot_trace():
@@ -27,6 +27,7 @@ def under_strace(test, program, *faults):
     injected = " ".join(f"-e inject={f}" for f in faults)
     write(path, f"#!/bin/sh\nexec strace -D -f -qq --seccomp-bpf -o '{path}.log' -e trace={names} {injected} '{program}' \"$@\"\n".encode())
     os.chmod(path, 0o755)
+    test.addCleanup(wait_for, "the tracer to end", lambda: not any(path.encode() in kvmtest.read(f"/proc/{pid}/cmdline") for pid in kvmtest.strays()))
     return path
 
 

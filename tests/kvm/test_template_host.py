@@ -343,6 +343,7 @@ class TemplateHost(KvmTest):
         for b in burst:
             self.assertEqual(b.restore()["state"], "Running")
         self.assertNotIn("exited", [e["event"] for e in host.events])
+        wait_for("three parked clones, for those that were taken and the one that ended", lambda: len(host.children()) == 2 + 6 + 3)
         rest = set(host.children()) - {b.pid for b in burst} - {c.pid, slow.pid}
         host.end()
         wait_for("the parked ones to end", lambda: not any(os.path.exists(f"/proc/{p}/fd") and os.listdir(f"/proc/{p}/fd") for p in rest))

@@ -15,13 +15,13 @@ AGENT_PORT = 983
 class Forkd:
     """A daemon of its own. Its clones end with it."""
 
-    def __init__(self, name):
+    def __init__(self, name, *options):
         self.dir = os.path.join(TMP, name)
         os.mkdir(self.dir)
         self.socket, self.log = os.path.join(self.dir, "sock"), os.path.join(self.dir, "log")
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen([os.path.join(DIR, "bin/forkd"), "--socket", self.socket, "--store", os.path.join(self.dir, "store"),
-                                             "--runtime-dir", os.path.join(self.dir, "run"), "--vmm", os.path.join(DIR, "bin/forkd-vmm")],
+                                             "--runtime-dir", os.path.join(self.dir, "run"), "--vmm", os.path.join(DIR, "bin/forkd-vmm"), *options],
                                             stdout=subprocess.PIPE, stderr=log)
         check(self.process.stdout.readline(), f"forkd did not start{tail(self.log)}")
 
@@ -67,7 +67,7 @@ def ask(clone, method, target, body=b"", content_type="application/json"):
 
 
 def shell(clone, command):
-    """What the command prints, run by the agent."""
+    """What the command prints, run by the agent. `clone`: all that is looked at is "vsock_socket"."""
     start = json.dumps({"process": {"cmd": "/bin/sh", "args": ["-c", command]}, "stdin": False}).encode()
     frames = ask(clone, "POST", "/process.Process/Start", b"\0" + len(start).to_bytes(4, "big") + start, "application/connect+json")
     printed, last = b"", False

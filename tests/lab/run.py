@@ -10,6 +10,7 @@ import test_snapshot
 import test_clock       # noqa: F401
 import test_checks      # noqa: F401
 import test_fifty       # noqa: F401
+import test_first_command       # noqa: F401
 import test_forkctl     # noqa: F401
 import test_hotplug     # noqa: F401
 import test_identity    # noqa: F401

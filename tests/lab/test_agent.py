@@ -21,12 +21,13 @@ FILES = {"work": WORK, "etc/passwd": "root:x:0:0::/:/bin/sh\n", "etc/group": "ro
 CMDLINE = "console=ttyS0 quiet panic=-1 rdinit=/bin/forkd-agent -- --init --stay /bin/sh /work"
 
 
-def make_initrd(path):
-    root = os.path.join(TMP, "agent-root")
+def make_initrd(path, work=WORK):
+    """`work`: the script that runs under the agent."""
+    root = path + "-root"
     os.makedirs(os.path.join(root, "bin"))
     os.makedirs(os.path.join(root, "etc"))
     run("cp", AGENT, os.path.join(root, "bin"))
-    for name, text in FILES.items():
+    for name, text in {**FILES, "work": work}.items():
         with open(os.path.join(root, name), "w", encoding="ascii") as f:
             f.write(text)
     names = "".join(f"{n}\n" for n in ("bin/forkd-agent", *FILES)).encode()

@@ -267,14 +267,15 @@ static void output_is_cut(void **state)
 	assert_int_equal(r.exit_code, 0);
 }
 
-/* Whether the process of this number runs; a zombie does not. */
-static bool runs(pid_t pid)
+/* Whether the process of this number runs; a zombie does not. `text`: its stat of proc(5). */
+static bool runs(pid_t pid, char text[static 512])
 {
-	char path[64], text[512] = "";
+	char path[64];
 
+	memset(text, 0, 512);
 	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
 	autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || read(fd, text, sizeof(text) - 1) <= 0)
+	if (fd < 0 || read(fd, text, 511) <= 0)
 		return false;
 	const char *state = strrchr(text, ')');
 	return state && state[2] != 'Z';
@@ -282,9 +283,12 @@ static bool runs(pid_t pid)
 
 static void wait_gone(pid_t pid)
 {
-	for (unsigned i = 0; i < 3000 && runs(pid); i++)
+	char text[512];
+
+	for (unsigned i = 0; i < 3000 && runs(pid, text); i++)
 		usleep(10000);
-	assert_false(runs(pid));
+	if (runs(pid, text))
+		fail_msg("it runs: %s", text);
 }
 
 static void time_is_over(void **state)

@@ -32,7 +32,8 @@ struct host {
 	struct template *tmpl;
 	bool loaded;
 	struct parked parked[CTL_PARK_MAX];
-	unsigned n_parked, want_parked;
+	unsigned n_parked, want_parked; /* fewer than `park` after one ended, until another clone was made */
+	unsigned park;
 	int report_fd,
 		reporter_fd; /* until the first clone that is ready has sent its list of pages, or -1; the clones' end */
 	struct clone_start *child;
@@ -200,7 +201,7 @@ static int load_template(struct host *h, struct ctl_packet *p, struct strbuf *ou
 	    saved_read(&t->saved, &t->snap, t->config.cpus.boot_vcpus, err) < 0 ||
 	    arch_needs_check(t->kvm.fd, &t->saved.needs, true, err) < 0)
 		return err->num;
-	h->want_parked = rq.park;
+	h->park = h->want_parked = rq.park;
 	await_report(h);
 	return describe(t, out, err);
 }
@@ -290,10 +291,12 @@ static void park_one(struct host *h)
 		return;
 	}
 	close(pair[1]);
-	if (pid < 0)
+	if (pid < 0) {
 		close(pair[0]);
-	else
+		h->want_parked = h->n_parked;
+	} else {
 		h->parked[h->n_parked++] = (struct parked){ .pid = pid, .fd = pair[0] };
+	}
 }
 
 static void forget_parked(struct host *h, unsigned i)
@@ -365,6 +368,7 @@ static int fork_clone(struct host *h, struct ctl_packet *p, struct ctl_fork *req
 						       .mode = request->memory_restore_mode });
 		return 0;
 	}
+	h->want_parked = h->park;
 	return answer_forked(h, pid, err);
 }
 
@@ -418,7 +422,7 @@ static bool was_parked(struct host *h, pid_t pid)
 		if (h->parked[i].pid == pid) {
 			log_warn("a parked clone ended");
 			forget_parked(h, i);
-			h->want_parked = h->n_parked; /* another clone would end as well */
+			h->want_parked = h->n_parked; /* another one may end as well, at once */
 			return true;
 		}
 	return false;
