@@ -48,7 +48,7 @@ COMMON_LIB = $(BUILD)/libcommon.a
 # The guest agent is one static program: musl, and what of common/ it needs. With sanitizers glibc builds it. guest/reseed is not of it.
 MUSL_CC ?= musl-gcc
 GUEST_SRC = $(filter-out guest/main.c guest/reseed/%,$(wildcard guest/*.c guest/*/*.c))
-GUEST_COMMON = $(addprefix common/,base64.c clock.c err.c field.c io.c json64.c log.c mac.c)
+GUEST_COMMON = $(addprefix common/,base64.c clock.c err.c field.c frames.c io.c json64.c log.c mac.c)
 GUEST_LIB = $(BUILD)/libguest.a
 # Those of Debian need nothing that musl lacks.
 GUEST_LIBS = -l:libhttp_parser.a -l:libz.a

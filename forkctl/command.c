@@ -2,13 +2,13 @@
 /* Connect's frames and messages of process.Process, and where the bytes go. */
 #include "forkctl/command.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
 
 #include "common/base64.h"
 #include "common/clock.h"
+#include "common/frames.h"
 #include "forkctl/sink.h"
 #include "forkctl/table.h"
 #include "forkctl/terminal.h"
@@ -38,9 +38,7 @@ struct run {
 	size_t url_len;
 	struct transfer start; /* the stream of events */
 	struct strbuf start_body;
-	unsigned char head[5]; /* of the frame that is being read */
-	unsigned head_len;
-	struct strbuf message;
+	struct frames frames; /* of it */
 	struct sink out, err;
 	uint64_t pid;    /* 0: it has not started */
 	bool ended;      /* `status` is known */
@@ -145,7 +143,7 @@ static void on_message(struct run *r, bool last)
 	autojson struct json json = {};
 	struct err err = {};
 
-	if (json_parse(&json, r->message.text, r->message.len, &err) < 0) {
+	if (json_parse(&json, r->frames.bytes, r->frames.len, &err) < 0) {
 		r->broken_off = true;
 		return;
 	}
@@ -156,43 +154,16 @@ static void on_message(struct run *r, bool last)
 		on_event(r, event);
 }
 
-static uint32_t frame_len(const struct run *r)
-{
-	uint32_t len;
-
-	memcpy(&len, r->head + 1, sizeof(len));
-	return ntohl(len);
-}
-
-/* Takes a part of one frame: how many bytes. */
-static size_t take_frame(struct run *r, const char *bytes, size_t len)
-{
-	if (r->head_len < sizeof(r->head)) {
-		r->head[r->head_len++] = (unsigned char)*bytes;
-		r->message.len = 0;
-		if (r->head_len == sizeof(r->head) && frame_len(r) > MESSAGE_MAX)
-			r->broken_off = true;
-		return 1;
-	}
-	size_t wanted = frame_len(r) - r->message.len, n = len < wanted ? len : wanted;
-	strbuf_add(&r->message, bytes, n);
-	if (r->message.failed)
-		r->broken_off = true;
-	else if (n == wanted) {
-		r->head_len = 0;
-		on_message(r, r->head[0] & 2);
-	}
-	return n;
-}
-
 static bool on_bytes(void *arg, const char *bytes, size_t len)
 {
 	struct run *r = arg;
 
-	while (len > 0 && !r->broken_off) {
-		size_t n = take_frame(r, bytes, len);
-		bytes += n;
-		len -= n;
+	for (size_t used; len > 0 && !r->broken_off; bytes += used, len -= used) {
+		struct err err = {};
+		bool message;
+		r->broken_off = frames_take(&r->frames, bytes, len, &used, &message, &err) < 0;
+		if (!r->broken_off && message)
+			on_message(r, r->frames.ended);
 	}
 	return !r->broken_off;
 }
@@ -367,8 +338,9 @@ static bool add_start(struct run *r)
 	const struct command *cmd = r->cmd;
 	struct strbuf *b = &r->start_body;
 	uint16_t cols, rows;
+	unsigned char head[FRAME_HEAD] = {}; /* its length is known at the end */
 
-	strbuf_add(b, "\0\0\0\0\0", 5);
+	strbuf_add(b, (const char *)head, FRAME_HEAD);
 	strbuf_puts(b, "{\"process\":{");
 	for (unsigned i = 0; i < cmd->argc; i++) {
 		if (!utf8_valid(cmd->argv[i])) {
@@ -390,8 +362,8 @@ static bool add_start(struct run *r)
 	strbuf_putc(b, '}');
 	if (b->failed)
 		return false;
-	uint32_t len = htonl((uint32_t)(b->len - 5));
-	memcpy(b->text + 1, &len, sizeof(len));
+	frame_head(head, 0, b->len - FRAME_HEAD);
+	memcpy(b->text, head, FRAME_HEAD);
 	return true;
 }
 
@@ -455,7 +427,7 @@ static void run_done(struct run *r)
 	strbuf_done(&r->control.body);
 	strbuf_done(&r->url);
 	strbuf_done(&r->start_body);
-	strbuf_done(&r->message);
+	frames_done(&r->frames);
 	strbuf_done(&r->next);
 	sink_done(&r->out);
 	sink_done(&r->err);
@@ -475,7 +447,8 @@ static int say_lost(struct run *r)
 
 int command_run(struct client *client, struct command *cmd)
 {
-	struct run r __attribute__((cleanup(run_done))) = { .client = client, .cmd = cmd, .in_open = cmd->in_fd >= 0 };
+	struct run r __attribute__((cleanup(
+		run_done))) = { .client = client, .cmd = cmd, .frames.max = MESSAGE_MAX, .in_open = cmd->in_fd >= 0 };
 
 	sink_init(&r.out, cmd->out_fd);
 	sink_init(&r.err, cmd->err_fd);

@@ -6,7 +6,7 @@
 #ifndef GUEST_AGENT_H
 #define GUEST_AGENT_H
 
-#include "guest/budget.h"
+#include "common/budget.h"
 #include "guest/env.h"
 #include "guest/loop.h"
 

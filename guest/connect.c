@@ -7,9 +7,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "common/frames.h"
 #include "guest/http_internal.h"
-
-enum { FLAG_COMPRESSED = 1, FLAG_END = 2, FRAME_HEAD = 5 };
 
 static const struct {
 	const char *name;
@@ -30,85 +29,6 @@ static const struct {
 	[CONNECT_UNAUTHENTICATED] = { "unauthenticated", 401 },
 };
 
-/* ---- frames ---- */
-
-static void frame_head(unsigned char head[FRAME_HEAD], unsigned flags, size_t len)
-{
-	head[0] = (unsigned char)flags;
-	for (int i = 0; i < 4; i++)
-		head[1 + i] = (unsigned char)(len >> (24 - 8 * i));
-}
-
-void frames_done(struct frames *f)
-{
-	if (f->budget)
-		budget_give(f->budget, &f->taken);
-	free(f->bytes);
-	*f = (struct frames){ .budget = f->budget };
-}
-
-/* The head of a frame is there: checks it, and makes room. */
-static int begin_frame(struct frames *f, size_t *ret_len, struct err *err)
-{
-	const size_t len = (size_t)f->head[1] << 24 | (size_t)f->head[2] << 16 | (size_t)f->head[3] << 8 | f->head[4];
-
-	if (f->head[0] & FLAG_COMPRESSED)
-		return err_set(err, ERR_INVALID, "a compressed message; no compression is offered");
-	if (f->head[0] & ~(unsigned)FLAG_END)
-		return err_set(err, ERR_INVALID, "a message with unknown flags %u", f->head[0]);
-	if (f->ended)
-		return err_set(err, ERR_INVALID, "a message behind the end of the stream");
-	if (len > LIMIT_FRAME)
-		return err_set(err, ERR_BUSY, "a message of %zu bytes; %d are the most", len, LIMIT_FRAME);
-	*ret_len = len;
-	return 0;
-}
-
-/* Room for what has come and `more` bytes: a client has to send what it wants to have room for. */
-static int make_room(struct frames *f, size_t more, struct err *err)
-{
-	if (f->len + more + 1 <= f->cap)
-		return 0;
-	const size_t need = f->len + more + 1, cap = need < 1024 ? 1024 : need + need / 2;
-	if (f->budget && !budget_take(f->budget, &f->taken, cap - f->cap))
-		return err_set(err, ERR_BUSY, "%d bytes of requests are held, which is the most", LIMIT_HELD);
-	char *bytes = realloc(f->bytes, cap);
-	if (!bytes)
-		return err_num(err, ERR_INTERNAL, ENOMEM, "read a message");
-	f->bytes = bytes;
-	f->cap = cap;
-	return 0;
-}
-
-int frames_take(struct frames *f, const char *data, size_t len, size_t *ret_used, bool *ret_message, struct err *err)
-{
-	size_t used = 0, whole = 0;
-
-	*ret_message = false;
-	if (f->head_len == 0)
-		f->len = 0;
-	while (f->head_len < FRAME_HEAD && used < len)
-		f->head[f->head_len++] = (unsigned char)data[used++];
-	*ret_used = used;
-	if (f->head_len < FRAME_HEAD)
-		return 0;
-	if (begin_frame(f, &whole, err) < 0)
-		return err->num;
-	const size_t left = whole - f->len, part = len - used < left ? len - used : left;
-	if (make_room(f, part, err) < 0)
-		return err->num;
-	memcpy(f->bytes + f->len, data + used, part);
-	f->len += part;
-	f->bytes[f->len] = '\0';
-	*ret_used = used + part;
-	if (f->len < whole)
-		return 0;
-	f->ended = f->head[0] & FLAG_END;
-	*ret_message = !f->ended;
-	f->head_len = 0;
-	return 0;
-}
-
 /* ---- requests ---- */
 
 static bool has_type(struct exchange *ex, const char *type)
@@ -122,26 +42,12 @@ static bool has_type(struct exchange *ex, const char *type)
 /* The one message in the body of a call that is answered by a stream. NULL: that was answered. */
 static char *only_frame(struct exchange *ex, size_t *ret_len)
 {
-	const unsigned char *head = (const unsigned char *)ex->body;
 	struct err err = {};
-	struct frames f = {};
-	size_t len = 0;
 
-	if (ex->body_len < FRAME_HEAD) {
-		connect_fail(ex, CONNECT_INVALID_ARGUMENT, "the body has no message");
-		return NULL;
-	}
-	memcpy(f.head, head, FRAME_HEAD);
-	if (begin_frame(&f, &len, &err) < 0) {
-		connect_fail_err(ex, &err);
-		return NULL;
-	}
-	if ((head[0] & FLAG_END) || len != ex->body_len - FRAME_HEAD) {
-		connect_fail(ex, CONNECT_INVALID_ARGUMENT, "the body is not one whole message");
-		return NULL;
-	}
-	*ret_len = len;
-	return ex->body + FRAME_HEAD;
+	if (frame_whole(ex->body, ex->body_len, LIMIT_FRAME, ret_len, &err) == 0)
+		return ex->body + FRAME_HEAD;
+	connect_fail_err(ex, &err);
+	return NULL;
 }
 
 bool connect_is_call(struct exchange *ex)
@@ -236,7 +142,7 @@ void stream_message(struct exchange *ex, const char *json, size_t len)
 
 void stream_end(struct exchange *ex)
 {
-	send_frame(ex, FLAG_END, "{}", 2);
+	send_frame(ex, FRAME_END, "{}", 2);
 	ex_end(ex);
 }
 
@@ -254,7 +160,7 @@ static void fail(struct exchange *ex, enum connect_code code, char *message)
 		return ex_answer(ex, codes[code].status, "application/json", b.text, b.len);
 	if (connection_of(ex)->answer == ANSWER_NONE)
 		stream_begin(ex);
-	send_frame(ex, FLAG_END, b.text, b.len);
+	send_frame(ex, FRAME_END, b.text, b.len);
 	ex_end(ex);
 }
 

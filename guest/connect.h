@@ -58,27 +58,4 @@ void stream_message(struct exchange *ex, const char *json, size_t len);
 /* Ends the stream well; connect_fail() ends it with an error. */
 void stream_end(struct exchange *ex);
 
-/*
- * Takes the frames of a request's stream apart, however the bytes are cut. Starts zeroed. Nothing is allocated
- * before the length was checked, and no more than LIMIT_FRAME is.
- */
-struct frames {
-	unsigned char head[5];
-	unsigned head_len;
-	char *bytes; /* of the frame that is being read */
-	size_t len, cap;
-	bool ended;            /* the frame with flag 2 came */
-	struct budget *budget; /* what is held counts there; NULL: nowhere */
-	size_t taken;          /* from it */
-};
-
-/*
- * Takes bytes up to the end of one message: *ret_used of them. true: frames->bytes has a message of
- * frames->len bytes, writable and with a NUL behind, until the next call. ERR_INVALID: compressed or unknown
- * flags, bytes after the end. ERR_BUSY: the length is above LIMIT_FRAME, or the budget is used up.
- */
-MUST_CHECK int frames_take(struct frames *f, const char *data, size_t len, size_t *ret_used, bool *ret_message,
-			   struct err *err);
-void frames_done(struct frames *f);
-
 #endif

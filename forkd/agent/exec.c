@@ -11,14 +11,13 @@
 
 #include "common/base64.h"
 #include "common/clock.h"
+#include "common/frames.h"
 #include "forkd/agent/agent_http.h"
 #include "forkd/errors.h"
 #include "forkd/wire/control.h"
 
 enum {
-	FRAME_HEAD = 5,
-	FRAME_LAST = 2,                /* flag of the frame that ends a stream */
-	FRAME_MAX = 256 * 1024,        /* bytes of one message of the agent */
+	MESSAGE_MAX = 256 * 1024,      /* bytes of one message of the agent */
 	INPUT_FRAME_BYTES = 48 * 1024, /* of stdin in one message to the agent */
 	GRACE_MS = 5000,               /* for the agent to say that the command's time is over */
 	SLICE_MS = 200,                /* to see when nobody waits for the result any more */
@@ -43,7 +42,7 @@ struct run {
 	const struct exec_call *call;
 	struct exec_result *result;
 	struct agent_stream stream;
-	struct strbuf frame; /* the one that is coming, with its head */
+	struct frames frames;
 	struct json json;
 	struct strbuf input; /* requests with stdin, for the second connection */
 	size_t input_sent;
@@ -91,12 +90,12 @@ static int32_t member_int(const struct json_node *node, const char *key)
 	return n->negative ? -(int32_t)n->num : (int32_t)n->num;
 }
 
-static void add_frame(struct strbuf *out, unsigned char flags, const char *message, size_t len)
+static void add_frame(struct strbuf *out, unsigned flags, const char *message, size_t len)
 {
-	const char head[FRAME_HEAD] = { (char)flags, (char)(len >> 24), (char)(len >> 16), (char)(len >> 8),
-					(char)len };
+	unsigned char head[FRAME_HEAD];
 
-	strbuf_add(out, head, sizeof(head));
+	frame_head(head, flags, len);
+	strbuf_add(out, (const char *)head, sizeof(head));
 	strbuf_add(out, message, len);
 }
 
@@ -116,7 +115,7 @@ static void prepare_input(struct run *r, int32_t pid)
 		strbuf_puts(&message, "\"}}}");
 		add_frame(&body, 0, message.text, message.len);
 	}
-	add_frame(&body, FRAME_LAST, "{}", 2);
+	add_frame(&body, FRAME_END, "{}", 2);
 	agent_request_text(&(struct agent_request){ .method = "POST",
 						    .target = "/process.Process/StreamInput",
 						    .body = &body,
@@ -181,28 +180,12 @@ static int take_last(struct run *r, const struct json_node *message, struct err 
 	return fail(err, E_AGENT, "the guest's agent cannot run it: %s", shown);
 }
 
-static int take_frame(struct run *r, struct err *err)
+static int take_message(struct run *r, struct err *err)
 {
-	bool last = r->frame.text[0] & FRAME_LAST;
-
-	if (json_parse(&r->json, r->frame.text + FRAME_HEAD, r->frame.len - FRAME_HEAD, err) < 0)
+	if (json_parse(&r->json, r->frames.bytes, r->frames.len, err) < 0)
 		return fail_as(err, E_AGENT, "a message of the guest's agent");
-	return last ? take_last(r, r->json.nodes, err) : take_event(r, json_get(r->json.nodes, "event"), err);
-}
-
-/* How many bytes the frame wants until it is whole, or until its length is known. */
-static int wanted(const struct strbuf *frame, size_t *ret, struct err *err)
-{
-	const unsigned char *head = (const unsigned char *)frame->text;
-
-	*ret = FRAME_HEAD - frame->len;
-	if (frame->len < FRAME_HEAD)
-		return 0;
-	size_t len = (size_t)head[1] << 24 | (size_t)head[2] << 16 | (size_t)head[3] << 8 | head[4];
-	if (len > FRAME_MAX || (head[0] & ~FRAME_LAST))
-		return fail(err, E_AGENT, "the guest's agent sends a message of %zu bytes with flags %u", len, head[0]);
-	*ret = FRAME_HEAD + len - frame->len;
-	return 0;
+	return r->frames.ended ? take_last(r, r->json.nodes, err)
+			       : take_event(r, json_get(r->json.nodes, "event"), err);
 }
 
 static int take_bytes(void *arg, const char *bytes, size_t len, struct err *err)
@@ -211,20 +194,12 @@ static int take_bytes(void *arg, const char *bytes, size_t len, struct err *err)
 
 	if (r->stream.parser.status_code != 200)
 		return fail(err, E_AGENT, "the guest's agent answers %u", r->stream.parser.status_code);
-	while (len > 0 && !r->last) {
-		size_t want;
-		if (wanted(&r->frame, &want, err) < 0)
+	for (size_t used; len > 0 && !r->last; bytes += used, len -= used) {
+		bool message;
+		if (frames_take(&r->frames, bytes, len, &used, &message, err) < 0)
+			return err->code == ERR_INTERNAL ? err->num : fail_as(err, E_AGENT, "the guest's agent sends");
+		if (message && take_message(r, err) < 0)
 			return err->num;
-		size_t n = len < want ? len : want;
-		strbuf_add(&r->frame, bytes, n);
-		if (r->frame.failed)
-			return err_num(err, ERR_INTERNAL, ENOMEM, "read what the guest's agent sends");
-		bytes += n;
-		len -= n;
-		if (wanted(&r->frame, &want, err) < 0 || (want == 0 && take_frame(r, err) < 0))
-			return err->num;
-		if (want == 0)
-			r->frame.len = 0;
 	}
 	return 0;
 }
@@ -307,7 +282,7 @@ static int run_to_end(struct run *r, uint64_t deadline_ns, struct err *err)
 
 int exec_run(const struct exec_call *call, struct exec_result *ret, struct err *err)
 {
-	struct run r = { .call = call, .result = ret };
+	struct run r = { .call = call, .result = ret, .frames.max = MESSAGE_MAX };
 	const uint64_t begun_ns = monotonic_ns(), deadline_ns = deadline_in_ms(call->wish->timeout_s * 1000 + GRACE_MS);
 
 	agent_stream_begin(&r.stream, take_bytes, &r);
@@ -318,7 +293,7 @@ int exec_run(const struct exec_call *call, struct exec_result *ret, struct err *
 	if (r.input.text)
 		explicit_bzero(r.input.text, r.input.len);
 	strbuf_done(&r.input);
-	strbuf_done(&r.frame);
+	frames_done(&r.frames);
 	json_done(&r.json);
 	return done;
 }

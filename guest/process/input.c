@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/clock.h"
+#include "common/frames.h"
 #include "guest/connect.h"
 #include "guest/limits.h"
 #include "guest/message.h"
@@ -231,9 +232,10 @@ static struct feeder *feeder_new(struct exchange *ex, bool stream)
 		connect_fail(ex, CONNECT_INTERNAL, "no memory for the call");
 		return NULL;
 	}
-	*f = (struct feeder){
-		.ex = ex, .stream = stream, .deadline.fire = on_deadline, .frames.budget = &ex->agent->held
-	};
+	*f = (struct feeder){ .ex = ex,
+			      .stream = stream,
+			      .deadline.fire = on_deadline,
+			      .frames = { .max = LIMIT_FRAME, .budget = &ex->agent->held } };
 	if (timeout_ns)
 		loop_timer_set(&ex->agent->loop, &f->deadline, monotonic_ns() + timeout_ns);
 	ex->state = f;
@@ -304,7 +306,7 @@ static void on_body(struct exchange *ex, const char *data, size_t len)
 	for (size_t used; len > 0; data += used, len -= used) {
 		bool message;
 		if (frames_take(&f->frames, data, len, &used, &message, &err) < 0 ||
-		    (message && take_message(f, &err) < 0))
+		    (message && !f->frames.ended && take_message(f, &err) < 0))
 			return feeder_fail(f, &err);
 	}
 	if (!is_hungry(f))

@@ -165,7 +165,7 @@ class Files(Copy):
             p.stdin.write(data)
             p.stdin.flush()
         shown = b""
-        while b"MiB" not in shown:
+        while b"/s" not in shown:         # a line comes in pieces
             shown += os.read(master, 4096)
         p.stdin.close()
         self.assertEqual(p.wait(60), 0)

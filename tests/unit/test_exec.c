@@ -380,7 +380,7 @@ static void hostile(void **state)
 		  .said = SAID("\0\xff\xff\xff\xff{}"),
 		  .says = "message of 4294967295 bytes",
 		  .status = 502 },
-		{ .head = OK_HEAD, .said = SAID("\x01\0\0\0\x02{}"), .says = "with flags 1", .status = 502 },
+		{ .head = OK_HEAD, .said = SAID("\x01\0\0\0\x02{}"), .says = "a compressed message", .status = 502 },
 		{ .head = OK_HEAD,
 		  .said = SAID("\0\0\0\0\x02{]"),
 		  .says = "a message of the guest's agent",

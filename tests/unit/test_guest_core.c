@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The agent's small parts: users and groups from files, base64, environments, frames of Connect streams, the loop. */
+/* The agent's small parts: users and groups from files, base64, environments, the loop. */
 #include "tests/unit/unit.h"
 
 #include <errno.h>
@@ -9,8 +9,8 @@
 
 #include "common/base64.h"
 #include "common/clock.h"
-#include "guest/connect.h"
 #include "guest/env.h"
+#include "guest/loop.h"
 #include "guest/users.h"
 
 /* ---- users ---- */
@@ -157,87 +157,6 @@ static void environments(void **state)
 	assert_true(env_name_valid("A") && !env_name_valid("") && !env_name_valid("A=B"));
 }
 
-/* ---- frames ---- */
-
-/* Gives the bytes in pieces of `step`; joins the messages with '|'. */
-static int take_all(const char *bytes, size_t len, size_t step, char *ret_text, struct err *err)
-{
-	struct frames f = {};
-	int r = 0;
-
-	*ret_text = '\0';
-	for (size_t at = 0; at < len && r == 0;) {
-		size_t part = len - at < step ? len - at : step, used;
-		bool message;
-		autofree char *copy = exact_copy(bytes + at, part);
-		r = frames_take(&f, copy, part, &used, &message, err);
-		if (r == 0 && message)
-			strcat(strcat(ret_text, f.bytes), "|");
-		at += used;
-	}
-	if (r == 0 && f.ended)
-		strcat(ret_text, "end");
-	frames_done(&f);
-	return r;
-}
-
-static void frames_in_pieces(void **state)
-{
-	static const char two[] = "\0\0\0\0\2{}"
-				  "\0\0\0\0\0"
-				  "\0\0\0\0\7{\"a\":1}"
-				  "\2\0\0\0\2{}";
-	char text[64];
-	struct err err = {};
-
-	(void)state;
-	for (size_t step = 1; step < sizeof(two); step++) {
-		assert_int_equal(take_all(two, sizeof(two) - 1, step, text, &err), 0);
-		assert_string_equal(text, "{}||{\"a\":1}|end");
-	}
-}
-
-static void frames_refused(void **state)
-{
-	static const struct {
-		const char *bytes;
-		size_t len;
-		const char *message;
-	} cases[] = {
-		{ "\1\0\0\0\2{}", 7, "a compressed message; no compression is offered" },
-		{ "\4\0\0\0\2{}", 7, "a message with unknown flags 4" },
-		{ "\2\0\0\0\0\0\0\0\0\0", 10, "a message behind the end of the stream" },
-		{ "\0\0\x40\0\1", 5, "a message of 4194305 bytes; 4194304 are the most" },
-		{ "\0\xff\xff\xff\xff", 5, "a message of 4294967295 bytes; 4194304 are the most" },
-	};
-	char text[64];
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-		struct err err = {};
-		assert_true(take_all(cases[i].bytes, cases[i].len, 64, text, &err) < 0);
-		assert_string_equal(err.msg, cases[i].message);
-	}
-}
-
-/* A length alone makes nothing grow. */
-static void frames_hold_what_came(void **state)
-{
-	struct frames f = {};
-	struct err err = {};
-	size_t used;
-	bool message;
-
-	(void)state;
-	assert_int_equal(frames_take(&f,
-				     "\0\0\x3f\xff\xff"
-				     "abc",
-				     8, &used, &message, &err),
-			 0);
-	assert_true(used == 8 && !message && f.cap <= 4096);
-	frames_done(&f);
-}
-
 /* ---- the loop ---- */
 
 static struct loop loop;
@@ -366,12 +285,10 @@ static int tear_down(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(users),          cmocka_unit_test(owners),
-		cmocka_unit_test(base64),         cmocka_unit_test(base64_of_all_bytes),
-		cmocka_unit_test(environments),   cmocka_unit_test(frames_in_pieces),
-		cmocka_unit_test(frames_refused), cmocka_unit_test(frames_hold_what_came),
-		cmocka_unit_test(timers),         cmocka_unit_test(children),
-		cmocka_unit_test(watches),
+		cmocka_unit_test(users),        cmocka_unit_test(owners),
+		cmocka_unit_test(base64),       cmocka_unit_test(base64_of_all_bytes),
+		cmocka_unit_test(environments), cmocka_unit_test(timers),
+		cmocka_unit_test(children),     cmocka_unit_test(watches),
 	};
 
 	return cmocka_run_group_tests_name("guest_core", tests, set_up, tear_down);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Bytes that all requests together may make the agent hold. Plain data; the loop's thread. */
-#ifndef GUEST_BUDGET_H
-#define GUEST_BUDGET_H
+/* Bytes that several requests together may make a process hold. Plain data. */
+#ifndef COMMON_BUDGET_H
+#define COMMON_BUDGET_H
 
 #include <stdbool.h>
 #include <stddef.h>
