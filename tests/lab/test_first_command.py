@@ -122,10 +122,12 @@ class Peer:
             with open(vm.out, "ab") as out:
                 vm.process = subprocess.Popen([PEER, "--restore", f"source_url={url},memory_restore_mode=ondemand,resume=true"],
                                               stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-            while not os.path.exists(vm.vsock):
+        while True:
+            try:
+                return shell({"vsock_socket": vm.vsock}, "true")
+            except (FileNotFoundError, ConnectionRefusedError):     # not yet
                 check(vm.process.poll() is None, f"cloud-hypervisor ended{vm.context()}")
                 time.sleep(0.001)
-        shell({"vsock_socket": vm.vsock}, "true")
 
 
 def answers(socket_path):
