@@ -94,8 +94,8 @@ static int hold(struct forkd *d, struct clone *c, bool *ret_ran, struct err *err
 	enum clone_state state = c->state;
 	pthread_mutex_unlock(&d->registry->lock);
 	*ret_ran = state == CLONE_RUNNING;
-	if (state != CLONE_RUNNING && state != CLONE_PAUSED)
-		return clone_state_error(c, state, err);
+	if (clone_check_lives(c, state, err) < 0)
+		return err->num;
 	if (*ret_ran)
 		return clone_freeze(d, c, err);
 	if (!managed || frozen)
@@ -112,9 +112,8 @@ static int agent_of(struct forkd *d, const struct clone *c, struct manifest *m, 
 	if (c->record.identity == IDENTITY_UNMANAGED)
 		return 0;
 	if (store_manifest(d->store, c->record.template, m, err) < 0) {
-		enum clone_state state = clone_state(d->registry, c);
-		bool lives = state == CLONE_RUNNING || state == CLONE_PAUSED; /* otherwise its template may be gone */
-		return lives ? err->num : clone_state_error(c, state, err);
+		int r = clone_check_lives(c, clone_state(d->registry, c), err); /* otherwise its template may be gone */
+		return r < 0 ? r : err->num;
 	}
 	*ret = m->agent;
 	return 0;

@@ -276,8 +276,9 @@ static int set_frozen(struct forkd *d, struct clone *c, bool frozen, struct err 
 	c->record.frozen = frozen;
 	enum clone_state state = c->state;
 	pthread_mutex_unlock(&d->registry->lock);
-	bool lives = state == CLONE_RUNNING || state == CLONE_PAUSED; /* otherwise its directory may be gone */
-	int r = lives ? keep_record(d, c, &c->record, err) : clone_state_error(c, state, err);
+	int r = clone_check_lives(c, state, err); /* otherwise its directory may be gone */
+	if (r == 0)
+		r = keep_record(d, c, &c->record, err);
 	watch_end_talk(d->watcher, &c->control, &c->talk);
 	return r;
 }

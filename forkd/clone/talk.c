@@ -271,6 +271,11 @@ static void on_event(void *arg, const struct ctl_packet *p)
 	take_event(l->d, l->c, p);
 }
 
+int clone_check_lives(const struct clone *c, enum clone_state state, struct err *err)
+{
+	return state == CLONE_RUNNING || state == CLONE_PAUSED ? 0 : clone_state_error(c, state, err);
+}
+
 int clone_state_error(const struct clone *c, enum clone_state state, struct err *err)
 {
 	switch (state) {
@@ -375,18 +380,14 @@ int clone_take_answer(struct forkd *d, struct clone *c, uint64_t deadline_ns, st
 
 int clone_talk(struct forkd *d, struct clone *c, const struct control_call *call, bool wait, struct err *err)
 {
-	int r;
-
 	if (!wait && pthread_mutex_trylock(&c->talk) != 0)
 		return fail(err, E_BUSY, "clone '%s' is busy with another request", c->record.id);
 	if (wait)
 		pthread_mutex_lock(&c->talk);
-	enum clone_state state = clone_state(d->registry, c);
-	if (state != CLONE_PAUSED && state != CLONE_RUNNING)
-		r = clone_state_error(c, state, err);
-	else if (!wait && c->line != LINE_UP)
+	int r = clone_check_lives(c, clone_state(d->registry, c), err);
+	if (r == 0 && !wait && c->line != LINE_UP)
 		r = fail(err, E_NO_ANSWER, "clone '%s' has not answered yet", c->record.id);
-	else
+	if (r == 0)
 		r = clone_talk_locked(d, c, call, err);
 	watch_end_talk(d->watcher, &c->control, &c->talk);
 	return r;

@@ -33,6 +33,8 @@ MUST_CHECK int clone_take_answer(struct forkd *d, struct clone *c, uint64_t dead
  */
 MUST_CHECK int clone_needs_version(struct forkd *d, const struct clone *c, int version, const char *what,
 				   struct err *err);
+/* E_BAD_STATE, unless the state is running or paused. */
+MUST_CHECK int clone_check_lives(const struct clone *c, enum clone_state state, struct err *err);
 /* Fails with E_BAD_STATE, and a message that names the state. */
 int clone_state_error(const struct clone *c, enum clone_state state, struct err *err);
 /* Takes over the state that the clone's process says. A clone that is deleting or exited stays so. */
