@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * What forkd and a VM process read besides snapshots: bodies of requests, the control protocol, the store's manifest and a clone's
- * record. The input is an object whose only member names the reader; its value is what is read. What is no JSON goes to all that read text.
+ * What forkd and a VM process read besides snapshots: bodies of requests, the control protocol, the store's manifest, a clone's
+ * record, and what a guest's agent says of a command. The input is an object whose only member names the reader; its value is what is read. What is no JSON goes to all that read text.
  */
 #include "tests/fuzz/fuzz.h"
 
@@ -9,7 +9,9 @@
 #include <sys/socket.h>
 
 #include "common/ctl.h"
+#include "common/frames.h"
 #include "forkd/access/policy.h"
+#include "forkd/agent/exec.h"
 #include "forkd/body.h"
 #include "forkd/clone/clone_request.h"
 #include "forkd/template/vm_config.h"
@@ -231,6 +233,61 @@ static bool vm(const struct json_node *node)
 	return taken;
 }
 
+/* ---- what an agent says of a command (forkd/agent/exec.c) ---- */
+
+/* As the answer that the command's connection has until it ends. */
+static bool answered(const struct exec_wish *wish, const char *text, size_t len)
+{
+	static const char head[] = "HTTP/1.1 200 OK\r\n\r\n";
+	autoexecresult struct exec_result result = {};
+	struct err err = {};
+	int fd[2], room = (int)len + 4096;
+
+	must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd) == 0, "no socketpair");
+	setsockopt(fd[1], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+	bool sent = send(fd[1], head, sizeof(head) - 1, 0) > 0 &&
+		    (len == 0 || send(fd[1], text, len, 0) == (ssize_t)len);
+	close(fd[1]);
+	const struct exec_call call = { .fd = fd[0], .input_fd = -1, .wish = wish };
+	bool ended = sent && exec_run(&call, &result, &err) == 0;
+	must(ended || !sent || err.msg[0], "an error without a message");
+	must(result.out.bytes.len <= wish->max_output && result.err.bytes.len <= wish->max_output,
+	     "more output than was asked for");
+	close(fd[0]);
+	return ended;
+}
+
+static bool stream(const char *text, size_t len)
+{
+	static char start[] = "{}";
+	const struct exec_wish wish = { .start = start, .timeout_s = 1, .max_output = 100 };
+
+	return answered(&wish, text, len);
+}
+
+/* {"wish": the body of a request, "says": [a message each]}; the last one is the stream's. */
+static bool exec(const struct json_node *node)
+{
+	const struct json_node *wanted = json_get(node, "wish"), *says = json_get(node, "says");
+	autoexecwish struct exec_wish wish = {};
+	autostrbuf struct strbuf bytes = {};
+	struct err err = {};
+
+	if (!wanted || !says || says->type != JSON_ARRAY || exec_wish_load(wanted, NULL, &wish, &err) < 0)
+		return false;
+	uint32_t left = says->count;
+	for (json_each(message, says)) {
+		autostrbuf struct strbuf text = {};
+		unsigned char head[FRAME_HEAD];
+		json_text(message, &text);
+		frame_head(head, --left == 0 ? FRAME_END : 0, text.len);
+		strbuf_add(&bytes, (const char *)head, sizeof(head));
+		strbuf_add(&bytes, text.text, text.len);
+	}
+	wish.has_input = false; /* there is no second connection */
+	return answered(&wish, bytes.text, bytes.len);
+}
+
 /* ---- */
 
 /* node NULL: all readers of text. true: the one that was named took it. */
@@ -244,6 +301,7 @@ static bool run(const struct json_node *node, const char *text, size_t len)
 	} readers[] = {
 		{ "manifest", manifest, NULL }, { "record", record, NULL }, { "reply", reply, NULL },
 		{ "request", NULL, request },   { "clones", NULL, clones }, { "vm", NULL, vm },
+		{ "exec", NULL, exec },         { "stream", stream, NULL },
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(readers); i++) {

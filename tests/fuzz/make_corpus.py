@@ -80,6 +80,13 @@ FORKD = {
     "clones-list": {"template": TEMPLATE, "fds": 4, "body": {"clones": [
         {"overrides": {"disks": [{"id": "_disk0", "path": "/srv/vm/c.img"}]}, "net_fds": [{"id": "net1", "num_fds": 2}]},
         {"overrides": {"disks": [{"id": "_disk0", "path": "/srv/vm/d.img"}]}, "net_fds": [{"id": "net1", "num_fds": 2}]}]}},
+    "exec": {"wish": {"cmd": "cat", "args": ["-"], "env": {"A": "b"}, "cwd": "/", "user": "u", "stdin": "in", "timeout_s": 1, "max_output_bytes": 9},
+             "says": [{"event": {"start": {"pid": 7}}}, {"event": {"data": {"stdout": "aGVsbG8gaGVsbG8="}}}, {"event": {"data": {"stderr": "IQ=="}}},
+                      {"event": {"keepalive": {}}}, {"event": {"end": {"exitCode": 3, "exited": True, "status": "exit status 3"}}}, {}]},
+    "exec-error": {"wish": {"shell": "exit", "stdin_b64": "AAE="},
+                   "says": [{"error": {"code": "invalid_argument", "message": "start 'x': No such file or directory"}}]},
+    "exec-late": {"wish": {"cmd": "sleep", "args": ["9"]},
+                  "says": [{"event": {"start": {"pid": 7}}}, {"error": {"code": "deadline_exceeded", "message": "late"}}]},
     "manifest": {"format": 1, "name": "t", "created_at": "2026-01-01T00:00:00.000Z", "program_version": "0.1", "source": "file:///srv",
                  "parent": None, "owner_uid": 0, "ram_bytes": 6 << 20, "vcpus": 1, "host_cpu": None, "needs": NEEDS, "files": FILES},
     "record": {"id": "c-abcdefghijkl", "template": "t", "pid": 12, "uid": 0, "gid": 0, "memory_restore_mode": "copyonwrite",
