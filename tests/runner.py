@@ -10,6 +10,15 @@ import unittest
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
+def alive(pid):
+    """Runs; a zombie does not. It may end at any time: a read then fails with ENOENT or ESRCH."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as f:
+            return f.read().rsplit(") ", 1)[1][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 class Lines(unittest.TestResult):
     def __init__(self):
         super().__init__()

@@ -11,6 +11,7 @@ import threading
 import time
 
 from agenttest import AgentTest, Connection, Stream, b64, frame, unb64, wait_for
+from runner import alive
 
 SERVICE = "process.Process/"
 
@@ -265,7 +266,7 @@ class Requests(ProcessTest):
         self.assertIsNone(stream.next())
         self.assertEqual(stream.end["error"]["code"], "deadline_exceeded")
         self.gone(pid)
-        wait_for("its child is gone", lambda: not os.path.exists(f"/proc/{inner}") or "zombie" in open(f"/proc/{inner}/status").read())
+        wait_for("its child is gone", lambda: not alive(inner))
 
     def test_deadline_without_its_client(self):
         stream, pid = self.shell("sleep 1000", headers={"Connect-Timeout-Ms": "300"})
@@ -282,7 +283,7 @@ class Requests(ProcessTest):
         self.assertEqual([p["pid"] for p in self.list()], [pid])
         stream.close()
         self.gone(pid)
-        wait_for("its child is gone", lambda: not os.path.exists(f"/proc/{inner}") or "zombie" in open(f"/proc/{inner}/status").read())
+        wait_for("its child is gone", lambda: not alive(inner))
         self.refused({"process": {"cmd": "true"}, "killOnDisconnect": 1}, "invalid_argument", "killOnDisconnect")
 
     def test_killed_with_a_client_that_leaves_at_once(self):
@@ -406,7 +407,7 @@ class Live(ProcessTest):
         child = wait_for("its child", lambda: open(f"/proc/{pid}/task/{pid}/children").read().split())
         self.call(SERVICE + "SendSignal", {"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"})
         self.assertEqual(self.finish(stream)["end"]["status"], "signal: killed")
-        wait_for("the child is gone", lambda: not os.path.exists(f"/proc/{child[0]}") or "zombie" in open(f"/proc/{child[0]}/status").read())
+        wait_for("the child is gone", lambda: not alive(child[0]))
 
     def test_bad_signal(self):
         stream, pid = self.start("sleep", ["1000"])
@@ -619,7 +620,7 @@ class Terminal(ProcessTest):
             try:
                 with open(f"/proc/{child}/stat", encoding="ascii") as f:
                     name, rest = f.read().split("(", 1)[1].rsplit(")", 1)
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):
                 continue
             fields = rest.split()           # state, ppid, pgrp, session, tty, tpgid
             if name == program and fields[2] == fields[5]:

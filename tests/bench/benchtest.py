@@ -4,7 +4,8 @@ import os
 import re
 import sys
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "kvm"))
+TESTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [os.path.join(TESTS, "kvm"), TESTS]
 from forkdtest import ForkdTest  # noqa: E402
 from kvmtest import BUILD, PEERS, KvmTest  # noqa: E402
 

@@ -9,6 +9,7 @@ import subprocess
 
 import kvmtest
 from kvmtest import BUILD, Answer, KvmTest, read, wait_for
+from runner import alive
 
 FORKD = os.path.join(BUILD, "forkd")
 FORKCTL = os.path.join(BUILD, "forkctl")
@@ -164,15 +165,6 @@ def reap():
             wait_for(f"process {pid} to end", lambda pid=pid: not alive(pid))
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
-
-
-def alive(pid):
-    """Runs; a zombie does not."""
-    try:
-        with open(f"/proc/{pid}/stat") as f:
-            return f.read().rsplit(") ", 1)[1][0] != "Z"
-    except OSError:
-        return False
 
 
 def ticks(clone):

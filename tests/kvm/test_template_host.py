@@ -10,6 +10,7 @@ import subprocess
 import time
 
 from kvmtest import VMM, KvmTest, Tap, call, only_forkd, open_files, read, wait_for, write
+from runner import alive
 
 PACKET_MAX = 1 << 18
 
@@ -79,7 +80,7 @@ class Host:
     def children(self):
         """Its processes, ended ones not."""
         path = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
-        return [int(pid) for pid in read(path).split() if read(f"/proc/{int(pid)}/stat").rsplit(b") ", 1)[1][:1] != b"Z"]
+        return [int(pid) for pid in read(path).split() if alive(int(pid))]
 
     def wait_event(self, pid):
         while not any(e["pid"] == pid for e in self.events):
@@ -346,7 +347,7 @@ class TemplateHost(KvmTest):
         wait_for("three parked clones, for those that were taken and the one that ended", lambda: len(host.children()) == 2 + 6 + 3)
         rest = set(host.children()) - {b.pid for b in burst} - {c.pid, slow.pid}
         host.end()
-        wait_for("the parked ones to end", lambda: not any(os.path.exists(f"/proc/{p}/fd") and os.listdir(f"/proc/{p}/fd") for p in rest))
+        wait_for("the parked ones to end", lambda: not any(map(alive, rest)))
         for p in rest:
             os.waitpid(p, 0)
         self.assertTrue(all(not b.ended(0) for b in burst))
