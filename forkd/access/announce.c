@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Sends the ARP frame, and hears the kernel's news of addresses. */
+/* Sends the ARP frame, and hears the kernel's news of addresses and links. */
 #include "forkd/access/announce.h"
 
 #include <errno.h>
@@ -104,6 +104,20 @@ static void take_address(struct forkd *d, struct nlmsghdr *h)
 		}
 }
 
+/*
+ * A link that comes up: Linux sends nothing on it before, though it takes frames for it. A tap's does so some time after a
+ * descriptor of it was opened.
+ */
+static void take_link(struct forkd *d, struct nlmsghdr *h)
+{
+	const struct ifinfomsg *m = NLMSG_DATA(h);
+	char name[IFNAMSIZ];
+
+	if (h->nlmsg_type == RTM_NEWLINK && m->ifi_flags & IFF_RUNNING &&
+	    if_indextoname((unsigned)m->ifi_index, name) && registry_has_tap(d->registry, name))
+		announce_tap(name);
+}
+
 static void on_news(struct watch *w)
 {
 	struct announcer *a = container_of(w, struct announcer, news);
@@ -111,13 +125,15 @@ static void on_news(struct watch *w)
 	ssize_t n = recv(w->fd, text, sizeof(text), MSG_DONTWAIT);
 	unsigned left = n > 0 ? (unsigned)n : 0;
 
-	for (struct nlmsghdr *h = (void *)text; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left))
+	for (struct nlmsghdr *h = (void *)text; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left)) {
 		take_address(a->d, h);
+		take_link(a->d, h);
+	}
 }
 
 struct announcer *announce_start(struct forkd *d)
 {
-	const struct sockaddr_nl addresses = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_IPV4_IFADDR };
+	const struct sockaddr_nl addresses = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_IPV4_IFADDR | RTMGRP_LINK };
 	struct announcer *a = calloc(1, sizeof(*a));
 	struct err err = {};
 
@@ -127,7 +143,7 @@ struct announcer *announce_start(struct forkd *d)
 	a->news = (struct watch){ .fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), .ready = on_news };
 	if (a->news.fd < 0 ||
 	    bind(a->news.fd, (const struct sockaddr *)(const void *)&addresses, sizeof(addresses)) < 0)
-		err_sys(&err, ERR_INTERNAL, "hear of new addresses");
+		err_sys(&err, ERR_INTERNAL, "hear of new addresses and links");
 	if (err.code == ERR_NONE && watch_add(d->watcher, &a->news, &err) >= 0)
 		return a;
 	log_warn("%s: guests are not told of addresses that their taps get later", err.msg);

@@ -4,7 +4,7 @@
  * MAC address the old tap had. The guest of such a snapshot goes on sending frames to the old tap's
  * address, and nobody receives these frames. A gratuitous ARP request (RFC 5227) tells the guest
  * the new tap's MAC address. The request is sent for the IPv4 address that the tap of a clone has
- * when the clone is made, and for each IPv4 address that the tap gets later.
+ * when the clone is made and when its link comes up, and for each IPv4 address that the tap gets later.
  */
 #ifndef FORKD_ACCESS_ANNOUNCE_H
 #define FORKD_ACCESS_ANNOUNCE_H
@@ -21,7 +21,7 @@ void announce_tap(const char *name);
 
 /*
  * From now on the watcher's thread sends the request for each IPv4 address that the tap of a clone
- * gets. NULL: the kernel's news of addresses cannot be heard, which is logged.
+ * gets, and when its link comes up. NULL: the kernel's news cannot be heard, which is logged.
  */
 struct announcer *announce_start(struct forkd *d);
 void announce_free(struct announcer *a); /* after watch_stop(); NULL is fine */

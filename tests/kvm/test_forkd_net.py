@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Taps of clones: the MTU and the MAC address of their configuration, and a guest that knows its host by another address."""
 import os
+import subprocess
 
 from forkdtest import Daemon, ForkdTest
 from kvmtest import Tap, guest, mac_of, mtu_of, read, set_ip, wait_for
@@ -86,6 +87,16 @@ class Taps(ForkdTest):
         c = d.clone("t")[0]
         set_ip(c["net"][0]["tap"], GATEWAY)
         self.assertNotEqual(mac_of(c["net"][0]["tap"]), OLD_MAC)
+        self.wait_answers(d, c)
+
+    def test_link_that_comes_up(self):
+        """The guest is told again: while the link was down it could not hear who has the address now."""
+        d = self.template()
+        tap = self.named_tap()
+        c = self.clone(d, tap=tap.name)
+        self.wait_answers(d, c)
+        for command in (["down"], ["address", THIRD_MAC], ["up"]):
+            subprocess.run(["ip", "link", "set", "dev", tap.name, *command], check=True)
         self.wait_answers(d, c)
 
     def test_deleted_under_a_clone(self):
