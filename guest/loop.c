@@ -117,15 +117,6 @@ void loop_child_forget(struct child *c)
 	c->link = NULL;
 }
 
-void loop_child_signal(const struct child *c, int signo)
-{
-	if (kill(-c->pid, signo) == 0)
-		return;
-	(void)kill(c->pid, signo);
-	if (signo == SIGKILL)
-		(void)kill(-c->pid, signo); /* it may have made its group, and others in it, meanwhile */
-}
-
 void loop_child_add(struct loop *loop, struct child *c)
 {
 	c->next = loop->children;
@@ -133,6 +124,15 @@ void loop_child_add(struct loop *loop, struct child *c)
 	if (c->next)
 		c->next->link = &c->next;
 	loop->children = c;
+}
+
+void loop_child_signal(const struct child *c, int signo)
+{
+	if (kill(-c->pid, signo) == 0)
+		return;
+	(void)kill(c->pid, signo);
+	if (signo == SIGKILL)
+		(void)kill(-c->pid, signo); /* it may have made its group, and others in it, meanwhile */
 }
 
 static void reap(struct loop *loop)

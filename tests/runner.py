@@ -19,6 +19,12 @@ def alive(pid):
         return False
 
 
+def children(pid):
+    """The numbers of its children, ended ones too."""
+    with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as f:
+        return [int(child) for child in f.read().split()]
+
+
 class Lines(unittest.TestResult):
     def __init__(self):
         super().__init__()

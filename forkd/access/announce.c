@@ -23,9 +23,14 @@
 
 enum { NEWS_BYTES = 16384 };
 
-struct announcer {
-	struct watch news; /* rtnetlink */
+struct news {
+	struct watch watch; /* rtnetlink */
 	struct forkd *d;
+};
+
+/* A socket each: links have many more news, and what is too much for a socket is lost. */
+struct announcer {
+	struct news addresses, links;
 };
 
 /* Broadcasts an ARP request that says that `ip` is at `mac`. */
@@ -75,7 +80,8 @@ static void announce(const char *name, struct in_addr ip)
 		log_warn("tap '%s': its guest cannot be told whose its address is: %s", name, strerror(-r));
 }
 
-void announce_tap(const char *name)
+/* Its IPv4 address. false: it has none. */
+static bool address_of(const char *name, struct in_addr *ret)
 {
 	struct ifreq ifr = { .ifr_addr.sa_family = AF_INET };
 	struct sockaddr_in in;
@@ -83,9 +89,18 @@ void announce_tap(const char *name)
 
 	snprintf(ifr.ifr_name, IFNAMSIZ, "%s", name);
 	if (sock < 0 || ioctl(sock, SIOCGIFADDR, &ifr) < 0)
-		return;
+		return false;
 	memcpy(&in, &ifr.ifr_addr, sizeof(in));
-	announce(name, in.sin_addr);
+	*ret = in.sin_addr;
+	return true;
+}
+
+void announce_tap(const char *name)
+{
+	struct in_addr ip;
+
+	if (address_of(name, &ip))
+		announce(name, ip);
 }
 
 static void take_address(struct forkd *d, struct nlmsghdr *h)
@@ -112,48 +127,62 @@ static void take_link(struct forkd *d, struct nlmsghdr *h)
 {
 	const struct ifinfomsg *m = NLMSG_DATA(h);
 	char name[IFNAMSIZ];
+	struct in_addr ip;
 
+	/* The registry is asked last: most links are no clone's, and most taps of clones have no address. */
 	if (h->nlmsg_type == RTM_NEWLINK && m->ifi_flags & IFF_RUNNING &&
-	    if_indextoname((unsigned)m->ifi_index, name) && registry_has_tap(d->registry, name))
-		announce_tap(name);
+	    if_indextoname((unsigned)m->ifi_index, name) && address_of(name, &ip) &&
+	    registry_has_tap(d->registry, name))
+		announce(name, ip);
 }
 
 static void on_news(struct watch *w)
 {
-	struct announcer *a = container_of(w, struct announcer, news);
+	struct forkd *d = container_of(w, struct news, watch)->d;
 	_Alignas(struct nlmsghdr) char text[NEWS_BYTES];
 	ssize_t n = recv(w->fd, text, sizeof(text), MSG_DONTWAIT);
 	unsigned left = n > 0 ? (unsigned)n : 0;
 
 	for (struct nlmsghdr *h = (void *)text; NLMSG_OK(h, left); h = NLMSG_NEXT(h, left)) {
-		take_address(a->d, h);
-		take_link(a->d, h);
+		take_address(d, h);
+		take_link(d, h);
 	}
+}
+
+static void hear(struct news *news, struct forkd *d, unsigned group)
+{
+	const struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = group };
+	struct err err = {};
+
+	news->d = d;
+	news->watch =
+		(struct watch){ .fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), .ready = on_news };
+	if (news->watch.fd < 0 ||
+	    bind(news->watch.fd, (const struct sockaddr *)(const void *)&address, sizeof(address)) < 0)
+		err_sys(&err, ERR_INTERNAL, "hear of new addresses and links");
+	if (err.code == ERR_NONE && watch_add(d->watcher, &news->watch, &err) >= 0)
+		return;
+	log_warn("%s: guests are not told of addresses that their taps get later", err.msg);
+	auto_close_p(&news->watch.fd);
+	news->watch.fd = -1;
 }
 
 struct announcer *announce_start(struct forkd *d)
 {
-	const struct sockaddr_nl addresses = { .nl_family = AF_NETLINK, .nl_groups = RTMGRP_IPV4_IFADDR | RTMGRP_LINK };
 	struct announcer *a = calloc(1, sizeof(*a));
-	struct err err = {};
 
 	if (!a)
 		return NULL;
-	a->d = d;
-	a->news = (struct watch){ .fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), .ready = on_news };
-	if (a->news.fd < 0 ||
-	    bind(a->news.fd, (const struct sockaddr *)(const void *)&addresses, sizeof(addresses)) < 0)
-		err_sys(&err, ERR_INTERNAL, "hear of new addresses and links");
-	if (err.code == ERR_NONE && watch_add(d->watcher, &a->news, &err) >= 0)
-		return a;
-	log_warn("%s: guests are not told of addresses that their taps get later", err.msg);
-	announce_free(a);
-	return NULL;
+	hear(&a->addresses, d, RTMGRP_IPV4_IFADDR);
+	hear(&a->links, d, RTMGRP_LINK);
+	return a;
 }
 
 void announce_free(struct announcer *a)
 {
-	if (a && a->news.fd >= 0)
-		close(a->news.fd);
+	if (!a)
+		return;
+	auto_close_p(&a->addresses.watch.fd);
+	auto_close_p(&a->links.watch.fd);
 	free(a);
 }

@@ -21,7 +21,7 @@ void announce_tap(const char *name);
 
 /*
  * From now on the watcher's thread sends the request for each IPv4 address that the tap of a clone
- * gets, and when its link comes up. NULL: the kernel's news cannot be heard, which is logged.
+ * gets, and when its link comes up. The kernel's news that cannot be heard are logged; NULL: no memory.
  */
 struct announcer *announce_start(struct forkd *d);
 void announce_free(struct announcer *a); /* after watch_stop(); NULL is fine */

@@ -5,6 +5,7 @@ import signal
 import subprocess
 
 from agenttest import wait_for
+from runner import children
 from systemtest import SystemTest
 
 POWERED_OFF = -signal.SIGINT     # as reboot(2) says of a PID namespace
@@ -25,8 +26,8 @@ class Init(SystemTest):
 
     def pid(self, agent=None):
         """The agent's number in this host."""
-        with open(f"/proc/{(agent or self.agent).pid}/task/{(agent or self.agent).pid}/children", encoding="ascii") as f:
-            return int(f.read())
+        pid, = children((agent or self.agent).pid)
+        return pid
 
     def log_text(self):
         with open(self.log, encoding="utf-8") as f:
@@ -39,8 +40,7 @@ class Init(SystemTest):
             mounts = [line.split()[4] for line in f]
         for path in ("/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/run", "/sys/fs/cgroup"):
             self.assertIn(path, mounts)
-        with open(f"/proc/{self.pid()}/task/{self.pid()}/children", encoding="ascii") as f:
-            command = int(f.read().split()[0])
+        command = children(self.pid())[0]
         self.assertEqual(self.group_of(command), "forkd/user")
         self.assertEqual(self.group_of(self.pid()), "forkd/agent")
         self.assertEqual(os.getsid(command), command)

@@ -11,7 +11,7 @@ import threading
 import time
 
 from agenttest import AgentTest, Connection, Stream, b64, frame, unb64, wait_for
-from runner import alive
+from runner import alive, children
 
 SERVICE = "process.Process/"
 
@@ -293,11 +293,7 @@ class Requests(ProcessTest):
                 message = json.dumps({"process": {"cmd": "sleep", "args": ["1000"]}, "killOnDisconnect": True}).encode()
                 c.request("POST", f"/{SERVICE}Start", frame(message), {"Content-Type": "application/connect+json"})
                 time.sleep(i * 2e-5)
-        wait_for("no process", lambda: self.list() == [] and not self.children())
-
-    def children(self):
-        with open(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children") as f:
-            return f.read().split()
+        wait_for("no process", lambda: self.list() == [] and children(self.agent.pid) == [])
 
     def test_deadline_that_is_none(self):
         for text in ("x", "", "-1", "1.5", "12345678901"):
@@ -404,7 +400,7 @@ class Live(ProcessTest):
 
     def test_signals_go_to_the_group(self):
         stream, pid = self.shell("sleep 1000; true")
-        child = wait_for("its child", lambda: open(f"/proc/{pid}/task/{pid}/children").read().split())
+        child = wait_for("its child", lambda: children(pid))
         self.call(SERVICE + "SendSignal", {"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"})
         self.assertEqual(self.finish(stream)["end"]["status"], "signal: killed")
         wait_for("the child is gone", lambda: not alive(child[0]))
@@ -614,9 +610,7 @@ class Terminal(ProcessTest):
     @staticmethod
     def in_foreground(shell, program):
         """Is a child of the shell with that name in the terminal's foreground group?"""
-        with open(f"/proc/{shell}/task/{shell}/children", encoding="ascii") as f:
-            children = f.read().split()
-        for child in children:
+        for child in children(shell):
             try:
                 with open(f"/proc/{child}/stat", encoding="ascii") as f:
                     name, rest = f.read().split("(", 1)[1].rsplit(")", 1)

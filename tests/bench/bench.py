@@ -25,7 +25,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.dont_write_bytecode = True
-sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "kvm"), os.path.dirname(HERE)]
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "kvm")]
 import kvmtest  # noqa: E402
 from bench_agent import bench_exec, bench_ready  # noqa: E402
 from benchtest import Bench, ForkdBench, host, peer, percentile, tool  # noqa: E402

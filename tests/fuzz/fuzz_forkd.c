@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * What forkd and a VM process read besides snapshots: bodies of requests, the control protocol, the store's manifest, a clone's
- * record, and what a guest's agent says of a command. The input is an object whose only member names the reader; its value is what is read. What is no JSON goes to all that read text.
+ * record, and what a guest's agent says of a command. The input is an object whose only member names the reader; its value is what is
+ * read. What is no JSON goes to all that read text.
  */
 #include "tests/fuzz/fuzz.h"
 

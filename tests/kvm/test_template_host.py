@@ -10,7 +10,7 @@ import subprocess
 import time
 
 from kvmtest import VMM, KvmTest, Tap, call, only_forkd, open_files, read, wait_for, write
-from runner import alive
+from runner import alive, children
 
 PACKET_MAX = 1 << 18
 
@@ -79,8 +79,7 @@ class Host:
 
     def children(self):
         """Its processes, ended ones not."""
-        path = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
-        return [int(pid) for pid in read(path).split() if alive(int(pid))]
+        return list(filter(alive, children(self.process.pid)))
 
     def wait_event(self, pid):
         while not any(e["pid"] == pid for e in self.events):

@@ -76,6 +76,11 @@ def wait_for(what, probe, timeout_s=PATIENCE_S, context=lambda: ""):
         time.sleep(0.1)
 
 
+def quartiles(values):
+    values = sorted(values)
+    return [values[len(values) * i // 4] for i in (1, 2, 3)]
+
+
 class Net:
     """A network namespace with one tap: the guest's gateway lives in it. So any number of guests have the same address at once."""
 

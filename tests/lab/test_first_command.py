@@ -5,7 +5,6 @@ The tracepoints of KVM tell whose time it was: the monitor's until the first KVM
 forkd's clones have new identities when the command runs; cloud-hypervisor's are twins. FORKD_PEERS=DIR scripts/lab.sh tests/lab/run.py first-command
 """
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -13,8 +12,9 @@ import subprocess
 import time
 
 from daemon import AGENT_PORT, Forkd, shell
-from lab import DIR, KERNEL, PATIENCE_S, TMP, Skipped, Vm, api, check, run, test, vsock_connect
+from lab import DIR, KERNEL, PATIENCE_S, TMP, Skipped, Vm, api, check, quartiles, run, test, vsock_connect
 from test_agent import CMDLINE, make_initrd
+from test_snapshot import answers, snapshot_for
 
 PEER = os.path.join(DIR, "bin/cloud-hypervisor")
 ROUNDS = 12
@@ -82,38 +82,35 @@ def divide(begin, end, events):
     return {name: value if name == "faults" else value * 1e6 for name, value in parts.items()}
 
 
-class Peer:
-    """A snapshot that cloud-hypervisor made of the guest, and restores of it: `idle` = in a process that waits for it, else in a new one."""
+def peer_snapshot(payload):
+    """cloud-hypervisor boots the guest, and makes a snapshot of it once the agent answers. Its directory."""
+    directory = os.path.join(TMP, "peer")
+    os.mkdir(directory)
+    with Vm("peer-source") as vm:
+        vm.start(PEER, "--cpus", "boot=1", "--memory", f"size={MEMORY}", "--kernel", payload["kernel"], "--initramfs", payload["initramfs"],
+                 "--cmdline", payload["cmdline"], "--serial", f"file={vm.serial}", "--console", "off", "--vsock", f"cid=3,socket={vm.vsock}")
+        vm.wait("an answer of the agent", lambda: agent_answers(vm.vsock))
+        vm.api("PUT", "vm.pause")
+        vm.api("PUT", "vm.snapshot", {"destination_url": "file://" + directory})
+    return directory
 
-    def __init__(self, payload, idle):
-        self.idle, self.n = idle, 0
-        self.snapshot = os.path.join(TMP, f"peer-{idle}")
-        os.mkdir(self.snapshot)
-        with Vm(f"peer-source-{idle}") as vm:
-            vm.start(PEER, "--cpus", "boot=1", "--memory", f"size={MEMORY}", "--kernel", payload["kernel"], "--initramfs", payload["initramfs"],
-                     "--cmdline", payload["cmdline"], "--serial", f"file={vm.serial}", "--console", "off", "--vsock", f"cid=3,socket={vm.vsock}")
-            vm.wait("an answer of the agent", lambda: answers(vm.vsock))
-            vm.api("PUT", "vm.pause")
-            vm.api("PUT", "vm.snapshot", {"destination_url": "file://" + self.snapshot})
+
+class Peer:
+    """Restores of a snapshot by cloud-hypervisor: `idle` = in a process that waits for it, else in a new one."""
+
+    def __init__(self, snapshot, idle):
+        self.snapshot, self.idle, self.n = snapshot, idle, 0
 
     @contextlib.contextmanager
     def prepared(self):
         """What is there before the request. Gives the function that makes it, and comes back with the command's answer."""
         self.n += 1
         with Vm(f"peer-{self.idle}-{self.n}") as vm:
-            source = os.path.join(vm.dir, "snapshot")
-            os.mkdir(source)
-            for name in ("state.json", "memory-ranges"):
-                os.link(os.path.join(self.snapshot, name), os.path.join(source, name))
-            with open(os.path.join(self.snapshot, "config.json")) as f:
-                config = json.load(f)
-            config["serial"]["file"], config["vsock"]["socket"] = vm.serial, vm.vsock
-            with open(os.path.join(source, "config.json"), "w") as f:
-                json.dump(config, f)
+            url = snapshot_for(vm, self.snapshot)
             if self.idle:
                 vm.start(PEER)
-                vm.wait("an answer of the API", lambda: api(vm.api_path, "GET", "vmm.ping"))
-            yield lambda: self.restore(vm, "file://" + source)
+                vm.wait("an answer of the API", lambda: answers(vm))
+            yield lambda: self.restore(vm, url)
 
     def restore(self, vm, url):
         if self.idle:
@@ -130,7 +127,7 @@ class Peer:
                 time.sleep(0.001)
 
 
-def answers(socket_path):
+def agent_answers(socket_path):
     with contextlib.suppress(OSError), vsock_connect(socket_path, AGENT_PORT, PATIENCE_S) as s:
         s.sendall(b"GET /health HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")
         return s.recv(12) == b"HTTP/1.1 204"
@@ -164,30 +161,26 @@ def first_command():
     make_initrd(initrd, "#!/bin/sh\nexec sleep 1000000\n")
     payload = {"kernel": KERNEL, "initramfs": initrd, "cmdline": CMDLINE}
     with contextlib.ExitStack() as stack:
+        snapshot = peer_snapshot(payload)
+        stack.callback(shutil.rmtree, snapshot)
         who = {"forkd, parked": Ours(stack, payload, 1), "forkd, not parked": Ours(stack, payload, 0),
-               "cloud-hypervisor, waiting": Peer(payload, True), "cloud-hypervisor, new": Peer(payload, False)}
+               "cloud-hypervisor, waiting": Peer(snapshot, True), "cloud-hypervisor, new": Peer(snapshot, False)}
         trace = stack.enter_context(Trace())
         found = {name: [] for name in who}
         for i in range(ROUNDS + 1):
-            for name in list(who)[i % 4:] + list(who)[:i % 4]:
+            for name in list(who)[i % len(who):] + list(who)[:i % len(who)]:
                 with who[name].prepared() as request:
                     parts = trace.measure(request)
                 if i > 0:       # the first time is for the caches
                     found[name].append(parts)
         report(found)
-    for name in who:
-        shutil.rmtree(getattr(who[name], "snapshot", ""), ignore_errors=True)
-
-
-def median(values):
-    return sorted(values)[len(values) // 2]
 
 
 def report(found):
     print(f"{f'us, medians of {ROUNDS}':<26}" + "".join(f"{p:>20}" for p in PARTS))
     for name, rounds in found.items():
-        print(f"{name:<26}" + "".join(f"{median([r[p] for r in rounds]):>20.0f}" for p in PARTS))
+        print(f"{name:<26}" + "".join(f"{quartiles(r[p] for r in rounds)[1]:>20.0f}" for p in PARTS))
     for peer in ("cloud-hypervisor, waiting", "cloud-hypervisor, new"):
         for ours in ("forkd, parked", "forkd, not parked"):
-            ratios = {p: median([a[p] / b[p] for a, b in zip(found[peer], found[ours])]) for p in ("first KVM_RUN", "all")}
+            ratios = {p: quartiles(a[p] / b[p] for a, b in zip(found[peer], found[ours]))[1] for p in ("first KVM_RUN", "all")}
             print(f"{peer} / {ours}: " + ", ".join(f"{p} {r:.1f}" for p, r in ratios.items()), flush=True)

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 
-from lab import DIR, GATEWAY, GUEST, PATIENCE_S, VMM, Skipped, Vm, check, run, test
+from lab import DIR, GATEWAY, GUEST, PATIENCE_S, VMM, Skipped, Vm, check, quartiles, run, test
 
 LOAD = os.path.join(DIR, "bin/io_load")
 PEER = os.path.join(DIR, "bin/cloud-hypervisor")
@@ -101,11 +101,6 @@ def measure(found, n):
         for vm in vms.values():
             vm.tell("poweroff -f")
             vm.wait_exit()
-
-
-def quartiles(values):
-    values = sorted(values)
-    return [values[len(values) * i // 4] for i in (1, 2, 3)]
 
 
 @test("io-peers", "bench")

@@ -53,22 +53,9 @@ class Snapshot:
             check(os.path.exists(os.path.join(self.dir, "snapshot", name)), f"snapshot has no {name}")
 
     def for_clone(self, vm):
-        """A copy of the snapshot directory whose config.json has this clone's files. The memory is linked, not copied."""
-        path = os.path.join(vm.dir, "snapshot")
-        os.mkdir(path)
-        for name in ("state.json", "memory-ranges"):
-            os.link(os.path.join(self.dir, "snapshot", name), os.path.join(path, name))
-        with open(os.path.join(self.dir, "snapshot", "config.json")) as f:
-            config = json.load(f)
-        config["disks"][0]["path"] = vm.disk
-        config["serial"]["file"] = vm.serial
-        config["console"]["file"] = vm.hvc0
-        if "vsock" in config:
-            config["vsock"]["socket"] = vm.vsock
-        with open(os.path.join(path, "config.json"), "w") as f:
-            json.dump(config, f)
+        """A copy of the snapshot directory and of the disk, for this clone. The directory's URL."""
         copy_sparse(self.disk, vm.disk)
-        return "file://" + path
+        return snapshot_for(vm, os.path.join(self.dir, "snapshot"))
 
     def restore_by_api(self, vm, mode):
         """An idle VMM gets the snapshot and the tap through its API socket."""
@@ -110,6 +97,26 @@ class Snapshot:
         vm.ask("dd if=/dev/hwrng bs=16 count=1 2>/dev/null | md5sum")
         check(MAC in vm.ask("cat /sys/class/net/eth0/address"), f"{vm.name}: another MAC address")
         vm.check_messages()
+
+
+def snapshot_for(vm, directory):
+    """A copy of the snapshot directory whose config.json has this VM's files. The memory is linked, not copied. Its URL."""
+    path = os.path.join(vm.dir, "snapshot")
+    os.mkdir(path)
+    for name in ("state.json", "memory-ranges"):
+        os.link(os.path.join(directory, name), os.path.join(path, name))
+    with open(os.path.join(directory, "config.json")) as f:
+        config = json.load(f)
+    config["serial"]["file"] = vm.serial
+    if config.get("disks"):
+        config["disks"][0]["path"] = vm.disk
+    if config["console"]["mode"] == "File":
+        config["console"]["file"] = vm.hvc0
+    if "vsock" in config:
+        config["vsock"]["socket"] = vm.vsock
+    with open(os.path.join(path, "config.json"), "w") as f:
+        json.dump(config, f)
+    return "file://" + path
 
 
 def copy_sparse(source, target):
