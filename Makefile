@@ -40,7 +40,7 @@ FORKD_SRC = $(filter-out forkd/main.c,$(wildcard forkd/*.c forkd/*/*.c))
 OTHER_ARCH = $(wildcard $(addprefix vmm/,$(addsuffix /*.c,$(filter-out $(ARCH),x86 arm64))))
 VMM_SRC = $(filter-out $(OTHER_ARCH),$(wildcard vmm/*/*.c))
 # liburing 2.3's shared library lacks io_uring_enable_rings(): the archive has it
-VMM_LIBS = -l:liburing.a -lhttp_parser
+VMM_LIBS = -l:liburing.a -lhttp_parser -l:libz.a -l:libzstd.a
 FORKD_LIBS = -lhttp_parser -lgnutls -lsystemd -l:liburing.a
 FORKCTL_LIBS = -lcurl -lgnutls -l:liburing.a
 obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
@@ -131,9 +131,12 @@ $(BUILD)/obj/tests/fuzz/%: override SAN := $(subst fuzzer-no-link$(comma),,$(SAN
 $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/document.o $(FORKD_LIB) $(LIB) $(COMMON_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -fsanitize=fuzzer $(filter %.o,$^) $(filter %.a,$^) $(VMM_LIBS) $(FORKD_LIBS) -o $@
-$(HELPERS): $(BUILD)/%: $(BUILD)/obj/%.o
+$(filter-out %/image_speed,$(HELPERS)): $(BUILD)/%: $(BUILD)/obj/%.o
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $^ -o $@
+$(BUILD)/tests/bench/image_speed: $(BUILD)/obj/tests/bench/image_speed.o $(LIB) $(COMMON_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $^ -lcmocka $(VMM_LIBS) -o $@
 # They go into guests that have no libraries.
 $(BUILD)/tests/bench/io_load $(patsubst %.c,$(BUILD)/%,$(wildcard tests/lab/guest_*.c)): LDFLAGS += -static
 helpers: $(HELPERS)

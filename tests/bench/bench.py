@@ -388,12 +388,136 @@ def show_io(what, values):
           f"{'' if ratio is None else format(ratio, '.2f'):>8}", file=sys.stderr)
 
 
+# ---- qcow2
+
+# Requests of the guest's speed=1, by number: see blk_speed() in tests/guests/dev_blk.c.
+SEQUENTIAL_WRITES, RANDOM_WRITES = {1: "sequential write qd 1", 3: "sequential write qd 16"}, {5: "random write qd 1", 7: "random write qd 16"}
+FIRST_WRITES, APART_KIB = 16384, 64     # 1 GiB, one write in each cluster
+
+
+def qemu_img(*args):
+    return subprocess.run(["qemu-img", *args], check=True, capture_output=True, text=True).stdout
+
+
+def qcow2_image(b, kind, mib):
+    """(path, option) of a new image: `raw` or `qcow2`, with `data`, with `holes`, or `over` a raw file of data."""
+    form, has = kind.split()
+    raw = b.path(b.unique("raw") + ".img")
+    with open(raw, "wb") as f:
+        for _ in range(mib if has != "holes" else 0):
+            f.write(b"\x55" * (1 << 20))
+        f.truncate(mib << 20)
+    if form == "raw":
+        return raw, "image_type=raw"
+    path = b.path(b.unique("image") + ".qcow2")
+    if has == "data":
+        qemu_img("convert", "-f", "raw", "-O", "qcow2", raw, path)
+    elif has == "holes":
+        qemu_img("create", "-f", "qcow2", path, f"{mib}M")
+    else:
+        qemu_img("create", "-f", "qcow2", "-F", "raw", "-b", raw, path)
+    return path, "image_type=qcow2,backing_files=on"
+
+
+def qcow2_guest(program, kind, mib, cmdline):
+    """The guest's figures on a new image, as {what: iops}."""
+    b = Bench()
+    b.setUp()
+    try:
+        path, option = qcow2_image(b, kind, mib)
+        vmm = Vmm(b, "--kernel", guest("devices"), "--cmdline", f"speed=1 dev=blk {cmdline}", "--cpus", "boot=1", "--memory",
+                  "size=256M", "--serial", "tty", "--console", "off", "--disk", f"path={path},{option}", program=program)
+        try:
+            vmm.wait_exit(120)
+        finally:
+            vmm.kill()
+        text = vmm.output.decode(errors="replace")
+        if "PASS" not in text:
+            raise AssertionError(f"no PASS: {text[-500:]}")
+        return {what.removeprefix("blk "): int(re.match(r"(\d+) iops", values)[1]) for what, values in SPEED.findall(text)}
+    finally:
+        b.doCleanups()
+
+
+def first_writes(run):
+    """First writes over data, per second, by what writes a new overlay in the seconds that run(path) returns."""
+    b = Bench()
+    b.setUp()
+    try:
+        path, _ = qcow2_image(b, "qcow2 over", FIRST_WRITES * APART_KIB >> 10)
+        return FIRST_WRITES / run(path)
+    finally:
+        b.doCleanups()
+
+
+def qcow2_qemu(depth):
+    """By qemu's own qcow2: the better of its ways to do I/O."""
+    def run(path, way):
+        text = qemu_img("bench", "-w", "-f", "qcow2", "-t", "writeback", "-i", way, "-c", str(FIRST_WRITES), "-d", str(depth),
+                        "-s", "4096", "-S", str(APART_KIB << 10), path)
+        return float(re.search(r"completed in ([0-9.]+) seconds", text)[1])
+    return max(first_writes(lambda path, way=way: run(path, way)) for way in ("threads", "io_uring"))
+
+
+def qcow2_alone(depth):
+    """By our disk without a guest."""
+    args = ["qcow2", str(FIRST_WRITES), str(depth), str(APART_KIB << 10)]
+    return first_writes(lambda path: float(subprocess.run([tool("image_speed"), path, *args], check=True, capture_output=True, text=True).stdout))
+
+
+def show_qcow2(what, values, wanted):
+    names = list(values)
+    ratio = round(values[names[0]] / values[names[1]], 2)
+    print(json.dumps({"bench": "qcow2", "what": what, **{n: round(v) for n, v in values.items()}, "ratio": ratio, "wanted": wanted,
+                      "host": host()}), flush=True)
+    print(f"  {what:44}" + "".join(f"  {n} {v:.0f}" for n, v in values.items()) + f"  ratio {ratio:.2f} (wanted {wanted})", file=sys.stderr)
+
+
+def bench_qcow2(options):
+    """qcow2 beside raw, beside qemu's own, and beside Cloud Hypervisor's; the same guest, in turns. Requests per second, medians."""
+    runs, secs = int(options.get("runs", 1 if "quick" in options else 3)), int(options.get("secs", 1))
+    them = peer("cloud-hypervisor")
+    print(f"\nqcow2, 4 KiB requests per second, median of {runs} runs", file=sys.stderr)
+
+    def compare(what, wanted, parts):
+        """parts: {name: function that gives {figure: value}}, the first over the second."""
+        seen = {name: [] for name in parts}
+        for _ in range(runs):
+            for name, run in parts.items():
+                seen[name].append(run())
+        for figure in seen[next(iter(parts))][0]:
+            show_qcow2(f"{what}: {figure}", {n: statistics.median(f[figure] for f in fs) for n, fs in seen.items()}, wanted)
+
+    def on(program, kind, mib, cmdline):
+        return lambda: qcow2_guest(program, kind, mib, cmdline)
+
+    def versus(what, kind, mib, cmdline, other, wanted):
+        parts = {"qcow2": on(VMM, kind, mib, cmdline), other: on(VMM, f"{other} {kind.split()[1]}", mib, cmdline)}
+        compare(what, wanted, parts)
+        if them:
+            compare(what, 1, {"qcow2": on(VMM, kind, mib, cmdline), "cloud-hypervisor": on(them, kind, mib, cmdline)})
+
+    versus("allocated", "qcow2 data", 256, f"secs={secs}", "raw", 0.9)
+    for number in SEQUENTIAL_WRITES | RANDOM_WRITES:
+        versus("holes", "qcow2 holes", 4096, f"secs={secs} only={number}", "raw", 0.6)
+    first = FIRST_WRITES * APART_KIB >> 10
+    for number, depth in ((1, 1), (3, 16)):
+        figure = SEQUENTIAL_WRITES[number]
+        compare("first writes over data, no guest", 1, {
+            "qcow2": lambda depth=depth, figure=figure: {figure: qcow2_alone(depth)},
+            "qemu-img bench": lambda depth=depth, figure=figure: {figure: qcow2_qemu(depth)}})
+        if them:
+            cmdline = f"only={number} count={FIRST_WRITES} kib={APART_KIB}"
+            compare("first writes over data", 1, {"qcow2": on(VMM, "qcow2 over", first, cmdline),
+                                                  "cloud-hypervisor": on(them, "qcow2 over", first, cmdline)})
+
+
 def main():
     words = sys.argv[1:]
     options = dict(w.split("=", 1) if "=" in w else (w, True) for w in words)
     kvmtest.isolate()
     ok = True
-    everything = not {"restore", "clones", "ready", "exec", "io"} & set(options)
+    everything = not {"restore", "clones", "ready", "exec", "io", "qcow2"} & set(options)
     if "restore" in options or everything:
         bench_restore(options)
     if "clones" in options or everything:
@@ -404,6 +528,8 @@ def main():
         bench_exec(options)
     if "io" in options or everything:
         ok = bench_io(options)
+    if "qcow2" in options or everything:
+        bench_qcow2(options)
     return 0 if ok else 1
 
 

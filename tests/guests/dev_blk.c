@@ -307,20 +307,27 @@ void blk_close(struct blk *b)
 	b->v = NULL;
 }
 
-/* One figure: 4 KiB requests for `secs` seconds of TSC time. */
+/*
+ * One figure: 4 KiB requests for `secs` seconds of TSC time, or `count` of them. Sequential ones are `kib`
+ * KiB apart.
+ */
 static void speed_one(struct blk *b, uint32_t type, bool sequential, unsigned depth, uint32_t *sample, unsigned max)
 {
 	struct virtq *q = &b->q[0];
-	uint64_t blocks = b->capacity / 8, next = 0, random = 1, n = 0;
+	uint64_t blocks = b->capacity / 8, step = option_number("kib", 4) / 4, next = 0, random = 1, n = 0;
+	uint64_t left = option_number("count", 0) ?: UINT64_MAX;
 	uint64_t start = rdtsc(), stop = start + ns_to_cycles(option_number("secs", 1) * 1000000000);
 	unsigned in_flight = 0;
-	while (rdtsc() < stop || in_flight) {
-		while (in_flight < depth && rdtsc() < stop) {
+	if (left != UINT64_MAX)
+		stop = UINT64_MAX;
+	while ((rdtsc() < stop && left > 0) || in_flight) {
+		while (in_flight < depth && rdtsc() < stop && left > 0) {
 			struct request *r = &b->req[0][0];
 			for (unsigned i = 0; i < SLOTS && r->started; i++)
 				r = &b->req[0][i];
 			r->header.type = type;
-			r->header.sector = (sequential ? next++ % blocks : random64(&random) % blocks) * 8;
+			r->header.sector = (sequential ? next++ * step % blocks : random64(&random) % blocks) * 8;
+			left--;
 			r->n_sectors = 8;
 			r->started = rdtsc();
 			submit(b, q, r, NULL);
@@ -348,8 +355,9 @@ void blk_speed(struct blk *b)
 	uint32_t *sample = ram_alloc(max * sizeof(*sample), 64);
 	for (unsigned slot = 0; slot < SLOTS; slot++)
 		b->req[0][slot].started = 0;
+	uint64_t only = option_number("only", 8);
 	for (unsigned i = 0; i < 8; i++) {
-		if (i & 1 && b->v->features & F_RO)
+		if ((only < 8 && i != only) || (i & 1 && b->v->features & F_RO))
 			continue;
 		speed_one(b, i & 1 ? T_OUT : T_IN, i < 4, i & 2 ? 16 : 1, sample, max);
 	}

@@ -14,7 +14,7 @@
  *   streams=0 (vsock streams to the host's port 2000)  vsock_bytes=200000 (up to that many each)
  *   bad=1 (send out of range requests)  echo=0 (console bytes to echo before the end)
  *   flood=0 (MiB: nothing but console output, in chains of 64 times that much RAM, for ever)
- *   speed=1 secs=1 frame=64 (figures instead of rounds)  ecam=0 (not where Cloud Hypervisor has it: not compared)
+ *   speed=1 secs=1 frame=64 (figures instead of rounds; of a disk: only=8 (all) count=0 kib=4)  ecam=0 (not where Cloud Hypervisor has it: not compared)
  *   end=poweroff|reset|acpi-reset|halt  onfail=end (end the VM on FAIL too)
  *   virtio_mmio.device=4K@0xADDRESS:IRQ (those instead of PCI, polled)
  * Output: "round N ok" per round, then "PASS"; or "FAIL what: expected, got".

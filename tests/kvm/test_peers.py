@@ -91,10 +91,13 @@ class ChRemote(KvmTest):
 class BothWays(KvmTest):
     """A snapshot of one program continues under the other."""
 
-    def across(self, first, second, second_modes, cpus, irq):
-        disk, tap = self.disk(), Tap(self, persistent=True)
+    def across(self, first, second, second_modes, cpus, irq, qcow2=False):
+        disk, tap, form = self.disk(), Tap(self, persistent=True), "image_type=raw"
+        if qcow2:
+            base, disk, form = disk, self.path(self.unique("disk") + ".qcow2"), "image_type=qcow2,backing_files=on"
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base, disk], check=True)
         vmm = self.boot("devices", f"rounds=0 cpus={cpus} mem=8 batches=4 mode={'irq' if irq else 'poll'}", cpus=cpus,
-                        program=first, extra=["--disk", f"path={disk},image_type=raw", "--net", f"tap={tap.name}",
+                        program=first, extra=["--disk", f"path={disk},{form}", "--net", f"tap={tap.name}",
                                               "--console", "null"])
         vmm.wait_rounds(2)
         directory = vmm.snapshot()
@@ -113,9 +116,9 @@ class BothWays(KvmTest):
         tap.close()
 
     def test_ours_there(self):
-        for cpus, irq in ((1, False), (2, True)):
-            self.across(VMM, peer("cloud-hypervisor"), ["Copy", "OnDemand"], cpus, irq)
+        for cpus, irq, qcow2 in ((1, False, False), (2, True, False), (1, False, True)):
+            self.across(VMM, peer("cloud-hypervisor"), ["Copy", "OnDemand"], cpus, irq, qcow2)
 
     def test_theirs_here(self):
-        for cpus, irq in ((1, False), (2, True)):
-            self.across(peer("cloud-hypervisor"), VMM, modes(), cpus, irq)
+        for cpus, irq, qcow2 in ((1, False, False), (2, True, False), (1, False, True)):
+            self.across(peer("cloud-hypervisor"), VMM, modes(), cpus, irq, qcow2)

@@ -33,10 +33,10 @@ class Template:
             vm.wait_ready()
             vm.check_boot_clock()
             vm.ping()
-            vm.learn_messages()
             vm.ask("guest_clock < /dev/null > /dev/hvc0 2> /dev/console &")
             vm.wait("lines of guest_clock", lambda: len(lines(vm)) > 12)
             print(f"# before any snapshot: {Watch(vm, lines(vm)[-1])}", flush=True)
+            vm.learn_messages()     # the last moment: the guest has come to rest
             vm.api("PUT", "vm.pause")
             vm.api("PUT", "vm.snapshot", {"destination_url": "file://" + self.dir})
             self.last = lines(vm)[-1]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs in a guest, started before any clone was made, and draws random numbers without end:  warm.py uuid|openssl|name
 
-Ten times a second a line with the monotonic time in ns, taken before the draw, and what was drawn. uuid: uuid4() and Python's own generator,
-with the hook forkd_reseed. openssl: nonces of 12 bytes by OpenSSL, with the provider that OPENSSL_CONF names. name: nothing is
-drawn; the hostname is sent to everybody on the network. (A lab that emulates its processor can do no more in eight guests at once.)
+Every 20 ms, or as often as the processor lets it, a line with the monotonic time in ns, taken before the draw, and what was drawn. uuid:
+uuid4() and Python's own generator, with the hook forkd_reseed. openssl: nonces of 12 bytes by OpenSSL, with the provider that OPENSSL_CONF
+names. name: nothing is drawn; the hostname is sent to everybody on the network.
 """
 import random
 import socket
@@ -27,7 +27,7 @@ def main(what):
             now = time.monotonic_ns()
             drawn = f"{uuid.uuid4().hex} {random.getrandbits(64):016x}" if what == "uuid" else ssl.RAND_bytes(12).hex()
             out.write(f"{now} {drawn}\n")
-            time.sleep(0.1)
+            time.sleep(0.02)
 
 
 main(sys.argv[1])

@@ -12,7 +12,7 @@
 #include "common/mac.h"
 
 static const char *const console_modes[] = { "Off", "Pty", "Tty", "File", "Socket", "Null", NULL };
-/* Types after IMAGE_RAW are refused by name; the last two types are spellings of the command line. */
+/* Types after IMAGE_QCOW2 are refused by name; the last two types are spellings of the command line. */
 static const char *const image_types[] = { "Unknown",  "Raw", "Qcow2", "FixedVhd", "Vhdx",
 					   "FlatVmdk", "Vhd", "Vmdk",  NULL };
 static const char *const lock_granularities[] = { "ByteRange", "Full", NULL };
@@ -109,9 +109,9 @@ const struct field disk_fields[] = {
 	F(struct disk_config, disable_aio, .opt = "_disable_aio"),
 	F(struct disk_config, serial, .opt = "serial"),
 	F_UNSUPPORTED("queue_affinity", .opt = "queue_affinity"),
-	F(struct disk_config, backing_files, .opt = "backing_files", .flags = F_REFUSE),
+	F(struct disk_config, backing_files, .opt = "backing_files"),
 	F(struct disk_config, sparse, .opt = "sparse", .def = true),
-	F_ENUM(struct disk_config, image_type, image_types, .opt = "image_type", .max = IMAGE_RAW),
+	F_ENUM(struct disk_config, image_type, image_types, .opt = "image_type", .max = IMAGE_QCOW2),
 	F_ENUM(struct disk_config, lock_granularity, lock_granularities, .opt = "lock_granularity"),
 	F_FD(struct disk_config, fd),
 	F_FD(struct disk_config, lock_fd),

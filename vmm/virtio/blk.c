@@ -53,6 +53,7 @@ static void release(struct blk *blk, struct request *rq)
 static void answer(struct blk *blk, struct request *rq, uint8_t status, uint64_t written)
 {
 	*rq->status = status;
+	blk->answered |= 1ULL << rq->queue % 64;
 	virtio_push(&blk->vdev, rq->queue, rq->head, (uint32_t)written + 1);
 	release(blk, rq);
 	if (blk->starved)
@@ -247,6 +248,8 @@ static int prepare(struct blk *blk, struct request *rq, const struct chain *c, u
 	int status = check(blk, rq, sector);
 	if (status != S_OK)
 		return status;
+	if (blk->layers)
+		return S_OK;
 	bool transfers = rq->type == T_IN || rq->type == T_OUT;
 	rq->partial = (rq->type == T_OUT || rq->type == T_WRITE_ZEROES) && blk_inside(blk, rq->offset | rq->len);
 	return (transfers && needs_bounce(blk, rq)) || rq->partial ? make_bounce(blk, rq) : S_OK;
@@ -309,10 +312,26 @@ static void blk_notify(struct virtio_dev *vdev, unsigned queue)
 		take(blk, queue);
 		blk_submit(blk);
 	} while (!blk->starved && virtio_more(vdev, queue));
-	virtio_interrupt(vdev, queue);
+	blk_interrupt(blk);
 }
 
 /* ---- life ---- */
+
+/* Writes what of a qcow2 image's tables is only in memory. */
+static void write_tables(struct blk *blk)
+{
+	int r = blk->layers && blk->layers[0].qcow2 ? qcow2_commit(blk->layers[0].qcow2) : 0;
+
+	if (r < 0)
+		log_error("disk '%s': the tables of '%s' cannot be written: errno %d", blk->vdev.id, blk->path, -r);
+}
+
+/* From the pause on, who copies the image's files has all that the guest wrote. */
+static void blk_pause(struct virtio_dev *vdev)
+{
+	blk_drain(vdev);
+	write_tables(container_of(vdev, struct blk, vdev));
+}
 
 /*
  * Makes the requests and the ring when the driver is ready. A device that no guest has touched costs
@@ -372,6 +391,8 @@ static void blk_free(struct virtio_dev *vdev)
 		uring_close(&blk->ring);
 	}
 	virtio_done(vdev);
+	write_tables(blk);
+	blk_close_layers(blk);
 	if (blk->done.fd >= 0)
 		close(blk->done.fd);
 	if (blk->fd >= 0)
@@ -410,7 +431,7 @@ static const struct virtio_device_ops blk_ops = {
 	.notify = blk_notify,
 	.use_loop = blk_use_loop,
 	.write_config = blk_write_config,
-	.pause = blk_drain,
+	.pause = blk_pause,
 	.counters = blk_counters,
 	.save = blk_save,
 	.load = blk_load,

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The inside of virtio-blk over a raw image. blk.c takes the guest's requests and answers them.
- * blk_steps.c says what operations a request needs, and blk_io.c does the operations. blk_image.c
- * opens, locks and resizes the image, and has the configuration space. All is guarded by the device's
- * lock.
+ * The inside of virtio-blk. blk.c takes the guest's requests and answers them. What operations a
+ * request needs say blk_steps.c for a raw image and blk_chain.c for a qcow2 image with what is behind
+ * it; blk_io.c does the operations. blk_image.c opens, locks and resizes the image, and has the
+ * configuration space; blk_layers.c opens the files behind a qcow2 image. All is guarded by the
+ * device's lock.
  */
 #ifndef VMM_VIRTIO_BLK_H
 #define VMM_VIRTIO_BLK_H
@@ -11,6 +12,7 @@
 #include "common/uring.h"
 #include "vmm/core/loop.h"
 #include "vmm/virtio/kinds.h"
+#include "vmm/virtio/qcow2.h"
 
 enum { SECTOR_SHIFT = 9, SECTOR_BYTES = 512, ID_BYTES = 20, INLINE_SEGMENTS = 4, RING_MAX = 1024 };
 enum {
@@ -55,10 +57,23 @@ enum { SPACE_BYTES = 60 };
  * guest's wish for unmapping decides which way is the first.
  */
 enum zero_way { ZERO_FIRST, ZERO_SECOND, ZERO_WRITE };
+enum { ZERO_WRITE_MAX_BYTES = 64 << 20 }; /* of zeroes that are written; the guest writes more of them itself */
 /*
  * The steps of a piece of a request. An unaligned write reads the blocks at the write's edges first.
  */
 enum step { STEP_NONE, STEP_READ_FIRST, STEP_READ_LAST, STEP_MAIN };
+
+/* Clusters of a qcow2 image that a request gives a new place: see blk_chain.c. */
+struct rewrite {
+	uint64_t from, to; /* of the guest's bytes, whole clusters; empty: there is none */
+	uint64_t end;      /* where the request's own bytes end */
+	uint64_t place;    /* in the file */
+	uint8_t *buf;      /* the one cluster, when the request does not write all of it */
+	uint64_t filled;   /* up to here `buf` has what was there before */
+	uint64_t part;     /* bytes that are read into it just now */
+	bool whole;        /* `buf` is not zeroes, and is written whole */
+	uint64_t written;  /* of it */
+};
 
 struct request {
 	struct request *next;    /* in the list of free ones, or in the lane */
@@ -78,6 +93,13 @@ struct request {
 	enum step step;
 	bool partial; /* a write that is not aligned to blk->align.io */
 	bool running; /* the ring has the request */
+	uint8_t chain_step;
+	bool rewrote;
+	int failed;            /* -errno of an operation */
+	struct iovec *cut_seg; /* the last segment of the operation under way, which is shorter meanwhile */
+	size_t cut;            /* by so much */
+	struct rewrite rewrite;
+	struct qcow2_commit *commit;
 	uint16_t head, queue;
 	uint64_t began_ns;
 };
@@ -88,6 +110,18 @@ struct blk_align {
 	uint32_t zero;    /* of fallocate() */
 };
 
+/* A file of a qcow2 image's chain; the image itself is the first. */
+struct layer {
+	int fd;              /* never O_DIRECT; of the first: blk->lock_fd */
+	int lock_fd;         /* of the others: see blk->lock_fd */
+	struct qcow2 *qcow2; /* NULL: a raw file */
+	uint64_t bytes;
+	char *path;
+	dev_t dev;
+	ino_t ino;
+};
+enum { LAYERS_MAX = 16 };
+
 struct blk {
 	struct virtio_dev vdev;
 	struct blk_space space;
@@ -96,7 +130,12 @@ struct blk {
 	char serial[ID_BYTES];
 	int fd;
 	int lock_fd;    /* the lock's own open file: a ring lets go of its files some time after the process ended */
-	uint64_t bytes; /* of the image */
+	uint64_t bytes; /* of the image, as the guest sees it */
+	struct layer *layers; /* of a qcow2 image; NULL: a raw one */
+	unsigned n_layers;
+	unsigned n_rewriting, n_filling; /* requests with a rewrite under way; those of them that have a buffer */
+	struct request *waiting;         /* for a rewrite or a commit of another request; the last comes first */
+	bool wake;                       /* these are to be looked at */
 	struct blk_align align;
 	bool readonly, direct, no_uring, has_ring;
 	uint8_t lock_granularity;
@@ -106,8 +145,9 @@ struct blk {
 	struct request *requests, *free_list;
 	struct request *lane, *lane_last; /* see advance_lane() */
 	unsigned in_flight, n_requests;
-	uint64_t held; /* bytes of memory that requests have, see hold() */
-	bool starved;  /* chains wait in their rings until a request is answered: all queues are looked at then */
+	uint64_t held;     /* bytes of memory that requests have, see hold() */
+	uint64_t answered; /* queues modulo 64 that are to be interrupted */
+	bool starved;      /* chains wait in their rings until a request is answered: all queues are looked at then */
 	uint64_t ring_faults;
 };
 
@@ -144,8 +184,18 @@ struct op {
 	const struct iovec *iov;
 	unsigned n_iov;
 	uint64_t off, len;
-	int flags; /* RWF_… of a write, FALLOC_FL_… of zeroes */
+	int flags;     /* RWF_… of a write, FALLOC_FL_… of zeroes */
+	unsigned file; /* blk_file() */
 };
+
+/*
+ * Files by number: 0 is the image, with direct=on by O_DIRECT; 1 + i is layer i, through the page cache.
+ * File 1 is not for the ring.
+ */
+static inline int blk_file(const struct blk *blk, unsigned file)
+{
+	return file == 0 ? blk->fd : blk->layers[file - 1].fd;
+}
 
 void blk_begin(const struct blk *blk, struct request *rq);
 struct op blk_next_op(const struct blk *blk, struct request *rq);
@@ -155,6 +205,28 @@ struct op blk_next_op(const struct blk *blk, struct request *rq);
  */
 bool blk_has_next_op(const struct blk *blk, struct request *rq, int *res);
 bool blk_writes_through(const struct blk *blk);
+/* FALLOC_FL_… of the request's present way to make zeroes. */
+int blk_zero_mode(const struct request *rq);
+
+/* ---- blk_chain.c ---- */
+
+enum chain_next { CHAIN_AGAIN, CHAIN_OP, CHAIN_WAIT, CHAIN_END };
+void blk_chain_begin(struct request *rq);
+/*
+ * CHAIN_OP: *op is to be done, and blk_chain_done() told of it. CHAIN_WAIT: what another request does
+ * comes first; when blk->wake is set, this is asked again. CHAIN_END: *ret_res is the request's result.
+ */
+enum chain_next blk_chain_next(struct blk *blk, struct request *rq, struct op *op, int *ret_res);
+void blk_chain_done(struct request *rq, int res);
+
+/* ---- blk_layers.c ---- */
+
+/* Opens the chain of the qcow2 image that blk has open. Takes the size of the disk from it. */
+MUST_CHECK int blk_open_layers(struct blk *blk, const struct disk_config *cfg, struct err *err);
+void blk_close_layers(struct blk *blk);
+/* As qcow2_map(), through all layers from `first` on. *ret_layer: of a run of data or compressed data. */
+MUST_CHECK int blk_map(struct blk *blk, unsigned first, uint64_t off, uint64_t len, struct qcow2_run *ret,
+		       unsigned *ret_layer);
 
 /* ---- blk_io.c ---- */
 
@@ -169,6 +241,8 @@ void blk_submit(struct blk *blk);
  * here.
  */
 uint8_t blk_status(struct blk *blk, const struct request *rq, int res);
+/* Interrupts the queues that have answers. */
+void blk_interrupt(struct blk *blk);
 /* Answers requests that completed later. */
 void blk_on_done(struct source *s, uint32_t events);
 /* Waits until nothing is in flight. */

@@ -115,7 +115,7 @@ static int lock_image(const struct blk *blk, uint64_t bytes, struct err *err)
 				 : "Error locking disk images: Another instance likely holds a lock");
 }
 
-static int image_bytes(const struct blk *blk, const struct stat *st, uint64_t *ret_bytes, struct err *err)
+static int image_bytes(const struct blk *blk, const struct stat *st, bool raw, uint64_t *ret_bytes, struct err *err)
 {
 	uint64_t bytes = (uint64_t)st->st_size;
 
@@ -125,7 +125,7 @@ static int image_bytes(const struct blk *blk, const struct stat *st, uint64_t *r
 		return err_set(err, ERR_INVALID, "disk image '%s' is neither a file nor a block device", blk->path);
 	if (bytes == 0)
 		return err_set(err, ERR_INVALID, "disk image '%s' is empty", blk->path);
-	if (bytes % SECTOR_BYTES)
+	if (raw && bytes % SECTOR_BYTES)
 		log_warn("disk image '%s' has %llu bytes, no multiple of %d: the guest does not see the last %llu",
 			 blk->path, (unsigned long long)bytes, SECTOR_BYTES, (unsigned long long)bytes % SECTOR_BYTES);
 	*ret_bytes = bytes;
@@ -133,18 +133,20 @@ static int image_bytes(const struct blk *blk, const struct stat *st, uint64_t *r
 }
 
 /*
- * The format is never guessed: an image is raw. But a qcow2 image that is used as raw by mistake would
- * be destroyed.
+ * The format is never guessed: an image that does not say its type is raw. But a qcow2 image that is
+ * used as raw by mistake would be destroyed.
  */
 static int check_format(const struct blk *blk, struct disk_config *cfg, struct err *err)
 {
 	char magic[4];
 
+	if (cfg->image_type == IMAGE_QCOW2)
+		return 0;
 	if (cfg->image_type == IMAGE_UNKNOWN && pread(blk->lock_fd, magic, sizeof(magic), 0) == sizeof(magic) &&
 	    memcmp(magic, QCOW2_MAGIC, sizeof(magic)) == 0)
 		return err_set(
 			err, ERR_INVALID,
-			"disk image '%s' looks like qcow2, which is not supported (image_type=raw to use it as it is)",
+			"disk image '%s' looks like qcow2 (image_type=qcow2; or image_type=raw to use it as it is)",
 			blk->path);
 	cfg->image_type = IMAGE_RAW;
 	return 0;
@@ -298,13 +300,17 @@ int blk_open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
 		return no_image(cfg, err);
 	if (fstat(blk->fd, &st) < 0)
 		return err_sys(err, ERR_INTERNAL, "stat disk image '%s'", cfg->path);
-	if (image_bytes(blk, &st, &blk->bytes, err) < 0 || check_format(blk, cfg, err) < 0 ||
-	    lock_image(blk, blk->bytes, err) < 0)
+	if (image_bytes(blk, &st, cfg->image_type != IMAGE_QCOW2, &blk->bytes, err) < 0 ||
+	    check_format(blk, cfg, err) < 0 || lock_image(blk, blk->bytes, err) < 0)
 		return err->num;
 	if (fcntl(blk->fd, F_SETFL, cfg->direct ? O_DIRECT : 0) < 0)
 		return err_sys(err, ERR_INTERNAL, "disk image '%s' with direct=on", cfg->path);
 	if (ask_alignment(blk, &st, err) < 0)
 		return err->num;
+	if (cfg->image_type == IMAGE_QCOW2 && blk_open_layers(blk, cfg, err) < 0) {
+		err->code = ERR_INTERNAL; /* the request is well, the file is not: as Cloud Hypervisor says it */
+		return err_wrap(err, "Error from device manager");
+	}
 	set_serial(blk, cfg, &st);
 	set_space(blk, cfg);
 	set_topology(blk, &st);
@@ -346,13 +352,19 @@ static int resize(struct blk *blk, uint64_t bytes, struct err *err)
 	return err_wrap(err, "Disk resize failed");
 }
 
+static int no_resize(const struct blk *blk, struct err *err)
+{
+	err_set(err, ERR_INTERNAL, "'%s' is a qcow2 image: qemu-img resize, while no VM has it", blk->path);
+	return err_wrap(err, "Disk resize failed");
+}
+
 int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct err *err)
 {
 	struct blk *blk = container_of(vdev, struct blk, vdev);
 
 	pthread_mutex_lock(&vdev->lock);
 	blk_drain(vdev); /* requests under way were checked against the old size */
-	int r = resize(blk, bytes, err);
+	int r = blk->layers ? no_resize(blk, err) : resize(blk, bytes, err);
 	if (r == 0) {
 		blk->bytes = bytes;
 		blk->space.capacity = bytes >> SECTOR_SHIFT;

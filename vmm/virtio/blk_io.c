@@ -10,45 +10,45 @@
 
 enum { CACHED_WRITE_MAX_BYTES = 256 << 10 };
 
-static void prepare_io(const struct blk *blk, struct request *rq, struct io_uring_sqe *sqe)
+static void prepare_io(struct request *rq, const struct op *op, struct io_uring_sqe *sqe)
 {
-	const struct op op = blk_next_op(blk, rq);
+	int file = (int)op->file;
 
-	switch (op.kind) {
+	switch (op->kind) {
 	case OP_READ:
-		io_uring_prep_readv(sqe, 0, op.iov, op.n_iov, op.off);
+		io_uring_prep_readv(sqe, file, op->iov, op->n_iov, op->off);
 		break;
 	case OP_WRITE:
-		io_uring_prep_writev(sqe, 0, op.iov, op.n_iov, op.off);
-		sqe->rw_flags = op.flags;
+		io_uring_prep_writev(sqe, file, op->iov, op->n_iov, op->off);
+		sqe->rw_flags = op->flags;
 		break;
 	case OP_FLUSH:
-		io_uring_prep_fsync(sqe, 0, IORING_FSYNC_DATASYNC);
+		io_uring_prep_fsync(sqe, file, IORING_FSYNC_DATASYNC);
 		break;
 	case OP_ZERO:
-		io_uring_prep_fallocate(sqe, 0, op.flags, (off_t)op.off, (off_t)op.len);
+		io_uring_prep_fallocate(sqe, file, op->flags, (off_t)op->off, (off_t)op->len);
 	}
 	sqe->flags |= IOSQE_FIXED_FILE;
 	io_uring_sqe_set_data(sqe, rq);
 }
 
-static int execute(const struct blk *blk, struct request *rq)
+static int execute(const struct blk *blk, const struct op *op)
 {
-	const struct op op = blk_next_op(blk, rq);
+	int fd = blk_file(blk, op->file);
 	ssize_t n = -1;
 
-	switch (op.kind) {
+	switch (op->kind) {
 	case OP_READ:
-		n = preadv(blk->fd, op.iov, (int)op.n_iov, (off_t)op.off);
+		n = preadv(fd, op->iov, (int)op->n_iov, (off_t)op->off);
 		break;
 	case OP_WRITE:
-		n = pwritev2(blk->fd, op.iov, (int)op.n_iov, (off_t)op.off, op.flags);
+		n = pwritev2(fd, op->iov, (int)op->n_iov, (off_t)op->off, op->flags);
 		break;
 	case OP_FLUSH:
-		n = fdatasync(blk->fd);
+		n = fdatasync(fd);
 		break;
 	case OP_ZERO:
-		n = fallocate(blk->fd, op.flags, (off_t)op.off, (off_t)op.len);
+		n = fallocate(fd, op->flags, (off_t)op->off, (off_t)op->len);
 	}
 	return n < 0 ? -errno : (int)n;
 }
@@ -94,15 +94,17 @@ uint8_t blk_status(struct blk *blk, const struct request *rq, int res)
 {
 	bool ok = res >= 0, unsupported = res == -EOPNOTSUPP || res == -ENOSYS;
 
-	if (rq->type == T_IN || rq->type == T_OUT) {
+	if (rq->type == T_WRITE_ZEROES && unsupported)
+		return S_UNSUPP;
+	if (blk->layers) {
+		/* blk_chain.c has done all */
+	} else if (rq->type == T_IN || rq->type == T_OUT) {
 		if (ok || res == -EAGAIN || res == -EINTR)
 			ok = finish_transfer(blk, rq, ok ? (uint64_t)res : 0);
 	} else if (rq->type == T_DISCARD && unsupported) {
 		ok = true; /* a discard is advice */
-	} else if (rq->type == T_WRITE_ZEROES && unsupported) {
-		return S_UNSUPP;
 	}
-	ok = cut_to_size(blk, rq) && ok;
+	ok = (blk->layers || cut_to_size(blk, rq)) && ok;
 	uint64_t *failed = &blk->vdev.counters.disk_failed_ops;
 	if (!ok && log_deserves(failed))
 		log_warn("disk '%s': request type %u at %llu failed: errno %d; failure %llu", blk->vdev.id, rq->type,
@@ -120,14 +122,67 @@ static bool is_cached_write(const struct blk *blk, const struct request *rq)
 	return rq->type == T_OUT && !blk->direct && !blk_writes_through(blk) && rq->len <= CACHED_WRITE_MAX_BYTES;
 }
 
-static void queue_request(struct blk *blk, struct request *rq)
+static void queue_op(struct blk *blk, struct request *rq, const struct op *op)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&blk->ring);
 
 	assert(sqe); /* there is an entry for each request */
-	prepare_io(blk, rq, sqe);
+	prepare_io(rq, op, sqe);
 	rq->running = true;
 	blk->in_flight++;
+}
+
+static void queue_request(struct blk *blk, struct request *rq)
+{
+	const struct op op = blk_next_op(blk, rq);
+
+	queue_op(blk, rq, &op);
+}
+
+/* ---- requests of a qcow2 image ---- */
+
+static void go_on(struct blk *blk, struct request *rq)
+{
+	bool at_once = !blk->has_ring || is_cached_write(blk, rq);
+	struct op op;
+	int res;
+
+	for (;;) {
+		switch (blk_chain_next(blk, rq, &op, &res)) {
+		case CHAIN_WAIT:
+			rq->next = blk->waiting;
+			blk->waiting = rq;
+			return;
+		case CHAIN_END:
+			blk_complete(blk, rq, res);
+			return;
+		default:
+			break;
+		}
+		if (!at_once && op.file != 1) {
+			queue_op(blk, rq, &op);
+			return;
+		}
+		blk_chain_done(rq, execute(blk, &op));
+	}
+}
+
+/* Looks again at the requests that waited, in the order in which they came. */
+static void wake(struct blk *blk)
+{
+	while (blk->wake) {
+		struct request *list = NULL, *rq;
+		blk->wake = false;
+		while ((rq = blk->waiting)) {
+			blk->waiting = rq->next;
+			rq->next = list;
+			list = rq;
+		}
+		while ((rq = list)) {
+			list = rq->next;
+			go_on(blk, rq);
+		}
+	}
 }
 
 /* ---- writes that are not aligned, one at a time ---- */
@@ -186,8 +241,14 @@ void blk_run(struct blk *blk, struct request *rq)
 {
 	int res;
 
-	blk_begin(blk, rq);
 	rq->began_ns = monotonic_ns();
+	if (blk->layers) {
+		blk_chain_begin(rq);
+		go_on(blk, rq);
+		wake(blk);
+		return;
+	}
+	blk_begin(blk, rq);
 	if (blk->has_ring && !is_cached_write(blk, rq)) {
 		if (rq->partial || (blk->lane && blk_is_write(rq) && overlap(blk, rq, blk->lane)))
 			enter_lane(blk, rq);
@@ -195,10 +256,19 @@ void blk_run(struct blk *blk, struct request *rq)
 			queue_request(blk, rq);
 		return;
 	}
-	do
-		res = execute(blk, rq);
-	while (blk_has_next_op(blk, rq, &res));
+	do {
+		const struct op op = blk_next_op(blk, rq);
+		res = execute(blk, &op);
+	} while (blk_has_next_op(blk, rq, &res));
 	blk_complete(blk, rq, res);
+}
+
+void blk_interrupt(struct blk *blk)
+{
+	for (unsigned q = 0; blk->answered && q < blk->vdev.n_queues; q++)
+		if (blk->answered >> q % 64 & 1)
+			virtio_interrupt(&blk->vdev, q);
+	blk->answered = 0;
 }
 
 /*
@@ -208,23 +278,24 @@ void blk_run(struct blk *blk, struct request *rq)
 static void reap(struct blk *blk)
 {
 	struct io_uring_cqe *cqe;
-	uint64_t queues = 0;
 
 	while (blk->has_ring && blk->in_flight > 0 && io_uring_peek_cqe(&blk->ring, &cqe) == 0) {
 		struct request *rq = io_uring_cqe_get_data(cqe);
 		int res = cqe->res;
 		io_uring_cqe_seen(&blk->ring, cqe);
 		blk->in_flight--;
-		if (blk_has_next_op(blk, rq, &res)) {
+		if (blk->layers) {
+			rq->running = false;
+			blk_chain_done(rq, res);
+			go_on(blk, rq);
+		} else if (blk_has_next_op(blk, rq, &res)) {
 			queue_request(blk, rq);
-			continue;
+		} else {
+			finish(blk, rq, res);
 		}
-		queues |= 1ULL << rq->queue % 64;
-		finish(blk, rq, res);
 	}
-	for (unsigned q = 0; queues && q < blk->vdev.n_queues; q++)
-		if (queues >> q % 64 & 1)
-			virtio_interrupt(&blk->vdev, q);
+	wake(blk);
+	blk_interrupt(blk);
 }
 
 /*
@@ -295,8 +366,11 @@ int blk_open_ring(struct blk *blk, struct err *err)
 {
 	static const uint8_t ops[] = { IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC, IORING_OP_FALLOCATE };
 	unsigned entries = blk->n_requests < RING_MAX ? blk->n_requests : RING_MAX;
+	int fds[1 + LAYERS_MAX];
 
-	if (uring_open(&blk->ring, entries, &blk->fd, 1, ops, ARRAY_LEN(ops), blk->done.fd, err) < 0)
+	for (unsigned i = 0; i <= blk->n_layers; i++)
+		fds[i] = blk_file(blk, i == 1 ? 0 : i);
+	if (uring_open(&blk->ring, entries, fds, 1 + blk->n_layers, ops, ARRAY_LEN(ops), blk->done.fd, err) < 0)
 		return err->num;
 	blk->has_ring = true;
 	return 0;

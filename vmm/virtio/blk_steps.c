@@ -12,7 +12,7 @@
 
 #include "vmm/virtio/blk.h"
 
-enum { ZERO_PIECE_BYTES = 1 << 20, ZERO_WRITE_MAX_BYTES = 64 << 20 };
+enum { ZERO_PIECE_BYTES = 1 << 20 };
 
 static _Alignas(GUEST_PAGE) char zero_piece[ZERO_PIECE_BYTES]; /* never written: takes no memory */
 
@@ -35,7 +35,7 @@ static bool is_written(const struct blk *blk, const struct request *rq)
 	return rq->zero_way == ZERO_WRITE || is_edge(blk, rq);
 }
 
-static int zero_mode(const struct request *rq)
+int blk_zero_mode(const struct request *rq)
 {
 	bool punch = rq->type == T_DISCARD || !(rq->flags & WRITE_ZEROES_UNMAP) == (rq->zero_way == ZERO_SECOND);
 
@@ -116,7 +116,7 @@ static void use_bounce(const struct blk *blk, struct request *rq, uint64_t off, 
 
 static struct op zero_op(const struct blk *blk, struct request *rq)
 {
-	struct op op = { OP_ZERO, NULL, 0, rq->at, rq->size, zero_mode(rq) };
+	struct op op = { OP_ZERO, NULL, 0, rq->at, rq->size, blk_zero_mode(rq), 0 };
 
 	if (!is_written(blk, rq))
 		return op;
@@ -125,7 +125,7 @@ static struct op zero_op(const struct blk *blk, struct request *rq)
 		op.off = blk_down(blk, rq->at);
 		use_bounce(blk, rq, op.off, blk->align.io);
 	}
-	return (struct op){ OP_WRITE, &rq->one, 1, op.off, rq->one.iov_len, blk_writes_through(blk) ? RWF_DSYNC : 0 };
+	return (struct op){ OP_WRITE, &rq->one, 1, op.off, rq->one.iov_len, blk_writes_through(blk) ? RWF_DSYNC : 0, 0 };
 }
 
 struct op blk_next_op(const struct blk *blk, struct request *rq)
@@ -135,7 +135,7 @@ struct op blk_next_op(const struct blk *blk, struct request *rq)
 	if (rq->step == STEP_READ_FIRST || rq->step == STEP_READ_LAST) {
 		uint64_t off = rq->step == STEP_READ_FIRST ? from : to - block;
 		use_bounce(blk, rq, off, block);
-		return (struct op){ OP_READ, &rq->one, 1, off, block, 0 };
+		return (struct op){ OP_READ, &rq->one, 1, off, block, 0, 0 };
 	}
 	if (makes_zeroes(rq))
 		return zero_op(blk, rq);
@@ -144,8 +144,8 @@ struct op blk_next_op(const struct blk *blk, struct request *rq)
 	if (rq->bounce)
 		use_bounce(blk, rq, from, to - from);
 	if (rq->type == T_IN)
-		return (struct op){ OP_READ, rq->iov, rq->n_iov, from, to - from, 0 };
-	return (struct op){ OP_WRITE, rq->iov, rq->n_iov, from, to - from, blk_writes_through(blk) ? RWF_DSYNC : 0 };
+		return (struct op){ OP_READ, rq->iov, rq->n_iov, from, to - from, 0, 0 };
+	return (struct op){ OP_WRITE, rq->iov, rq->n_iov, from, to - from, blk_writes_through(blk) ? RWF_DSYNC : 0, 0 };
 }
 
 /*
