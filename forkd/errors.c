@@ -105,5 +105,11 @@ void error_json(const struct err *err, struct strbuf *out)
 	strbuf_json(out, line, strlen(line));
 	strbuf_puts(out, ",\"remedy\":");
 	strbuf_json(out, info->remedy, strlen(info->remedy));
-	strbuf_puts(out, "}\n");
+	strbuf_putc(out, '}');
+}
+
+void error_body(const struct err *err, struct strbuf *out)
+{
+	error_json(err, out);
+	strbuf_putc(out, '\n');
 }

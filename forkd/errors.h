@@ -88,5 +88,7 @@ int fail(struct err *err, enum error_row row, const char *fmt, ...) PRINTF_LIKE(
 int fail_as(struct err *err, enum error_row row, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* {"code","message","remedy"}; links of the message joined by ": ". */
 void error_json(const struct err *err, struct strbuf *out);
+/* The same as the body of an answer: a line. */
+void error_body(const struct err *err, struct strbuf *out);
 
 #endif

@@ -191,7 +191,7 @@ static void turn_away(const struct peer *p, const struct err *err)
 	autostrbuf struct strbuf body = {};
 	autostrbuf struct strbuf text = {};
 
-	error_json(err, &body);
+	error_body(err, &body);
 	strbuf_printf(&text,
 		      "HTTP/1.1 %u Too Many Requests\r\nConnection: close\r\nRetry-After: 1\r\n"
 		      "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n",

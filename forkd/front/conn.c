@@ -143,7 +143,7 @@ static void refuse(struct conn *c, const struct err *err)
 	struct response a = { .status = error_info(err)->status, .close = true };
 
 	strbuf_puts(&a.fields, "Content-Type: application/json\r\n");
-	error_json(err, &a.body);
+	error_body(err, &a.body);
 	log_debug("http: refused: %s", a.body.text);
 	conn_answer(c, &a);
 }

@@ -206,7 +206,7 @@ static void give_up(struct conn *c, struct relay *r, struct err *err)
 	}
 	a.status = error_info(err)->status;
 	strbuf_puts(&a.fields, "Content-Type: application/json\r\n");
-	error_json(err, &a.body);
+	error_body(err, &a.body);
 	if (c->front->hooks.answered)
 		c->front->hooks.answered(c->rq, a.status);
 	relay_end(c);

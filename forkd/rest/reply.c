@@ -57,7 +57,7 @@ static void reply_error(struct reply *reply, const struct err *err)
 {
 	reply_done(reply);
 	*reply = (struct reply){ .status = error_info(err)->status };
-	error_json(err, &reply->body);
+	error_body(err, &reply->body);
 }
 
 static void answer(struct exchange *ex, struct reply *reply)

@@ -334,6 +334,7 @@ class Input(ForkdTest):
         d = Daemon(self, root=d_root)
         answer = d.call("POST", "/v1/templates", {"name": "big", "snapshot": "file://" + self.ticker(warm=32)})
         self.assertEqual((answer.status, answer.json["code"]), (507, "no_space"), answer)
+        self.assertEqual([e["error"] for e in d.events() if e["type"] == "template.failed"], [answer.json])
         self.assertEqual(os.listdir(os.path.join(d.store, "staging")), [])
         self.assertEqual(d.get("/v1/templates")["templates"], [])
 

@@ -104,6 +104,7 @@ static void is_json(void **state)
 		struct err err = {}, parse = {};
 		(fail)(&err, E_NO_CLONE, "%s", cases[i].message);
 		error_json(&err, &out);
+		assert_null(strchr(out.text, '\n')); /* it would end an event's line */
 		assert_int_equal(json_parse(&json, out.text, out.len, &parse), 0);
 		assert_int_equal(json.nodes[0].count, 3);
 		assert_string_equal(json_get(json.nodes, "code")->str, "clone_not_found");
