@@ -8,6 +8,7 @@
 
 #include "common/version.h"
 #include "forkctl/command.h"
+#include "forkctl/terminal.h"
 
 #define EXEC_HELP                                                                                                           \
 	"The clone's guest needs forkd-agent. Output comes as it is written, byte for byte; without -i the command's\n"     \
@@ -82,6 +83,15 @@ static void free_client(struct client **c)
 	client_free(*c);
 }
 
+/* stdio forgets why a line was not written, and takes the next one. */
+static ssize_t write_stdout(void *num, const char *bytes, size_t len)
+{
+	if (write_all(STDOUT_FILENO, bytes, len))
+		return (ssize_t)len;
+	*(int *)num = errno;
+	return 0;
+}
+
 static int run_command(const struct args *args)
 {
 	struct client *client __attribute__((cleanup(free_client))) = NULL;
@@ -95,8 +105,12 @@ static int run_command(const struct args *args)
 int main(int argc, char **argv)
 {
 	static struct args args; /* too large for a stack */
+	static int num;          /* why stdout failed; 0: it did not */
 	int status = EXIT_FINE;
 
+	FILE *out = fopencookie(&num, "w", (cookie_io_functions_t){ .write = write_stdout });
+	if (out)
+		stdout = out;
 	setvbuf(stdout, NULL, _IOLBF, 0); /* in order with what stderr gets */
 	if (!args_parse(&args, verbs, argc, argv))
 		return args_runs_command(&args) ? COMMAND_FAILED : EXIT_USAGE;
@@ -108,8 +122,9 @@ int main(int argc, char **argv)
 		help_all(verbs);
 	else
 		status = run_command(&args);
-	if (fflush(stdout) != 0 && errno != EPIPE) {
-		fprintf(stderr, "forkctl: cannot write: %s\n", strerror(errno));
+	fflush(stdout);
+	if (num != 0 && num != EPIPE) {
+		fprintf(stderr, "forkctl: cannot write: %s\n", strerror(num));
 		return EXIT_FAILED;
 	}
 	return status;

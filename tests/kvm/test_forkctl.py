@@ -81,6 +81,23 @@ class Forkctl(ForkdTest):
         self.assertEqual(done.returncode, 3)
         self.assertIn(b"forkd --socket", done.stderr)
 
+    def test_output_that_nobody_takes(self):
+        """A full disk is an error with its reason, however little was written; a pipe without a reader is none."""
+        d = Daemon(self)
+        d.template("t", self.ticker())
+        [c] = d.clone("t")
+        for words in (["list"], ["list", "--json"], ["show", c["id"]], ["template", "list"], ["events"], ["events", "--follow", "--after", "0"],
+                      ["metrics"], ["version"], ["health"], ["--help"]):
+            with self.subTest(words=words), open("/dev/full", "wb") as full:
+                command = [FORKCTL, "--socket", d.socket, *words]
+                done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60)
+                self.assertEqual((done.returncode, done.stderr), (1, b"forkctl: cannot write: No space left on device\n"))
+                reader, writer = os.pipe()
+                os.close(reader)
+                with open(writer, "wb") as pipe:
+                    done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, timeout=60, restore_signals=False)   # no SIGPIPE
+                self.assertEqual((done.returncode, done.stderr), (0, b""))
+
     def test_doctor(self):
         done = subprocess.run([FORKCTL, "doctor", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
         self.assertIn(b"/dev/kvm", done.stdout)
