@@ -98,7 +98,7 @@ static int hold(struct forkd *d, struct clone *c, bool *ret_ran, struct err *err
 		return err->num;
 	if (*ret_ran)
 		return clone_freeze(d, c, err);
-	if (!managed || frozen)
+	if (!managed || (frozen && !c->freeze_failed))
 		return 0;
 	return fail(err, E_BAD_STATE,
 		    "clone '%s' was paused while its processes ran, so no clone of it could be made unique: resume it",

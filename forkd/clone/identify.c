@@ -268,17 +268,26 @@ int identify_later(struct forkd *d, struct identify *list, unsigned n, struct er
 
 /* ---- freeze and thaw ---- */
 
-/* What the record says is set before the freeze and cleared after the thaw: no crash leaves a guest frozen for good. */
+/*
+ * What the record says is set before the freeze and cleared after the thaw: no crash leaves a guest
+ * frozen for good. A record that could not be set is no reason to believe in a freeze.
+ */
 static int set_frozen(struct forkd *d, struct clone *c, bool frozen, struct err *err)
 {
 	pthread_mutex_lock(&c->talk);
 	pthread_mutex_lock(&d->registry->lock);
+	bool before = c->record.frozen;
 	c->record.frozen = frozen;
 	enum clone_state state = c->state;
 	pthread_mutex_unlock(&d->registry->lock);
 	int r = clone_check_lives(c, state, err); /* otherwise its directory may be gone */
 	if (r == 0)
 		r = keep_record(d, c, &c->record, err);
+	if (r < 0 && frozen) {
+		pthread_mutex_lock(&d->registry->lock);
+		c->record.frozen = before;
+		pthread_mutex_unlock(&d->registry->lock);
+	}
 	watch_end_talk(d->watcher, &c->control, &c->talk);
 	return r;
 }
@@ -304,9 +313,29 @@ int clone_freeze(struct forkd *d, struct clone *c, struct err *err)
 	default:
 		break;
 	}
+	c->freeze_failed = true;
 	if (set_frozen(d, c, true, err) < 0)
 		return err->num;
-	return command(d, c, agent_freeze, err) < 0 ? err_wrap(err, "freeze") : 0;
+	if (command(d, c, agent_freeze, err) < 0)
+		return err_wrap(err, "freeze");
+	c->freeze_failed = false;
+	return 0;
+}
+
+/* The processes go on. Where the record cannot say so, the next daemon lets them go on once more. */
+static int keep_thawed(struct forkd *d, struct clone *c, struct err *err)
+{
+	char line[ERR_MSG_BYTES];
+	struct err why = {};
+
+	if (set_frozen(d, c, false, &why) == 0)
+		return 0;
+	if (why.detail == E_BAD_STATE) { /* the clone has ended */
+		*err = why;
+		return err->num;
+	}
+	log_warn("clone %s goes on: %s", c->record.id, err_line(&why, line, sizeof(line)));
+	return 0;
 }
 
 int clone_thaw(struct forkd *d, struct clone *c, struct err *err)
@@ -318,7 +347,7 @@ int clone_thaw(struct forkd *d, struct clone *c, struct err *err)
 		return 0;
 	if (command(d, c, agent_thaw, err) < 0)
 		return err_wrap(err, "thaw");
-	return set_frozen(d, c, false, err);
+	return keep_thawed(d, c, err);
 }
 
 void clone_thaw_or_warn(struct forkd *d, struct clone *c)

@@ -31,6 +31,7 @@ struct clone {
 	struct record record;
 	/* One pause, resume or snapshot at a time, with the freeze and the thaw that belong to it; taken before talk. */
 	pthread_mutex_t life;
+	bool freeze_failed;   /* under life: the guest's processes may run, whatever record.frozen says */
 	pthread_mutex_t talk; /* one conversation on the control socket at a time; taken before the registry's lock */
 	struct watch control, process; /* the control socket (talk) and the pidfd; fd -1: none (yet, or any more) */
 	uint64_t end_deadline_ns;      /* watcher only: until when the watcher waits for the exit status */

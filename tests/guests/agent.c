@@ -12,6 +12,7 @@
  *
  * A new identity is acknowledged unless the hostname of the identity says otherwise: "twin" echoes another
  * nonce, "garbage" is no HTTP, "silent" says nothing, "flood" never ends, "step" is an error, "reset" breaks off.
+ * One of hostname "stiff" answers each later freeze with an error.
  *
  * process.Process/Start says that process 7 has begun and printed "hi", and that it has exited with 3; a command with
  * "silent" in it does not end, "reset" breaks off, and "twice" is refused. Directories have "dir" in their path, and
@@ -282,6 +283,8 @@ static void answer_late(struct conn *c)
 {
 	if (begins(c, "POST /v1/identity "))
 		answer_identity(c);
+	else if (begins(c, "POST /v1/freeze ") && same(self.hostname, "stiff"))
+		answer(c, "500 Internal Server Error", "{\"code\":500,\"message\":\"a process moves\"}");
 	else
 		answer(c, "200 OK", "{}");
 }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The identity contract (docs/identity.md) from outside: a guest that answers as forkd-agent does, or as it must not."""
+import contextlib
 import glob
 import json
 import os
@@ -9,7 +10,7 @@ import threading
 import uuid
 
 from forkdtest import Daemon, ForkdTest
-from kvmtest import call, guest, read, wait_for
+from kvmtest import call, guest, read, tmpfs, wait_for
 
 VM = {"memory": {"size": 64 << 20}, "cpus": {"boot_vcpus": 1, "max_vcpus": 1}, "vsock": {"cid": 3, "socket": "x"}}
 
@@ -166,6 +167,45 @@ class Pauses(AgentTest):
         self.assertEqual((c["state"], c["identity"]), ("paused", "unique"))
         d.must(200, "PUT", f"/v1/clones/{c['id']}/resume")
         self.assertIn("agent: thaw\n", self.serial(c))
+
+    def check_no_freeze(self, d, c):
+        """The clone is paused though its processes run: that is no state for a template, and a resume ends it."""
+        url = f"/v1/clones/{c['id']}"
+        self.assertEqual(d.must(200, "PUT", url + "/pause")["state"], "paused")
+        self.assertIn("was paused while its processes ran", d.refused(409, "invalid_state", "POST", url + "/snapshot", {"name": "u"}))
+        self.assertEqual(d.must(200, "PUT", url + "/resume")["state"], "running")
+
+    def test_a_freeze_that_fails(self):
+        d = Daemon(self)
+        self.template(d)
+        [c] = d.clone("t", overrides={"identity": {"hostname": "stiff"}})
+        self.check_no_freeze(d, c)
+        self.assertIn("agent: freeze\n", self.serial(c))
+        self.assertIn("agent: thaw\n", self.serial(c))     # who knows how far it came
+
+    def test_a_record_that_cannot_be_written(self):
+        """Nothing stands still that the next daemon would not know of; who stands still goes on all the same."""
+        if os.geteuid() != 0:
+            self.skipTest("needs root to mount a small file system")
+        root = self.new_dir("forkd")
+        run = os.path.join(root, "run")
+        os.mkdir(run)
+        with tmpfs(run, "1M"):
+            d = Daemon(self, root=root)
+            self.template(d)
+            [c, other] = d.clone("t", count=2)
+            d.must(200, "PUT", f"/v1/clones/{other['id']}/pause")
+            with open(os.path.join(run, "filler"), "wb", buffering=0) as f, contextlib.suppress(OSError):
+                while True:
+                    f.write(bytes(4096))
+            self.check_no_freeze(d, c)
+            self.assertNotIn("agent: freeze\n", self.serial(c))
+            self.assertEqual(d.must(200, "PUT", f"/v1/clones/{other['id']}/resume")["state"], "running")
+            self.assertIn("agent: thaw\n", self.serial(other))
+            os.unlink(os.path.join(run, "filler"))
+            d.must(201, "POST", f"/v1/clones/{c['id']}/snapshot", {"name": "u"})
+            d.delete([c, other])
+            d.stop()
 
     def test_a_daemon_that_ends_leaves_nobody_frozen(self):
         d = Daemon(self)
