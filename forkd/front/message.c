@@ -122,6 +122,8 @@ static int request_line(struct message *m, const char *line, size_t len, struct 
 		blank++;
 	if (blank == target || blank == end || *blank != ' ')
 		return refuse_line("the request line must be METHOD TARGET HTTP/1.1", line, len, err);
+	if (memchr(target, '#', (size_t)(blank - target)))
+		return refuse_line("a fragment is not a part of a target", target, (size_t)(blank - target), err);
 	if (end - blank != 9 || !take_version(m, blank + 1, 8))
 		return refuse_line("the request is not of HTTP/1.1", line, len, err);
 	memcpy(m->method, line, method);

@@ -26,6 +26,8 @@ handler_fn api_health, api_version, api_metrics, api_events;
 struct clone;
 /* api_clones.c: a reference to the clone that the request's path names. E_NO_CLONE: there is none. */
 MUST_CHECK int api_find_clone(struct forkd *d, const struct request *rq, struct clone **ret, struct err *err);
+/* api_agent.c: the file of the guest that the query names. NULL: none, or the empty path, which would be the user's home. */
+const char *api_file_path(const struct request *rq, struct err *err);
 /* clone_json.c: the clone as the API shows it; `stats`: members of its "stats", or NULL. */
 void clone_json(struct forkd *d, struct clone *c, const struct strbuf *stats, struct strbuf *out);
 /* template_json.c: the template as the API shows it. */

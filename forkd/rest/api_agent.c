@@ -81,19 +81,29 @@ int api_clone_agent(struct forkd *d, struct request *rq, struct reply *reply, st
 	return pass_on(d, rq, &way, reply, err);
 }
 
-/* The agent's /files, where a file is written by POST. */
+const char *api_file_path(const struct request *rq, struct err *err)
+{
+	const char *path = request_query(rq, "path", 0);
+
+	if (path && *path)
+		return path;
+	fail(err, E_INVALID, "path: missing; it names the file: ?path=/etc/hostname");
+	return NULL;
+}
+
+/* The agent's /files, where a file is written by POST. It knows no HEAD: what it answers GET is cut off behind its head. */
 int api_clone_files(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
 {
 	const char *query = strchr(request_message(rq)->target, '?');
 	bool put = strcmp(rq->method, "PUT") == 0;
 	autostrbuf struct strbuf target = {};
 
-	if (!query || !request_query(rq, "path", 0))
-		return fail(err, E_INVALID, "path: missing; it names the file: ?path=/etc/hostname");
+	if (!api_file_path(rq, err))
+		return err->num;
 	strbuf_printf(&target, "/files%s", query);
 	if (target.failed)
 		return fail(err, E_INTERNAL, "no memory for the request");
-	const struct way way = { put ? "POST" : rq->method, target.text, 0, put ? hidden_of_file : hidden_from_guest,
+	const struct way way = { put ? "POST" : "GET", target.text, 0, put ? hidden_of_file : hidden_from_guest,
 				 put ? "Content-Type: application/octet-stream\r\n" : "" };
 	return pass_on(d, rq, &way, reply, err);
 }

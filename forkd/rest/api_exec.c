@@ -256,7 +256,7 @@ static int check_kind(int fd, const char *path, const char *user, struct err *er
 
 static int remove_file(struct forkd *d, struct clone *c, const struct request *rq, bool tree, struct err *err)
 {
-	const char *path = request_query(rq, "path", 0), *user = request_user(rq);
+	const char *path = api_file_path(rq, err), *user = request_user(rq);
 	autoanswer struct agent_answer a = {};
 
 	autoclose int fd = clone_dial_running(d, c, &plain, err);
@@ -272,8 +272,8 @@ int api_clone_remove_file(struct forkd *d, struct request *rq, struct reply *rep
 	const char *tree = request_query(rq, "recursive", 0);
 	struct clone *c;
 
-	if (!request_query(rq, "path", 0))
-		return fail(err, E_INVALID, "path: missing; it names the file: ?path=/tmp/x");
+	if (!api_file_path(rq, err))
+		return err->num;
 	if (tree && strcmp(tree, "true") != 0 && strcmp(tree, "false") != 0)
 		return fail(err, E_INVALID, "recursive: '%.40s' is neither true nor false", tree);
 	if (api_find_clone(d, rq, &c, err) < 0)

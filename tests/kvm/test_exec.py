@@ -122,4 +122,6 @@ class Exec(test_agent.AgentTest):
         self.assertIn("agent: remove /dir\n", self.serial(c))
         self.assertIn("it is not there", self.d.refused(404, "not_found", "DELETE", url + "?path=/none"))
         self.d.refused(400, "invalid_request", "DELETE", url)
+        self.d.refused(400, "invalid_request", "DELETE", url + "?path=&recursive=true")     # not the user's home
+        self.assertNotIn("agent: remove \n", self.serial(c))
         self.d.refused(400, "invalid_request", "DELETE", url + "?path=/x&recursive=1")

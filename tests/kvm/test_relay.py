@@ -111,7 +111,12 @@ class AgentRoute(test_agent.AgentTest):
         self.assertEqual((head.split("\r\n")[0], head.count("Content-Type")), ("POST /files?path=x HTTP/1.1", 1))
         self.assertIn("\r\nContent-Type: application/octet-stream\r\n", head)
         self.assertEqual(body, "")      # a text of the guest ends at the first NUL
-        self.assertIn("path: missing", d.refused(400, "invalid_request", "GET", url))
+        head = d.call("HEAD", url + "?path=/a")         # the agent knows no HEAD of it
+        self.assertEqual((head.status, head.headers["Content-Length"], head.body), (200, d.call("GET", url + "?path=/a").headers["Content-Length"], b""))
+        for query in ("", "?path", "?path="):
+            for method in ("GET", "PUT", "DELETE"):
+                self.assertIn("path: missing", d.refused(400, "invalid_request", method, url + query))
+        self.assertIn("fragment", d.refused(400, "invalid_request", "GET", url + "?path=/a#b"))
         d.refused(405, "method_not_allowed", "POST", url + "?path=x")
 
     def test_ports(self):

@@ -139,6 +139,7 @@ static void bad_requests(void **state)
 		{ "GET / HTTP/1.2\r\n\r\n", "is not of HTTP/1.1" },
 		{ "GET / http/1.1\r\n\r\n", "is not of HTTP/1.1" },
 		{ "GET /\x01 HTTP/1.1\r\n\r\n", "the request line must be" },
+		{ "GET /a#b HTTP/1.1\r\n\r\n", "a fragment is not a part of a target: '/a#b'" },
 		{ "\x16\x03\x01\x02\n", "a line does not end with CR LF" },
 		{ "(GET) / HTTP/1.1\r\n\r\n", "has no method" },
 		{ "ABCDEFGHIJKLMNOPQRSTUVWXYZABCDEF / HTTP/1.1\r\n\r\n", "has no method" },
