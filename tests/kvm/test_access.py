@@ -213,6 +213,37 @@ class Links(AccessTest):
         self.assertIn("'state.json' leads through a symbolic link", message)
 
 
+class Clones(AccessTest):
+    def test_sockets_and_logs(self):
+        """What the daemon makes for a clone belongs to who asked for it."""
+        d = self.daemon()
+        os.chmod(d.runtime, 0o755)
+        self.assertEqual(self.ask(d, "POST", "/v1/templates", {"name": "t", "snapshot": "file://" + self.give(self.ticker())})[0], 201)
+        [ours] = d.clone("t")
+        [theirs] = self.ask(d, "POST", "/v1/templates/t/clones", {})[1]["clones"]
+
+        def reached(c):
+            with contextlib.suppress(PermissionError):
+                with open(c["serial"], "rb"):
+                    pass
+                return request(c["api_socket"], "GET", "/api/v1/vm.info").status
+        self.assertEqual([as_user(lambda c=c: reached(c)) for c in (ours, theirs)], [None, 200])
+        for name in ("serial", "api_socket"):
+            self.assertEqual([as_user(lambda path=c[name]: os.access(path, os.R_OK | os.W_OK)) for c in (ours, theirs)], [False, True], name)
+
+    def test_idempotency_keys(self):
+        """The same key of two users is two keys: nobody gets another's answer."""
+        d = self.daemon()
+        self.assertEqual(self.ask(d, "POST", "/v1/templates", {"name": "t", "snapshot": "file://" + self.give(self.ticker())})[0], 201)
+
+        def make():
+            answer = request(d.socket, "POST", "/v1/templates/t/clones", {}, headers={"Idempotency-Key": "one"})
+            return answer.status, answer.json["clones"][0]["id"]
+        ours, theirs = make(), tuple(as_user(make))
+        self.assertEqual((ours[0], theirs[0], ours[1] == theirs[1]), (201, 201, False))
+        self.assertEqual((make(), tuple(as_user(make))), (ours, theirs))
+
+
 class SharedDisk(AccessTest):
     def test_rights_of_the_owner(self):
         """A read-only disk that the owner of the template may not read is one that his clones cannot have, whoever asks."""
