@@ -192,10 +192,22 @@ static void begin_raw(struct conn *c, struct relay *r, const struct message *fro
 
 /* ---- from the server ---- */
 
+/* The client gets an error instead of a response. The relay ends. */
+static void answer_error(struct conn *c, const struct err *err)
+{
+	struct response a = { .status = error_info(err)->status, .close = true };
+
+	strbuf_puts(&a.fields, "Content-Type: application/json\r\n");
+	error_body(err, &a.body);
+	if (c->front->hooks.answered)
+		c->front->hooks.answered(c->rq, a.status);
+	relay_end(c);
+	conn_answer(c, &a);
+}
+
 /* The server's answer is none. The client gets an error, if nothing was answered yet. */
 static void give_up(struct conn *c, struct relay *r, struct err *err)
 {
-	struct response a = { .close = true };
 	char line[ERR_MSG_BYTES];
 
 	fail_as(err, E_AGENT, "%s", r->opt.what);
@@ -204,13 +216,7 @@ static void give_up(struct conn *c, struct relay *r, struct err *err)
 		r->cut = r->down.ended = true;
 		return;
 	}
-	a.status = error_info(err)->status;
-	strbuf_puts(&a.fields, "Content-Type: application/json\r\n");
-	error_body(err, &a.body);
-	if (c->front->hooks.answered)
-		c->front->hooks.answered(c->rq, a.status);
-	relay_end(c);
-	conn_answer(c, &a);
+	answer_error(c, err);
 }
 
 static void on_response_body(struct message *m, const char *bytes, size_t len)
@@ -332,17 +338,15 @@ static void on_request_body(struct message *m, const char *bytes, size_t len)
 }
 
 /* Takes bytes of the client, for which `up` has room. Returns how many were taken, or that the request is none. */
-static ssize_t take_request(struct conn *c, struct relay *r, const char *bytes, size_t len)
+static ssize_t take_request(struct conn *c, struct relay *r, const char *bytes, size_t len, struct err *err)
 {
-	struct err err = {};
-
 	if (r->raw) {
 		flow_add(&r->up, bytes, len);
 		return (ssize_t)len;
 	}
-	ssize_t n = message_body(&c->request, bytes, len, &err);
+	ssize_t n = message_body(&c->request, bytes, len, err);
 	if (n < 0)
-		log_debug("http: %s", err.msg);
+		log_debug("http: %s", err->msg);
 	if (c->request.complete)
 		flow_end(&r->up);
 	return n;
@@ -380,6 +384,7 @@ static void unget_client(struct conn *c, const char *bytes, size_t len)
 static bool pull_up(struct conn *c, struct relay *r)
 {
 	char bytes[CONN_READ_BYTES];
+	struct err err = {};
 
 	if (!wants_client(c, r))
 		return false;
@@ -389,9 +394,11 @@ static bool pull_up(struct conn *c, struct relay *r)
 		return false;
 	if (n == 0 && r->raw)
 		r->up.ended = true;
-	ssize_t taken = n > 0 ? take_request(c, r, bytes, (size_t)n) : 0;
-	if (taken < 0 || (n <= 0 && !r->up.ended))
-		c->state = CONN_END; /* the request has no end, so it must not reach the server as a whole one */
+	ssize_t taken = n > 0 ? take_request(c, r, bytes, (size_t)n, &err) : 0;
+	if (taken < 0 && !r->answering)
+		answer_error(c, &err); /* the request has no end, so it must not reach the server as a whole one */
+	else if (taken < 0 || (n <= 0 && !r->up.ended))
+		c->state = CONN_END; /* likewise */
 	else if (taken < n)
 		unget_client(c, bytes + taken, (size_t)(n - taken));
 	return true;

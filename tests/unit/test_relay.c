@@ -164,17 +164,22 @@ static const char *read_to(int fd, const char *text)
 	return got;
 }
 
-static void expect_bad_gateway(int fd, const char *message)
+static void expect_error(int fd, unsigned status, const char *code, const char *message)
 {
 	autoanswer struct answer a = {};
 
 	client_read(fd, false, &a);
-	assert_int_equal(a.status, 502);
-	assert_string_equal(answer_text(&a, "code"), "agent_unreachable");
+	assert_int_equal(a.status, status);
+	assert_string_equal(answer_text(&a, "code"), code);
 	if (!strstr(answer_text(&a, "message"), message))
 		fail_msg("%s", a.body);
 	assert_true(client_closed(fd));
-	assert_int_equal(atomic_load(&status_seen), 502);
+	assert_int_equal(atomic_load(&status_seen), status);
+}
+
+static void expect_bad_gateway(int fd, const char *message)
+{
+	expect_error(fd, 502, "agent_unreachable", message);
 }
 
 /* ---- heads ---- */
@@ -410,7 +415,7 @@ static void bad_clients(void **state)
 		client_puts(fd, chunks[i]);
 		for (int c; (c = client_getc(up)) >= 0;)
 			assert_true(c != '0'); /* the request is not ended as if it were whole */
-		assert_true(client_closed(fd));
+		expect_error(fd, 400, "invalid_request", "the request: ");
 	}
 }
 
