@@ -53,7 +53,7 @@ static void change(struct qcow2 *q, int fd)
 {
 	uint64_t cluster = qcow2_cluster(q), clusters = qcow2_bytes(q) / cluster, at, before = file_bytes(fd);
 
-	if (clusters == 0)
+	if (clusters == 0 || qcow2_touch(q) < 0)
 		return;
 	uint64_t first = ((uint64_t)draw() << 24 ^ draw()) % clusters, n = 1 + draw() % 4;
 	n = n < clusters - first ? n : clusters - first;

@@ -519,6 +519,95 @@ static void tables_in_memory(void **state)
 	   dir); /* 3: leaks, of changes during the commit */
 }
 
+/* More parts of tables change while a flush is under way than are kept: the request waits for the flush. */
+static void tables_change_during_a_flush(void **state)
+{
+	enum { BYTES = (SLICES_LIMIT + 100) * 64 * 512 };
+	static uint8_t data[SECTOR];
+	const struct wish first = { .type = T_OUT, .n = 1, .data = data };
+	const struct wish both[] = {
+		{ .type = T_FLUSH },
+		{ .type = T_WRITE_ZEROES, .sector = 64, .n = BYTES / SECTOR - 64, .slot = 1 },
+	};
+
+	(void)state;
+	sh("truncate -s %d %s && qemu-img create -q -f qcow2 -o cluster_size=512 -F raw -b %s %s", BYTES, behind,
+	   behind, image);
+	attach_image(image, "qcow2", ",backing_files=on");
+	do_wish(first);
+	do_wishes(both, ARRAY_LEN(both), false);
+	detach_disk();
+	sh("qemu-img check -q -f qcow2 %s", image);
+}
+
+/* ---- what a writer tells of itself ---- */
+
+static uint64_t autoclear(void)
+{
+	autoclose int fd = open(image, O_RDONLY | O_CLOEXEC);
+	uint64_t bits = 0;
+
+	assert_int_equal(io_read(fd, &bits, sizeof(bits), QCOW2_AUTOCLEAR_AT), sizeof(bits));
+	return be64toh(bits);
+}
+
+/* Also a write that takes no new cluster makes a bitmap of what changed wrong. */
+static void features_are_cleared(void **state)
+{
+	static const uint32_t types[] = { T_OUT, T_WRITE_ZEROES, T_DISCARD };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(types); i++) {
+		own_image(image, NULL, NULL);
+		attach_image(image, "qcow2", "");
+		assert_int_equal(answer(T_OUT, 0), S_OK);
+		detach_disk();
+		patch(image, QCOW2_AUTOCLEAR_AT, 1, 8);
+		attach_image(image, "qcow2", "");
+		assert_int_equal(answer(T_IN, 0), S_OK);
+		assert_int_equal(answer(T_FLUSH, 0), S_OK);
+		assert_int_equal(autoclear(), 1);
+		do_wish((struct wish){ .type = types[i], .n = 1, .data = (uint8_t[SECTOR]){ 1 } });
+		assert_int_equal(autoclear(), 0);
+		detach_disk();
+	}
+}
+
+static bool is_fresh(struct qcow2 *q, uint64_t off)
+{
+	struct qcow2_run run;
+
+	assert_int_equal(qcow2_map(q, off, 512, &run), 0);
+	return run.fresh;
+}
+
+static void fresh_until_a_commit_ends(void **state)
+{
+	struct qcow2_header h;
+	struct qcow2 *q;
+	struct err err = {};
+	int r;
+
+	(void)state;
+	own_image(image, NULL, NULL);
+	autoclose int fd = open(image, O_RDWR | O_CLOEXEC);
+	assert_int_equal(qcow2_read_header(fd, (uint64_t)lseek(fd, 0, SEEK_END), image, &h, &err), 0);
+	assert_int_equal(qcow2_open(fd, image, &h, true, &q, &err), 0);
+	assert_int_equal(qcow2_bind(q, 0, 1 << 16, 0), 0);
+	for (int ok = 0; ok < 2; ok++) {
+		assert_true(is_fresh(q, 0));
+		struct qcow2_commit *c = qcow2_commit_begin(q, &r);
+		assert_non_null(c);
+		assert_true(is_fresh(q, 0));
+		while (qcow2_commit_step(q, c) > 0)
+			;
+		assert_true(is_fresh(q, 0));
+		qcow2_commit_end(q, c, ok);
+		assert_int_equal(is_fresh(q, 0), !ok);
+	}
+	qcow2_free(q);
+}
+
 static int make_dir(void **state)
 {
 	(void)state;
@@ -541,11 +630,18 @@ static int remove_dir(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(by_system_calls),     cmocka_unit_test(by_a_ring),
-		cmocka_unit_test(past_the_page_cache), cmocka_unit_test(bad_headers),
-		cmocka_unit_test(bad_chains),          cmocka_unit_test(bad_tables),
-		cmocka_unit_test(bad_entries),         cmocka_unit_test(large_clusters_wait),
+		cmocka_unit_test(by_system_calls),
+		cmocka_unit_test(by_a_ring),
+		cmocka_unit_test(past_the_page_cache),
+		cmocka_unit_test(bad_headers),
+		cmocka_unit_test(bad_chains),
+		cmocka_unit_test(bad_tables),
+		cmocka_unit_test(bad_entries),
+		cmocka_unit_test(large_clusters_wait),
 		cmocka_unit_test(tables_in_memory),
+		cmocka_unit_test(features_are_cleared),
+		cmocka_unit_test(tables_change_during_a_flush),
+		cmocka_unit_test(fresh_until_a_commit_ends),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

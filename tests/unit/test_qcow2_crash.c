@@ -4,7 +4,7 @@
  * is made anew as each point of time may have left it: with all writes so far (the process was killed),
  * with none that was not synced, and with a random half of the sectors of those (the power failed).
  * Each time qemu-img finds no error but leaks, and each sector has what was flushed last, or something
- * that was written later.
+ * that was written later. What is written through counts as flushed when it is answered.
  */
 #include "tests/unit/wishes.h"
 
@@ -13,11 +13,12 @@
 #include <limits.h>
 #include <linux/falloc.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include "common/io.h"
 #include "vmm/virtio/vring.h"
 
-enum { DISK_BYTES = 3 * MIB, DISK_SECTORS = DISK_BYTES / SECTOR, NOTES_MAX = 4096, GUEST_MAX = 2048, BATCHES = 40 };
+enum { DISK_BYTES = 3 * MIB, DISK_SECTORS = DISK_BYTES / SECTOR, NOTES_MAX = 4096, GUEST_MAX = 2048 };
 
 static char dir[] = "/tmp/forkd-test-crash-XXXXXX", image[64], behind[64], crashed[64], raw[64];
 
@@ -28,6 +29,7 @@ static struct note {
 	enum note_kind kind;
 	uint64_t at, len;
 	uint8_t *data;
+	bool durable; /* at once */
 } notes[NOTES_MAX];
 static unsigned n_notes;
 static bool noting;
@@ -37,7 +39,7 @@ static void note(enum note_kind kind, uint64_t at, uint64_t len, const void *dat
 	if (!noting)
 		return;
 	assert_true(n_notes < NOTES_MAX);
-	notes[n_notes] = (struct note){ kind, at, len, data ? malloc(len) : NULL };
+	notes[n_notes] = (struct note){ kind, at, len, data ? malloc(len) : NULL, false };
 	if (data)
 		memcpy(notes[n_notes].data, data, len);
 	n_notes++;
@@ -56,8 +58,10 @@ ssize_t pwritev2(int fd, const struct iovec *iov, int n, off_t at, int flags)
 {
 	autofree uint8_t *data = malloc(iov_bytes(iov, (unsigned)n));
 
-	(void)flags;
-	return pwrite(fd, data, iov_to_buf(iov, (unsigned)n, 0, data, SIZE_MAX), at);
+	ssize_t written = pwrite(fd, data, iov_to_buf(iov, (unsigned)n, 0, data, SIZE_MAX), at);
+	if (noting && written > 0)
+		notes[n_notes - 1].durable = flags & RWF_DSYNC;
+	return written;
 }
 
 int ftruncate(int fd, off_t len)
@@ -97,26 +101,54 @@ static void flushed(unsigned before)
 			writes[i].flushed = n_notes;
 }
 
-static void guest_wish(void)
+/* The guest's driver can flush, or it cannot. */
+static void write_through(bool yes)
+{
+	const uint64_t flush = 1ULL << 9;
+
+	vdev->acked_features = yes ? vdev->acked_features & ~flush : vdev->acked_features | flush;
+}
+
+static void wish_of(uint32_t type, uint32_t sector, uint32_t len, bool through)
 {
 	static uint8_t data[DATA_MAX_SECTORS * SECTOR];
-	static const uint32_t types[] = { T_OUT, T_OUT, T_OUT, T_OUT, T_FLUSH, T_WRITE_ZEROES, T_DISCARD };
-	uint32_t type = types[draw(ARRAY_LEN(types))], len = 1 + draw(draw(3) ? 16 : DATA_MAX_SECTORS);
-	uint32_t sector = draw(DISK_SECTORS);
 	unsigned before = n_writes;
-
-	len = len < DISK_SECTORS - sector ? len : DISK_SECTORS - sector;
 	struct wish w = {
 		.type = type, .sector = sector, .n = len, .data = data, .flags = type == T_WRITE_ZEROES ? draw(2) : 0
 	};
+
 	if (type != T_FLUSH) {
 		uint8_t byte = type == T_OUT ? (uint8_t)draw(256) : 0;
 		memset(data, byte, len * (size_t)SECTOR);
 		writes[n_writes++] = (struct guest_write){ sector, len, byte, type == T_DISCARD, n_notes, UINT_MAX };
 	}
+	write_through(through);
 	do_wish(w);
 	if (type == T_FLUSH)
 		flushed(before);
+	else if (through)
+		writes[n_writes - 1].flushed = n_notes;
+}
+
+static void wish_at_random(bool through)
+{
+	static const uint32_t types[] = { T_OUT, T_OUT, T_OUT, T_OUT, T_FLUSH, T_WRITE_ZEROES, T_DISCARD };
+	uint32_t type = types[draw(ARRAY_LEN(types))], len = 1 + draw(draw(3) ? 16 : DATA_MAX_SECTORS);
+	uint32_t sector = draw(DISK_SECTORS);
+
+	wish_of(type, sector, len < DISK_SECTORS - sector ? len : DISK_SECTORS - sector, through);
+}
+
+/* In clusters that a write before has made, and that no flush has made durable. */
+static void wish_in_new_clusters(void)
+{
+	wish_of(T_OUT, 0, 16, false);
+	wish_of(T_OUT, 2, 1, true);
+	wish_of(T_OUT, 200, 16, false);
+	wish_of(T_WRITE_ZEROES, 202, 1, true);
+	wish_of(T_WRITE_ZEROES, 384, 128, false);
+	wish_of(T_WRITE_ZEROES, 400, 16, true);
+	wish_of(T_WRITE_ZEROES, 4, 8, true);
 }
 
 /* ---- crashes ---- */
@@ -159,8 +191,9 @@ static void make_crashed(unsigned point, enum crash how)
 	sh("cp --sparse=always %s.first %s", image, crashed);
 	autoclose int fd = open(crashed, O_RDWR | O_CLOEXEC);
 	assert_true(fd >= 0);
-	for (unsigned i = 0; i < (how == NOTHING_UNSYNCED ? synced : point); i++)
-		fall(fd, &notes[i], how == HALF_UNSYNCED && i >= synced);
+	for (unsigned i = 0; i < point; i++)
+		if (how != NOTHING_UNSYNCED || i < synced || notes[i].durable)
+			fall(fd, &notes[i], how == HALF_UNSYNCED && i >= synced && !notes[i].durable);
 }
 
 /* Whether the sector may have such bytes after a crash at the point. */
@@ -203,7 +236,7 @@ static void all_crashes(void)
 	for (unsigned point = 0; point <= n_notes; point++)
 		for (enum crash how = KILLED; how < CRASHES; how++) {
 			if (how == NOTHING_UNSYNCED && point > 0 && notes[point - 1].kind != NOTE_SYNC &&
-			    point < n_notes)
+			    !notes[point - 1].durable && point < n_notes)
 				continue; /* as at the point before */
 			make_crashed(point, how);
 			check_crashed(point, how);
@@ -211,6 +244,8 @@ static void all_crashes(void)
 }
 
 /* ---- tests ---- */
+
+enum { WISHES = 40 };
 
 static void write_behind(void)
 {
@@ -224,7 +259,8 @@ static void write_behind(void)
 	assert_int_equal(io_write(fd, bytes, DISK_BYTES, 0), DISK_BYTES);
 }
 
-static void crash_of(const char *make, const char *more)
+/* through: some of the writes are written through, by drivers that come and go. */
+static void crash_of(const char *make, const char *more, unsigned wishes, bool through)
 {
 	for (unsigned i = 0; i < n_notes; i++)
 		free(notes[i].data);
@@ -237,8 +273,10 @@ static void crash_of(const char *make, const char *more)
 	sh("cp --sparse=always %s %s.first", image, image);
 	attach_image(image, "qcow2", more);
 	noting = true;
-	for (unsigned i = 0; i < BATCHES; i++)
-		guest_wish();
+	if (through)
+		wish_in_new_clusters();
+	for (unsigned i = 0; i < wishes; i++)
+		wish_at_random(through && draw(2));
 	detach_disk();
 	all_crashes();
 }
@@ -246,19 +284,25 @@ static void crash_of(const char *make, const char *more)
 static void over_raw(void **state)
 {
 	(void)state;
-	crash_of("qemu-img create -q -f qcow2 -F raw -b %2$s %1$s", ",backing_files=on" PLAIN);
+	crash_of("qemu-img create -q -f qcow2 -F raw -b %2$s %1$s", ",backing_files=on" PLAIN, WISHES, false);
 }
 
 static void compressed(void **state)
 {
 	(void)state;
-	crash_of("qemu-img convert -q -c -f raw -O qcow2 %2$s %1$s", PLAIN);
+	crash_of("qemu-img convert -q -c -f raw -O qcow2 %2$s %1$s", PLAIN, WISHES, false);
 }
 
 static void small_clusters(void **state)
 {
 	(void)state;
-	crash_of("qemu-img convert -q -o cluster_size=512 -f raw -O qcow2 %2$s %1$s", PLAIN);
+	crash_of("qemu-img convert -q -o cluster_size=512 -f raw -O qcow2 %2$s %1$s", PLAIN, WISHES, false);
+}
+
+static void written_through(void **state)
+{
+	(void)state;
+	crash_of("qemu-img create -q -f qcow2 -F raw -b %2$s %1$s", ",backing_files=on" PLAIN, WISHES / 4, true);
 }
 
 static int make_dir(void **state)
@@ -286,6 +330,7 @@ int main(void)
 		cmocka_unit_test(over_raw),
 		cmocka_unit_test(compressed),
 		cmocka_unit_test(small_clusters),
+		cmocka_unit_test(written_through),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);

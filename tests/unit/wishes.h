@@ -77,7 +77,13 @@ static inline unsigned put_wish(const struct wish *w, unsigned desc)
 	return desc;
 }
 
-static inline void do_wishes(const struct wish *w, unsigned n, bool paused)
+/* S_… */
+static inline uint8_t answer_of(const struct wish *w)
+{
+	return *(uint8_t *)ram(slot_at(w) + 32, 1);
+}
+
+static inline void ask_wishes(const struct wish *w, unsigned n, bool paused)
 {
 	uint16_t idx = used_idx();
 
@@ -87,8 +93,13 @@ static inline void do_wishes(const struct wish *w, unsigned n, bool paused)
 		put(AVAIL + 4 + 2 * ((idx + i) % 128), &first, 2);
 	}
 	serve_until((uint16_t)(idx + n), paused);
+}
+
+static inline void do_wishes(const struct wish *w, unsigned n, bool paused)
+{
+	ask_wishes(w, n, paused);
 	for (unsigned i = 0; i < n; i++)
-		assert_int_equal(*(uint8_t *)ram(slot_at(&w[i]) + 32, 1), S_OK);
+		assert_int_equal(answer_of(&w[i]), S_OK);
 }
 
 static inline void do_wish(struct wish w)

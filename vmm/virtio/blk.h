@@ -94,7 +94,7 @@ struct request {
 	bool partial; /* a write that is not aligned to blk->align.io */
 	bool running; /* the ring has the request */
 	uint8_t chain_step;
-	bool rewrote;
+	bool unsynced;         /* what a qcow2 image got is durable after a commit */
 	int failed;            /* -errno of an operation */
 	struct iovec *cut_seg; /* the last segment of the operation under way, which is shorter meanwhile */
 	size_t cut;            /* by so much */

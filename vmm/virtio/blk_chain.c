@@ -218,17 +218,29 @@ static int begin_rewrite(struct blk *blk, struct request *rq, uint64_t len)
 	w.end = least(w.to, rq->at + len);
 	w.filled = w.from;
 	rq->rewrite = w;
-	rq->rewrote = true;
+	rq->unsynced = true;
 	blk->n_rewriting++;
 	blk->n_filling += w.buf != NULL;
 	rq->chain_step = w.buf ? FILL : REWRITE;
 	return CHAIN_AGAIN;
 }
 
+/* Where the image has the next bytes, which are to change. What another request put there may not be durable yet. */
+static int map_top(struct blk *blk, struct request *rq, struct qcow2_run *ret)
+{
+	int r = qcow2_touch(top(blk));
+
+	if (r >= 0)
+		r = qcow2_map(top(blk), rq->at, left(rq), ret);
+	if (r >= 0)
+		rq->unsynced |= ret->fresh;
+	return r;
+}
+
 static int write_piece(struct blk *blk, struct request *rq, struct op *op)
 {
 	struct qcow2_run run;
-	int r = qcow2_map(top(blk), rq->at, left(rq), &run);
+	int r = map_top(blk, rq, &run);
 
 	if (r < 0)
 		return r;
@@ -252,6 +264,7 @@ static int zero_data(struct blk *blk, struct request *rq, struct op *op, const s
 	rq->chain_step = ZERO;
 	if (rq->zero_way == ZERO_WRITE)
 		return use_buffer(blk, rq, op, OP_WRITE, 0, zeroes, run->at, least(run->len, ZEROES_BYTES));
+	rq->unsynced = true;
 	*op = (struct op){ .kind = OP_ZERO, .off = run->at, .len = run->len, .flags = blk_zero_mode(rq) };
 	return CHAIN_OP;
 }
@@ -267,8 +280,10 @@ static int zero_absent(struct blk *blk, struct request *rq, const struct qcow2_r
 		return CHAIN_AGAIN;
 	}
 	if (rq->at % cluster == 0 && whole > 0 && qcow2_has_zeroes(top(blk))) {
+		if (qcow2_is_behind(top(blk)))
+			return CHAIN_WAIT;
 		int r = qcow2_bind(top(blk), rq->at, whole, 0);
-		rq->rewrote = true;
+		rq->unsynced = true;
 		advance(rq, whole);
 		return r < 0 ? r : CHAIN_AGAIN;
 	}
@@ -281,7 +296,7 @@ static int zero_absent(struct blk *blk, struct request *rq, const struct qcow2_r
 static int zero_piece(struct blk *blk, struct request *rq, struct op *op)
 {
 	struct qcow2_run run;
-	int r = qcow2_map(top(blk), rq->at, left(rq), &run);
+	int r = map_top(blk, rq, &run);
 
 	if (r < 0)
 		return r;
@@ -320,7 +335,7 @@ static int next_piece(struct blk *blk, struct request *rq, struct op *op)
 	if (rq->type == T_FLUSH)
 		return begin_commit(blk, rq);
 	if (left(rq) == 0)
-		return rq->rewrote && blk_writes_through(blk) ? begin_commit(blk, rq) : CHAIN_END;
+		return rq->unsynced && blk_writes_through(blk) ? begin_commit(blk, rq) : CHAIN_END;
 	switch (rq->type) {
 	case T_IN:
 		return read_piece(blk, rq, op);
@@ -388,12 +403,12 @@ static int rewrite_step(struct blk *blk, struct request *rq, struct op *op)
 		return use_guest(blk, rq, op, 0, w->place + (rq->at - w->from), w->end - rq->at);
 	if (rq->at < w->end)
 		advance(rq, w->end - rq->at);
+	if (qcow2_is_behind(top(blk)))
+		return CHAIN_WAIT;
 	int r = qcow2_bind(top(blk), w->from, bytes, w->place);
-	if (r < 0)
-		return r;
 	end_rewrite(blk, rq);
 	rq->chain_step = START;
-	return CHAIN_AGAIN;
+	return r < 0 ? r : CHAIN_AGAIN;
 }
 
 static int next_step(struct blk *blk, struct request *rq, struct op *op)
@@ -421,7 +436,7 @@ static int next_step(struct blk *blk, struct request *rq, struct op *op)
 void blk_chain_begin(struct request *rq)
 {
 	rq->chain_step = START;
-	rq->rewrote = false;
+	rq->unsynced = false;
 	rq->failed = 0;
 	rq->cut = 0;
 	rq->zero_way = ZERO_FIRST;

@@ -260,6 +260,7 @@ int qcow2_map(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *ret
 		n++;
 	uint64_t run = n * cluster - inside;
 	*ret = (struct qcow2_run){ .kind = kind, .at = first, .len = len < run ? len : run };
+	ret->fresh = s->dirty || s->held;
 	if (kind != QCOW2_DATA)
 		return 0;
 	ret->at = (first & QCOW2_OFFSET) + inside;
@@ -313,7 +314,12 @@ static int bind_one(struct qcow2 *q, uint64_t off, uint64_t at)
 /* Whether the tables are to be written before more of them change. */
 static bool is_full(const struct qcow2 *q)
 {
-	return !q->committing && (q->n_dirty >= SLICES_MAX / 2 || q->n_freed == FREED_MAX);
+	return q->n_dirty >= SLICES_MAX / 2 || q->n_freed == FREED_MAX;
+}
+
+bool qcow2_is_behind(const struct qcow2 *q)
+{
+	return q->committing && is_full(q);
 }
 
 int qcow2_bind(struct qcow2 *q, uint64_t off, uint64_t len, uint64_t at)
@@ -321,9 +327,11 @@ int qcow2_bind(struct qcow2 *q, uint64_t off, uint64_t len, uint64_t at)
 	uint64_t cluster = qcow2_cluster_bytes(&q->h);
 
 	for (uint64_t done = 0; done < len; done += cluster) {
-		int r = is_full(q) ? qcow2_commit(q) : 0;
+		int r = is_full(q) && !q->committing ? qcow2_commit(q) : 0;
 		if (r >= 0)
 			r = bind_one(q, off + done, at ? at + done : 0);
+		if (r < 0 && at)
+			qcow2_unreserve(q, at + done, len - done);
 		if (r < 0)
 			return r;
 	}

@@ -28,11 +28,11 @@ struct qcow2_run {
 	uint64_t at; /* QCOW2_DATA: in the file; QCOW2_COMPRESSED: for qcow2_read_compressed() */
 	uint64_t len;
 	bool shared; /* QCOW2_DATA that is not to be written in its place */
+	bool fresh;  /* a power loss may take it back: no commit has ended since it changed */
 };
 
 /*
- * Opens the file. fd stays the caller's, outlives the image and is not O_DIRECT. A writable image gets
- * its autoclear features cleared at the first write. `path` is for messages.
+ * Opens the file. fd stays the caller's, outlives the image and is not O_DIRECT. `path` is for messages.
  */
 MUST_CHECK int qcow2_open(int fd, const char *path, const struct qcow2_header *h, bool writable, struct qcow2 **ret,
 			  struct err *err);
@@ -57,6 +57,11 @@ MUST_CHECK int qcow2_map(struct qcow2 *q, uint64_t off, uint64_t len, struct qco
 MUST_CHECK int qcow2_read_compressed(struct qcow2 *q, uint64_t entry, const uint8_t **ret);
 
 /*
+ * To be called before anything is written, data in their place too: clears the autoclear features, once
+ * and durably. They are bitmaps and the like, which a writer would have to keep up.
+ */
+MUST_CHECK int qcow2_touch(struct qcow2 *q);
+/*
  * Takes *len bytes (whole clusters) of the file, in one piece at *ret_at, and makes *len less where not
  * all are had at once. They read as zeroes. -ENOSPC and others as the file system says.
  */
@@ -65,7 +70,8 @@ MUST_CHECK int qcow2_reserve(struct qcow2 *q, uint64_t *len, uint64_t *ret_at);
 void qcow2_unreserve(struct qcow2 *q, uint64_t at, uint64_t len);
 /*
  * The guest's clusters [off, off + len) are at `at` of the file from now on, where their data have been
- * written; or, `at` 0: they read as zeroes (version 3 alone: see qcow2_has_zeroes()).
+ * written; or, `at` 0: they read as zeroes (version 3 alone: see qcow2_has_zeroes()). After an error the
+ * first of them may be there; the place of the others is given back.
  */
 MUST_CHECK int qcow2_bind(struct qcow2 *q, uint64_t off, uint64_t len, uint64_t at);
 bool qcow2_has_zeroes(const struct qcow2 *q);
@@ -77,6 +83,8 @@ bool qcow2_has_zeroes(const struct qcow2 *q);
  */
 struct qcow2_commit;
 bool qcow2_is_committing(const struct qcow2 *q);
+/* So much has changed during the commit under way that qcow2_bind() is to wait for its end. */
+bool qcow2_is_behind(const struct qcow2 *q);
 struct qcow2_commit *qcow2_commit_begin(struct qcow2 *q, int *ret_error);
 int qcow2_commit_step(struct qcow2 *q, struct qcow2_commit *c);
 /* ok: the last sync came back well. Else all is to be written again. */

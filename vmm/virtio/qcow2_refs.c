@@ -172,11 +172,13 @@ static int add_block(struct qcow2 *q, uint64_t first)
 	return 0;
 }
 
-/* Clears what a writer of an image with such features would have to keep up: bitmaps and the like. */
-static int clear_autoclear(struct qcow2 *q)
+int qcow2_touch(struct qcow2 *q)
 {
-	int r = q->h.autoclear ? put(q, &(uint64_t){ 0 }, sizeof(uint64_t), QCOW2_AUTOCLEAR_AT) : 0;
-
+	if (!q->h.autoclear)
+		return 0;
+	int r = put(q, &(uint64_t){ 0 }, sizeof(uint64_t), QCOW2_AUTOCLEAR_AT);
+	if (r >= 0)
+		r = fdatasync(q->fd) < 0 ? -errno : 0;
 	if (r >= 0)
 		q->h.autoclear = 0;
 	return r;
@@ -186,9 +188,9 @@ static int clear_autoclear(struct qcow2 *q)
 static int take_ahead(struct qcow2 *q)
 {
 	uint64_t cluster = qcow2_cluster_bytes(&q->h), first = q->ready;
-	int r = clear_autoclear(q);
+	int r = 0;
 
-	if (r >= 0 && !block_of(q, first)) {
+	if (!block_of(q, first)) {
 		r = add_block(q, first);
 		first = q->ready;
 	}
