@@ -181,8 +181,8 @@ static const char *const kinds[] = {
 	"qemu-img convert -q -o cluster_size=512 -f raw -O qcow2 %2$s %1$s",
 	"qemu-img create -q -f qcow2 -o cluster_size=8k %1$s 6311936 && : %2$s",
 	"qemu-img create -q -f qcow2 -o cluster_size=4k,compat=0.10 -F raw -b %2$s %1$s",
-	"qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=1,preallocation=metadata %1$s 6311936 && "
-	"qemu-io -f qcow2 -c 'write -q -z 0 6311936' %1$s && : %2$s",
+	("qemu-img create -q -f qcow2 -o cluster_size=512,refcount_bits=1,preallocation=metadata %1$s 6311936 && "
+	 "qemu-io -f qcow2 -c 'write -q -z 0 6311936' %1$s && : %2$s"),
 };
 
 /* ---- tests ---- */

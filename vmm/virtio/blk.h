@@ -134,7 +134,7 @@ struct blk {
 	struct layer *layers; /* of a qcow2 image; NULL: a raw one */
 	unsigned n_layers;
 	unsigned n_rewriting, n_filling; /* requests with a rewrite under way; those of them that have a buffer */
-	struct request *waiting;         /* for a rewrite or a commit of another request; the last comes first */
+	struct request *waiting;         /* for another request's rewrite, commit or write; the last comes first */
 	bool wake;                       /* these are to be looked at */
 	struct blk_align align;
 	bool readonly, direct, no_uring, has_ring;

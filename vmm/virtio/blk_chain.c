@@ -144,6 +144,32 @@ static bool meets_rewrite(const struct blk *blk, uint64_t from, uint64_t to)
 	return false;
 }
 
+/* Whether other requests write the pages of the request's next `len` bytes just now. */
+static bool meets_write(const struct blk *blk, const struct request *rq, uint64_t len)
+{
+	uint64_t page = GUEST_PAGE, from = rq->at / page * page, to = (rq->at + len + page - 1) / page * page;
+
+	for (unsigned i = 0; i < blk->n_requests; i++) {
+		const struct request *other = &blk->requests[i];
+		if (other->running && blk_is_write(other) && other->at < to && from < other->at + other->size)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A write through the page cache of an image with direct=on waits for the direct writes in its pages: the
+ * kernel cannot keep a page right that both write at once.
+ */
+static enum chain_next after_direct(const struct blk *blk, struct request *rq, const struct op *op)
+{
+	if (op->file != 1 || !meets_write(blk, rq, op->len))
+		return CHAIN_OP;
+	uncut(rq);
+	rq->chain_step = START;
+	return CHAIN_WAIT;
+}
+
 static void end_rewrite(struct blk *blk, struct request *rq)
 {
 	struct rewrite *w = &rq->rewrite;
@@ -249,7 +275,8 @@ static int write_piece(struct blk *blk, struct request *rq, struct op *op)
 	if (meets_rewrite(blk, rq->at, rq->at + run.len))
 		return CHAIN_WAIT;
 	rq->chain_step = OVERWRITE;
-	return use_guest(blk, rq, op, 0, run.at, run.len);
+	use_guest(blk, rq, op, 0, run.at, run.len);
+	return after_direct(blk, rq, op);
 }
 
 /* Zeroes in clusters that the image has: the file system makes them, else they are written. */
@@ -262,8 +289,10 @@ static int zero_data(struct blk *blk, struct request *rq, struct op *op, const s
 	if (rq->zero_way == ZERO_WRITE && rq->len > ZERO_WRITE_MAX_BYTES)
 		return -EOPNOTSUPP;
 	rq->chain_step = ZERO;
-	if (rq->zero_way == ZERO_WRITE)
-		return use_buffer(blk, rq, op, OP_WRITE, 0, zeroes, run->at, least(run->len, ZEROES_BYTES));
+	if (rq->zero_way == ZERO_WRITE) {
+		use_buffer(blk, rq, op, OP_WRITE, 0, zeroes, run->at, least(run->len, ZEROES_BYTES));
+		return after_direct(blk, rq, op);
+	}
 	rq->unsynced = true;
 	*op = (struct op){ .kind = OP_ZERO, .off = run->at, .len = run->len, .flags = blk_zero_mode(rq) };
 	return CHAIN_OP;

@@ -286,6 +286,7 @@ static void reap(struct blk *blk)
 		blk->in_flight--;
 		if (blk->layers) {
 			rq->running = false;
+			blk->wake |= blk->direct; /* a write through the page cache may wait for this one */
 			blk_chain_done(rq, res);
 			go_on(blk, rq);
 		} else if (blk_has_next_op(blk, rq, &res)) {
