@@ -14,7 +14,7 @@
 #include "common/io.h"
 #include "vmm/virtio/qcow2_private.h"
 
-enum { DISK_BYTES = 6 * MIB + 40 * SECTOR, DISK_SECTORS = DISK_BYTES / SECTOR, BATCHES = 100 };
+enum { DISK_BYTES = 6 * MIB + 40 * SECTOR, DISK_SECTORS = DISK_BYTES / SECTOR, BATCHES = 80, SHORTER = 1000001 };
 
 static char dir[] = "/tmp/forkd-test-qcow2-XXXXXX", image[64], behind[64];
 static uint8_t *model;
@@ -197,6 +197,10 @@ static const struct {
 	{ "over compressed over raw",
 	  "qemu-img convert -q -c -o cluster_size=4k -f raw -O qcow2 %2$s %2$s.q && qemu-img create -q -f qcow2 -F qcow2 -b %2$s.q %2$s.p && "
 	  "qemu-img create -q -f qcow2 -F qcow2 -b %2$s.p %1$s" },
+	{ "over a shorter file",
+	  "truncate -s 1000001 %2$s && qemu-img create -q -f qcow2 -F raw -b %2$s %1$s 6311936" },
+	{ "over a longer file",
+	  "head -c 1M /dev/urandom >>%2$s && qemu-img create -q -f qcow2 -F raw -b %2$s %1$s 6311936" },
 	{ "preallocated", "qemu-img create -q -f qcow2 -o preallocation=metadata %1$s 6311936 && : %2$s" },
 };
 
@@ -206,6 +210,8 @@ static void make_image(size_t kind)
 	if (kinds[kind].make && !strstr(kinds[kind].make, ": %2$s"))
 		fill_model();
 	write_model(behind);
+	if (kinds[kind].make && strstr(kinds[kind].make, "truncate"))
+		memset(model + SHORTER, 0, DISK_BYTES - SHORTER);
 	if (!kinds[kind].make)
 		own_image(image, NULL, NULL);
 	else if (!*kinds[kind].make)
