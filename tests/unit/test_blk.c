@@ -265,6 +265,31 @@ static void written_in_pieces(void **state)
 	close_disk();
 }
 
+static unsigned n_syncs;
+
+int fdatasync(int fd)
+{
+	(void)fd;
+	n_syncs++;
+	return 0;
+}
+
+/* fallocate() makes zeroes, and a sync makes them durable. */
+static void zeroes_written_through(void **state)
+{
+	(void)state;
+	for (unsigned through = 0; through < 2; through++) {
+		open_disk(dir, PLAIN);
+		if (through)
+			vdev->acked_features &= ~(1ULL << 9);
+		knows = FALLOC_FL_ZERO_RANGE | FALLOC_FL_PUNCH_HOLE;
+		n_syncs = 0;
+		assert_int_equal(request(T_WRITE_ZEROES, 3 * SECTOR, MIB, 0, false), S_OK);
+		assert_int_equal(n_syncs, through);
+		close_disk();
+	}
+}
+
 static bool mount_here(const char *type)
 {
 	if (mount(type, dir, type, 0, NULL) == 0)
@@ -317,9 +342,10 @@ static int remove_dir(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(ways_in_turn),       cmocka_unit_test(failures_in_the_log),
-		cmocka_unit_test(copies_are_bounded), cmocka_unit_test(written_in_pieces),
-		cmocka_unit_test(ring_on_tmpfs),      cmocka_unit_test(ring_on_ramfs),
+		cmocka_unit_test(ways_in_turn),           cmocka_unit_test(failures_in_the_log),
+		cmocka_unit_test(copies_are_bounded),     cmocka_unit_test(written_in_pieces),
+		cmocka_unit_test(zeroes_written_through), cmocka_unit_test(ring_on_tmpfs),
+		cmocka_unit_test(ring_on_ramfs),
 	};
 
 	return cmocka_run_group_tests_name("virtio_blk", tests, make_dir, remove_dir);

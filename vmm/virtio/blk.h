@@ -59,9 +59,10 @@ enum { SPACE_BYTES = 60 };
 enum zero_way { ZERO_FIRST, ZERO_SECOND, ZERO_WRITE };
 enum { ZERO_WRITE_MAX_BYTES = 64 << 20 }; /* of zeroes that are written; the guest writes more of them itself */
 /*
- * The steps of a piece of a request. An unaligned write reads the blocks at the write's edges first.
+ * The steps of a piece of a request. An unaligned write reads the blocks at the write's edges first. A
+ * sync comes after all pieces.
  */
-enum step { STEP_NONE, STEP_READ_FIRST, STEP_READ_LAST, STEP_MAIN };
+enum step { STEP_NONE, STEP_READ_FIRST, STEP_READ_LAST, STEP_MAIN, STEP_SYNC };
 
 /* Clusters of a qcow2 image that a request gives a new place: see blk_chain.c. */
 struct rewrite {

@@ -137,9 +137,9 @@ struct op blk_next_op(const struct blk *blk, struct request *rq)
 		use_bounce(blk, rq, off, block);
 		return (struct op){ OP_READ, &rq->one, 1, off, block, 0, 0 };
 	}
-	if (makes_zeroes(rq))
+	if (makes_zeroes(rq) && rq->step != STEP_SYNC)
 		return zero_op(blk, rq);
-	if (rq->type == T_FLUSH)
+	if (rq->type == T_FLUSH || rq->step == STEP_SYNC)
 		return (struct op){ .kind = OP_FLUSH };
 	if (rq->bounce)
 		use_bounce(blk, rq, from, to - from);
@@ -188,18 +188,22 @@ static bool has_next_piece(const struct blk *blk, struct request *rq, int *res)
 	rq->at += done;
 	if (done == 0)
 		*res = -EIO;
-	if (done == 0 || rq->at == rq->offset + rq->len)
-		return false;
-	begin_piece(blk, rq);
-	return true;
+	if (done > 0 && rq->at < rq->offset + rq->len) {
+		begin_piece(blk, rq);
+		return true;
+	}
+	rq->step = STEP_SYNC; /* what fallocate() made is not durable, nor will it be by RWF_DSYNC */
+	return done > 0 && rq->type == T_WRITE_ZEROES && blk_writes_through(blk);
 }
 
 bool blk_has_next_op(const struct blk *blk, struct request *rq, int *res)
 {
-	bool reads_block = rq->step != STEP_MAIN, again = *res == -EAGAIN || *res == -EINTR;
+	bool reads_block = rq->step != STEP_MAIN && rq->step != STEP_SYNC, again = *res == -EAGAIN || *res == -EINTR;
 
 	if (again && (reads_block || makes_zeroes(rq)))
 		return true;
+	if (rq->step == STEP_SYNC)
+		return false;
 	if (!reads_block)
 		return makes_zeroes(rq) && has_next_piece(blk, rq, res);
 	if (!took_block(blk, rq, *res)) {
