@@ -14,7 +14,7 @@
 #include "common/io.h"
 #include "vmm/virtio/qcow2_private.h"
 
-enum { DISK_BYTES = 6 * MIB + 40 * SECTOR, DISK_SECTORS = DISK_BYTES / SECTOR, BATCHES = 80, SHORTER = 1000001 };
+enum { DISK_BYTES = 6 * MIB + 40 * SECTOR, DISK_SECTORS = DISK_BYTES / SECTOR, BATCHES = 50, SHORTER = 1000001 };
 
 static char dir[] = "/tmp/forkd-test-qcow2-XXXXXX", image[64], behind[64];
 static uint8_t *model;
@@ -433,6 +433,28 @@ static void bad_entries(void **state)
 	}
 }
 
+/* Three clusters in one piece, of which the second is the L1 table. */
+static void run_over_a_table(void **state)
+{
+	const struct wish w = { .type = T_IN, .n = DATA_MAX_SECTORS };
+
+	(void)state;
+	own_image(image, NULL, NULL);
+	attach_image(image, "qcow2", "");
+	assert_int_equal(answer(T_OUT, 0), S_OK);
+	detach_disk();
+	autoclose int fd = open(image, O_RDWR | O_CLOEXEC);
+	uint64_t table;
+	assert_int_equal(io_read(fd, &table, 8, L1_AT), 8);
+	for (uint64_t i = 0; i < 3; i++)
+		patch(image, (be64toh(table) & 0xffffffffff0000) + 8 * i, 1ULL << 63 | (L1_AT + (i << 16) - (1 << 16)),
+		      8);
+	attach_image(image, "qcow2", "");
+	ask_wishes(&w, 1, false);
+	assert_int_equal(answer_of(&w), S_IOERR);
+	detach_disk();
+}
+
 /* ---- bounds ---- */
 
 static uint64_t n_buffers, most_buffers; /* made; at a time: one with each request that is not answered */
@@ -697,6 +719,7 @@ int main(void)
 		cmocka_unit_test(bad_chains),
 		cmocka_unit_test(bad_tables),
 		cmocka_unit_test(bad_entries),
+		cmocka_unit_test(run_over_a_table),
 		cmocka_unit_test(large_clusters_wait),
 		cmocka_unit_test(tables_in_memory),
 		cmocka_unit_test(features_are_cleared),

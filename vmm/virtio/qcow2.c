@@ -218,13 +218,14 @@ static bool meets(uint64_t at, uint64_t len, uint64_t table, uint64_t table_byte
 	return at < table + table_bytes && table < at + len;
 }
 
-/* Checks where an entry says that data are: within the file, and over none of the tables whose place is fixed. */
-static int check_data(struct qcow2 *q, uint64_t entry)
+/* Checks where data of `n` clusters are: within the file, and over none of the tables whose place is fixed. */
+static int check_data(struct qcow2 *q, uint64_t entry, uint64_t n)
 {
-	uint64_t at = entry & QCOW2_OFFSET, cluster = qcow2_cluster_bytes(&q->h);
+	uint64_t at = entry & QCOW2_OFFSET, cluster = qcow2_cluster_bytes(&q->h), len = n * cluster;
 
-	if (at % cluster || at >= q->file_bytes || meets(at, cluster, q->h.l1_at, q->h.l1_entries * sizeof(uint64_t)) ||
-	    meets(at, cluster, q->h.refs_at, q->h.refs_clusters * cluster))
+	if (at % cluster || at >= q->file_bytes || len > q->file_bytes - at ||
+	    meets(at, len, q->h.l1_at, q->h.l1_entries * sizeof(uint64_t)) ||
+	    meets(at, len, q->h.refs_at, q->h.refs_clusters * cluster))
 		return qcow2_lies(q, "an L2 entry", entry);
 	return 0;
 }
@@ -265,8 +266,7 @@ int qcow2_map(struct qcow2 *q, uint64_t off, uint64_t len, struct qcow2_run *ret
 		return 0;
 	ret->at = (first & QCOW2_OFFSET) + inside;
 	ret->shared = !(first & QCOW2_COPIED);
-	r = check_data(q, first);
-	return r < 0 || n == 1 ? r : check_data(q, be64toh(s->entries[i + n - 1]));
+	return check_data(q, first, n);
 }
 
 /* ---- changes ---- */
