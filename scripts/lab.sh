@@ -101,18 +101,23 @@ for p in "${programs[@]}"; do
 done
 for d in ${data[@]+"${data[@]}"}; do cp -L "$d" "$lab/" || fail "data file '$d': cannot copy"; done
 
-# The guests' initramfs: the cached one, and behind it, when they were built, the programs that run in guests.
-initrd=$images/inner.img full_initrd=$images/full-inner.img
-if [ -x "$root/build/tests/lab/guest_vsock" ]; then
-	mkdir -p "$work/guest/bin"
+# The guests' initramfs: the cached one, and behind it the programs that run in guests: the agent, and for the tests their own, which
+# `make` alone does not build.
+in_guests=("$root/build/forkd-agent")
+case "$*" in *"$root/tests/lab/"* | tests/lab/* | *" tests/lab/"*)
+	in_guests+=("$root"/build/tests/lab/guest_{vsock,nested,draw,clock})
 	mkdir -p "$lab/reseed"
-	cp "$root"/guest/reseed/forkd_reseed.py "$root"/guest/reseed/openssl.cnf "$root/build/forkd-rand.so" "$lab/reseed/"
-	cp "$root"/build/tests/lab/guest_{vsock,nested,draw,clock} "$root/build/forkd-agent" "$work/guest/bin/"
-	(cd "$work/guest" && find . | cpio -o -H newc --quiet) > "$work/guest.img"
-	cat "$initrd" "$work/guest.img" > "$lab/inner.img"
-	cat "$full_initrd" "$work/guest.img" > "$lab/full-inner.img"
-	initrd=$lab/inner.img full_initrd=$lab/full-inner.img
-fi
+	cp "$root"/guest/reseed/forkd_reseed.py "$root"/guest/reseed/openssl.cnf "$root/build/forkd-rand.so" "$lab/reseed/" ||
+		fail "the tests' modules are not built: make test-programs"
+esac
+mkdir -p "$work/guest/bin"
+for p in "${in_guests[@]}"; do
+	cp "$p" "$work/guest/bin/" 2>/dev/null || fail "'$p' is not built: make test-programs"
+done
+(cd "$work/guest" && find . | cpio -o -H newc --quiet) > "$work/guest.img"
+cat "$images/inner.img" "$work/guest.img" > "$lab/inner.img"
+cat "$images/full-inner.img" "$work/guest.img" > "$lab/full-inner.img"
+initrd=$lab/inner.img full_initrd=$lab/full-inner.img
 
 plan() {	# the words of the command line as shell commands; `--` ends one
 	local first=yes line= n=0 name path

@@ -27,12 +27,20 @@ static struct kick kick[QUEUES];
 /* ---- the device ---- */
 
 static _Atomic unsigned n_here, n_elsewhere, n_chains, n_loops; /* here: on the thread of the exits */
-static _Atomic bool always_more, is_ahead;
+static _Atomic unsigned more_left,
+	n_asked; /* chains that come while others are served; notifications after which the next was asked for */
+static _Atomic bool is_ahead;
 static _Thread_local bool exits_here;
 
 static uint16_t *avail_idx(unsigned queue)
 {
 	return gmem_ptr(&vm.mem, vdev.queue[queue].s.avail_ring + 2, 2);
+}
+
+/* Behind the used ring; only with event_idx. */
+static uint16_t *avail_event(unsigned queue)
+{
+	return gmem_ptr(&vm.mem, vdev.queue[queue].s.used_ring + 4 + 8 * QUEUE_SIZE, 2);
 }
 
 static void add_chains(unsigned queue, uint16_t n)
@@ -48,8 +56,12 @@ static void count_notify(struct virtio_dev *dev, unsigned queue)
 		virtio_push(dev, queue, c.head, 0);
 		n_chains++;
 	}
-	if (always_more)
+	(void)virtio_more(dev, queue);
+	n_asked += *avail_event(queue) == dev->queue[queue].next_avail;
+	if (more_left > 0) {
+		more_left--;
 		add_chains(queue, 1);
+	}
 	if (exits_here)
 		n_here++;
 	else
@@ -155,7 +167,8 @@ static int make(void **state)
 	n_events = exit_takes_us = 0;
 	exits_left = 0;
 	ioeventfd_errno = 0;
-	always_more = is_ahead = false;
+	more_left = n_asked = 0;
+	is_ahead = false;
 	exits_here = true;
 	vm = (struct vm){ .config = &config, .kvm = { .fd = -1, .vm_fd = FAKE_FD, .run_bytes = RUN_BYTES } };
 	gmem_layout(&vm.mem, RAM_BYTES, RAM_BYTES, 1ULL << 32);
@@ -318,19 +331,29 @@ static void without_descriptors(void **state)
 	reaches(&n_elsewhere, 1);
 }
 
-/* Woken now and then, the worker looks for more before it sleeps; once it found some, every time. */
+/*
+ * Woken now and then, the worker looks for more before it sleeps; once it found some, every time. While it looks, the guest need not tell
+ * of chains; before it sleeps the guest is asked to.
+ */
 static void waits_a_moment_for_more(void **state)
 {
-	unsigned expected = 0;
+	enum { MORE = 3 };
+	unsigned expected = 0, asked = 0;
 
 	(void)state;
-	always_more = true;
+	vdev.queue[0].event_idx = true;
 	for (unsigned wake = 1; wake <= SPIN_AFTER + 3; wake++) {
-		expected += wake < SPIN_AFTER ? 1 : 2;
+		bool looks = wake >= SPIN_AFTER;
+		more_left = looks ? MORE : 0;
+		expected += looks ? 1 + MORE + 1 : 1;
+		asked++;
+		add_chains(0, 1);
 		assert_true(kick_again(&kick[0]));
 		reaches(&n_elsewhere, expected);
 		usleep(500);
 		assert_int_equal(n_elsewhere, expected);
+		assert_int_equal(n_asked, asked);
+		assert_int_equal(*avail_event(0), vdev.queue[0].next_avail);
 	}
 }
 

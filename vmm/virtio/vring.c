@@ -173,7 +173,8 @@ bool vring_rearm(struct vring *q)
 {
 	if (!q->desc)
 		return false;
-	ask_from(q, q->next_avail);
+	if (!q->polled)
+		ask_from(q, q->next_avail);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return guest_load(&q->avail->idx) != q->next_avail;
 }

@@ -37,6 +37,7 @@ struct vring {
 	uint16_t next_avail, next_used;
 	uint16_t signalled_used; /* used index at the last interrupt; valid when has_signalled */
 	bool has_signalled, event_idx, indirect;
+	bool polled; /* a worker looks for chains itself: vring_rearm() asks for no notification */
 };
 
 struct chain {             /* valid until the next vring_pop() of the same queue */
@@ -59,7 +60,7 @@ MUST_CHECK int vring_pop(struct vring *q, const struct gmem *mem, struct chain *
 void vring_unpop(struct vring *q);
 /* Hands chain `head` back with `written` bytes filled; visible to the guest on return. */
 void vring_push(struct vring *q, uint16_t head, uint32_t written);
-/* Asks for a notification of the next chain; true when one is there already. */
+/* Asks for a notification of the next chain, unless the queue is polled; true when one is there already. */
 bool vring_rearm(struct vring *q);
 /*
  * Asks for a notification of the next chain that the guest adds, whatever is in the ring by now. No

@@ -10,23 +10,30 @@
 #include "vmm/core/vcpu.h"
 #include "vmm/virtio/transport.h"
 
-enum { DECIDE_AFTER = 64, SLOW_EXIT_NS = 15000, SPIN_NS = 20000, SPIN_CREDIT = 64, TRY_EVERY = 64 };
+enum { DECIDE_AFTER = 64, SLOW_EXIT_NS = 15000, SPIN_NS = 20000, SPIN_CREDIT = 64, TRY_EVERY = 64, TURNS = 64 };
 
 /* Waits a moment for more chains: to wake this thread again would cost the guest as much time. */
 static bool spin(struct vring_watch watch)
 {
-	for (uint64_t end = monotonic_ns() + SPIN_NS; watch.idx && monotonic_ns() < end;)
+	uint64_t end = monotonic_ns() + SPIN_NS;
+
+	if (!watch.idx)
+		return false;
+	do {
 		for (unsigned i = 0; i < 16; i++)
 			if (__atomic_load_n(watch.idx, __ATOMIC_ACQUIRE) != watch.next)
 				return true;
+	} while (monotonic_ns() < end);
 	return false;
 }
 
-static struct vring_watch serve_queue(const struct kick *k)
+/* polls: the caller looks for more chains afterwards, and the guest need not tell of them: that would be an exit. */
+static struct vring_watch serve_queue(const struct kick *k, bool polls)
 {
 	struct virtio_dev *vdev = k->transport->vdev;
 
 	pthread_mutex_lock(&vdev->lock);
+	vdev->queue[k->queue].polled = polls;
 	virtio_notify(vdev, k->queue);
 	struct vring_watch watch = vring_watch(&vdev->queue[k->queue]);
 	pthread_mutex_unlock(&vdev->lock);
@@ -41,13 +48,14 @@ static void on_wake(struct source *s, uint32_t events)
 	(void)events;
 	if (read(s->fd, &n, sizeof(n)) < 0)
 		return;
-	struct vring_watch watch = serve_queue(k);
-	if (k->spin_credit == 0 && ++k->wakes % TRY_EVERY != 0)
-		return;
-	bool more = spin(watch);
-	k->spin_credit = more ? SPIN_CREDIT : k->spin_credit / 2;
-	if (more)
-		serve_queue(k);
+	bool polls = k->spin_credit > 0 || ++k->wakes % TRY_EVERY == 0;
+	struct vring_watch watch = serve_queue(k, polls);
+	for (unsigned turn = 0; polls; turn++) {
+		bool more = spin(watch);
+		k->spin_credit = more ? SPIN_CREDIT : k->spin_credit / 2;
+		polls = more && turn < TURNS;
+		watch = serve_queue(k, polls);
+	}
 }
 
 void kick_init(struct kick *k, struct virtio_pci *transport, unsigned queue)
