@@ -161,7 +161,7 @@ def execute(clone, command, show=False):
 
 def show_life(clones, stack):
     looks = (("its hostname", "hostname"), ("its machine id", "cut -c 1-12 /etc/machine-id"), ("a new uuid4", "cat /proc/sys/kernel/random/uuid"),
-             ("up for (s)", "cut -d ' ' -f 1 /proc/uptime"), ("files written", "cat /run/files"))
+             ("up for (s)", "cut -d ' ' -f 1 /proc/uptime"), ("files written", "wc -l < /run/confirmed"))
     rows = [("clone", "tap", *(name for name, _ in looks))]
     for i, c in enumerate(clones):
         rows.append((c["id"], c["net"][0]["tap"], *(execute(c, command, show=i == 0) for _, command in looks)))
@@ -170,7 +170,7 @@ def show_life(clones, stack):
         if len({row[column] for row in rows[1:]}) != len(clones):
             raise Failed(f"the clones do not differ in this: {rows[0][column]}")
     for c, row in zip(clones, rows[1:]):
-        wait_for(f"clone {c['id']} to write more than {row[6]} files", lambda c=c, was=int(row[6]): int(execute(c, "cat /run/files")) > was)
+        wait_for(f"clone {c['id']} to write more than {row[6]} files", lambda c=c, was=int(row[6]): int(execute(c, "wc -l < /run/confirmed")) > was)
     print("  All differ, and each goes on with what the template did: it has written more files since.", flush=True)
     for c in clones:
         Network(c["net"][0]["tap"], stack).reach()
