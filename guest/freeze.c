@@ -16,7 +16,7 @@
 
 #define FROZEN_LIST "/run/forkd/frozen"
 #define LOOSE "forkd.loose"
-enum { PASSES = 8, POLL_US = 2000, LIST_BYTES = 256 << 10, KERNEL_THREAD = 0x00200000 };
+enum { PASSES = 8, POLL_US = 2000, POLLS_BEFORE_AGAIN = 250, LIST_BYTES = 256 << 10, KERNEL_THREAD = 0x00200000 };
 
 /* The first line of *text as a path of its own; *text goes on behind it. false: there is no line left. */
 static bool next_line(const char **text, char ret_path[PATH_MAX])
@@ -179,20 +179,42 @@ static int stop_all(const struct groups *g, const char *list, struct err *err)
 	return 0;
 }
 
+/* Begins the freeze of a group anew. A group that is gone is none. */
+static int stop_again(const struct groups *g, const char *path)
+{
+	int r = group_write(g->top_fd, path, g->kind->file, g->kind->go);
+
+	return r < 0 ? r : group_write(g->top_fd, path, g->kind->file, g->kind->stop);
+}
+
+/*
+ * The freezer of version 1 may say FREEZING for good, when a process changed its state just then: the
+ * kernel's freezer-subsystem.rst leaves it to the writer to try again.
+ */
+static int wait_one(const struct groups *g, const char *path, uint64_t deadline_ns, struct err *err)
+{
+	for (unsigned polls = 1;; polls++) {
+		int r = group_says(g, path, g->kind->state, g->kind->is_stopped);
+		if (r == 0 && g->kind->sticks && polls % POLLS_BEFORE_AGAIN == 0)
+			r = stop_again(g, path);
+		if (r == 1 || is_gone(r))
+			return 0;
+		if (r < 0)
+			return err_num(err, ERR_INTERNAL, -r, "freeze the control group '%s'", path);
+		if (monotonic_ns() >= deadline_ns)
+			return err_num(err, ERR_INTERNAL, ETIMEDOUT, "the control group '%s' does not stand still",
+				       path);
+		usleep(POLL_US);
+	}
+}
+
 static int wait_all(const struct groups *g, const char *list, uint64_t deadline_ns, struct err *err)
 {
 	char path[PATH_MAX];
 
 	while (next_line(&list, path))
-		for (int r; (r = group_says(g, path, g->kind->state, g->kind->is_stopped)) != 1; usleep(POLL_US)) {
-			if (is_gone(r))
-				break;
-			if (r < 0)
-				return err_num(err, ERR_INTERNAL, -r, "ask the control group '%s'", path);
-			if (monotonic_ns() >= deadline_ns)
-				return err_num(err, ERR_INTERNAL, ETIMEDOUT,
-					       "the control group '%s' does not stand still", path);
-		}
+		if (wait_one(g, path, deadline_ns, err) < 0)
+			return err->num;
 	return 0;
 }
 

@@ -13,8 +13,8 @@
 #include "guest/groups_kind.h"
 
 static const struct group_kind kinds[] = {
-	{ "cgroup2", NULL, "cgroup.freeze", "1", "0", "cgroup.events", "frozen 1" },
-	{ "cgroup", "freezer", "freezer.state", "FROZEN", "THAWED", "freezer.state", "FROZEN" },
+	{ "cgroup2", NULL, "cgroup.freeze", "1", "0", "cgroup.events", "frozen 1", false },
+	{ "cgroup", "freezer", "freezer.state", "FROZEN", "THAWED", "freezer.state", "FROZEN", true },
 };
 
 static bool has_word(const char *list, const char *word)

@@ -3,6 +3,8 @@
 #ifndef GUEST_GROUPS_KIND_H
 #define GUEST_GROUPS_KIND_H
 
+#include <stdbool.h>
+
 #include "common/auto.h"
 
 struct group_kind {
@@ -10,6 +12,7 @@ struct group_kind {
 	const char *option;             /* which that mount has; NULL: any */
 	const char *file, *stop, *go;   /* the file to write, and the words */
 	const char *state, *is_stopped; /* the file to read, and the text in it */
+	bool sticks;                    /* a freeze may stay unfinished until it is begun anew */
 };
 
 /*

@@ -309,8 +309,9 @@ class Soak:
         answer = self.call("GET", clone.url, clone=clone)
         if answer and answer.json["state"] == "running":
             self.look(clone)
-        if answer and os.path.exists(clone.serial) and b"FAIL" in (serial := read(clone.serial)):
-            self.found(f"clone {clone.id}: {serial[serial.index(b'FAIL'):][:200]}")
+        with contextlib.suppress(FileNotFoundError):    # another client may delete it meanwhile
+            if answer and b"FAIL" in (serial := read(clone.serial)):
+                self.found(f"clone {clone.id}: {serial[serial.index(b'FAIL'):][:200]}")
 
     # ---- chaos
 
