@@ -34,9 +34,9 @@ class Forward(CtlTest, SystemTest):
             ports.append(int(line.split(" ")[0].rsplit(":", 1)[1]))
         return p, ports
 
-    def connect(self, port, server=None):
+    def connect(self, port, server=None, host="127.0.0.1"):
         """Both ends of a connection through the tunnel."""
-        c = socket.create_connection(("127.0.0.1", port), 60)
+        c = socket.create_connection((host, port), 60)
         self.addCleanup(c.close)
         if not server:
             return c
@@ -178,11 +178,11 @@ class Forward(CtlTest, SystemTest):
     def test_addresses_and_mistakes(self):
         server = self.server()
         _, (port,) = self.forward(server, address="localhost:")
-        self.both_ways(*self.connect(port, server))
+        self.both_ways(*self.connect(port, server, host="localhost"))     # ::1 or 127.0.0.1, as /etc/hosts has it
         for word in ("80", "x:80", "80:x", "80:0", "80:65536", "65536:80", ":80", "80:"):
             self.assertIn("form" if ":" not in word or word in ("80:x", "80:0", "80:65536", "80:") else "not a port",
                           self.ctl("forward", ID, word, status=2)[1])
-        self.assertIn("in use", self.ctl("forward", ID, f"{port}:80", status=1)[1])
+        self.assertIn("in use", self.ctl("forward", ID, f"localhost:{port}:80", status=1)[1])
         self.assertIn("no such clone", self.ctl("forward", "c-2", "0:80", status=1)[1])
         self.ctl("forward", ID, status=2)
 
