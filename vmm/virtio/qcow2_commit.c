@@ -9,7 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "common/io.h"
 #include "vmm/virtio/qcow2_private.h"
 
 enum stage { SYNC_DATA, WRITE, DONE };
@@ -90,21 +89,14 @@ struct qcow2_commit *qcow2_commit_begin(struct qcow2 *q, int *ret_error)
 	return c;
 }
 
-static int put(struct qcow2 *q, const void *buf, size_t len, uint64_t at)
-{
-	ssize_t n = io_write(q->fd, buf, len, at);
-
-	return n < 0 ? (int)n : n == (ssize_t)len ? 0 : -ENOSPC;
-}
-
 static int write_tables(struct qcow2 *q, const struct qcow2_commit *c)
 {
 	int r = 0;
 
 	for (unsigned i = 0; r >= 0 && i < c->n_parts; i++)
-		r = put(q, c->parts[i].copy, slice_bytes(q), c->parts[i].slice->at);
+		r = qcow2_put(q, c->parts[i].copy, slice_bytes(q), c->parts[i].slice->at);
 	for (unsigned i = 0; r >= 0 && i < c->n_l1; i++)
-		r = put(q, &c->l1[i].entry, sizeof(uint64_t), q->h.l1_at + c->l1[i].i * sizeof(uint64_t));
+		r = qcow2_put(q, &c->l1[i].entry, sizeof(uint64_t), q->h.l1_at + c->l1[i].i * sizeof(uint64_t));
 	return r;
 }
 

@@ -63,6 +63,8 @@ void qcow2_compressed_range(const struct qcow2 *q, uint64_t entry, uint64_t *ret
 
 /* ---- qcow2_refs.c ---- */
 
+/* Writes [at, at + len) of the file: 0 or -errno. */
+MUST_CHECK int qcow2_put(struct qcow2 *q, const void *buf, size_t len, uint64_t at);
 MUST_CHECK int qcow2_refs_open(struct qcow2 *q, struct err *err);
 /* Gives back the clusters that were taken ahead, and cuts the file. */
 void qcow2_refs_close(struct qcow2 *q);

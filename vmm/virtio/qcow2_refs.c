@@ -26,7 +26,7 @@ static uint64_t table_entries(const struct qcow2 *q)
 	return (q->h.refs_clusters << q->h.cluster_bits) / sizeof(uint64_t);
 }
 
-static int put(struct qcow2 *q, const void *buf, size_t len, uint64_t at)
+int qcow2_put(struct qcow2 *q, const void *buf, size_t len, uint64_t at)
 {
 	ssize_t n = io_write(q->fd, buf, len, at);
 
@@ -97,7 +97,7 @@ static int set_refs(struct qcow2 *q, uint64_t cluster, uint64_t n, uint64_t valu
 		return r;
 	for (uint64_t i = 0; i < n; i++)
 		ref_put(part, first - (from << 3 >> order) + i, order, value);
-	return put(q, part, to - from, at + from);
+	return qcow2_put(q, part, to - from, at + from);
 }
 
 /* ---- new clusters ---- */
@@ -128,11 +128,11 @@ static int grow_table(struct qcow2 *q, uint64_t first)
 	refs[first / per_block(q)] = htobe64(first * cluster);
 	for (uint64_t k = 0; k < 1 + n; k++)
 		ref_put(block, i + k, q->h.refs_order, 1);
-	int r = ftruncate(q->fd, (off_t)(table + bytes)) < 0 ? -errno : put(q, block, cluster, first * cluster);
+	int r = ftruncate(q->fd, (off_t)(table + bytes)) < 0 ? -errno : qcow2_put(q, block, cluster, first * cluster);
 	if (r >= 0)
-		r = put(q, refs, bytes, table);
+		r = qcow2_put(q, refs, bytes, table);
 	if (r >= 0)
-		r = fdatasync(q->fd) < 0 ? -errno : put(q, &named, sizeof(named), QCOW2_REFS_AT);
+		r = fdatasync(q->fd) < 0 ? -errno : qcow2_put(q, &named, sizeof(named), QCOW2_REFS_AT);
 	if (r < 0) {
 		free(refs);
 		return r;
@@ -161,9 +161,10 @@ static int add_block(struct qcow2 *q, uint64_t first)
 	if (!block)
 		return -ENOMEM;
 	ref_put(block, first % per_block(q), q->h.refs_order, 1);
-	int r = ftruncate(q->fd, (off_t)((first + 1) * cluster)) < 0 ? -errno : put(q, block, cluster, first * cluster);
+	int r = ftruncate(q->fd, (off_t)((first + 1) * cluster)) < 0 ? -errno
+								     : qcow2_put(q, block, cluster, first * cluster);
 	if (r >= 0)
-		r = fdatasync(q->fd) < 0 ? -errno : put(q, &at, sizeof(at), q->h.refs_at + i * sizeof(at));
+		r = fdatasync(q->fd) < 0 ? -errno : qcow2_put(q, &at, sizeof(at), q->h.refs_at + i * sizeof(at));
 	if (r < 0)
 		return r;
 	q->refs[i] = at;
@@ -176,7 +177,7 @@ int qcow2_touch(struct qcow2 *q)
 {
 	if (!q->h.autoclear)
 		return 0;
-	int r = put(q, &(uint64_t){ 0 }, sizeof(uint64_t), QCOW2_AUTOCLEAR_AT);
+	int r = qcow2_put(q, &(uint64_t){ 0 }, sizeof(uint64_t), QCOW2_AUTOCLEAR_AT);
 	if (r >= 0)
 		r = fdatasync(q->fd) < 0 ? -errno : 0;
 	if (r >= 0)
@@ -242,17 +243,14 @@ void qcow2_unreserve(struct qcow2 *q, uint64_t at, uint64_t len)
 static void drop_ref(struct qcow2 *q, uint64_t cluster, bool punch)
 {
 	uint64_t bytes = qcow2_cluster_bytes(&q->h), at = block_of(q, cluster), i = cluster % per_block(q);
-	uint64_t from = i << q->h.refs_order >> 3;
+	unsigned order = q->h.refs_order;
+	uint64_t from = i << order >> 3;
 	uint8_t ref[8];
-	size_t width = q->h.refs_order < 3 ? 1 : 1U << (q->h.refs_order - 3);
 
-	if (at == 0 || check_block(q, at) < 0 || get(q, ref, width, at + from) < 0)
+	if (at == 0 || check_block(q, at) < 0 || get(q, ref, order < 3 ? 1 : 1U << (order - 3), at + from) < 0)
 		return;
-	uint64_t in_part = i - (from << 3 >> q->h.refs_order), value = ref_get(ref, in_part, q->h.refs_order);
-	if (value == 0)
-		return;
-	ref_put(ref, in_part, q->h.refs_order, value - 1);
-	if (put(q, ref, width, at + from) == 0 && value == 1 && punch)
+	uint64_t value = ref_get(ref, i - (from << 3 >> order), order);
+	if (value > 0 && set_refs(q, cluster, 1, value - 1) == 0 && value == 1 && punch)
 		(void)fallocate(q->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(cluster * bytes),
 				(off_t)bytes);
 }
