@@ -7,13 +7,17 @@
 
 const char *const ctl_fd_kinds[] = { "api",        "disk",          "disk_lock",   "net",
 				     "serial_log", "serial_socket", "console_log", "console_socket",
-				     "kernel",     "initramfs",     "vsock",       NULL };
+				     "kernel",     "initramfs",     "vsock",       "disk_base",
+				     NULL };
+const char *const ctl_formats[] = { "configured", "raw", "qcow2", NULL };
 const char *const ctl_memory_modes[] = { "copy", "ondemand", "copyonwrite", NULL };
 const char *const ctl_clocks[] = { "advance", "continue", NULL };
 
 static const struct field fd_fields[] = {
 	F_ENUM(struct ctl_fd, kind, ctl_fd_kinds, .flags = F_REQUIRED),
 	F(struct ctl_fd, id),
+	F(struct ctl_fd, path),
+	F_ENUM(struct ctl_fd, format, ctl_formats),
 	F_END,
 };
 
@@ -82,6 +86,11 @@ const struct field ctl_exiting_fields[] = {
 	F_END,
 };
 
+const struct field ctl_snapshot_fields[] = {
+	F_OBJ_LIST(struct ctl_snapshot, fds, fd_fields, .count = SOCK_FDS_MAX - 1),
+	F_END,
+};
+
 const struct field ctl_snapshotted_fields[] = {
 	F(struct ctl_snapshotted, paused_us),
 	F_END,
@@ -125,6 +134,8 @@ static const struct field disk_fields[] = {
 	F(struct ctl_disk, path),
 	F(struct ctl_disk, readonly),
 	F(struct ctl_disk, direct),
+	F(struct ctl_disk, qcow2),
+	F(struct ctl_disk, backing_files),
 	F(struct ctl_disk, bytes),
 	F_END,
 };

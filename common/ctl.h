@@ -14,6 +14,7 @@
  *      takes no snapshot while it runs and has a writable disk
  *   2  a VM process knows `dial`, and its vsock socket does not lead to AGENT_PRIVATE_PORT; it knows `net_held` and `clock` of
  *      `restore`, and `net_release`
+ *   3  a VM process knows CTL_FD_DISK_BASE, and path and format of a disk's descriptor, and a snapshot's disks
  *
  * Template host (its socket is a socketpair given by forkd; end of file ends it; the VM processes go on):
  *   hello    struct ctl_hello                         -> struct ctl_hello. First. Version 0 does not know it.
@@ -28,8 +29,11 @@
  *   restore  struct ctl_restore; fds as listed there  -> struct ctl_status. Once.
  *   boot     struct ctl_boot; fds as listed there     -> struct ctl_status. Once; process not made by a template host.
  *   pause, resume                                     -> struct ctl_status; done already: fine
- *   snapshot fds: an empty directory                  -> struct ctl_snapshotted. Pauses while it is written, when it runs.
- *                                                        A VM that runs and has a writable disk: ERR_CONFLICT.
+ *   snapshot struct ctl_snapshot; fds: an empty directory, then as listed there   -> struct ctl_snapshotted. Pauses while it is written,
+ *                                                        when it runs. A disk that is listed gets another image over its present one,
+ *                                                        which is as the snapshot knows it then, and which the process has no right to
+ *                                                        write any more. A VM that runs and has a writable disk which is not
+ *                                                        listed: ERR_CONFLICT. ERR_CONFLICT, too: what is listed is over another image.
  *   dial     struct ctl_dial; fds: a stream socket    -> {"ok":true}; the socket gets the line "OK PORT" when the guest accepts, then
  *                                                        what the guest sends; it is closed when the guest refuses.
  *                                                        ERR_NOT_FOUND: no vsock device. ERR_BUSY: too many streams.
@@ -56,7 +60,7 @@
 
 enum { CTL_PACKET_MAX = 128 * 1024, CTL_PARK_MAX = 64 };
 /* The newest version that this build speaks, and the oldest. forkd starts no process that does not speak the newest. */
-enum { CTL_VERSION = 2, CTL_VERSION_OLDEST = 0 };
+enum { CTL_VERSION = 3, CTL_VERSION_OLDEST = 0 };
 
 struct ctl_hello {
 	uint32_t version, oldest;
@@ -76,12 +80,18 @@ enum ctl_fd_kind {
 	CTL_FD_KERNEL,
 	CTL_FD_INITRAMFS, /* boot only */
 	CTL_FD_VSOCK,     /* listening stream socket of the vsock device */
+	CTL_FD_DISK_BASE, /* a file behind a disk's qcow2 image, in order, read-only; with id and format */
 };
 extern const char *const ctl_fd_kinds[]; /* "api", "disk", "disk_lock", "net", … */
 
+enum ctl_format { CTL_FORMAT_CONFIGURED, CTL_FORMAT_RAW, CTL_FORMAT_QCOW2 };
+extern const char *const ctl_formats[]; /* "configured" (of a disk: image_type of its configuration), "raw", "qcow2" */
+
 struct ctl_fd {
-	uint8_t kind; /* enum ctl_fd_kind */
-	char *id;     /* the id of the disk or net, or "#0": its place in the list; NULL for the other kinds */
+	uint8_t kind;   /* enum ctl_fd_kind */
+	char *id;       /* the id of the disk or net, or "#0": its place in the list; NULL for the other kinds */
+	char *path;     /* of CTL_FD_DISK: the image's path from now on; NULL: as configured */
+	uint8_t format; /* of CTL_FD_DISK and CTL_FD_DISK_BASE: enum ctl_format */
 };
 
 enum ctl_memory_mode { CTL_COPY, CTL_ONDEMAND, CTL_COPYONWRITE };
@@ -141,6 +151,12 @@ struct ctl_exiting {
 	int32_t code; /* exit code to come */
 };
 
+/* Of `snapshot`: CTL_FD_DISK, CTL_FD_DISK_LOCK and CTL_FD_DISK_BASE. */
+struct ctl_snapshot {
+	struct ctl_fd *fds; /* one for each descriptor of the packet but the first, in order */
+	uint32_t n_fds;
+};
+
 struct ctl_snapshotted {
 	uint64_t paused_us; /* how long the guest stood still; 0: it was paused before */
 };
@@ -170,7 +186,7 @@ struct ctl_net {
 };
 struct ctl_disk {
 	char *id, *path;
-	bool readonly, direct;
+	bool readonly, direct, qcow2, backing_files;
 	uint64_t bytes; /* as the guest knows it, whole sectors; 0: not known */
 };
 struct ctl_template {
@@ -206,8 +222,8 @@ bool ctl_is_random_source(const char *path);
 
 extern const struct field ctl_hello_fields[], ctl_state_fields[], ctl_load_fields[], ctl_fork_fields[],
 	ctl_exited_fields[], ctl_restore_fields[], ctl_boot_fields[], ctl_status_fields[], ctl_exiting_fields[],
-	ctl_snapshotted_fields[], ctl_dial_fields[], ctl_net_released_fields[], ctl_stats_fields[],
-	ctl_template_fields[], ctl_open_dir_fields[], ctl_dir_fields[], ctl_connect_fields[];
+	ctl_snapshot_fields[], ctl_snapshotted_fields[], ctl_dial_fields[], ctl_net_released_fields[],
+	ctl_stats_fields[], ctl_template_fields[], ctl_open_dir_fields[], ctl_dir_fields[], ctl_connect_fields[];
 
 /*
  * A packet that came in: its JSON and its descriptors. It is zeroed before the first use;

@@ -161,15 +161,14 @@ static int read_backing(const struct disk_header *d, const uint8_t *cluster, siz
 	return read_extensions(cluster, begin, end, path, h, err);
 }
 
-int qcow2_read_header(int fd, uint64_t file_bytes, const char *path, struct qcow2_header *ret, struct err *err)
+int qcow2_parse_header(const uint8_t *head, size_t len, uint64_t file_bytes, const char *path, struct qcow2_header *ret,
+		       struct err *err)
 {
 	struct disk_header d = {};
 	struct qcow2_header h = {};
-	ssize_t n = io_read(fd, &d, sizeof(d), 0);
 
-	if (n < 0)
-		return err_num(err, ERR_INTERNAL, (int)-n, "read the header of '%s'", path);
-	if (n < V2_BYTES || memcmp(d.magic, QCOW2_MAGIC, QCOW2_MAGIC_BYTES) != 0)
+	memcpy(&d, head, len < sizeof(d) ? len : sizeof(d));
+	if (len < V2_BYTES || memcmp(d.magic, QCOW2_MAGIC, QCOW2_MAGIC_BYTES) != 0)
 		return refuse(path, "has no header of qcow2", err);
 	h.cluster_bits = be32toh(d.cluster_bits);
 	if (h.cluster_bits < QCOW2_BITS_MIN || h.cluster_bits > QCOW2_BITS_MAX)
@@ -181,14 +180,22 @@ int qcow2_read_header(int fd, uint64_t file_bytes, const char *path, struct qcow
 				     be32toh(d.n_snapshots), err);
 	if (read_version(&d, path, &h, err) < 0 || read_tables(&d, file_bytes, path, &h, err) < 0)
 		return err->num;
-	autofree uint8_t *cluster = malloc(qcow2_cluster_bytes(&h));
-	n = cluster ? io_read(fd, cluster, qcow2_cluster_bytes(&h), 0) : -ENOMEM;
-	if (n < 0)
-		return err_num(err, ERR_INTERNAL, (int)-n, "read the header of '%s'", path);
-	if (read_backing(&d, cluster, (size_t)n, path, &h, err) < 0)
+	uint64_t cluster = qcow2_cluster_bytes(&h);
+	if (read_backing(&d, head, len < cluster ? len : cluster, path, &h, err) < 0)
 		return err->num;
 	*ret = h;
 	return 0;
+}
+
+int qcow2_read_header(int fd, uint64_t file_bytes, const char *path, struct qcow2_header *ret, struct err *err)
+{
+	size_t len = file_bytes < QCOW2_HEAD_MAX ? (size_t)file_bytes : QCOW2_HEAD_MAX;
+	autofree uint8_t *head = malloc(len + 1);
+	ssize_t n = head ? io_read(fd, head, len, 0) : -ENOMEM;
+
+	if (n < 0)
+		return err_num(err, ERR_INTERNAL, (int)-n, "read the header of '%s'", path);
+	return qcow2_parse_header(head, (size_t)n, file_bytes, path, ret, err);
 }
 
 /* ---- a new image ---- */

@@ -17,7 +17,8 @@ enum {
 	QCOW2_MAGIC_BYTES = 4,
 	QCOW2_BITS_MIN = 9, /* of a cluster's size */
 	QCOW2_BITS_MAX = 21,
-	QCOW2_BITS_OWN = 16, /* of the overlays made here */
+	QCOW2_BITS_OWN = 16,                  /* of the overlays made here */
+	QCOW2_HEAD_MAX = 1 << QCOW2_BITS_MAX, /* the first cluster, where the header and all names are */
 	QCOW2_NAME_MAX = 1023,
 	QCOW2_FORMAT_MAX = 15,
 	QCOW2_L1_MAX_BYTES = 32 << 20, /* QEMU's own bounds */
@@ -57,6 +58,9 @@ static inline uint64_t qcow2_l2_covers(const struct qcow2_header *h)
  */
 MUST_CHECK int qcow2_read_header(int fd, uint64_t file_bytes, const char *path, struct qcow2_header *ret,
 				 struct err *err);
+/* The same of the image's first `len` bytes, QCOW2_HEAD_MAX or all of them. Makes no system call. */
+MUST_CHECK int qcow2_parse_header(const uint8_t *head, size_t len, uint64_t file_bytes, const char *path,
+				  struct qcow2_header *ret, struct err *err);
 
 /*
  * Writes an empty image of `bytes` (a multiple of 512) into the empty file fd: version 3, clusters of

@@ -7,6 +7,8 @@
 #include "forkctl/table.h"
 
 const struct option_row template_build_options[] = {
+	{ "disks", "FROM", "of disks that the guest writes: copy (default), or caller: each clone brings its own", 0,
+	  false },
 	{ "no-wait", NULL, "return as soon as the daemon has begun", 0, false },
 	{ NULL, NULL, NULL, 0, false },
 };
@@ -17,6 +19,8 @@ const struct option_row template_create_options[] = {
 	{ "ready-delay", "MS", "ready so many milliseconds after the start", 0, false },
 	{ "ready-agent", NULL, "ready when the guest's agent says so", 0, false },
 	{ "timeout", "S", "give up after so many seconds", 0, false },
+	{ "disks", "FROM", "of disks that the guest writes: copy (default), or caller: each clone brings its own", 0,
+	  false },
 	{ "no-wait", NULL, "return as soon as the daemon has begun", 0, false },
 	{ NULL, NULL, NULL, 0, false },
 };
@@ -107,8 +111,11 @@ static int build(struct cli *cli, const char *name, struct strbuf *body)
 	struct progress p = { .name = name, .begun_ns = monotonic_ns(), .terminal = isatty(STDERR_FILENO) };
 	const struct event_handler handler = { .event = on_event, .tick = on_tick, .end = on_end, .arg = &p };
 	bool wait = !args_option(cli->args, "no-wait");
+	const char *disks = args_option(cli->args, "disks");
 	autoanswer struct answer a = {};
 
+	if (disks)
+		body_text(body, "disks", disks);
 	strbuf_puts(body, wait ? "}" : ",\"async\":true}");
 	if (!wait)
 		return begin(cli, name, body->text);

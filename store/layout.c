@@ -65,6 +65,60 @@ int layout_write(int fd, const void *bytes, size_t len, uint64_t off, const char
 	return 0;
 }
 
+int layout_write_file(int dir_fd, const char *name, const struct strbuf *text, struct err *err)
+{
+	autoclose int fd = openat(dir_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0400);
+
+	if (fd < 0)
+		return err_sys(err, ERR_INTERNAL, "create %s", name);
+	if (layout_write(fd, text->text, text->len, 0, name, err) < 0)
+		return err->num;
+	if (fchmod(fd, 0400) < 0 || fsync(fd) < 0)
+		return err_sys(err, ERR_INTERNAL, "write %s", name);
+	return 0;
+}
+
+int layout_read_file(int dir_fd, const char *name, uint64_t max_bytes, char **ret_text, size_t *ret_len,
+		     struct err *err)
+{
+	struct stat st;
+	autoclose int fd = openat(dir_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+
+	if (fd < 0)
+		return err_sys(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_INTERNAL, "open %s", name);
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size > max_bytes)
+		return err_set(err, ERR_INTERNAL, "%s is not a regular file of up to %llu bytes", name,
+			       (unsigned long long)max_bytes);
+	size_t len = (size_t)st.st_size;
+	autofree char *text = malloc(len + 1);
+	if (!text)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "read %s", name);
+	ssize_t n = io_read(fd, text, len, 0);
+	if (n < 0)
+		return err_num(err, ERR_INTERNAL, (int)-n, "read %s", name);
+	if ((size_t)n < len)
+		return err_set(err, ERR_INTERNAL, "%s was cut while it was read", name);
+	*ret_text = steal_ptr(&text);
+	*ret_len = len;
+	return 0;
+}
+
+int layout_make_dir(int parent_fd, char name[RANDOM_NAME], int *ret_dir_fd, struct err *err)
+{
+	char random[RANDOM_NAME];
+
+	if (layout_random_name(random, err) < 0)
+		return err->num;
+	if (mkdirat(parent_fd, random, 0700) < 0)
+		return err_sys(err, ERR_INTERNAL, "make directory '%s' in the store", random);
+	memcpy(name, random, sizeof(random));
+	int fd = layout_open_dir(parent_fd, random);
+	if (fd < 0)
+		return err_num(err, ERR_INTERNAL, -fd, "open directory '%s' of the store", random);
+	*ret_dir_fd = fd;
+	return 0;
+}
+
 static int remove_tree(int parent_fd, const char *name, unsigned depth, struct err *err)
 {
 	if (unlinkat(parent_fd, name, 0) == 0 || errno == ENOENT)
@@ -91,6 +145,25 @@ static int remove_tree(int parent_fd, const char *name, unsigned depth, struct e
 int layout_remove(int parent_fd, const char *name, struct err *err)
 {
 	return remove_tree(parent_fd, name, 0, err);
+}
+
+static void remove_or_warn(const struct store *s, int dir_fd, const char *what, const char *name)
+{
+	struct err err = {};
+	char line[ERR_MSG_BYTES];
+
+	if (layout_remove(dir_fd, name, &err) < 0)
+		log_warn("store '%s': left in %s: %s", s->root, what, err_line(&err, line, sizeof(line)));
+}
+
+void layout_unstage(const struct store *s, const char *name)
+{
+	remove_or_warn(s, s->staging_fd, "staging", name);
+}
+
+void layout_remove_trash(const struct store *s, const char *name)
+{
+	remove_or_warn(s, s->trash_fd, "trash", name);
 }
 
 /*
@@ -197,7 +270,8 @@ static int open_layout(struct store *s, struct err *err)
 	if (found < 0 || (found == 0 && write_format(s, err) < 0))
 		return err->num;
 	if (open_part(s, "templates", &s->templates_fd, err) < 0 || open_part(s, "staging", &s->staging_fd, err) < 0 ||
-	    open_part(s, "trash", &s->trash_fd, err) < 0)
+	    open_part(s, "trash", &s->trash_fd, err) < 0 || open_part(s, "images", &s->images_fd, err) < 0 ||
+	    open_part(s, "overlays", &s->overlays_fd, err) < 0)
 		return err->num;
 	return fsync(s->root_fd) < 0 ? err_sys(err, ERR_INTERNAL, "write store '%s'", s->root) : 0;
 }
@@ -208,26 +282,23 @@ static int open_layout(struct store *s, struct err *err)
  */
 static void remove_leftovers(const struct store *s, int dir_fd, const char *what)
 {
-	struct err err = {};
-	char line[ERR_MSG_BYTES];
 	autodir DIR *d = layout_list(dir_fd);
 
 	for (struct dirent *e; d && (e = layout_next(d));)
-		if (layout_remove(dir_fd, e->d_name, &err) < 0)
-			log_warn("store '%s': left in %s: %s", s->root, what, err_line(&err, line, sizeof(line)));
+		remove_or_warn(s, dir_fd, what, e->d_name);
 }
 
 /*
  * Makes directories read-only: a crash beside the rename of a template leaves its directory
  * writable.
  */
-static void seal_directories(const struct store *s)
+static void seal_directories(int parent_fd)
 {
-	autodir DIR *d = layout_list(s->templates_fd);
+	autodir DIR *d = layout_list(parent_fd);
 	struct stat st;
 
 	for (struct dirent *e; d && (e = layout_next(d));) {
-		autoclose int fd = layout_open_dir(s->templates_fd, e->d_name);
+		autoclose int fd = layout_open_dir(parent_fd, e->d_name);
 		if (fd >= 0 && fstat(fd, &st) == 0 && (st.st_mode & 07777) != 0500)
 			(void)fchmod(fd, 0500);
 	}
@@ -245,15 +316,22 @@ int store_open(const char *root, struct store **ret_store, struct err *err)
 		.templates_fd = -1,
 		.staging_fd = -1,
 		.trash_fd = -1,
+		.images_fd = -1,
+		.overlays_fd = -1,
 	};
 	pthread_mutex_init(&s->mutex, NULL);
 	if (open_root(s, root, err) < 0 || open_layout(s, err) < 0) {
 		store_close(s);
 		return err->num;
 	}
+	if (images_load(s, err) < 0) {
+		store_close(s);
+		return err->num;
+	}
 	remove_leftovers(s, s->staging_fd, "staging");
 	remove_leftovers(s, s->trash_fd, "trash");
-	seal_directories(s);
+	seal_directories(s->templates_fd);
+	seal_directories(s->images_fd);
 	*ret_store = s;
 	return 0;
 }
@@ -262,10 +340,13 @@ void store_close(struct store *s)
 {
 	if (!s)
 		return;
-	int fds[] = { s->templates_fd, s->staging_fd, s->trash_fd, s->root_fd, s->lock_fd };
+	int fds[] = {
+		s->templates_fd, s->staging_fd, s->trash_fd, s->images_fd, s->overlays_fd, s->root_fd, s->lock_fd
+	};
 	for (unsigned i = 0; i < ARRAY_LEN(fds); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
+	images_forget(s);
 	pthread_mutex_destroy(&s->mutex);
 	free(s->root);
 	free(s);

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* What a snapshot consists of, and manifest.json: its table, its checks, to disk and back. */
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 
-#include "common/io.h"
 #include "store/store_internal.h"
 
 static const char manifest_json[] = "manifest.json";
@@ -29,6 +27,7 @@ static const struct field disk_fields[] = {
 	F(struct manifest_disk, id, .flags = F_REQUIRED),
 	F(struct manifest_disk, path, .flags = F_REQUIRED),
 	F(struct manifest_disk, bytes, .flags = F_REQUIRED),
+	F(struct manifest_disk, image, .flags = F_NULL),
 	F_END,
 };
 
@@ -85,38 +84,7 @@ int manifest_write(int dir_fd, const struct manifest *m, struct err *err)
 	strbuf_putc(&out, '\n');
 	if (out.failed)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "write %s", manifest_json);
-	autoclose int fd = openat(dir_fd, manifest_json, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0400);
-	if (fd < 0)
-		return err_sys(err, ERR_INTERNAL, "create %s", manifest_json);
-	if (layout_write(fd, out.text, out.len, 0, manifest_json, err) < 0)
-		return err->num;
-	if (fchmod(fd, 0400) < 0 || fsync(fd) < 0)
-		return err_sys(err, ERR_INTERNAL, "write %s", manifest_json);
-	return 0;
-}
-
-static int read_text(int dir_fd, char **ret_text, size_t *ret_len, struct err *err)
-{
-	struct stat st;
-	autoclose int fd = openat(dir_fd, manifest_json, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-
-	if (fd < 0)
-		return err_sys(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_INTERNAL, "open %s", manifest_json);
-	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size > JSON_MAX_BYTES)
-		return err_set(err, ERR_INTERNAL, "%s is not a regular file of up to %llu bytes", manifest_json,
-			       (unsigned long long)JSON_MAX_BYTES);
-	size_t len = (size_t)st.st_size;
-	autofree char *text = malloc(len + 1);
-	if (!text)
-		return err_num(err, ERR_INTERNAL, ENOMEM, "read %s", manifest_json);
-	ssize_t n = io_read(fd, text, len, 0);
-	if (n < 0)
-		return err_num(err, ERR_INTERNAL, (int)-n, "read %s", manifest_json);
-	if ((size_t)n < len)
-		return err_set(err, ERR_INTERNAL, "%s was cut while it was read", manifest_json);
-	*ret_text = steal_ptr(&text);
-	*ret_len = len;
-	return 0;
+	return layout_write_file(dir_fd, manifest_json, &out, err);
 }
 
 static int check_file(const struct store_file *f, unsigned index, struct err *err)
@@ -124,14 +92,7 @@ static int check_file(const struct store_file *f, unsigned index, struct err *er
 	if (strcmp(f->name, snapshot_files[index]) != 0)
 		return err_set(err, ERR_INTERNAL, "%s: files[%u] is '%.64s', not '%s'", manifest_json, index, f->name,
 			       snapshot_files[index]);
-	if (f->n_sha256 != digest_chunks(f->bytes))
-		return err_set(err, ERR_INTERNAL, "%s: %s has %u digests, %llu bytes need %u", manifest_json, f->name,
-			       f->n_sha256, (unsigned long long)f->bytes, digest_chunks(f->bytes));
-	for (uint32_t i = 0; i < f->n_sha256; i++)
-		if (strspn(f->sha256[i], "0123456789abcdef") != STORE_DIGEST_HEX || f->sha256[i][STORE_DIGEST_HEX])
-			return err_set(err, ERR_INTERNAL, "%s: digest %u of %s is not a SHA-256: '%.80s'",
-				       manifest_json, i, f->name, f->sha256[i]);
-	return 0;
+	return sealed_check_digests(f, manifest_json, err);
 }
 
 /* The format is checked before anything else: another one may have other members. */
@@ -177,7 +138,7 @@ int manifest_read(int dir_fd, const char *name, struct manifest *ret, struct err
 	autofree char *text = NULL;
 	size_t len = 0;
 
-	if (read_text(dir_fd, &text, &len, err) < 0)
+	if (layout_read_file(dir_fd, manifest_json, JSON_MAX_BYTES, &text, &len, err) < 0)
 		return err->num;
 	fields_init(manifest_fields, &m);
 	if (parse(text, len, name, &m, err) < 0) {

@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
@@ -17,8 +16,6 @@
 #include "common/version.h"
 #include "store/store_internal.h"
 
-enum { WRITER_TRIES = 500, WRITER_PAUSE_MS = 10 };
-
 struct staged {
 	struct store *store;
 	struct store_file files[STORE_FILES]; /* files whose digests are known: they were copied through this process */
@@ -26,25 +23,21 @@ struct staged {
 	char *path;
 	char dir_name[RANDOM_NAME];           /* "": not made */
 	char sealed_name[STORE_NAME_MAX + 1]; /* "": not sealed */
+	char (*images)[STORE_ID_CHARS + 1];   /* references that the template will have */
+	uint32_t n_images;
 };
 
 /* ---- life ---- */
 
 static int make_dir(struct staged *s, struct err *err)
 {
-	char name[RANDOM_NAME];
-
-	if (layout_random_name(name, err) < 0)
+	if (layout_make_dir(s->store->staging_fd, s->dir_name, &s->dir_fd, err) < 0)
 		return err->num;
-	if (asprintf(&s->path, "%s/staging/%s", s->store->root, name) < 0) {
+	if (asprintf(&s->path, "%s/staging/%s", s->store->root, s->dir_name) < 0) {
 		s->path = NULL;
 		return err_num(err, ERR_INTERNAL, ENOMEM, "stage a template");
 	}
-	if (mkdirat(s->store->staging_fd, name, 0700) < 0)
-		return err_sys(err, ERR_INTERNAL, "make '%s'", s->path);
-	memcpy(s->dir_name, name, sizeof(name));
-	s->dir_fd = layout_open_dir(s->store->staging_fd, name);
-	return s->dir_fd < 0 ? err_num(err, ERR_INTERNAL, -s->dir_fd, "open '%s'", s->path) : 0;
+	return 0;
 }
 
 int store_stage(struct store *store, struct staged **ret, struct err *err)
@@ -69,19 +62,19 @@ static void staged_free(struct staged *s)
 		fields_free(store_file_fields, &s->files[i]);
 	if (s->dir_fd >= 0)
 		close(s->dir_fd);
+	free(s->images);
 	free(s->path);
 	free(s);
 }
 
 void staged_discard(struct staged *s)
 {
-	struct err err = {};
-	char line[ERR_MSG_BYTES];
-
 	if (!s)
 		return;
-	if (s->dir_name[0] && layout_remove(s->store->staging_fd, s->dir_name, &err) < 0)
-		log_warn("store '%s': left in staging: %s", s->store->root, err_line(&err, line, sizeof(line)));
+	if (s->dir_name[0])
+		layout_unstage(s->store, s->dir_name);
+	for (uint32_t i = 0; i < s->n_images; i++)
+		store_image_unref(s->store, s->images[i]);
 	staged_free(s);
 }
 
@@ -97,18 +90,12 @@ const char *staged_path(const struct staged *s)
 
 /* ---- import ---- */
 
-static bool same_file(const struct stat *a, const struct stat *b)
-{
-	return a->st_dev == b->st_dev && a->st_ino == b->st_ino && a->st_size == b->st_size &&
-	       timespec_ns(a->st_mtim) == timespec_ns(b->st_mtim) && timespec_ns(a->st_ctim) == timespec_ns(b->st_ctim);
-}
-
 /* Also of one that has lost its name to another: that changes its ctime. */
 static int check_unchanged(const struct store_source *file, unsigned i, struct err *err)
 {
 	struct stat now;
 
-	if (fstat(file->fd, &now) < 0 || !same_file(&now, &file->st))
+	if (fstat(file->fd, &now) < 0 || !sealed_same(&now, &file->st))
 		return err_set(err, ERR_CONFLICT, "%s changed while it was read", snapshot_files[i]);
 	return 0;
 }
@@ -167,38 +154,6 @@ int staged_import(struct staged *s, const struct store_source files[STORE_FILES]
 
 /* ---- seal ---- */
 
-/*
- * Waits for some seconds until nobody has the file open for writing. A read lease is refused as
- * long as somebody has, as the VM process may that wrote the file, or a child of this process that
- * has not called exec yet and holds what this process has closed. SIGURG is what breaking the lease
- * would send: it is ignored by default.
- */
-static int wait_for_writers(int fd, const char *name, struct err *err)
-{
-	const struct timespec pause = { .tv_nsec = WRITER_PAUSE_MS * 1000000L };
-
-	for (unsigned i = 0; i < WRITER_TRIES; i++) {
-		if (fcntl(fd, F_SETSIG, SIGURG) < 0 || fcntl(fd, F_SETLEASE, F_RDLCK) == 0 || errno != EAGAIN) {
-			(void)fcntl(fd, F_SETLEASE, F_UNLCK); /* also where the file system has no leases */
-			return 0;
-		}
-		nanosleep(&pause, NULL);
-	}
-	return err_set(err, ERR_CONFLICT, "%s is still open for writing", name);
-}
-
-/* Makes the file read-only: from here on only this process and root can change it. */
-static int close_to_others(const struct store_source *in, const char *name, struct err *err)
-{
-	if (in->st.st_nlink != 1)
-		return err_set(err, ERR_INVALID, "%s has %llu names", name, (unsigned long long)in->st.st_nlink);
-	if (in->st.st_uid != geteuid() && fchown(in->fd, geteuid(), getegid()) < 0)
-		return err_sys(err, ERR_INTERNAL, "take %s over from user %u", name, in->st.st_uid);
-	if (fchmod(in->fd, 0400) < 0)
-		return err_sys(err, ERR_INTERNAL, "seal %s", name);
-	return wait_for_writers(in->fd, name, err);
-}
-
 static int seal_file(struct staged *s, unsigned i, struct store_file *f, struct err *err)
 {
 	autoclose int fd = -1;
@@ -206,7 +161,7 @@ static int seal_file(struct staged *s, unsigned i, struct store_file *f, struct 
 	int r = open_staged(s->dir_fd, i, &in, err);
 
 	fd = in.fd;
-	if (r < 0 || close_to_others(&in, snapshot_files[i], err) < 0)
+	if (r < 0 || sealed_close_to_others(&in, snapshot_files[i], err) < 0)
 		return err->num;
 	if (!f->name) {
 		f->bytes = (uint64_t)in.st.st_size;
@@ -216,15 +171,7 @@ static int seal_file(struct staged *s, unsigned i, struct store_file *f, struct 
 		if (digest_file(fd, -1, f, err) < 0)
 			return err->num;
 	}
-	if (fsync(fd) < 0 || fstat(fd, &in.st) < 0)
-		return err_sys(err, ERR_INTERNAL, "write %s to disk", f->name);
-	if ((uint64_t)in.st.st_size != f->bytes)
-		return err_set(err, ERR_CONFLICT, "%s changed while it was read", f->name);
-	f->inode = in.st.st_ino;
-	f->mtime_ns = timespec_ns(in.st.st_mtim);
-	f->ctime_ns = timespec_ns(in.st.st_ctim);
-	f->allocated_bytes = digest_allocated(fd);
-	return 0;
+	return sealed_note(fd, f, err);
 }
 
 static int fill_manifest(struct staged *s, struct manifest *m, struct err *err)
@@ -243,12 +190,26 @@ static int fill_manifest(struct staged *s, struct manifest *m, struct err *err)
 	return 0;
 }
 
+/* The references are the struct's until the template is published. */
+static int take_images(struct staged *s, const struct manifest *m, struct err *err)
+{
+	s->images = calloc(m->n_disks + 1UL, sizeof(*s->images));
+	if (!s->images)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "seal '%s'", m->name);
+	if (images_ref_all(s->store, m, err) < 0)
+		return err->num;
+	for (uint32_t i = 0; i < m->n_disks; i++)
+		if (m->disks[i].image)
+			snprintf(s->images[s->n_images++], sizeof(*s->images), "%s", m->disks[i].image);
+	return 0;
+}
+
 static int seal(struct staged *s, struct manifest *m, struct err *err)
 {
 	for (unsigned i = 0; i < STORE_FILES; i++)
 		if (seal_file(s, i, &s->files[i], err) < 0)
 			return err->num;
-	if (fill_manifest(s, m, err) < 0 || manifest_write(s->dir_fd, m, err) < 0)
+	if (take_images(s, m, err) < 0 || fill_manifest(s, m, err) < 0 || manifest_write(s->dir_fd, m, err) < 0)
 		return err->num;
 	return fsync(s->dir_fd) < 0 ? err_sys(err, ERR_INTERNAL, "write '%s' to disk", s->path) : 0;
 }

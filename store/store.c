@@ -187,33 +187,6 @@ int store_manifest(struct store *s, const char *name, struct manifest *ret, stru
 	return open_manifest(s, name, &dir_fd, ret, err);
 }
 
-static int check_sealed(int dir_fd, const struct store_file *f, struct err *err)
-{
-	struct stat st;
-
-	if (fstatat(dir_fd, f->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return err_sys(err, ERR_INTERNAL, "%s", f->name);
-	const struct {
-		const char *what;
-		uint64_t now, sealed;
-	} facts[] = {
-		{ "is inode", st.st_ino, f->inode },
-		{ "has length", (uint64_t)st.st_size, f->bytes },
-		{ "has mtime", timespec_ns(st.st_mtim), f->mtime_ns },
-		{ "has ctime", timespec_ns(st.st_ctim), f->ctime_ns },
-	};
-	if (!S_ISREG(st.st_mode))
-		return err_set(err, ERR_INTERNAL, "%s is not a regular file", f->name);
-	for (unsigned i = 0; i < ARRAY_LEN(facts); i++)
-		if (facts[i].now != facts[i].sealed)
-			return err_set(err, ERR_INTERNAL, "%s changed since it was sealed: it %s %llu, not %llu",
-				       f->name, facts[i].what, (unsigned long long)facts[i].now,
-				       (unsigned long long)facts[i].sealed);
-	return 0;
-}
-
-typedef int check_file_fn(int dir_fd, const struct store_file *sealed, struct err *err);
-
 /* Opens a template's directory and checks each of its files. */
 static int check_files(struct store *s, const char *name, check_file_fn *check, int *ret_dir_fd, struct err *err)
 {
@@ -225,6 +198,8 @@ static int check_files(struct store *s, const char *name, check_file_fn *check, 
 		return err->num;
 	for (unsigned i = 0; i < STORE_FILES && r == 0; i++)
 		r = check(dir_fd, &m.files[i], err);
+	if (r == 0)
+		r = images_check(s, &m, check, err);
 	fields_free(manifest_fields, &m);
 	if (r < 0)
 		return err_wrap(err, "template '%s' is damaged", name);
@@ -236,7 +211,7 @@ int store_acquire(struct store *s, const char *name, int *ret_dir_fd, struct err
 {
 	if (take_ref(s, name, err) < 0)
 		return err->num;
-	if (check_files(s, name, check_sealed, ret_dir_fd, err) < 0) {
+	if (check_files(s, name, sealed_check, ret_dir_fd, err) < 0) {
 		store_release(s, name);
 		return err->num;
 	}
@@ -262,68 +237,30 @@ static int move_to_trash_locked(struct store *s, const char *name, const char *t
 
 int store_delete(struct store *s, const char *name, struct err *err)
 {
-	char trash_name[RANDOM_NAME], line[ERR_MSG_BYTES];
-	struct err left = {};
+	char trash_name[RANDOM_NAME];
+	struct err unread = {};
+	struct manifest m = {};
 
 	if (store_check_name(name, err) < 0 || layout_random_name(trash_name, err) < 0)
 		return err->num;
+	bool known = store_manifest(s, name, &m, &unread) ==
+		     0; /* what an unreadable one refers to is not removed in this run */
 	pthread_mutex_lock(&s->mutex);
 	int r = move_to_trash_locked(s, name, trash_name, err);
 	pthread_mutex_unlock(&s->mutex);
+	if (r == 0 && known)
+		images_unref_all(s, &m);
+	if (known)
+		fields_free(manifest_fields, &m);
 	if (r < 0)
 		return r;
 	if (fsync(s->templates_fd) < 0 || fsync(s->trash_fd) < 0)
 		log_warn("store '%s': removal of template '%s' may not last: %m", s->root, name);
-	if (layout_remove(s->trash_fd, trash_name, &left) < 0)
-		log_warn("store '%s': left in trash: %s", s->root, err_line(&left, line, sizeof(line)));
+	layout_remove_trash(s, trash_name);
 	return 0;
 }
 
 /* ---- verification ---- */
-
-static int open_sealed(int dir_fd, const struct store_file *f, struct err *err)
-{
-	struct stat st;
-	autoclose int fd = openat(dir_fd, f->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return err_sys(err, ERR_INTERNAL, "open %s", f->name);
-	if (!S_ISREG(st.st_mode))
-		return err_set(err, ERR_INTERNAL, "%s is not a regular file", f->name);
-	if ((uint64_t)st.st_size != f->bytes)
-		return err_set(err, ERR_INTERNAL, "%s has %llu bytes, sealed were %llu", f->name,
-			       (unsigned long long)st.st_size, (unsigned long long)f->bytes);
-	return steal_fd(&fd);
-}
-
-static int compare_digests(const struct store_file *now, const struct store_file *sealed, struct err *err)
-{
-	for (uint32_t i = 0; i < sealed->n_sha256; i++)
-		if (strcmp(now->sha256[i], sealed->sha256[i]) != 0)
-			return err_set(err, ERR_INTERNAL, "%s: chunk %u (from byte %llu) has SHA-256 %s, sealed was %s",
-				       sealed->name, i, (unsigned long long)i * STORE_CHUNK_BYTES, now->sha256[i],
-				       sealed->sha256[i]);
-	return 0;
-}
-
-static int verify_file(int dir_fd, const struct store_file *sealed, struct err *err)
-{
-	struct store_file now;
-	autoclose int fd = open_sealed(dir_fd, sealed, err);
-
-	if (fd < 0)
-		return err->num;
-	fields_init(store_file_fields, &now);
-	now.bytes = sealed->bytes;
-	now.name = strdup(sealed->name);
-	int r = now.name ? digest_file(fd, -1, &now, err) : err_num(err, ERR_INTERNAL, ENOMEM, "verify");
-	if (r == 0)
-		r = compare_digests(&now, sealed, err);
-	else
-		err->code = ERR_INTERNAL;
-	fields_free(store_file_fields, &now);
-	return r;
-}
 
 int store_verify(struct store *s, const char *name, struct err *err)
 {
@@ -331,7 +268,7 @@ int store_verify(struct store *s, const char *name, struct err *err)
 
 	if (take_ref(s, name, err) < 0)
 		return err->num;
-	int r = check_files(s, name, verify_file, &dir_fd, err);
+	int r = check_files(s, name, sealed_verify, &dir_fd, err);
 	store_release(s, name);
 	return r;
 }

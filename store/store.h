@@ -10,6 +10,7 @@
  *   ROOT/lock                locked by the daemon that uses the store
  *   ROOT/templates/NAME/     config.json memory-ranges state.json manifest.json; files have mode
  *                            0400, the directory 0500
+ *   ROOT/images/, ROOT/overlays/   the disks of templates and clones: store/images.h
  *   ROOT/staging/RANDOM/     being written; removed at the next start
  *   ROOT/trash/RANDOM/       being removed; likewise
  *
@@ -39,8 +40,9 @@ struct store_file {
 };
 
 struct manifest_disk {
-	char *id, *path;
-	uint64_t bytes; /* as the guest knows it */
+	char *id, *path; /* as in config.json */
+	uint64_t bytes;  /* as the guest knows it */
+	char *image; /* what each clone's own disk begins as (store/images.h); NULL: all clones share the read-only `path` */
 };
 
 /* The agent in the guest, which waits with all other processes frozen. */
@@ -63,8 +65,7 @@ struct manifest {
 	char *host_cpu; /* where it was taken, in words: vendor, family/model, TSC rate of the snapshot; NULL: unknown */
 	struct host_needs *needs;     /* what a host must have; NULL: made by an older forkd */
 	struct manifest_agent *agent; /* NULL: the guest has none, or was not frozen by it */
-	struct manifest_disk *
-		disks; /* read-only ones that its config.json names: every clone needs them; made by an older forkd: none */
+	struct manifest_disk *disks;  /* all but those that each clone must bring; made by an older forkd: none */
 	uint32_t n_disks;
 	struct store_file *files;
 	uint32_t n_files; /* STORE_FILES */

@@ -139,3 +139,38 @@ int handover_disk(struct handover *h, const struct policy *policy, const struct 
 		return err->num;
 	return check_unlocked(lock, path, disk->readonly, err) < 0 ? err_wrap(err, "disk '%s'", disk->id) : 0;
 }
+
+static enum ctl_format format_of(bool qcow2)
+{
+	return qcow2 ? CTL_FORMAT_QCOW2 : CTL_FORMAT_RAW;
+}
+
+/* Opens the file again, whatever its name is by now. */
+static int add_again(struct handover *h, enum ctl_fd_kind kind, char *id, int fd, struct err *err)
+{
+	char again[32];
+
+	snprintf(again, sizeof(again), "/proc/self/fd/%d", fd);
+	int own = open(again, O_RDWR | O_CLOEXEC);
+	if (own < 0)
+		return err_sys(err, ERR_INTERNAL, "disk '%s': open its image again", id);
+	return handover_add(h, kind, id, own, false, err);
+}
+
+int handover_image(struct handover *h, struct store *store, char *id, const struct handover_image *image,
+		   struct err *err)
+{
+	if (add_again(h, CTL_FD_DISK_LOCK, id, image->fd, err) < 0 || add_again(h, CTL_FD_DISK, id, image->fd, err) < 0)
+		return err->num;
+	h->kinds[h->n - 1].path = image->path;
+	h->kinds[h->n - 1].format = (uint8_t)format_of(image->qcow2);
+	for (unsigned i = 0; image->qcow2 && i < image->behind->n; i++) {
+		const struct store_layer *layer = &image->behind->layers[i];
+		int fd;
+		if (store_layer_open(store, layer, &fd, err) < 0 ||
+		    handover_add(h, CTL_FD_DISK_BASE, id, fd, false, err) < 0)
+			return err_wrap(err, "disk '%s'", id);
+		h->kinds[h->n - 1].format = (uint8_t)format_of(layer->type == STORE_IMAGE_QCOW2);
+	}
+	return 0;
+}

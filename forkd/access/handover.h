@@ -10,6 +10,7 @@
 #include "common/ctl.h"
 #include "forkd/access/place.h"
 #include "forkd/access/policy.h"
+#include "store/images.h"
 
 struct handover {
 	struct ctl_fd kinds[SOCK_FDS_MAX]; /* the strings `id` are borrowed */
@@ -48,6 +49,16 @@ MUST_CHECK int handover_log(struct handover *h, enum ctl_fd_kind kind, const str
  * guest knows. bytes 0: any size will do. `path` is for messages. E_INVALID: fd fails the check.
  */
 MUST_CHECK int handover_check_disk(int fd, const char *path, uint64_t bytes, struct err *err);
+/* An image of the store that the VM process writes, or an overlay. */
+struct handover_image {
+	int fd;                           /* stays the caller's */
+	bool qcow2;                       /* else raw, with nothing behind it */
+	char *path;                       /* borrowed: what the VM process calls it; NULL: as configured */
+	const struct store_chain *behind; /* what is behind a qcow2 file */
+};
+/* Adds the image twice, the second time with locks of its own, and the files behind it. */
+MUST_CHECK int handover_image(struct handover *h, struct store *store, char *id, const struct handover_image *image,
+			      struct err *err);
 /*
  * Adds a disk as two descriptors: one for I/O, one for the lock. The path is opened with the rights
  * of `who`: the caller for a path of the request, the template's owner for a path of the template.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* From a checked request to running clones, or back to nothing. */
 #include "forkd/clone/clone.h"
+#include "forkd/clone/clone_disks.h"
 
 #include <errno.h>
 #include <string.h>
@@ -194,7 +195,7 @@ static void undo(struct batch *b)
 		else if (j->fork_sent)
 			ask_to_quit(j->c, quit_by);
 		if (j->dir)
-			place_clear_clone(b->d, &j->c->record);
+			clone_clear(b->d, &j->c->record);
 		registry_remove(b->d->registry, j->c);
 		clone_unref(b->d->registry, j->c);
 	}
@@ -272,7 +273,7 @@ static int run(struct batch *b, const struct clone_request *rq, struct clone **c
 {
 	struct clone_plan *plans = NULL;
 
-	if (check_identity(b, rq, err) < 0 || clone_plans(rq, &b->host->info, b->from->n_fds, &plans, err) < 0)
+	if (check_identity(b, rq, err) < 0 || clone_plans(rq, b->host, b->from->n_fds, &plans, err) < 0)
 		return err->num;
 	for (unsigned i = 0; i < b->n; i++)
 		b->jobs[i] = (struct job){ .spec = clone_request_spec(rq, i),

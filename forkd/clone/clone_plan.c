@@ -91,9 +91,11 @@ static int plan_nets(const struct clone_spec *s, const struct ctl_template *t, s
 	return 0;
 }
 
-static int plan_disks(const struct clone_spec *s, const struct ctl_template *t, struct clone_plan *plan,
+static int plan_disks(const struct clone_spec *s, const struct template_host *host, struct clone_plan *plan,
 		      struct err *err)
 {
+	const struct ctl_template *t = &host->info;
+
 	for (uint32_t i = 0; i < s->n_disks; i++) {
 		const struct host_object *o = &s->disks[i];
 		int n = LIST_FIND_ID(t->disks, t->n_disks, o->id);
@@ -109,10 +111,11 @@ static int plan_disks(const struct clone_spec *s, const struct ctl_template *t, 
 		plan->disks[n].path = o->path;
 	}
 	for (uint32_t n = 0; n < t->n_disks; n++)
-		if (!t->disks[n].readonly && !plan->disks[n].path)
-			return fail(err, E_DISK_SHARED,
-				    "disk '%s' (%s) is writable: each clone needs a path of its own for it",
-				    t->disks[n].id, t->disks[n].path ? t->disks[n].path : "no path");
+		if (!t->disks[n].readonly && !plan->disks[n].path && !(host->chains && host->chains[n]))
+			return fail(
+				err, E_DISK_SHARED,
+				"disk '%s' (%s) is writable, and the template has no image of it: each clone needs a path of its own for it",
+				t->disks[n].id, t->disks[n].path ? t->disks[n].path : "no path");
 	return 0;
 }
 
@@ -187,9 +190,10 @@ static int check_once(struct onces *o, const struct clone_request *rq, struct er
 	return 0;
 }
 
-static int make_plans(const struct clone_request *rq, const struct ctl_template *t, uint32_t n_fds,
+static int make_plans(const struct clone_request *rq, const struct template_host *host, uint32_t n_fds,
 		      struct clone_plan *plans, struct onces *onces, struct err *err)
 {
+	const struct ctl_template *t = &host->info;
 	uint32_t next_fd = 0;
 
 	for (unsigned i = 0; i < rq->count; i++) {
@@ -200,7 +204,7 @@ static int make_plans(const struct clone_request *rq, const struct ctl_template 
 		if (!plans[i].nets || !plans[i].disks)
 			return err_num(err, ERR_INTERNAL, ENOMEM, "plan the clones");
 		if (plan_fds(s, t, &plans[i], fd, err) < 0 || plan_nets(s, t, &plans[i], err) < 0 ||
-		    plan_disks(s, t, &plans[i], err) < 0)
+		    plan_disks(s, host, &plans[i], err) < 0)
 			return rq->n_specs > 1 ? err_wrap(err, "clones[%u]", i) : err->num;
 		if (i < rq->n_specs)
 			collect(onces, s, t, &plans[i], i);
@@ -210,15 +214,15 @@ static int make_plans(const struct clone_request *rq, const struct ctl_template 
 	return 0;
 }
 
-int clone_plans(const struct clone_request *rq, const struct ctl_template *t, uint32_t n_fds, struct clone_plan **ret,
-		struct err *err)
+int clone_plans(const struct clone_request *rq, const struct template_host *host, uint32_t n_fds,
+		struct clone_plan **ret, struct err *err)
 {
 	struct onces onces = {};
 	struct clone_plan *plans = calloc(rq->count, sizeof(*plans));
 
 	if (!plans)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "plan the clones");
-	int r = make_plans(rq, t, n_fds, plans, &onces, err);
+	int r = make_plans(rq, host, n_fds, plans, &onces, err);
 	if (r >= 0)
 		r = check_once(&onces, rq, err);
 	free(onces.list);

@@ -11,6 +11,7 @@
 #include "common/ctl.h"
 #include "forkd/agent/identity.h"
 #include "forkd/registry/record.h"
+#include "forkd/template/template_host.h"
 
 enum { CLONES_MAX = 1000 };
 
@@ -73,17 +74,17 @@ struct clone_plan {
 		uint32_t first_fd;    /* index into the request's descriptors */
 	} * nets;
 	struct disk_plan {
-		const char *path; /* of the override; NULL: the template's */
+		const char *path; /* of the override; NULL: the template's, or the clone's own */
 	} * disks;
 };
 
 /*
  * Makes a plan for every clone. Refuses unknown ids, a wrong number of descriptors, a disk that the
- * guest writes without a path of its own, and anything used twice. `n_fds` descriptors came with
+ * guest writes without a path or an image of its own, and anything used twice. `n_fds` descriptors came with
  * the request. *ret becomes an array of rq->count plans for plans_free(). The plans borrow strings
  * of the request.
  */
-MUST_CHECK int clone_plans(const struct clone_request *rq, const struct ctl_template *t, uint32_t n_fds,
+MUST_CHECK int clone_plans(const struct clone_request *rq, const struct template_host *host, uint32_t n_fds,
 			   struct clone_plan **ret, struct err *err);
 void plans_free(struct clone_plan *plans, unsigned n);
 

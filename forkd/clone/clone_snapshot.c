@@ -153,6 +153,7 @@ int clone_snapshot(struct forkd *d, struct clone *c, const struct snapshot_wante
 		return err->num;
 	b.owner = least_trusted(d, from->caller, c);
 	b.secrets = c->record.secrets;
+	b.disks.brought = true;
 	if (build_end(&b, snapshot_held(&b, c, &done, err), err) < 0)
 		return err->num;
 	metrics_observe_us(d->metrics, HISTOGRAM_PAUSE, done.paused_us);

@@ -17,6 +17,7 @@
 #include "forkd/access/policy.h"
 #include "forkd/access/taps.h"
 #include "forkd/agent/identity.h"
+#include "forkd/clone/clone_disks.h"
 #include "forkd/errors.h"
 #include "forkd/template/disks.h"
 #include "forkd/wire/control.h"
@@ -204,6 +205,22 @@ static int add_vsock(const struct batch *b, const struct job *j, const struct pl
 	return handover_vsock_at(h, path, r, err);
 }
 
+static int add_disk(const struct batch *b, const struct job *j, struct handover *h, uint32_t i, struct err *err)
+{
+	const struct ctl_disk *disk = &b->host->info.disks[i];
+	const struct store_chain *chain = b->host->chains[i];
+	const char *own = j->plan->disks[i].path, *path = own ? own : disk->path;
+
+	if (!own && chain)
+		return clone_disk_make(b->d, disk, chain, &j->c->record, h, err);
+	if (!path)
+		return fail(err, E_DISK_SHARED, "disk '%s' has no path: override it", disk->id);
+	const struct caller *who = own ? b->from->caller : &b->host->owner;
+	if (handover_disk(h, b->d->policy, who, disk, path, err) >= 0)
+		return 0;
+	return own ? err->num : disks_unusable(err);
+}
+
 static int gather(const struct batch *b, const struct job *j, const struct place *place, struct handover *h,
 		  struct err *err)
 {
@@ -218,14 +235,9 @@ static int gather(const struct batch *b, const struct job *j, const struct place
 		return err->num;
 	if (handover_socket(h, CTL_FD_API, place, "api.sock", NULL, err) < 0)
 		return err->num;
-	for (uint32_t i = 0; i < info->n_disks; i++) {
-		const char *own = j->plan->disks[i].path, *path = own ? own : info->disks[i].path;
-		if (!path)
-			return fail(err, E_DISK_SHARED, "disk '%s' has no path: override it", info->disks[i].id);
-		const struct caller *who = own ? b->from->caller : &b->host->owner;
-		if (handover_disk(h, b->d->policy, who, &info->disks[i], path, err) < 0)
-			return own ? err->num : disks_unusable(err);
-	}
+	for (uint32_t i = 0; i < info->n_disks; i++)
+		if (add_disk(b, j, h, i, err) < 0)
+			return err->num;
 	for (uint32_t i = 0; i < info->n_nets; i++)
 		if (add_taps(b, j, h, i, err) < 0)
 			return err->num;

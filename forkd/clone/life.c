@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* Pause and resume, and the ways in which a clone ends. */
 #include "forkd/clone/life.h"
+#include "forkd/clone/clone_disks.h"
 
 #include <signal.h>
 #include <string.h>
@@ -119,7 +120,7 @@ int clone_delete(struct forkd *d, struct clone *c, struct err *err)
 	lock_talk_or_kill(c); /* held to the end: the watcher's clone.released comes after clone.deleted */
 	int r = old == CLONE_EXITED ? 0 : quit(d, c, err);
 	if (r >= 0) {
-		place_clear_clone(d, &c->record);
+		clone_clear(d, &c->record);
 		registry_remove(d->registry, c);
 		metrics_count(d->metrics, METRIC_CLONES_DELETED, 1);
 		events_emit(d->events, "clone.deleted", c->record.template, c->record.id, NULL);
@@ -169,7 +170,7 @@ void clone_ended(struct forkd *d, struct clone *c)
 	pthread_mutex_lock(&c->talk);
 	clone_hang_up(d, c);
 	set_reason(d, c, &extra);
-	place_clear_clone(d, &c->record);
+	clone_clear(d, &c->record);
 	pthread_mutex_lock(&d->registry->lock);
 	int old = registry_swap_state_locked(d->registry, c, from, CLONE_EXITED);
 	bool exited = old == CLONE_PAUSED || old == CLONE_RUNNING, deleted = c->state == CLONE_DELETING;

@@ -5,6 +5,7 @@
  * the others: only the clone's owner ends it.
  */
 #include "forkd/clone/recover.h"
+#include "forkd/clone/clone_disks.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -33,6 +34,7 @@ struct recovery {
 	struct forkd *d;
 	struct found clones; /* adopted */
 	struct found strays; /* clones that were never handed out */
+	struct found left;   /* of which nobody knows whether they live: their disks stay */
 	struct found builds; /* VMs that were to become templates: nobody waits for them any more */
 };
 
@@ -138,7 +140,9 @@ static void look_at_clone(struct recovery *r, int clones_fd, const char *id)
 	struct clone *c = dir_fd < 0 ? NULL : clone_new(id);
 	if (!c)
 		return;
-	switch (recognise(r->d, c, dir_fd, &err)) {
+	enum kin kin = recognise(r->d, c, dir_fd, &err);
+	clone_disks_found(r->d, &c->record);
+	switch (kin) {
 	case KIN_CLONE:
 		adopt(r, c);
 		keep(&r->clones, c);
@@ -150,10 +154,12 @@ static void look_at_clone(struct recovery *r, int clones_fd, const char *id)
 		return;
 	case KIN_GONE:
 		log_info("clone %s is gone: %s", id, err_line(&err, line, sizeof(line)));
-		place_clear_clone(r->d, &c->record);
+		clone_clear(r->d, &c->record);
 		break;
 	default:
 		log_error("clone %s is left alone: %s", id, err_line(&err, line, sizeof(line)));
+		keep(&r->left, c);
+		return;
 	}
 	clone_unref(r->d->registry, c);
 }
@@ -256,17 +262,35 @@ static void go_on(struct forkd *d, const struct found *f)
 static void end_all(struct forkd *d, const struct found *f, const char *parent, uint64_t deadline_ns)
 {
 	for (unsigned i = 0; i < f->n; i++) {
-		const struct clone *c = f->all[i];
+		struct clone *c = f->all[i];
 		struct err err = {};
 		if (c->control.fd >= 0 && control_await_end(c->control.fd, deadline_ns, &err) < 0) {
 			log_warn("%s%s: %s", c->record.id, c->process.fd >= 0 ? ", killed" : "", err.msg);
 			clone_kill(c);
 		}
 		if (c->record.pid)
-			place_clear_clone(d, &c->record);
+			clone_clear(d, &c->record);
 		else
 			place_clear(d, parent, c->record.id);
 	}
+}
+
+/* ---- what belongs to no clone ---- */
+
+static bool has_overlay(const struct found *f, const char *name)
+{
+	for (unsigned i = 0; i < f->n; i++)
+		for (uint32_t k = 0; k < f->all[i]->record.n_disks; k++)
+			if (strcmp(f->all[i]->record.disks[k].overlay, name) == 0)
+				return true;
+	return false;
+}
+
+static bool is_used(void *arg, const char *overlay)
+{
+	const struct recovery *r = arg;
+
+	return has_overlay(&r->clones, overlay) || has_overlay(&r->left, overlay);
 }
 
 int recover_clones(struct forkd *d, struct err *err)
@@ -282,7 +306,10 @@ int recover_clones(struct forkd *d, struct err *err)
 	go_on(d, &r.clones);
 	end_all(d, &r.strays, "clones", quit_by);
 	end_all(d, &r.builds, "builds", quit_by);
+	if (done >= 0)
+		store_collect(d->store, is_used, &r);
 	clones_unref(d->registry, r.clones.all, r.clones.n);
+	clones_unref(d->registry, r.left.all, r.left.n);
 	clones_unref(d->registry, r.strays.all, r.strays.n);
 	clones_unref(d->registry, r.builds.all, r.builds.n);
 	return done;

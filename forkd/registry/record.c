@@ -28,6 +28,14 @@ static const struct field net_fields[] = {
 	F_END,
 };
 
+static const struct field disk_fields[] = {
+	F(struct record_disk, id, .flags = F_REQUIRED),
+	F(struct record_disk, overlay, .flags = F_REQUIRED),
+	F(struct record_disk, image, .flags = F_REQUIRED),
+	F(struct record_disk, path, .flags = F_REQUIRED),
+	F_END,
+};
+
 static const struct field file_fields[] = {
 	F(struct sock_file, dev),
 	F(struct sock_file, ino),
@@ -48,6 +56,7 @@ const struct field record_fields[] = {
 	F(struct record, wished),
 	F(struct record, secrets),
 	F_OBJ_LIST(struct record, net, net_fields),
+	F_OBJ_LIST(struct record, disks, disk_fields),
 	F(struct record, serial),
 	F(struct record, serial_socket),
 	F(struct record, console),

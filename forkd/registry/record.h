@@ -33,6 +33,15 @@ struct record_net {
 	char *tap; /* the interface's name at the start; NULL: not known */
 };
 
+/* A disk of the clone's own. */
+struct record_disk {
+	char *id;
+	char *overlay; /* its name in the store */
+	char *image;   /* the id of the image that it began as: the clone has a reference */
+	char *path;    /* of the overlay, for people */
+	bool gone;     /* the clone has neither any more; under the registry's lock, not in clone.json */
+};
+
 struct record {
 	char *id, *template;
 	uint32_t pid;
@@ -44,6 +53,8 @@ struct record {
 	bool secrets; /* the guest has been given values that nobody else may see, or its template has them */
 	struct record_net *net;
 	uint32_t n_net;
+	struct record_disk *disks;
+	uint32_t n_disks;
 	char *serial, *serial_socket, *console, *console_socket, *vsock_socket; /* paths; NULL: none */
 	struct sock_file vsock_file; /* the file of a vsock socket that the caller named: removed with the clone */
 	struct label *labels;

@@ -23,13 +23,19 @@ struct wanted {
 	char *name, *snapshot;
 	uint64_t timeout_s;
 	bool async;
+	uint8_t disks; /* enum disks_from */
 };
+
+/* Where the disks that the guest writes come from: a copy in the store, or each clone brings its own. */
+enum disks_from { DISKS_COPY, DISKS_CALLER };
+static const char *const disks_from[] = { "copy", "caller", NULL };
 
 static const struct field wanted_fields[] = {
 	F(struct wanted, name, .flags = F_REQUIRED),
 	F(struct wanted, snapshot),
 	F(struct wanted, timeout_s, .def = TIMEOUT_S, .min = 1, .max = TIMEOUT_MAX_S),
 	F(struct wanted, async),
+	F_ENUM(struct wanted, disks, disks_from),
 	F_END,
 };
 static const char *const by_hand[] = { "vm", "ready", NULL };
@@ -96,7 +102,8 @@ static int prepare(struct forkd *d, const struct request *rq, const struct wante
 	if (wanted->snapshot)
 		return open_snapshot(d, rq, wanted->snapshot, w, err);
 	const struct origin from = request_origin(rq);
-	return vm_build_new(d, &from, vm, ready, wanted->timeout_s, &w->vm, err);
+	const struct vm_build_wish wish = { wanted->timeout_s, wanted->disks == DISKS_CALLER };
+	return vm_build_new(d, &from, vm, ready, &wish, &w->vm, err);
 }
 
 static int run_now(struct forkd *d, struct work *w, const struct origin *from, const char *name, struct reply *reply,
@@ -135,6 +142,7 @@ static int create(struct forkd *d, struct request *rq, const struct wanted *want
 		work_free(w);
 		return err->num;
 	}
+	w->b.disks.brought = wanted->disks == DISKS_CALLER;
 	return wanted->async ? run_later(d, w, wanted->name, reply, err)
 			     : run_now(d, w, &from, wanted->name, reply, err);
 }

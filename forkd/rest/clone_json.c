@@ -45,6 +45,20 @@ static void add_nets(const struct record *r, struct strbuf *out)
 	strbuf_putc(out, ']');
 }
 
+/* The disks of the clone's own. */
+static void add_disks(const struct record *r, struct strbuf *out)
+{
+	strbuf_puts(out, ",\"disks\":[");
+	for (uint32_t i = 0; i < r->n_disks; i++) {
+		strbuf_puts(out, i ? ",{\"id\":" : "{\"id\":");
+		strbuf_json(out, r->disks[i].id, strlen(r->disks[i].id));
+		json_member(out, "path", r->disks[i].gone ? NULL : r->disks[i].path);
+		json_member(out, "image", r->disks[i].image);
+		strbuf_putc(out, '}');
+	}
+	strbuf_putc(out, ']');
+}
+
 /* Adds the members that are settled once the clone's process runs. */
 static void add_made(struct forkd *d, const struct clone *c, struct strbuf *out)
 {
@@ -61,6 +75,7 @@ static void add_made(struct forkd *d, const struct clone *c, struct strbuf *out)
 	json_member(out, "console", r->console);
 	json_member(out, "console_socket", r->console_socket);
 	add_nets(r, out);
+	add_disks(r, out);
 	json_member(out, "identity", identity_states[r->identity]);
 	if (r->secrets)
 		strbuf_puts(out, ",\"secrets\":true");

@@ -21,6 +21,21 @@ static void add_files(const struct manifest *m, struct strbuf *out)
 	strbuf_putc(out, ']');
 }
 
+static void add_disks(const struct manifest *m, struct strbuf *out)
+{
+	strbuf_puts(out, ",\"disks\":[");
+	for (uint32_t i = 0; i < m->n_disks; i++) {
+		const struct manifest_disk *disk = &m->disks[i];
+		strbuf_puts(out, i ? ",{\"id\":" : "{\"id\":");
+		strbuf_json(out, disk->id, strlen(disk->id));
+		json_member(out, "path", disk->path);
+		strbuf_printf(out, ",\"bytes\":%llu", (unsigned long long)disk->bytes);
+		json_member(out, "image", disk->image);
+		strbuf_putc(out, '}');
+	}
+	strbuf_putc(out, ']');
+}
+
 static void add_state(struct forkd *d, const char *name, const struct manifest *m, struct strbuf *out)
 {
 	autofree char *lacks = tmpl_lacks(d->registry, name);
@@ -69,6 +84,7 @@ int template_json(struct forkd *d, const char *name, struct strbuf *out, struct 
 	json_member(out, "program_version", m.program_version);
 	strbuf_printf(out, ",\"format\":%u,\"clones\":%u", m.format, registry_count(d->registry, name));
 	add_files(&m, out);
+	add_disks(&m, out);
 	strbuf_putc(out, '}');
 	fields_free(manifest_fields, &m);
 	return 0;

@@ -18,6 +18,7 @@
 #include "forkd/errors.h"
 #include "forkd/metrics.h"
 #include "forkd/options.h"
+#include "forkd/template/build_disks.h"
 #include "forkd/template/vm_config.h"
 #include "forkd/wire/control.h"
 
@@ -42,7 +43,9 @@ struct vm_build {
 	char *wanted;     /* text of ready.serial; NULL: delay_ms */
 	bool by_agent;    /* the guest's agent says that the guest is ready, and freezes it */
 	struct agent_hello agent;
-	uint64_t delay_ms, timeout_s;
+	uint64_t delay_ms;
+	struct vm_build_wish wish;
+	struct build_disks disks;
 	int control, pidfd;
 	pid_t pid;
 	char *exit_reason;
@@ -116,7 +119,7 @@ static int admit(const struct vm_build *v, struct err *err)
 }
 
 int vm_build_new(struct forkd *d, const struct origin *from, const struct json_node *vm, const struct json_node *ready,
-		 uint64_t timeout_s, struct vm_build **ret, struct err *err)
+		 const struct vm_build_wish *wish, struct vm_build **ret, struct err *err)
 {
 	struct vm_build *v = calloc(1, sizeof(*v));
 
@@ -125,14 +128,14 @@ int vm_build_new(struct forkd *d, const struct origin *from, const struct json_n
 	*ret = v;
 	v->d = d;
 	v->control = v->pidfd = -1;
-	v->timeout_s = timeout_s;
+	v->wish = *wish;
 	record_new_id(v->id);
 	if (load_ready(v, ready, err) < 0)
 		return err->num;
 	if (place_make(d, from->caller, "builds", v->id, &v->place, err) < 0)
 		return err->num;
-	if (vm_needs_load(vm, &v->place, v->id, v->by_agent, &v->needs, err) < 0 || add_sinks(v, err) < 0 ||
-	    admit(v, err) < 0)
+	const struct vm_wish needs = { v->id, v->by_agent, wish->disks_brought };
+	if (vm_needs_load(vm, &v->place, &needs, &v->needs, err) < 0 || add_sinks(v, err) < 0 || admit(v, err) < 0)
 		return err->num;
 	v->place.caller = NULL; /* the request, and its caller, may be gone before the VM is ready */
 	return 0;
@@ -162,6 +165,7 @@ void vm_build_free(struct vm_build *v)
 	if (v->place.path)
 		place_clear(v->d, "builds", v->id);
 	place_done(&v->place);
+	build_disks_done(&v->disks);
 	vm_needs_done(&v->needs);
 	free(v->serial_log);
 	free(v->wanted);
@@ -275,9 +279,9 @@ static int too_late(const struct vm_build *v, struct err *err)
 	if (v->by_agent)
 		return fail(err, E_TIMEOUT,
 			    "the guest's agent has not answered after %llu s; the serial output ends: %s",
-			    (unsigned long long)v->timeout_s, end[0] ? end : "(nothing)");
+			    (unsigned long long)v->wish.timeout_s, end[0] ? end : "(nothing)");
 	return fail(err, E_TIMEOUT, "the serial output has no '%s' after %llu s; it ends: %s", v->wanted,
-		    (unsigned long long)v->timeout_s, end[0] ? end : "(nothing)");
+		    (unsigned long long)v->wish.timeout_s, end[0] ? end : "(nothing)");
 }
 
 /* Connects to the agent, with a request or NULL. E_AGENT: it does not listen yet. */
@@ -333,7 +337,7 @@ static int is_ready(struct vm_build *v, uint64_t ready_ns, struct err *err)
 
 static int wait_ready(struct vm_build *v, const struct origin *from, struct err *err)
 {
-	uint64_t ready = deadline_in_ms(v->delay_ms), late = deadline_in_ms(v->timeout_s * 1000);
+	uint64_t ready = deadline_in_ms(v->delay_ms), late = deadline_in_ms(v->wish.timeout_s * 1000);
 
 	for (;;) {
 		autoctl struct ctl_packet p = {};
@@ -389,10 +393,30 @@ static int take_snapshot(struct vm_build *v, int dir_fd, struct err *err)
 	return r < 0 && err->num == -EPIPE ? died(v, err) : r;
 }
 
+/* Publishes the snapshot with the disks that belong to it. The VM has ended. */
+static int publish(struct vm_build *v, struct build *b, struct staged **s, struct err *err)
+{
+	const struct manifest_agent agent = { v->agent.agent, v->agent.protocol };
+
+	if (build_disks_seal(&v->disks, err) < 0)
+		return err->num;
+	b->agent = v->by_agent ? &agent : NULL;
+	b->disks.ready = v->disks.ready;
+	b->disks.n_ready = v->disks.n;
+	int r = build_publish(b, s, "vm", NULL, err);
+	b->agent = NULL;
+	b->disks.n_ready = 0;
+	return r;
+}
+
 int vm_build_run(struct vm_build *v, struct build *b, const struct origin *from, struct err *err)
 {
 	struct staged *s = NULL;
 
+	if (v->needs.n_disks > 0)
+		build_step(b, "copying disks");
+	if (build_disks_stage(v->d, &v->needs, &v->disks, err) < 0)
+		return err->num;
 	build_step(b, "booting");
 	if (start_process(v, err) < 0 || boot(v, err) < 0)
 		return err->num;
@@ -404,12 +428,8 @@ int vm_build_run(struct vm_build *v, struct build *b, const struct origin *from,
 	if (r >= 0)
 		r = take_snapshot(v, staged_dir(s), err);
 	end_process(v);
-	if (r >= 0) {
-		const struct manifest_agent agent = { v->agent.agent, v->agent.protocol };
-		b->agent = v->by_agent ? &agent : NULL;
-		r = build_publish(b, &s, "vm", NULL, err);
-		b->agent = NULL;
-	}
+	if (r >= 0)
+		r = publish(v, b, &s, err);
 	staged_discard(s);
 	return r;
 }

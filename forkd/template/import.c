@@ -12,7 +12,6 @@
 #include "forkd/errors.h"
 #include "forkd/events.h"
 #include "forkd/metrics.h"
-#include "forkd/template/disks.h"
 #include "forkd/template/template_host.h"
 #include "forkd/template/templates.h"
 #include "store/store.h"
@@ -99,14 +98,17 @@ int build_publish(const struct build *b, struct staged **s, const char *source, 
 		host->info.needs = (struct host_needs){};
 	}
 	m.owner_uid = b->owner.local ? b->owner.uid : OWNER_REMOTE;
+	struct disks_wanted disks = b->disks;
+	disks.who = &b->owner;
 	int r = describe_agent(b, &m, err);
 	if (r >= 0)
-		r = disks_list(&host->info, &m, err);
+		r = disks_list(b->d, &host->info, &disks, &m, err);
 	template_host_stop(host);
 	if (r >= 0)
 		r = disks_check(b->d, &m, err);
 	if (r >= 0)
 		r = seal(b, *s, &m, source, parent, err);
+	disks_release(b->d, &m);
 	fields_free(manifest_fields, &m);
 	return r < 0 ? r : staged_publish(s, b->t->name, err);
 }

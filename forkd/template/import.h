@@ -11,6 +11,7 @@
 #include "forkd/access/caller.h"
 #include "forkd/forkd.h"
 #include "forkd/registry/registry.h"
+#include "forkd/template/disks.h"
 
 /* A template on its way. */
 struct build {
@@ -18,6 +19,7 @@ struct build {
 	struct tmpl *t;
 	const struct manifest_agent *agent; /* borrowed; NULL: the guest was not frozen by an agent */
 	bool secrets;                       /* the guest has values that nobody else may see */
+	struct disks_wanted disks;          /* `who` is set by build_publish() */
 	struct caller owner; /* the paths in config.json are opened with this caller's rights, also for clones */
 	uint64_t begun_ns;   /* CLOCK_MONOTONIC at the request's first byte */
 };

@@ -29,6 +29,9 @@ void template_host_unref(struct template_host *h)
 		close(h->control.fd);
 	if (h->process.fd >= 0)
 		close(h->process.fd);
+	for (uint32_t i = 0; h->chains && i < h->info.n_disks; i++)
+		free(h->chains[i]);
+	free(h->chains);
 	fields_free(ctl_template_fields, &h->info);
 	pthread_mutex_destroy(&h->talk);
 	free(h->name);
@@ -215,22 +218,52 @@ static void warn_of_disks(const struct forkd *d, const struct tmpl *t, const str
 		log_warn("template '%s': %s", t->name, err_line(&err, line, sizeof(line)));
 }
 
+/* Finds the images that belong to the template's disks. */
+static int find_chains(struct template_host *h, const struct manifest *m, struct err *err)
+{
+	h->chains = calloc(h->info.n_disks + 1UL, sizeof(struct store_chain *));
+	if (!h->chains)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "load template '%s'", h->name);
+	for (uint32_t i = 0; i < h->info.n_disks; i++) {
+		int n = LIST_FIND_ID(m->disks, m->n_disks, h->info.disks[i].id);
+		if (n < 0 || !m->disks[n].image)
+			continue;
+		h->chains[i] = malloc(sizeof(struct store_chain));
+		if (!h->chains[i])
+			return err_num(err, ERR_INTERNAL, ENOMEM, "load template '%s'", h->name);
+		if (store_chain_read(h->d->store, m->disks[n].image, h->chains[i], err) < 0)
+			return err_wrap(err, "disk '%s' of template '%s'", m->disks[n].id, h->name);
+	}
+	return 0;
+}
+
+static int start_with(struct forkd *d, struct tmpl *t, int dir_fd, const struct manifest *m, struct err *err)
+{
+	struct template_host *h = NULL;
+
+	warn_of_disks(d, t, m);
+	if (template_host_start(d, t->name, dir_fd, d->options->park, &h, err) < 0)
+		return err->num;
+	if (find_chains(h, m, err) < 0) {
+		template_host_stop(h);
+		return err->num;
+	}
+	h->owner = caller_from_owner(m->owner_uid, OWNER_REMOTE);
+	h->agent = m->agent;
+	h->secrets = m->secrets;
+	t->host = h;
+	return 0;
+}
+
 static int start_acquired(struct forkd *d, struct tmpl *t, int dir_fd, struct err *err)
 {
 	struct manifest m;
 
 	if (store_manifest(d->store, t->name, &m, err) < 0)
 		return err->num;
-	const struct caller owner = caller_from_owner(m.owner_uid, OWNER_REMOTE);
-	const bool agent = m.agent, secrets = m.secrets;
-	warn_of_disks(d, t, &m);
+	int r = start_with(d, t, dir_fd, &m, err);
 	fields_free(manifest_fields, &m);
-	if (template_host_start(d, t->name, dir_fd, d->options->park, &t->host, err) < 0)
-		return err->num;
-	t->host->owner = owner;
-	t->host->agent = agent;
-	t->host->secrets = secrets;
-	return 0;
+	return r;
 }
 
 static int start_for(struct forkd *d, struct tmpl *t, struct err *err)

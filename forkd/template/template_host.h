@@ -11,6 +11,7 @@
 #include "forkd/access/caller.h"
 #include "forkd/forkd.h"
 #include "forkd/registry/registry.h"
+#include "store/images.h"
 
 struct template_host {
 	char *name; /* of the template, for messages */
@@ -19,9 +20,11 @@ struct template_host {
 	pthread_mutex_t talk;          /* one conversation at a time */
 	pid_t pid;
 	struct ctl_template info; /* fixed after the template was loaded */
-	struct caller owner;      /* of the template; the disks in config.json are opened with this caller's rights */
-	bool agent, secrets;      /* of the manifest: the guest has an agent; it has values that nobody else may see */
-	atomic_bool failed;       /* not to be used any more */
+	struct store_chain **
+		chains; /* likewise, in the order of info.disks: what a clone's own disk begins as; NULL: it has none */
+	struct caller owner; /* of the template; the disks in config.json are opened with this caller's rights */
+	bool agent, secrets; /* of the manifest: the guest has an agent; it has values that nobody else may see */
+	atomic_bool failed;  /* not to be used any more */
 	atomic_uint refs;
 };
 

@@ -18,6 +18,9 @@ void vm_needs_done(struct vm_needs *n)
 {
 	handover_done(&n->fds);
 	strbuf_done(&n->config);
+	for (uint32_t i = 0; i < n->n_disks; i++)
+		disk_source_free(n->disks[i].source);
+	free(n->disks);
 	for (unsigned i = 0; i < n->n_ids; i++)
 		free(n->ids[i]);
 	free(n->ids);
@@ -97,21 +100,44 @@ static int add_payload(struct vm_needs *n, const struct json_node *vm, const str
 	return add_file(n, CTL_FD_INITRAMFS, payload, "initramfs", "vm.payload", p, err);
 }
 
-static int add_disk(struct vm_needs *n, const struct json_node *entry, unsigned i, const struct place *p,
-		    struct err *err)
+/* Opens a disk's image, to be copied before the VM boots. */
+static int add_source(struct vm_needs *n, const struct ctl_disk *disk, const char *what, const struct place *p,
+		      struct err *err)
 {
-	struct ctl_disk disk = { .readonly = is_true(entry, "readonly"), .direct = is_true(entry, "direct") };
-	const char *path;
-	char what[32];
+	return disk_source_open(p->d, p->caller, disk, &n->disks[n->n_disks - 1].source, err) < 0
+		       ? err_wrap(err, "%s", what)
+		       : 0;
+}
+
+static int add_disk(struct vm_needs *n, const struct json_node *entry, const struct place *p,
+		    const struct vm_wish *wish, struct err *err)
+{
+	unsigned i = n->n_disks;
+	struct vm_disk *more = reallocarray(n->disks, i + 1UL, sizeof(*more));
+	const char *path, *type;
+	char what[32], *id = place_id(n, i);
 
 	snprintf(what, sizeof(what), "vm.disks[%u]", i);
-	if (get_string(entry, "path", what, &path, err) < 0)
+	if (more)
+		n->disks = more;
+	if (!more || !id)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "%s", what);
+	n->disks[n->n_disks++] = (struct vm_disk){ .id = id };
+	if (get_string(entry, "path", what, &path, err) < 0 || get_string(entry, "image_type", what, &type, err) < 0)
 		return err->num;
 	if (!path)
 		return fail(err, E_INVALID, "%s.path: missing", what);
-	disk.id = place_id(n, i);
-	if (!disk.id)
+	autofree char *copy = strdup(path);
+	if (!copy)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "%s", what);
+	const struct ctl_disk disk = { .id = id,
+				       .path = copy,
+				       .readonly = is_true(entry, "readonly"),
+				       .direct = is_true(entry, "direct"),
+				       .qcow2 = type && strcmp(type, "Qcow2") == 0,
+				       .backing_files = is_true(entry, "backing_files") };
+	if (!disk.readonly && !wish->disks_brought)
+		return add_source(n, &disk, what, p, err);
 	return handover_disk(&n->fds, p->d->policy, p->caller, &disk, path, err) < 0 ? err_wrap(err, "vm.disks") : 0;
 }
 
@@ -155,7 +181,7 @@ static int add_net(struct vm_needs *n, const struct json_node *entry, unsigned i
 }
 
 static int add_list(struct vm_needs *n, const struct json_node *vm, const char *key, const struct place *p,
-		    const char *id, struct err *err)
+		    const struct vm_wish *wish, struct err *err)
 {
 	const struct json_node *list = json_get(vm, key);
 	unsigned i = 0;
@@ -168,7 +194,8 @@ static int add_list(struct vm_needs *n, const struct json_node *vm, const char *
 		if (entry->type != JSON_OBJECT)
 			return fail(err, E_INVALID, "vm.%s[%u]: expected an object, found %s", key, i,
 				    json_type_name(entry));
-		int r = strcmp(key, "net") == 0 ? add_net(n, entry, i, p, id, err) : add_disk(n, entry, i, p, err);
+		int r = strcmp(key, "net") == 0 ? add_net(n, entry, i, p, wish->id, err)
+						: add_disk(n, entry, p, wish, err);
 		if (r < 0)
 			return r;
 		i++;
@@ -223,13 +250,13 @@ static void add_config(const struct json_node *vm, bool vmgenid, struct strbuf *
 	}
 }
 
-int vm_needs_load(const struct json_node *vm, const struct place *place, const char *id, bool agent,
+int vm_needs_load(const struct json_node *vm, const struct place *place, const struct vm_wish *wish,
 		  struct vm_needs *ret, struct err *err)
 {
 	*ret = (struct vm_needs){};
 	if (vm->type != JSON_OBJECT)
 		return fail(err, E_INVALID, "vm: expected an object, found %s", json_type_name(vm));
-	add_config(vm, agent, &ret->config);
+	add_config(vm, wish->agent, &ret->config);
 	if (ret->config.failed || ret->config.len > CTL_PACKET_MAX / 2)
 		return fail(err, E_INVALID, "vm: more than %d bytes", CTL_PACKET_MAX / 2);
 	ret->ram_bytes = number(json_get(vm, "memory"), "size", RAM_DEFAULT_BYTES, INT64_MAX);
@@ -239,7 +266,7 @@ int vm_needs_load(const struct json_node *vm, const struct place *place, const c
 	if (check_mode(vm, "serial", &ret->has_serial, err) < 0 ||
 	    check_mode(vm, "console", &ret->has_console, err) < 0 || check_rng(vm, err) < 0)
 		return err->num;
-	if (add_payload(ret, vm, place, err) < 0 || add_list(ret, vm, "disks", place, id, err) < 0)
+	if (add_payload(ret, vm, place, err) < 0 || add_list(ret, vm, "disks", place, wish, err) < 0)
 		return err->num;
-	return add_list(ret, vm, "net", place, id, err);
+	return add_list(ret, vm, "net", place, wish, err);
 }

@@ -196,16 +196,16 @@ static bool clones(const struct json_node *node)
 	const struct json_node *template = json_get(node, "template"), *fds = json_get(node, "fds");
 	autoclonerequest struct clone_request rq = {};
 	struct clone_plan *plans = NULL;
-	struct ctl_template t;
+	struct template_host t = {};
 	struct err err = {};
 
-	fields_init(ctl_template_fields, &t);
-	bool taken = template && fields_load(ctl_template_fields, &t, template, "template", &err) == 0 &&
+	fields_init(ctl_template_fields, &t.info);
+	bool taken = template && fields_load(ctl_template_fields, &t.info, template, "template", &err) == 0 &&
 		     clone_request_load(json_get(node, "body"), &rq, &err) == 0 &&
 		     clone_plans(&rq, &t, fds ? (uint32_t)fds->num : 0, &plans, &err) == 0;
 	if (taken)
 		plans_free(plans, rq.count);
-	fields_free(ctl_template_fields, &t);
+	fields_free(ctl_template_fields, &t.info);
 	return taken;
 }
 
@@ -229,7 +229,8 @@ static bool vm(const struct json_node *node)
 	}
 	if (json_parse(&json, moved.text, moved.len, &err) < 0)
 		return false;
-	bool taken = vm_needs_load(&json.nodes[0], &place, "c-abcdefghijkl", moved.len % 2, &needs, &err) == 0;
+	const struct vm_wish wish = { "c-abcdefghijkl", moved.len % 2, moved.len / 2 % 2 };
+	bool taken = vm_needs_load(&json.nodes[0], &place, &wish, &needs, &err) == 0;
 	vm_needs_done(&needs);
 	return taken;
 }

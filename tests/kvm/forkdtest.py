@@ -124,8 +124,8 @@ class Daemon:
             raise AssertionError(f"{method} {url}: no message or no remedy: {answer}")
         return answer.json["message"]
 
-    def template(self, name, directory):
-        return self.must(201, "POST", "/v1/templates", {"name": name, "snapshot": "file://" + directory})
+    def template(self, name, directory, **more):
+        return self.must(201, "POST", "/v1/templates", {"name": name, "snapshot": "file://" + directory, **more})
 
     def clone(self, name, count=1, **more):
         return self.must(201, "POST", f"/v1/templates/{name}/clones", {"count": count, **more})["clones"]
@@ -193,12 +193,12 @@ class ForkdTest(KvmTest):
         vmm.stop()
         return directory
 
-    def daemon_of(self, vmm):
+    def daemon_of(self, vmm, **more):
         """A daemon with that VM, which ends, as template "t"."""
         directory = vmm.snapshot()
         vmm.stop()
         d = Daemon(self)
-        d.template("t", directory)
+        d.template("t", directory, **more)
         return d
 
     def wait_ticks(self, clones, n=3):

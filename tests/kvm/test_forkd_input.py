@@ -88,7 +88,7 @@ class Disks(ForkdTest):
         disk = self.disk()
         vmm = self.boot("devices", "rounds=0 dev=blk batches=4", extra=["--disk", f"path={disk},image_type=raw,id=root"])
         vmm.wait_rounds(2)
-        d = self.daemon_of(vmm)
+        d = self.daemon_of(vmm, disks="caller")
         url = "/v1/templates/t/clones"
         self.assertIn("root", d.refused(400, "disk_needs_override", "POST", url, {}))
         copies = [self.clone_disk(disk) for _ in range(3)]
@@ -155,7 +155,7 @@ class Disks(ForkdTest):
         d.must(201, "POST", "/v1/templates", {"name": "t", "ready": {"serial": "round 2"}, "vm": {
             "payload": {"kernel": guest("devices"), "cmdline": "rounds=0 dev=blk batches=4"},
             "memory": {"size": 64 << 20}, "console": {"mode": "Off"},
-            "disks": [{"id": "root", "path": disk, "image_type": "Raw"}]}})
+            "disks": [{"id": "root", "path": disk, "image_type": "Raw"}]}, "disks": "caller"})
         self.wait_rounds(self.child(d, "t", disk))
 
     def test_payload_that_is_no_file(self):

@@ -10,7 +10,7 @@
 static char net1[] = "net1", net2[] = "net2", ro[] = "ro", ro_path[] = "/ro", rw[] = "rw", rw_path[] = "/rw";
 static struct ctl_net nets[] = { { .id = net1, .num_fds = 2 }, { .id = net2, .num_fds = 1 } };
 static struct ctl_disk disks[] = { { .id = ro, .path = ro_path, .readonly = true }, { .id = rw, .path = rw_path } };
-static const struct ctl_template template = { .nets = nets, .n_nets = 2, .disks = disks, .n_disks = 2 };
+static const struct template_host template = { .info = { .nets = nets, .n_nets = 2, .disks = disks, .n_disks = 2 } };
 #define RW "\"disks\":[{\"id\":\"rw\",\"path\":\"/a\"}]"
 #define RW2 "\"disks\":[{\"id\":\"rw\",\"path\":\"/b\"}]"
 
@@ -44,7 +44,9 @@ static void refuses(void **state)
 		{ "{\"clock\":\"stop\"}", "body.clock: unknown variant `stop`, expected one of `advance`, `continue`",
 		  E_INVALID, 0 },
 		{ "{\"labels\":{\"a\":1}}", "labels.a: expected a string, found an integer", E_INVALID, 0 },
-		{ "{}", "disk 'rw' (/rw) is writable: each clone needs a path of its own for it", E_DISK_SHARED, 0 },
+		{ "{}",
+		  "disk 'rw' (/rw) is writable, and the template has no image of it: each clone needs a path of its own for it",
+		  E_DISK_SHARED, 0 },
 		{ "{\"overrides\":[]}", "overrides: expected an object, found an array", E_BAD_OVERRIDE, 0 },
 		{ "{\"overrides\":{\"disks\":[{\"path\":\"/a\"}]}}",
 		  "overrides.disks[0]: 'id' is missing: entries are matched by it", E_BAD_OVERRIDE, 0 },
@@ -53,7 +55,8 @@ static void refuses(void **state)
 		{ "{\"overrides\":{" RW ",\"net\":[{\"id\":\"x\"}]}}",
 		  "overrides.net[0]: the template has no net 'x'; its nets: net1, net2", E_BAD_OVERRIDE, 0 },
 		{ "{\"overrides\":{\"disks\":[{\"id\":\"rw\",\"tap\":\"t0\"}],\"net\":[{\"id\":\"net1\",\"path\":\"/a\"}]}}",
-		  "disk 'rw' (/rw) is writable: each clone needs a path of its own for it", E_DISK_SHARED, 0 },
+		  "disk 'rw' (/rw) is writable, and the template has no image of it: each clone needs a path of its own for it",
+		  E_DISK_SHARED, 0 },
 		{ "{\"overrides\":{" RW ",\"net\":[{\"id\":\"net1\",\"tap\":\"a/b\"}]}}",
 		  "overrides.net[0].tap: 'a/b' is not a name of an interface", E_BAD_OVERRIDE, 0 },
 		{ "{\"overrides\":{\"serial\":{\"mode\":\"File\"}}}",
@@ -77,8 +80,8 @@ static void refuses(void **state)
 		{ "{\"clones\":[{\"overrides\":{" RW "}},{\"overrides\":{" RW "}}]}",
 		  "writable disk '/a' is used twice (clones[0], clones[1]): it can be used by one only", E_INVALID, 0 },
 		{ "{\"clones\":[{\"overrides\":{" RW "}},{}]}",
-		  "clones[1]\ndisk 'rw' (/rw) is writable: each clone needs a path of its own for it", E_DISK_SHARED,
-		  0 },
+		  "clones[1]\ndisk 'rw' (/rw) is writable, and the template has no image of it: each clone needs a path of its own for it",
+		  E_DISK_SHARED, 0 },
 	};
 
 	(void)state;

@@ -464,6 +464,43 @@ void vmm_make_own_pages(struct vmm *vmm, const struct own_pages *list)
 	own_pages_make(&vmm->vm->mem, list);
 }
 
+void vmm_sync_disk(struct vmm *vmm, const char *id)
+{
+	if (vmm->vm && !is_parked(vmm))
+		devices_sync_disk(vmm->vm, id);
+}
+
+int vmm_put_over_disk(struct vmm *vmm, struct disk_config *over, struct err *err)
+{
+	int i = LIST_FIND_ID(vmm->config.disks, vmm->config.n_disks, over->id);
+
+	if (need_vm(vmm, err) < 0)
+		return err->num;
+	if (i < 0 || vmm->state != VM_PAUSED)
+		return err_set(err, ERR_CONFLICT, "the VM has no disk '%s', or is not paused", over->id);
+	struct disk_config *now = &vmm->config.disks[i], was = *now;
+	over->readonly = now->readonly;
+	over->direct = now->direct;
+	over->lock_granularity = now->lock_granularity;
+	over->disable_io_uring = now->disable_io_uring;
+	if (devices_put_over_disk(vmm->vm, over, err) < 0)
+		return err->num;
+	now->path = over->path;
+	now->image_type = over->image_type;
+	now->backing_files = over->backing_files;
+	now->fd = over->fd;
+	now->lock_fd = over->lock_fd;
+	now->base_fds = over->base_fds;
+	now->n_base_fds = over->n_base_fds;
+	now->base_qcow2 = over->base_qcow2;
+	over->path = was.path;
+	over->fd = was.fd;
+	over->lock_fd = was.lock_fd;
+	over->base_fds = was.base_fds;
+	over->n_base_fds = was.n_base_fds;
+	return 0;
+}
+
 void vmm_hold_nets(struct vmm *vmm)
 {
 	devices_hold_nets(vmm->vm);

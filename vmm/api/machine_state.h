@@ -77,6 +77,13 @@ unsigned vmm_lost_nets(struct vmm *vmm, char *ret_ids[MAX_PCI_SLOTS]);
 /* As own_pages_list() and own_pages_make(). There is a VM, maybe a parked one. */
 MUST_CHECK int vmm_list_own_pages(const struct vmm *vmm, struct own_pages *ret, struct err *err);
 void vmm_make_own_pages(struct vmm *vmm, const struct own_pages *list);
+/* As devices_sync_disk(), of a running VM. */
+void vmm_sync_disk(struct vmm *vmm, const char *id);
+/*
+ * Of a paused VM: as devices_put_over_disk(). `over` has id, path, image_type and descriptors; what the guest
+ * knows of the disk stays as configured. On success the configuration has what `over` had, and the other way round.
+ */
+MUST_CHECK int vmm_put_over_disk(struct vmm *vmm, struct disk_config *over, struct err *err);
 /* Of a parked VM: as devices_hold_nets(). */
 void vmm_hold_nets(struct vmm *vmm);
 /* As devices_unhold_nets(). Without a VM, and for nets that are not held, there is nothing to do. */

@@ -294,13 +294,13 @@ static int op_resume(struct owned_vm *c, struct ctl_packet *p, struct strbuf *ou
 }
 
 /*
- * Disks are no part of a snapshot. A disk that is copied after the answer must fit the guest's memory
- * in the snapshot, so the VM may not write to the disk meanwhile.
+ * A disk must fit the guest's memory in the snapshot: the VM may not write to it afterwards. A disk that gets
+ * another image over it is not written any more, and a paused VM writes to none.
  */
-static int check_disks_rest(const struct vm_config *config, struct err *err)
+static int check_disks_rest(const struct vm_config *config, const struct vm_config *over, struct err *err)
 {
 	for (uint32_t i = 0; i < config->n_disks; i++)
-		if (!config->disks[i].readonly)
+		if (!config->disks[i].readonly && LIST_FIND_ID(over->disks, over->n_disks, config->disks[i].id) < 0)
 			return err_set(
 				err, ERR_CONFLICT,
 				"the VM runs and may write to its disk '%s', which would not fit the snapshot any "
@@ -309,19 +309,30 @@ static int check_disks_rest(const struct vm_config *config, struct err *err)
 	return 0;
 }
 
-static int op_snapshot(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+/* Takes the snapshot of a paused VM, and puts the images over its disks. */
+static int snapshot_paused(struct owned_vm *c, int dir_fd, struct vm_config *over, struct err *err)
+{
+	if (vmm_snapshot_at(c->vmm, &(struct snapshot_dir){ dir_fd, "template", (uid_t)-1, (gid_t)-1 }, err) < 0)
+		return err->num;
+	for (uint32_t i = 0; i < over->n_disks; i++)
+		if (vmm_put_over_disk(c->vmm, &over->disks[i], err) < 0)
+			return err->num;
+	return 0;
+}
+
+static int snapshot(struct owned_vm *c, int dir_fd, struct vm_config *over, struct strbuf *out, struct err *err)
 {
 	struct ctl_snapshotted answer = {};
 	bool runs = strcmp(vmm_state(c->vmm), "Running") == 0;
 
-	if (p->n_fds != 1)
-		return err_set(err, ERR_INVALID, "snapshot: %u descriptors came, expected the directory's", p->n_fds);
-	if (runs && check_disks_rest(vmm_config(c->vmm), err) < 0)
+	if (runs && check_disks_rest(vmm_config(c->vmm), over, err) < 0)
 		return err->num;
+	for (uint32_t i = 0; i < over->n_disks; i++)
+		vmm_sync_disk(c->vmm, over->disks[i].id);
 	uint64_t begin = monotonic_ns();
 	if (runs && vmm_pause(c->vmm, err) < 0)
 		return err->num;
-	int r = vmm_snapshot_at(c->vmm, &(struct snapshot_dir){ p->fds[0], "template", (uid_t)-1, (gid_t)-1 }, err);
+	int r = snapshot_paused(c, dir_fd, over, err);
 	if (runs) {
 		struct err resume_err = {};
 		if (vmm_resume(c->vmm, &resume_err) < 0 && r == 0) {
@@ -332,6 +343,25 @@ static int op_snapshot(struct owned_vm *c, struct ctl_packet *p, struct strbuf *
 	}
 	if (r == 0)
 		ctl_reply(out, ctl_snapshotted_fields, &answer);
+	return r;
+}
+
+static int op_snapshot(struct owned_vm *c, struct ctl_packet *p, struct strbuf *out, struct err *err)
+{
+	struct vm_config over = {};
+	struct ctl_snapshot rq;
+
+	if (p->n_fds == 0)
+		return err_set(err, ERR_INVALID, "snapshot: the directory's descriptor did not come");
+	fields_init(ctl_snapshot_fields, &rq);
+	int r = fields_load(ctl_snapshot_fields, &rq, &p->json.nodes[0], "snapshot", err);
+	if (r == 0)
+		r = clone_take_disks(&over, p, rq.fds, rq.n_fds, err);
+	if (r == 0)
+		r = snapshot(c, p->fds[0], &over, out, err);
+	vm_config_close_fds(&over);
+	vm_config_free(&over);
+	fields_free(ctl_snapshot_fields, &rq);
 	return r;
 }
 

@@ -49,6 +49,38 @@ static int make_net_places(struct vm_config *c, struct err *err)
 	return 0;
 }
 
+/* Adds a file behind the disk's image. NULL: there is no such disk, or it has too many. */
+static int32_t *add_base(struct disk_config *disk, uint8_t format)
+{
+	if (!disk || disk->n_base_fds >= sizeof(disk->base_qcow2) * 8)
+		return NULL;
+	int32_t *more = reallocarray(disk->base_fds, disk->n_base_fds + 1UL, sizeof(*more));
+	if (!more)
+		return NULL;
+	disk->base_fds = more;
+	more[disk->n_base_fds] = -1;
+	if (format == CTL_FORMAT_QCOW2)
+		disk->base_qcow2 |= 1U << disk->n_base_fds;
+	return &more[disk->n_base_fds++];
+}
+
+/* What forkd says of the image replaces what the configuration says. */
+static int change_image(struct disk_config *disk, const struct ctl_fd *what, struct err *err)
+{
+	char *path = what->path ? strdup(what->path) : NULL;
+
+	if (what->path && !path)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "take disk '%s'", disk->id);
+	if (path) {
+		free(disk->path);
+		disk->path = path;
+	}
+	if (what->format != CTL_FORMAT_CONFIGURED)
+		disk->image_type = what->format == CTL_FORMAT_QCOW2 ? IMAGE_QCOW2 : IMAGE_RAW;
+	disk->backing_files |= what->format == CTL_FORMAT_QCOW2; /* for who restores a snapshot of this VM by hand */
+	return 0;
+}
+
 /* The place where a descriptor goes; NULL: there is no such place, or the place is taken. */
 static int32_t *find_place(struct vm_config *c, const struct ctl_fd *what, int *api_fd)
 {
@@ -67,6 +99,8 @@ static int32_t *find_place(struct vm_config *c, const struct ctl_fd *what, int *
 	case CTL_FD_DISK:
 		place = disk ? &disk->fd : NULL;
 		break;
+	case CTL_FD_DISK_BASE:
+		return add_base(disk, what->format);
 	case CTL_FD_DISK_LOCK:
 		place = disk ? &disk->lock_fd : NULL;
 		break;
@@ -112,19 +146,61 @@ static int check_all_given(const struct vm_config *c, struct err *err)
 	return 0;
 }
 
+/* Takes the packet's descriptors from number `first` on. */
+static int take(struct vm_config *c, struct ctl_packet *p, uint32_t first, const struct ctl_fd *what, int *api_fd,
+		struct err *err)
+{
+	for (uint32_t i = first; i < p->n_fds; i++, what++) {
+		int32_t *place = find_place(c, what, api_fd);
+		if (!place)
+			return err_set(err, ERR_INVALID, "a descriptor for %s '%s' is not expected",
+				       ctl_fd_kinds[what->kind], what->id ? what->id : "");
+		*place = steal_fd(&p->fds[i]);
+		if (what->kind == CTL_FD_DISK && change_image(find_disk(c, what->id), what, err) < 0)
+			return err->num;
+	}
+	return 0;
+}
+
 int clone_take_fds(struct vm_config *c, struct ctl_packet *p, const struct ctl_fd *what, uint32_t n, int *api_fd,
 		   struct err *err)
 {
 	if (n != p->n_fds)
 		return err_set(err, ERR_INVALID, "%u descriptors came, the request names %u", p->n_fds, n);
-	if (make_net_places(c, err) < 0)
+	if (make_net_places(c, err) < 0 || take(c, p, 0, what, api_fd, err) < 0)
 		return err->num;
-	for (uint32_t i = 0; i < n; i++) {
-		int32_t *place = find_place(c, &what[i], api_fd);
-		if (!place)
-			return err_set(err, ERR_INVALID, "a descriptor for %s '%s' is not expected",
-				       ctl_fd_kinds[what[i].kind], what[i].id ? what[i].id : "");
-		*place = steal_fd(&p->fds[i]);
-	}
 	return check_all_given(c, err);
+}
+
+/* An entry for each disk that is named. */
+static int name_disks(struct vm_config *ret, const struct ctl_fd *what, uint32_t n, struct err *err)
+{
+	ret->disks = calloc(n + 1UL, sizeof(*ret->disks));
+	if (!ret->disks)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "take the disks");
+	for (uint32_t i = 0; i < n; i++) {
+		if (!what[i].id || what[i].id[0] == '#' || LIST_FIND_ID(ret->disks, ret->n_disks, what[i].id) >= 0)
+			continue;
+		ret->disks[ret->n_disks].id = strdup(what[i].id);
+		if (!ret->disks[ret->n_disks].id)
+			return err_num(err, ERR_INTERNAL, ENOMEM, "take the disks");
+		ret->n_disks++;
+	}
+	return 0;
+}
+
+int clone_take_disks(struct vm_config *ret, struct ctl_packet *p, const struct ctl_fd *what, uint32_t n,
+		     struct err *err)
+{
+	int no_api = 0;
+
+	if (n + 1 != p->n_fds)
+		return err_set(err, ERR_INVALID, "%u descriptors came, the request names %u and the directory's",
+			       p->n_fds, n);
+	if (name_disks(ret, what, n, err) < 0 || take(ret, p, 1, what, &no_api, err) < 0)
+		return err->num;
+	for (uint32_t i = 0; i < ret->n_disks; i++)
+		if (!ret->disks[i].path)
+			return err_set(err, ERR_INVALID, "disk '%s' came without a path", ret->disks[i].id);
+	return check_all_given(ret, err);
 }

@@ -17,4 +17,11 @@
 MUST_CHECK int clone_take_fds(struct vm_config *c, struct ctl_packet *p, const struct ctl_fd *what, uint32_t n,
 			      int *api_fd, struct err *err);
 
+/*
+ * The same for the disks that come with a request for a snapshot, behind the directory's descriptor. *ret was
+ * zeroed, and gets an entry for each of them, with id, path, image_type and descriptors.
+ */
+MUST_CHECK int clone_take_disks(struct vm_config *ret, struct ctl_packet *p, const struct ctl_fd *what, uint32_t n,
+				struct err *err);
+
 #endif

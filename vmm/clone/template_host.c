@@ -130,6 +130,8 @@ static int describe_disks(const struct template *t, struct ctl_template *d, stru
 			.path = disk->path,
 			.readonly = disk->readonly,
 			.direct = disk->direct,
+			.qcow2 = disk->image_type == IMAGE_QCOW2,
+			.backing_files = disk->backing_files,
 			.bytes = known.config.capacity << 9,
 		};
 	}

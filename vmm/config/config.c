@@ -115,6 +115,8 @@ const struct field disk_fields[] = {
 	F_ENUM(struct disk_config, lock_granularity, lock_granularities, .opt = "lock_granularity"),
 	F_FD(struct disk_config, fd),
 	F_FD(struct disk_config, lock_fd),
+	F_LIST(struct disk_config, base_fds, .flags = F_RUNTIME),
+	F_FD(struct disk_config, base_qcow2),
 	F_END,
 };
 
@@ -290,6 +292,9 @@ void vm_config_close_fds(struct vm_config *c)
 	for (uint32_t i = 0; i < c->n_disks; i++) {
 		close_fd(&c->disks[i].fd);
 		close_fd(&c->disks[i].lock_fd);
+		for (uint32_t k = 0; k < c->disks[i].n_base_fds; k++)
+			close(c->disks[i].base_fds[k]);
+		c->disks[i].n_base_fds = 0;
 	}
 	close_fd(&c->serial.log_fd);
 	close_fd(&c->serial.listen_fd);

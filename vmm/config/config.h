@@ -84,6 +84,9 @@ struct disk_config {
 	bool backing_files, sparse;
 	uint8_t image_type, lock_granularity;
 	int32_t fd, lock_fd; /* two open files of the image, used instead of opening the path; 0: none */
+	int32_t *base_fds;   /* with these: what is behind a qcow2 image, in order, used instead of the names in it */
+	uint32_t n_base_fds;
+	uint32_t base_qcow2; /* bit i: the file base_fds[i] is qcow2, not raw */
 };
 
 struct net_config {

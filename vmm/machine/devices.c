@@ -333,6 +333,22 @@ int devices_resize_disk(struct vm *vm, const char *id, uint64_t bytes, struct er
 	return virtio_blk_resize(disk, bytes, err) < 0 ? err_wrap(err, "Disk resize error") : 0;
 }
 
+void devices_sync_disk(struct vm *vm, const char *id)
+{
+	struct virtio_dev *disk = find_device(vm, VIRTIO_ID_BLOCK, id);
+
+	if (disk)
+		virtio_blk_sync(disk);
+}
+
+int devices_put_over_disk(struct vm *vm, struct disk_config *cfg, struct err *err)
+{
+	struct virtio_dev *disk = find_device(vm, VIRTIO_ID_BLOCK, cfg->id);
+
+	return disk ? virtio_blk_put_over(disk, cfg, err)
+		    : err_set(err, ERR_NOT_FOUND, "there is no disk '%s'", cfg->id);
+}
+
 /* ---- state ---- */
 
 static void save_platform(struct vm *vm, const char *id, struct strbuf *out)

@@ -59,6 +59,10 @@ bool devices_resize_balloon(struct vm *vm, uint64_t bytes);
 uint64_t devices_balloon_bytes(const struct vm *vm);
 /* ERR_NOT_FOUND: no disk has that id. */
 MUST_CHECK int devices_resize_disk(struct vm *vm, const char *id, uint64_t bytes, struct err *err);
+/* As virtio_blk_sync() of the disk with that id, if there is one. */
+void devices_sync_disk(struct vm *vm, const char *id);
+/* As virtio_blk_put_over() of the disk with the id cfg->id. ERR_NOT_FOUND: there is none. */
+MUST_CHECK int devices_put_over_disk(struct vm *vm, struct disk_config *cfg, struct err *err);
 /* Writes the node "device-manager" with all its children. */
 void devices_save(struct vm *vm, struct strbuf *out);
 /*

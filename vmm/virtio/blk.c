@@ -392,15 +392,10 @@ static void blk_free(struct virtio_dev *vdev)
 	}
 	virtio_done(vdev);
 	write_tables(blk);
-	blk_close_layers(blk);
+	blk_close_image(blk);
 	if (blk->done.fd >= 0)
 		close(blk->done.fd);
-	if (blk->fd >= 0)
-		close(blk->fd);
-	if (blk->lock_fd >= 0)
-		close(blk->lock_fd);
 	free(blk->requests);
-	free(blk->path);
 	free(blk);
 }
 

@@ -252,6 +252,7 @@ void blk_drain(struct virtio_dev *vdev);
 /* ---- blk_image.c ---- */
 
 MUST_CHECK int blk_open_image(struct blk *blk, struct disk_config *cfg, struct err *err);
+void blk_close_image(struct blk *blk);
 /* Writes the device's node in state.json, and reads that node. */
 void blk_save(struct virtio_dev *vdev, struct strbuf *out);
 int blk_load(struct virtio_dev *vdev, const struct json_node *state, struct err *err);

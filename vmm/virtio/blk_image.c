@@ -283,10 +283,9 @@ static int no_image(const struct disk_config *cfg, struct err *err)
 	return err_wrap(err, "Error from device manager");
 }
 
-int blk_open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
+/* Opens and locks the image, and what is behind it. */
+static int open_files(struct blk *blk, struct disk_config *cfg, struct stat *ret_st, struct err *err)
 {
-	struct stat st;
-
 	blk->path = strdup(cfg->path);
 	blk->readonly = cfg->readonly;
 	blk->direct = cfg->direct;
@@ -298,24 +297,129 @@ int blk_open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
 	blk->lock_fd = open_once(cfg, cfg->lock_fd);
 	if (blk->fd < 0 || blk->lock_fd < 0)
 		return no_image(cfg, err);
-	if (fstat(blk->fd, &st) < 0)
+	if (fstat(blk->fd, ret_st) < 0)
 		return err_sys(err, ERR_INTERNAL, "stat disk image '%s'", cfg->path);
-	if (image_bytes(blk, &st, cfg->image_type != IMAGE_QCOW2, &blk->bytes, err) < 0 ||
+	if (image_bytes(blk, ret_st, cfg->image_type != IMAGE_QCOW2, &blk->bytes, err) < 0 ||
 	    check_format(blk, cfg, err) < 0 || lock_image(blk, blk->bytes, err) < 0)
 		return err->num;
 	if (fcntl(blk->fd, F_SETFL, cfg->direct ? O_DIRECT : 0) < 0)
 		return err_sys(err, ERR_INTERNAL, "disk image '%s' with direct=on", cfg->path);
-	if (ask_alignment(blk, &st, err) < 0)
+	if (ask_alignment(blk, ret_st, err) < 0)
 		return err->num;
-	if (cfg->image_type == IMAGE_QCOW2 && blk_open_layers(blk, cfg, err) < 0) {
-		err->code = ERR_INTERNAL; /* the request is well, the file is not: as Cloud Hypervisor says it */
-		return err_wrap(err, "Error from device manager");
-	}
+	if (cfg->image_type != IMAGE_QCOW2 || blk_open_layers(blk, cfg, err) == 0)
+		return 0;
+	err->code = ERR_INTERNAL; /* the request is well, the file is not: as Cloud Hypervisor says it */
+	return err_wrap(err, "Error from device manager");
+}
+
+int blk_open_image(struct blk *blk, struct disk_config *cfg, struct err *err)
+{
+	struct stat st;
+
+	if (open_files(blk, cfg, &st, err) < 0)
+		return err->num;
 	set_serial(blk, cfg, &st);
 	set_space(blk, cfg);
 	set_topology(blk, &st);
 	blk->done = (struct source){ .fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .ready = blk_on_done };
 	return blk->done.fd < 0 ? err_sys(err, ERR_INTERNAL, "make an eventfd") : 0;
+}
+
+void blk_close_image(struct blk *blk)
+{
+	blk_close_layers(blk);
+	if (blk->fd >= 0)
+		close(steal_fd(&blk->fd));
+	if (blk->lock_fd >= 0)
+		close(steal_fd(&blk->lock_fd));
+	free(steal_ptr(&blk->path));
+}
+
+/* ---- another image under the same disk ---- */
+
+/* The first file behind the new image must be the present one: else the guest would lose what it has written. */
+static int check_behind(const struct blk *blk, const struct disk_config *cfg, struct err *err)
+{
+	struct stat now, behind;
+
+	if (cfg->image_type != IMAGE_QCOW2 || cfg->n_base_fds == 0 || fstat(cfg->base_fds[0], &behind) < 0 ||
+	    fstat(blk->lock_fd, &now) < 0 || now.st_dev != behind.st_dev || now.st_ino != behind.st_ino)
+		return err_set(err, ERR_CONFLICT, "disk '%s': '%s' is not over '%s', which the guest writes",
+			       blk->vdev.id, cfg->path, blk->path);
+	return 0;
+}
+
+/* What the device keeps of the two: the guest knows it already, or it is the device's own. */
+static void swap_images(struct blk *a, struct blk *b)
+{
+	const struct blk was = *a;
+
+	a->path = b->path;
+	a->fd = b->fd;
+	a->lock_fd = b->lock_fd;
+	a->bytes = b->bytes;
+	a->layers = b->layers;
+	a->n_layers = b->n_layers;
+	a->align = b->align;
+	b->path = was.path;
+	b->fd = was.fd;
+	b->lock_fd = was.lock_fd;
+	b->layers = was.layers;
+	b->n_layers = was.n_layers;
+}
+
+static void replace_image(struct blk *blk, struct blk *next)
+{
+	struct err err = {};
+	char line[ERR_MSG_BYTES];
+
+	if (blk->has_ring)
+		uring_close(&blk->ring);
+	swap_images(blk, next);
+	if (!blk->has_ring)
+		return;
+	blk->has_ring = false;
+	if (blk_open_ring(blk, &err) < 0)
+		log_warn("disk '%s': plain reads and writes instead of io_uring: %s", blk->vdev.id,
+			 err_line(&err, line, sizeof(line)));
+}
+
+static int put_over(struct blk *blk, struct disk_config *cfg, struct err *err)
+{
+	struct blk next = { .env = blk->env, .fd = -1, .lock_fd = -1 };
+	struct stat st;
+
+	blk_drain(&blk->vdev);
+	int r = blk->layers && blk->layers[0].qcow2 ? qcow2_commit(blk->layers[0].qcow2) : 0;
+	if (r < 0)
+		return err_num(err, ERR_INTERNAL, -r, "disk '%s': write the tables of '%s'", blk->vdev.id, blk->path);
+	if (check_behind(blk, cfg, err) < 0)
+		return err->num;
+	r = open_files(&next, cfg, &st, err);
+	if (r == 0 && next.bytes >> SECTOR_SHIFT != blk->bytes >> SECTOR_SHIFT)
+		r = err_set(err, ERR_INVALID, "disk '%s' has %llu bytes, '%s' has %llu", blk->vdev.id,
+			    (unsigned long long)blk->bytes, cfg->path, (unsigned long long)next.bytes);
+	if (r == 0)
+		replace_image(blk, &next);
+	blk_close_image(&next);
+	return r;
+}
+
+int virtio_blk_put_over(struct virtio_dev *vdev, struct disk_config *cfg, struct err *err)
+{
+	struct blk *blk = container_of(vdev, struct blk, vdev);
+
+	pthread_mutex_lock(&vdev->lock);
+	int r = put_over(blk, cfg, err);
+	pthread_mutex_unlock(&vdev->lock);
+	return r;
+}
+
+void virtio_blk_sync(struct virtio_dev *vdev)
+{
+	const struct blk *blk = container_of(vdev, struct blk, vdev);
+
+	(void)fdatasync(blk->lock_fd); /* whether it is durable is asked later, by who must know */
 }
 
 /* Gives a file the size. A block device must have the size already: the guest is only told. */

@@ -84,25 +84,44 @@ static int format_of(const char *image, const struct qcow2_header *h, struct err
 		       image);
 }
 
-/* Opens the file behind the last layer, for reading alone. */
-static int add_backing(struct blk *blk, const char *image, struct qcow2_header *h, struct err *err)
+/* Opens the file that the image names. */
+static int open_named(struct layer *l, const char *image, struct err *err)
 {
-	struct layer *l = &blk->layers[blk->n_layers];
-	int format = format_of(image, h, err);
+	l->fd = host_open(l->path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
+	l->lock_fd = l->fd < 0 ? -1 : host_open(l->path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
+	return l->lock_fd < 0 ? err_sys(err, ERR_INTERNAL, "open '%s', the backing file of '%s'", l->path, image) : 0;
+}
+
+/* Takes the file that forkd has handed over, whatever the image names. Nobody writes that file any more: it needs no lock. */
+static int open_given(struct layer *l, const struct disk_config *cfg, unsigned i, struct err *err)
+{
+	l->fd = fcntl(cfg->base_fds[i], F_DUPFD_CLOEXEC, 3);
+	return l->fd < 0 ? err_sys(err, ERR_INTERNAL, "take the backing file '%s'", l->path) : 0;
+}
+
+/* Opens the file behind the last layer, for reading alone. */
+static int add_backing(struct blk *blk, const struct disk_config *cfg, struct qcow2_header *h, struct err *err)
+{
+	unsigned i = blk->n_layers - 1;
+	const char *image = blk->layers[i].path;
+	struct layer *l = &blk->layers[i + 1];
+	bool given = cfg->n_base_fds > 0;
+	int format = given ? (cfg->base_qcow2 >> i & 1 ? QCOW2 : RAW) : format_of(image, h, err);
 
 	if (format < 0)
 		return format;
 	if (blk->n_layers == LAYERS_MAX)
 		return err_set(err, ERR_INVALID, "qcow2 image '%s' has more than %d files in its chain", blk->path,
 			       LAYERS_MAX);
+	if (given && i == cfg->n_base_fds)
+		return err_set(err, ERR_INVALID, "qcow2 image '%s' has '%s' behind it, which did not come", image,
+			       h->backing);
 	*l = (struct layer){ .fd = -1, .lock_fd = -1, .path = backing_path(image, h->backing) };
 	blk->n_layers++;
 	if (!l->path)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "open the backing file of '%s'", image);
-	l->fd = host_open(l->path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
-	l->lock_fd = l->fd < 0 ? -1 : host_open(l->path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0);
-	if (l->lock_fd < 0)
-		return err_sys(err, ERR_INTERNAL, "open '%s', the backing file of '%s'", l->path, image);
+	if ((given ? open_given(l, cfg, i, err) : open_named(l, image, err)) < 0)
+		return err->num;
 	return open_layer(blk, l, format, false, h, err);
 }
 
@@ -110,8 +129,6 @@ int blk_open_layers(struct blk *blk, const struct disk_config *cfg, struct err *
 {
 	struct qcow2_header h;
 
-	if (host_open_is_shut()) /* a clone of forkd's: the daemon hands over a file, not a chain of them */
-		return err_set(err, ERR_INVALID, "disk image '%s' is qcow2, which clones cannot have yet", blk->path);
 	blk->layers = calloc(LAYERS_MAX, sizeof(*blk->layers));
 	if (!blk->layers)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "open disk '%s'", blk->path);
@@ -121,7 +138,7 @@ int blk_open_layers(struct blk *blk, const struct disk_config *cfg, struct err *
 		return err_num(err, ERR_INTERNAL, ENOMEM, "open disk '%s'", blk->path);
 	if (open_layer(blk, &blk->layers[0], QCOW2, !blk->readonly, &h, err) < 0)
 		return err->num;
-	if (h.backing[0] && !cfg->backing_files)
+	if (h.backing[0] && cfg->n_base_fds == 0 && !cfg->backing_files)
 		return err_set(err, ERR_INVALID,
 			       "qcow2 image '%s' has the backing file '%s', and the disk has no backing_files=on",
 			       blk->path, h.backing);
@@ -129,8 +146,11 @@ int blk_open_layers(struct blk *blk, const struct disk_config *cfg, struct err *
 		return err_set(err, ERR_INVALID, "qcow2 image '%s' with direct=on needs clusters of %d bytes at least",
 			       blk->path, GUEST_PAGE);
 	while (h.backing[0])
-		if (add_backing(blk, blk->layers[blk->n_layers - 1].path, &h, err) < 0)
+		if (add_backing(blk, cfg, &h, err) < 0)
 			return err->num;
+	if (cfg->n_base_fds > 0 && blk->n_layers != cfg->n_base_fds + 1)
+		return err_set(err, ERR_INVALID, "qcow2 image '%s': %u files came to be behind it, it has %u",
+			       blk->path, cfg->n_base_fds, blk->n_layers - 1);
 	blk->bytes = blk->layers[0].bytes;
 	return 0;
 }

@@ -39,6 +39,14 @@ uint64_t virtio_balloon_bytes(struct virtio_dev *vdev);
  */
 MUST_CHECK int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct err *err);
 /*
+ * Puts an image over the present one, which stands behind it from now on and is not written any more: cfg
+ * has the descriptors, the present image's first among those behind. The VM is paused. ERR_CONFLICT: another
+ * file comes first. After an error the disk is as it was. Main thread.
+ */
+MUST_CHECK int virtio_blk_put_over(struct virtio_dev *vdev, struct disk_config *cfg, struct err *err);
+/* Writes what the page cache has of the image to disk, so that a pause that follows is short. */
+void virtio_blk_sync(struct virtio_dev *vdev);
+/*
  * The present MAC of a net's tap: the address by which the guest knows the host. false: the tap is
  * gone, or has the guest's own MAC (a macvtap).
  */

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Makes, hands over and removes the disks of clones. */
+#include "forkd/clone/clone_disks.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "forkd/access/place.h"
+#include "forkd/errors.h"
+#include "forkd/registry/registry.h"
+
+/* Notes the overlay in the record, which owns it and a reference to the image from then on. */
+static int note(struct forkd *d, const struct ctl_disk *disk, const struct store_overlay *o, const char *image,
+		struct record *r, struct err *err)
+{
+	struct record_disk *more = reallocarray(r->disks, r->n_disks + 1UL, sizeof(*more));
+	struct record_disk new = {
+		.id = strdup(disk->id), .overlay = strdup(o->name), .image = strdup(image), .path = strdup(o->path)
+	};
+
+	if (more)
+		r->disks = more;
+	if (more && new.id &&new.overlay &&new.image &&new.path && store_image_ref(d->store, image, err) >= 0) {
+		r->disks[r->n_disks++] = new;
+		return 0;
+	}
+	free(new.id);
+	free(new.overlay);
+	free(new.image);
+	free(new.path);
+	return err->code != ERR_NONE ? err->num : err_num(err, ERR_INTERNAL, ENOMEM, "note disk '%s'", disk->id);
+}
+
+int clone_disk_make(struct forkd *d, const struct ctl_disk *disk, const struct store_chain *chain, struct record *r,
+		    struct handover *h, struct err *err)
+{
+	struct store_overlay o = { .fd = -1 };
+
+	if (store_overlay_make(d->store, chain, &o, err) < 0)
+		return err_wrap(err, "disk '%s'", disk->id);
+	int result = note(d, disk, &o, chain->layers[0].id, r, err);
+	if (result < 0) {
+		store_overlay_remove(d->store, o.name);
+	} else {
+		const struct handover_image image = { .fd = o.fd,
+						      .qcow2 = o.type == STORE_IMAGE_QCOW2,
+						      .path = r->disks[r->n_disks - 1].path,
+						      .behind = chain };
+		result = handover_image(h, d->store, disk->id, &image, err);
+	}
+	store_overlay_done(&o);
+	return result;
+}
+
+void clone_disks_found(struct forkd *d, const struct record *r)
+{
+	for (uint32_t i = 0; i < r->n_disks; i++) {
+		struct err err = {};
+		if (store_image_ref(d->store, r->disks[i].image, &err) < 0)
+			log_warn("clone %s: disk '%s': %s", r->id, r->disks[i].id, err.msg);
+	}
+}
+
+/* Whether the disk was there until now. */
+static bool drop(struct registry *reg, struct record_disk *disk)
+{
+	pthread_mutex_lock(&reg->lock);
+	bool was_there = !disk->gone;
+	disk->gone = true;
+	pthread_mutex_unlock(&reg->lock);
+	return was_there;
+}
+
+void clone_clear(struct forkd *d, struct record *r)
+{
+	place_clear_clone(d, r);
+	for (uint32_t i = 0; i < r->n_disks; i++) {
+		if (!drop(d->registry, &r->disks[i]))
+			continue;
+		store_overlay_remove(d->store, r->disks[i].overlay);
+		store_image_unref(d->store, r->disks[i].image);
+	}
+}

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disks of clones: what the store keeps of a template's, what each clone has of its own, and what is left when they are gone."""
+import hashlib
+import os
+import shutil
+import subprocess
+
+from forkdtest import Daemon, ForkdTest
+from kvmtest import MIB, guest, read, tmpfs, wait_for, write
+from test_qcow2 import qemu_img
+
+ROUNDS = "rounds=0 dev=blk batches=4"
+
+
+class DisksTest(ForkdTest):
+    def boot_on(self, disk, more="image_type=raw"):
+        """A guest that writes its disk and knows every byte of it; it stops at one that is wrong."""
+        vmm = self.boot("devices", ROUNDS, extra=["--disk", f"path={disk},id=root,{more}"])
+        vmm.wait_rounds(2)
+        return vmm
+
+    def snapshot_of(self, disk, more="image_type=raw"):
+        vmm = self.boot_on(disk, more)
+        directory = vmm.snapshot()
+        vmm.stop()
+        return directory
+
+    def wait_rounds(self, *clones, n=3):
+        for c in clones:
+            begin = read(c["serial"]).count(b"round")
+            wait_for("rounds or a failure", lambda c=c, begin=begin: read(c["serial"]).count(b"round") >= begin + n or b"FAIL" in read(c["serial"]))
+            self.assertNotIn(b"FAIL", read(c["serial"]))
+
+    def kept(self, d, what):
+        return sorted(os.listdir(os.path.join(d.store, what)))
+
+    def assert_kept(self, d, images, overlays):
+        wait_for("what is not used to go", lambda: (len(self.kept(d, "images")), len(self.kept(d, "overlays"))) == (images, overlays),
+                 context=lambda: f": {self.kept(d, 'images')} {self.kept(d, 'overlays')}")
+
+    def check_image(self, path):
+        """Of a paused clone, which has the file locked: a copy beside it is looked at."""
+        copy = os.path.dirname(path) + ".copy"
+        shutil.copytree(os.path.dirname(path), copy)
+        done = subprocess.run(["qemu-img", "check", "-f", "qcow2", os.path.join(copy, "data")], capture_output=True, text=True)
+        self.assertIn(done.returncode, (0, 3), done.stdout + done.stderr)   # sound, or sound but for leaks
+        shutil.rmtree(copy)
+
+
+class Own(DisksTest):
+    def test_each_clone_its_own(self):
+        """Clones write their disks at once, and none sees another's bytes; the template's stay as they are."""
+        disk = self.disk()
+        directory = self.snapshot_of(disk)
+        d = Daemon(self)
+        shown = d.template("t", directory)["disks"]
+        self.assertEqual([(s["id"], s["path"], s["bytes"], len(s["image"])) for s in shown], [("root", disk, os.stat(disk).st_size, 64)])
+        image = os.path.join(d.store, "images", shown[0]["image"], "data")
+        was = hashlib.sha256(read(image)).digest()
+        self.assertEqual(was, hashlib.sha256(read(disk)).digest())
+        os.unlink(disk)                                         # the template owns what it needs
+        clones = d.clone("t", 4)
+        paths = [c["disks"][0]["path"] for c in clones]
+        self.assertEqual(len(set(paths)), 4)
+        self.wait_rounds(*clones)
+        for c in clones:
+            self.assertEqual(c["disks"][0]["image"], shown[0]["image"])
+            config = self.own_api(c, "vm.info")["config"]["disks"][0]
+            self.assertEqual((config["path"], config["image_type"]), (c["disks"][0]["path"], "Qcow2"))
+        self.assert_kept(d, 1, 4)
+        d.delete(clones[:2])
+        for c in clones[2:]:
+            d.must(200, "PUT", f"/v1/clones/{c['id']}/pause")
+            self.check_image(c["disks"][0]["path"])
+        self.assert_kept(d, 1, 2)
+        self.assertEqual(hashlib.sha256(read(image)).digest(), was)
+        d.must(200, "POST", "/v1/templates/t/verify")
+        d.delete(clones[2:])
+        d.must(204, "DELETE", "/v1/templates/t")
+        self.assert_kept(d, 0, 0)
+
+    def own_api(self, clone, what):
+        from forkdtest import request
+        return request(clone["api_socket"], "GET", "/api/v1/" + what).json
+
+    def test_path_of_the_request(self):
+        """A clone that brings a disk has that one."""
+        disk = self.disk()
+        d = Daemon(self)
+        d.template("t", self.snapshot_of(disk))
+        mine = self.clone_disk(disk)
+        c = d.clone("t", overrides={"disks": [{"id": "root", "path": mine}]})[0]
+        self.wait_rounds(c)
+        self.assertEqual(c["disks"], [])
+        self.assert_kept(d, 1, 0)
+
+    def test_same_image_twice(self):
+        """What the store has already is not kept twice, and stays until the last template is gone."""
+        disk = self.disk()
+        directory = self.snapshot_of(disk)
+        d = Daemon(self)
+        one, two = d.template("one", directory)["disks"][0], d.template("two", directory)["disks"][0]
+        self.assertEqual(one["image"], two["image"])
+        self.assert_kept(d, 1, 0)
+        d.must(204, "DELETE", "/v1/templates/one")
+        self.assert_kept(d, 1, 0)
+        self.wait_rounds(*d.clone("two", 2))
+
+    def test_vm_that_becomes_a_template(self):
+        """It writes a copy: what the caller named stays as it was, and others may use it meanwhile."""
+        base = self.disk()
+        with open(base, "r+b") as f:
+            f.seek(5 << 20)
+            f.write(os.urandom(1 << 20))
+        over = self.path("over.qcow2")
+        qemu_img("create", "-f", "qcow2", "-F", "raw", "-b", os.path.basename(base), over)
+        for name, path, more, images in (("raw", base, {"image_type": "Raw"}, 1), ("qcow2", over, {"image_type": "Qcow2", "backing_files": True}, 3)):
+            with self.subTest(name):
+                was = [read(p) for p in (base, over)]
+                d = Daemon(self)
+                d.must(201, "POST", "/v1/templates", {"name": "t", "ready": {"serial": "round 2"}, "vm": {
+                    "payload": {"kernel": guest("devices"), "cmdline": ROUNDS}, "memory": {"size": 64 << 20}, "console": {"mode": "Off"},
+                    "disks": [{"id": "root", "path": path, **more}]}})
+                self.assertEqual([read(p) for p in (base, over)], was)
+                self.wait_rounds(*d.clone("t", 2))
+                self.assert_kept(d, images, 2)
+
+    def test_daemon_killed(self):
+        """The next daemon finds the disks of living clones, and removes those of dead ones."""
+        d = Daemon(self)
+        d.template("t", self.snapshot_of(self.disk()))
+        alive, dead = d.clone("t", 2)
+        d.kill()
+        os.kill(dead["pid"], 9)
+        wait_for("the clone to end", lambda: not os.path.exists(f"/proc/{dead['pid']}") or b"Z" in read(f"/proc/{dead['pid']}/stat"))
+        stray = os.path.join(d.store, "overlays", "0123456789abcdef")
+        os.mkdir(stray)
+        write(os.path.join(stray, "data"), b"of nobody")
+        d.start()
+        self.assert_kept(d, 1, 1)
+        self.assertTrue(os.path.exists(alive["disks"][0]["path"]))
+        self.wait_rounds(alive)
+        d.must(204, "DELETE", f"/v1/clones/{alive['id']}")
+        d.must(204, "DELETE", "/v1/templates/t")
+        self.assert_kept(d, 0, 0)
+
+    def test_clone_of_another_daemon(self):
+        """A daemon that does not know the clone does not take its disk away."""
+        d = Daemon(self)
+        d.template("t", self.snapshot_of(self.disk()))
+        c = d.clone("t")[0]
+        d.kill()
+        other = Daemon(self, root=self.new_dir("other"))
+        other.stop()
+        os.rename(other.store, other.store + ".own")
+        os.rename(d.store, other.store)
+        other.start()
+        self.assert_kept(other, 1, 1)
+        self.assertIn("a VM that is not known here has the overlay", read(other.log).decode())
+        self.wait_rounds(c)
+        other.stop()
+        os.rename(other.store, d.store)
+        d.start()
+        d.delete([c])
+
+    def test_damage(self):
+        """An image that is not what was sealed is refused by name, and so is a template without its image."""
+        d = Daemon(self)
+        image = d.template("t", self.snapshot_of(self.disk()))["disks"][0]["image"]
+        data = os.path.join(d.store, "images", image, "data")
+        os.chmod(data, 0o600)
+        with open(data, "r+b") as f:
+            f.write(b"x")
+        self.assertIn(f"image {image} is damaged", d.refused(500, "internal", "POST", "/v1/templates/t/clones", {}))
+        self.assertIn(f"image {image} is damaged", d.refused(500, "internal", "POST", "/v1/templates/t/verify"))
+        shutil.rmtree(os.path.dirname(data))
+        d.stop()
+        d.start()
+        self.assertIn(image, d.refused(500, "internal", "POST", "/v1/templates/t/clones", {}))
+        d.must(204, "DELETE", "/v1/templates/t")
+
+    def test_no_space(self):
+        """The store's file system is full: the template is not made, and nothing of it stays."""
+        disk = self.disk(8)
+        with open(disk, "r+b") as f:
+            f.write(os.urandom(8 << 20))
+        directory = self.snapshot_of(disk)
+        root = self.new_dir("small")
+        os.mkdir(os.path.join(root, "store"))
+        with tmpfs(os.path.join(root, "store"), 7 * MIB):
+            d = Daemon(self, root=root)
+            d.refused(507, "no_space", "POST", "/v1/templates", {"name": "t", "snapshot": "file://" + directory})
+            self.assert_kept(d, 0, 0)
+            self.assertEqual(self.kept(d, "staging"), [])
+            d.stop()
+
+
+class Chains(DisksTest):
+    def test_qcow2(self):
+        """An image with files behind it comes into the store with them, whatever they are."""
+        base, middle, top = self.disk(), self.path("middle.qcow2"), self.path("top.qcow2")
+        qemu_img("create", "-f", "qcow2", "-F", "raw", "-b", base, middle)
+        qemu_img("create", "-f", "qcow2", "-F", "qcow2", "-b", "middle.qcow2", top)
+        d = Daemon(self)
+        d.template("t", self.snapshot_of(top, "image_type=qcow2,backing_files=on"))
+        for path in (base, middle, top):
+            os.unlink(path)
+        self.assert_kept(d, 3, 0)
+        clones = d.clone("t", 3)
+        self.wait_rounds(*clones)
+        d.delete(clones)
+        d.must(204, "DELETE", "/v1/templates/t")
+        self.assert_kept(d, 0, 0)
+
+    def test_refused(self):
+        """Each by its own words, and nothing of it stays in the store."""
+        base = self.disk()
+        directory = self.snapshot_of(base)
+        d = Daemon(self)
+
+        def image(name, behind=None, form="raw"):
+            path = self.path(name + ".qcow2")
+            qemu_img("create", "-f", "qcow2", *(["-u", "-F", form, "-b", behind] if behind else []), path, "8M")
+            return path
+
+        def patched(name, at, new):
+            path = image(name)
+            with open(path, "r+b") as f:
+                f.seek(at)
+                f.write(new)
+            return path
+        deep = base
+        for n in range(20):
+            deep = image(f"deep{n}", deep, "qcow2" if n else "raw")
+        loop = image("loop", "loop2.qcow2", "qcow2")
+        image("loop2", "loop.qcow2", "qcow2")
+        short = image("short")
+        with open(short, "r+b") as f:
+            f.truncate(60)
+        fifo = self.path("fifo")
+        os.mkfifo(fifo)
+        for path, said in (
+                (loop, "loop.qcow2' comes twice in the chain"), (deep, "has more than 14 files in its chain"),
+                (image("device", "/dev/zero"), "'/dev/zero' is neither a file nor a block device"),
+                (image("pipe", fifo), "is neither a file nor a block device"),
+                (image("relative", "../x"), "must not have '..' in it"), (image("missing", "/no/such"), "open '/no/such': No such file"),
+                (image("vmdk", base, "vmdk"), "the format of its backing file is 'vmdk'"),
+                (patched("bits8", 20, b"\0\0\0\x08"), "cluster_bits"), (patched("bits22", 20, b"\0\0\0\x16"), "cluster_bits"),
+                (patched("crypt", 32, b"\0\0\0\1"), "is encrypted"), (patched("huge", 24, b"\x80" + bytes(7)), "its size, which is too large"),
+                (patched("snapshots", 60, b"\0\0\0\1"), "internal snapshots"), (patched("data", 79, b"\4"), "external data file"),
+                (patched("l1", 40, b"\x7f"), "L1 table"), (short, "has no header of qcow2"), (base, "has no header of qcow2")):
+            with self.subTest(path=path):
+                copy = self.copy_snapshot(directory, lambda c, path=path: c["disks"][0].update(path=path, image_type="Qcow2", backing_files=True))
+                message = d.refused(409, "disk_unusable", "POST", "/v1/templates", {"name": "t", "snapshot": "file://" + copy})
+                self.assertIn("disk 'root' of the snapshot: ", message)
+                self.assertIn(said, message)
+                self.assert_kept(d, 0, 0)
+        over = image("over", base)
+        copy = self.copy_snapshot(directory, lambda c: c["disks"][0].update(path=over, image_type="Qcow2"))
+        self.assertIn("has no backing_files=on", d.refused(409, "disk_unusable", "POST", "/v1/templates", {"name": "t", "snapshot": "file://" + copy}))
+
+    def test_header_of_a_raw_disk(self):
+        """A guest may write any header onto a raw disk: the type is the configuration's, nothing is looked for."""
+        disk, secret = self.disk(), self.path("secret")
+        write(secret, b"s" * 4096)
+        directory = self.snapshot_of(disk)
+        forged = self.path("forged.qcow2")
+        qemu_img("create", "-f", "qcow2", "-u", "-F", "raw", "-b", secret, forged, "8M")
+        with open(disk, "r+b") as f:
+            f.seek(4 << 20)             # behind what the guest looks at
+            f.write(b"x")
+            f.seek(0)
+            f.write(read(forged)[:65536])
+        d = Daemon(self)
+        d.template("t", self.copy_snapshot(directory, lambda c: c["disks"][0].update(image_type="Raw")))
+        image = d.get("/v1/templates/t")["disks"][0]["image"]
+        self.assertEqual(self.kept(d, "images"), [image])       # and nothing of the secret
+        self.assertEqual(read(os.path.join(d.store, "images", image, "data"))[:4], b"QFI\xfb")
+        d.refused(409, "disk_unusable", "POST", "/v1/templates", {
+            "name": "u", "snapshot": "file://" + self.copy_snapshot(directory, lambda c: c["disks"][0].update(path=self.path("none")))})
+
+    def test_in_use(self):
+        """A disk that a VM may write is not copied."""
+        disk = self.disk()
+        vmm = self.boot_on(disk)
+        directory = vmm.snapshot()
+        d = Daemon(self)
+        body = {"name": "t", "snapshot": "file://" + directory}
+        self.assertIn(f"'{disk}' is locked by another VM", d.refused(409, "conflict", "POST", "/v1/templates", body))
+        d.must(201, "POST", "/v1/templates", {**body, "disks": "caller"})
+        vmm.stop()
+        d.must(201, "POST", "/v1/templates", {**body, "name": "u"})
+        self.wait_rounds(d.clone("u")[0])
+
+
+class Reflinks(DisksTest):
+    def test_xfs(self):
+        """Where the file system can, a clone has a raw file that shares its blocks with the template's."""
+        volume, root = self.path("volume"), self.new_dir("xfs")
+        with open(volume, "wb") as f:
+            f.truncate(400 << 20)
+        subprocess.run(["mkfs.xfs", "-q", volume], check=True)
+        subprocess.run(["mount", "-o", "loop", volume, root], check=True)
+        self.addCleanup(subprocess.run, ["umount", root], check=True)
+        disk = self.disk()
+        with open(disk, "r+b") as f:
+            f.seek(2 << 20)
+            f.write(os.urandom(4 << 20))
+        directory = self.snapshot_of(disk)
+        d = Daemon(self, root=root)
+        self.addCleanup(d.end)
+        d.template("t", directory)
+        clones = d.clone("t", 3)
+        self.wait_rounds(*clones)
+        for c in clones:
+            self.assertNotEqual(read(c["disks"][0]["path"])[:4], b"QFI\xfb")
+            extents = subprocess.run(["filefrag", "-v", c["disks"][0]["path"]], stdout=subprocess.PIPE, text=True, check=True).stdout
+            self.assertIn("shared", extents)
+        self.assert_kept(d, 1, 3)
