@@ -202,6 +202,7 @@ int qcow2_read_header(int fd, uint64_t file_bytes, const char *path, struct qcow
 
 /* Clusters of a new image, in their order: the header, the refcount table, its first block, the L1 table. */
 enum { REFS_CLUSTER = 1, BLOCK_CLUSTER = 2, L1_CLUSTER = 3 };
+enum { HEAD_BYTES = sizeof(struct disk_header) + QCOW2_NAME_MAX + QCOW2_FORMAT_MAX + 32 };
 
 /* Writes the header's extension and the backing file's name behind the header. Returns its length. */
 static size_t put_backing(uint8_t *head, const char *backing, const char *format)
@@ -228,8 +229,7 @@ static int put(int fd, const void *buf, size_t len, uint64_t at, struct err *err
 
 int qcow2_create(int fd, uint64_t bytes, const char *backing, const char *backing_format, struct err *err)
 {
-	_Alignas(struct disk_header)
-		uint8_t head[sizeof(struct disk_header) + QCOW2_NAME_MAX + QCOW2_FORMAT_MAX + 32] = {};
+	_Alignas(struct disk_header) uint8_t head[HEAD_BYTES] = {};
 	struct qcow2_header h = { .cluster_bits = QCOW2_BITS_OWN, .bytes = bytes };
 	struct disk_header *d = (struct disk_header *)(void *)head;
 	uint64_t cluster = qcow2_cluster_bytes(&h), l1 = l1_needed(&h);
@@ -263,4 +263,19 @@ int qcow2_create(int fd, uint64_t bytes, const char *backing, const char *backin
 	    put(fd, &first_block, sizeof(first_block), REFS_CLUSTER * cluster, err) < 0)
 		return err->num;
 	return put(fd, head, len, 0, err);
+}
+
+int qcow2_rename_backing(int fd, const char *backing, const char *backing_format, struct err *err)
+{
+	_Alignas(struct disk_header) uint8_t head[HEAD_BYTES] = {};
+	struct disk_header *d = (struct disk_header *)(void *)head;
+	ssize_t n = io_read(fd, head, sizeof(*d), 0);
+
+	if (n < 0)
+		return err_num(err, ERR_INTERNAL, (int)-n, "read the header of a qcow2 image");
+	if (n < (ssize_t)sizeof(*d) || memcmp(d->magic, QCOW2_MAGIC, QCOW2_MAGIC_BYTES) != 0 ||
+	    be32toh(d->header_bytes) != sizeof(*d) || be32toh(d->cluster_bits) != QCOW2_BITS_OWN || !d->backing_at ||
+	    strlen(backing) > QCOW2_NAME_MAX || strlen(backing_format) > QCOW2_FORMAT_MAX)
+		return err_set(err, ERR_INVALID, "it is no overlay of forkd's");
+	return put(fd, head, put_backing(head, backing, backing_format), 0, err);
 }

@@ -69,4 +69,10 @@ MUST_CHECK int qcow2_parse_header(const uint8_t *head, size_t len, uint64_t file
  */
 MUST_CHECK int qcow2_create(int fd, uint64_t bytes, const char *backing, const char *backing_format, struct err *err);
 
+/*
+ * Changes what an image that qcow2_create() made names as its backing file. Nobody else has it open for
+ * writing. ERR_INVALID: it was not made by qcow2_create(). Not synced.
+ */
+MUST_CHECK int qcow2_rename_backing(int fd, const char *backing, const char *backing_format, struct err *err);
+
 #endif

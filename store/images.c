@@ -319,7 +319,8 @@ int images_check(struct store *s, const struct manifest *m, check_file_fn *check
 	return 0;
 }
 
-static int publish_locked(struct store *s, const char *staged, const char *id, const char *backing, struct err *err)
+static int publish_locked(struct store *s, int parent_fd, const char *staged, const char *id, const char *backing,
+			  struct err *err)
 {
 	char fs[FS_NAME];
 
@@ -330,7 +331,7 @@ static int publish_locked(struct store *s, const char *staged, const char *id, c
 	if (add_locked(s, id, backing, err) < 0)
 		return err->num;
 	s->images->count = 1;
-	int r = fs_rename_new(s->staging_fd, staged, s->images_fd, id);
+	int r = fs_rename_new(parent_fd, staged, s->images_fd, id);
 	if (r == 0)
 		return 0;
 	struct image_ref *image = s->images;
@@ -341,10 +342,11 @@ static int publish_locked(struct store *s, const char *staged, const char *id, c
 	return err_num(err, ERR_INTERNAL, -r, "publish image %s on %s", id, fs_name(s->images_fd, fs));
 }
 
-int images_publish(struct store *s, const char *staged, const char *id, const char *backing, struct err *err)
+int images_publish(struct store *s, int parent_fd, const char *staged, const char *id, const char *backing,
+		   struct err *err)
 {
 	pthread_mutex_lock(&s->mutex);
-	int r = publish_locked(s, staged, id, backing, err);
+	int r = publish_locked(s, parent_fd, staged, id, backing, err);
 	pthread_mutex_unlock(&s->mutex);
 	return r;
 }

@@ -14,6 +14,8 @@
 #ifndef STORE_IMAGES_H
 #define STORE_IMAGES_H
 
+#include <stdbool.h>
+
 #include "store/store.h"
 
 enum store_image_type { STORE_IMAGE_RAW, STORE_IMAGE_QCOW2 };
@@ -85,6 +87,22 @@ struct store_overlay {
 MUST_CHECK int store_overlay_make(struct store *store, const struct store_chain *chain, struct store_overlay *ret,
 				  struct err *err);
 void store_overlay_done(struct store_overlay *o);
+/*
+ * Makes an empty overlay of `bytes` over another one, which nobody is to write any more, though it may
+ * be written until the new one is in use.
+ */
+MUST_CHECK int store_overlay_over(struct store *store, const char *name, enum store_image_type type, uint64_t bytes,
+				  struct store_overlay *ret, struct err *err);
+/* Opens an overlay for reading. */
+MUST_CHECK int store_overlay_open(struct store *store, const char *name, int *ret_fd, struct err *err);
+/* Whether a VM has the overlay as the one that it writes. */
+bool store_overlay_is_locked(struct store *store, const char *name);
+/*
+ * Makes an overlay an image, as staged_image_seal() does. On success there is no overlay of that name any more;
+ * who has it open has the image, or an equal one.
+ */
+MUST_CHECK int store_overlay_seal(struct store *store, const char *name, enum store_image_type type, uint64_t bytes,
+				  const char *backing, char ret_id[STORE_ID_CHARS + 1], struct err *err);
 void store_overlay_remove(struct store *store, const char *name);
 
 /*

@@ -48,7 +48,7 @@ static int fill(struct store *s, const struct store_chain *chain, struct store_o
 	return r != 0 ? r : overlay_begin(o->fd, chain, err);
 }
 
-static int make(struct store *s, const struct store_chain *chain, struct store_overlay *o, struct err *err)
+static int make_file(struct store *s, struct store_overlay *o, struct err *err)
 {
 	_Static_assert(sizeof(o->name) == RANDOM_NAME, "a random name fits");
 	autoclose int dir_fd = -1;
@@ -60,23 +60,50 @@ static int make(struct store *s, const struct store_chain *chain, struct store_o
 		return err_num(err, ERR_INTERNAL, ENOMEM, "make an overlay");
 	}
 	o->fd = openat(dir_fd, "data", O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (o->fd < 0)
-		return err_sys(err, ERR_INTERNAL, "create '%s'", o->path);
-	return fill(s, chain, o, err) < 0 ? err_wrap(err, "make '%s'", o->path) : 0;
+	return o->fd < 0 ? err_sys(err, ERR_INTERNAL, "create '%s'", o->path) : 0;
+}
+
+/* `r`: whether it could be made. */
+static int made(struct store *s, int r, struct store_overlay *o, struct store_overlay *ret, struct err *err)
+{
+	if (r >= 0) {
+		*ret = *o;
+		return 0;
+	}
+	if (o->path)
+		err_wrap(err, "make '%s'", o->path);
+	if (o->name[0])
+		store_overlay_remove(s, o->name);
+	store_overlay_done(o);
+	return err->num;
 }
 
 int store_overlay_make(struct store *s, const struct store_chain *chain, struct store_overlay *ret, struct err *err)
 {
 	struct store_overlay o = { .fd = -1 };
+	int r = make_file(s, &o, err);
 
-	if (make(s, chain, &o, err) < 0) {
-		if (o.name[0])
-			store_overlay_remove(s, o.name);
-		store_overlay_done(&o);
-		return err->num;
-	}
-	*ret = o;
-	return 0;
+	return made(s, r < 0 ? r : fill(s, chain, &o, err), &o, ret, err);
+}
+
+int store_overlay_over(struct store *s, const char *name, enum store_image_type type, uint64_t bytes,
+		       struct store_overlay *ret, struct err *err)
+{
+	struct store_overlay o = { .fd = -1, .type = STORE_IMAGE_QCOW2 };
+	char backing[64];
+	int r = make_file(s, &o, err);
+
+	snprintf(backing, sizeof(backing), "../../overlays/%s/data", name);
+	return made(
+		s,
+		r < 0 ? r
+		      : qcow2_create(o.fd, bytes / SECTOR_BYTES * SECTOR_BYTES, backing, store_image_types[type], err),
+		&o, ret, err);
+}
+
+static bool is_overlay(const char *name)
+{
+	return strspn(name, "0123456789abcdef") == STORE_OVERLAY_CHARS && !name[STORE_OVERLAY_CHARS];
 }
 
 void store_overlay_remove(struct store *s, const char *name)
@@ -84,24 +111,80 @@ void store_overlay_remove(struct store *s, const char *name)
 	char line[ERR_MSG_BYTES];
 	struct err err = {};
 
-	if (strspn(name, "0123456789abcdef") != STORE_OVERLAY_CHARS || name[STORE_OVERLAY_CHARS])
-		return; /* no name of an overlay */
-	if (layout_remove(s->overlays_fd, name, &err) < 0)
+	if (is_overlay(name) && layout_remove(s->overlays_fd, name, &err) < 0)
 		log_warn("store '%s': left in overlays: %s", s->root, err_line(&err, line, sizeof(line)));
 }
 
-/* Whether a VM has the overlay: one that another daemon made, perhaps, with this store and another runtime directory. */
-static bool is_locked(struct store *s, const char *name)
+static int open_data(struct store *s, const char *name, int flags)
 {
-	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 	char path[STORE_OVERLAY_CHARS + sizeof("/data")];
 
-	if (snprintf(path, sizeof(path), "%s/data", name) >= (int)sizeof(path))
-		return false;
-	autoclose int fd = openat(s->overlays_fd, path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	if (!is_overlay(name))
+		return -1;
+	snprintf(path, sizeof(path), "%s/data", name);
+	return openat(s->overlays_fd, path, flags | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+}
+
+int store_overlay_open(struct store *s, const char *name, int *ret_fd, struct err *err)
+{
+	int fd = open_data(s, name, O_RDONLY);
+
+	if (fd < 0)
+		return err_sys(err, ERR_INTERNAL, "open overlay '%.32s'", name);
+	*ret_fd = fd;
+	return 0;
+}
+
+bool store_overlay_is_locked(struct store *s, const char *name)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	autoclose int fd = open_data(s, name, O_RDWR);
+
 	return fd >= 0 && fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
+static bool names_backing(struct store *s, const char *name, const char *backing)
+{
+	autoclose int fd = open_data(s, name, O_RDONLY);
+	struct qcow2_header h;
+	struct err ignored = {};
+	struct stat st;
+
+	return fd >= 0 && fstat(fd, &st) == 0 && qcow2_read_header(fd, (uint64_t)st.st_size, name, &h, &ignored) == 0 &&
+	       strcmp(h.backing, backing) == 0;
+}
+
+/* The name of what is behind it was another one while it was written. */
+static int rename_backing(struct store *s, const char *name, const char *backing, struct err *err)
+{
+	char path[STORE_ID_CHARS + 32];
+	struct store_image image;
+
+	if (store_image_read(s, backing, &image, err) < 0)
+		return err->num;
+	const char *type = store_image_types[image.type];
+	fields_free(store_image_fields, &image);
+	snprintf(path, sizeof(path), "../../images/%s/data", backing);
+	if (names_backing(s, name, path))
+		return 0;
+	autoclose int fd = open_data(s, name, O_RDWR);
+	if (fd < 0)
+		return err_sys(err, ERR_INTERNAL, "open overlay '%.32s'", name);
+	return qcow2_rename_backing(fd, path, type, err);
+}
+
+int store_overlay_seal(struct store *s, const char *name, enum store_image_type type, uint64_t bytes,
+		       const char *backing, char ret_id[STORE_ID_CHARS + 1], struct err *err)
+{
+	if (!is_overlay(name))
+		return err_set(err, ERR_INTERNAL, "'%.32s' is no overlay's name", name);
+	if ((backing && rename_backing(s, name, backing, err) < 0) ||
+	    image_seal_dir(s, s->overlays_fd, name, &(struct image_facts){ type, bytes, backing }, ret_id, err) < 0)
+		return err_wrap(err, "overlay '%s'", name);
+	return 0;
+}
+
+/* An overlay that a VM has though no clone here has it: one of another daemon, with this store and another runtime directory. */
 void store_collect(struct store *s, bool (*is_used)(void *arg, const char *name), void *arg)
 {
 	autodir DIR *d = layout_list(s->overlays_fd);
@@ -109,7 +192,7 @@ void store_collect(struct store *s, bool (*is_used)(void *arg, const char *name)
 	for (const struct dirent *e; d && (e = layout_next(d));)
 		if (is_used(arg, e->d_name))
 			continue;
-		else if (is_locked(s, e->d_name))
+		else if (store_overlay_is_locked(s, e->d_name))
 			log_warn("store '%s': a VM that is not known here has the overlay %s", s->root, e->d_name);
 		else
 			store_overlay_remove(s, e->d_name);

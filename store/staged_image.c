@@ -10,13 +10,14 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "common/log.h"
 #include "store/store_internal.h"
 
 struct staged_image {
 	struct store *store;
 	struct store_image image;
-	int dir_fd, fd;
-	char dir_name[RANDOM_NAME]; /* "": not made */
+	int parent_fd, dir_fd, fd;
+	char dir_name[RANDOM_NAME]; /* "": not made, or not to be removed */
 };
 
 static const char data_name[] = "data";
@@ -45,6 +46,7 @@ int store_image_stage(struct store *store, struct staged_image **ret, struct err
 	if (!s)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "stage an image");
 	s->store = store;
+	s->parent_fd = store->staging_fd;
 	s->dir_fd = s->fd = -1;
 	fields_init(store_image_fields, &s->image);
 	if (layout_make_dir(store->staging_fd, s->dir_name, &s->dir_fd, err) >= 0) {
@@ -130,7 +132,8 @@ static int make_id(const struct store_image *image, char ret_id[STORE_ID_CHARS +
 /* Opens the file anew, for reading alone, since nobody may have it open for writing any more. */
 static int close_data(struct staged_image *s, struct store_source *ret, struct err *err)
 {
-	close(steal_fd(&s->fd));
+	if (s->fd >= 0)
+		close(steal_fd(&s->fd));
 	ret->fd = openat(s->dir_fd, data_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	if (ret->fd < 0 || fstat(ret->fd, &ret->st) < 0)
 		return err_sys(err, ERR_INTERNAL, "open an image again");
@@ -156,15 +159,16 @@ static int seal_data(struct staged_image *s, struct err *err)
 	return sealed_note(fd, f, err);
 }
 
-static int seal(struct staged_image *s, enum store_image_type type, uint64_t bytes, const char *backing,
-		char ret_id[STORE_ID_CHARS + 1], struct err *err)
+static int seal(struct staged_image *s, const struct image_facts *facts, char ret_id[STORE_ID_CHARS + 1],
+		struct err *err)
 {
 	s->image.format = STORE_FORMAT;
-	s->image.type = (uint8_t)type;
-	s->image.bytes = bytes;
-	s->image.backing = backing ? strdup(backing) : NULL;
-	if (backing && !s->image.backing)
+	s->image.type = (uint8_t)facts->type;
+	s->image.bytes = facts->bytes;
+	s->image.backing = facts->backing ? strdup(facts->backing) : NULL;
+	if (facts->backing && !s->image.backing)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "seal an image");
+	(void)unlinkat(s->dir_fd, "image.json", 0); /* of a seal that failed */
 	if (seal_data(s, err) < 0 || make_id(&s->image, ret_id, err) < 0 || image_write(s->dir_fd, &s->image, err) < 0)
 		return err->num;
 	return fsync(s->dir_fd) < 0 ? err_sys(err, ERR_INTERNAL, "write an image to disk") : 0;
@@ -174,8 +178,24 @@ static int seal(struct staged_image *s, enum store_image_type type, uint64_t byt
 static int settle(struct staged_image *s, struct err *err)
 {
 	if (fchmod(s->dir_fd, 0500) < 0 || fsync(s->dir_fd) < 0 || fsync(s->store->images_fd) < 0 ||
-	    fsync(s->store->staging_fd) < 0)
+	    fsync(s->parent_fd) < 0)
 		return err_sys(err, ERR_INTERNAL, "publish an image");
+	return 0;
+}
+
+/* 1: the store has the image already, and the directory is of no use. */
+static int seal_and_publish(struct staged_image *s, const struct image_facts *facts, char ret_id[STORE_ID_CHARS + 1],
+			    struct err *err)
+{
+	if (seal(s, facts, ret_id, err) < 0)
+		return err->num;
+	int r = images_publish(s->store, s->parent_fd, s->dir_name, ret_id, facts->backing, err);
+	if (r != 0)
+		return r;
+	if (settle(s, err) < 0) {
+		store_image_unref(s->store, ret_id);
+		return err->num;
+	}
 	return 0;
 }
 
@@ -184,19 +204,32 @@ int staged_image_seal(struct staged_image **staged, enum store_image_type type, 
 {
 	struct staged_image *s = *staged;
 
-	if (seal(s, type, bytes, backing, ret_id, err) < 0)
+	if (seal_and_publish(s, &(struct image_facts){ type, bytes, backing }, ret_id, err) < 0)
 		return err->num;
-	int r = images_publish(s->store, s->dir_name, ret_id, backing, err);
-	if (r < 0)
-		return r;
-	if (r == 0) {
-		s->dir_name[0] = '\0';
-		if (settle(s, err) < 0) {
-			store_image_unref(s->store, ret_id);
-			return err->num;
-		}
-	}
 	staged_image_discard(s);
 	*staged = NULL;
 	return 0;
+}
+
+int image_seal_dir(struct store *store, int parent_fd, const char *name, const struct image_facts *facts,
+		   char ret_id[STORE_ID_CHARS + 1], struct err *err)
+{
+	struct staged_image *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "seal an image");
+	s->store = store;
+	s->parent_fd = parent_fd;
+	s->fd = -1;
+	fields_init(store_image_fields, &s->image);
+	snprintf(s->dir_name, sizeof(s->dir_name), "%s", name);
+	s->dir_fd = layout_open_dir(parent_fd, name);
+	int r = s->dir_fd < 0 ? err_num(err, ERR_INTERNAL, -s->dir_fd, "open '%s'", name)
+			      : seal_and_publish(s, facts, ret_id, err);
+	struct err left = {};
+	char line[ERR_MSG_BYTES];
+	if (r == 1 && layout_remove(parent_fd, name, &left) < 0)
+		log_warn("store '%s': left behind: %s", store->root, err_line(&left, line, sizeof(line)));
+	staged_image_free(s);
+	return r < 0 ? r : 0;
 }

@@ -84,10 +84,10 @@ MUST_CHECK int manifest_read(int dir_fd, const char *name, struct manifest *ret,
 MUST_CHECK int images_load(struct store *s, struct err *err);
 void images_forget(struct store *s);
 /*
- * Renames the directory `staged` of the staging directory to the image `id`, and takes a reference for the
+ * Renames the directory `staged` of parent_fd to the image `id`, and takes a reference for the
  * caller. 1: the store has the image already; the reference is to that one. `backing` NULL: none.
  */
-MUST_CHECK int images_publish(struct store *s, const char *staged, const char *id, const char *backing,
+MUST_CHECK int images_publish(struct store *s, int parent_fd, const char *staged, const char *id, const char *backing,
 			      struct err *err);
 MUST_CHECK int image_write(int dir_fd, const struct store_image *image, struct err *err);
 /* Removes what has no reference. */
@@ -97,6 +97,17 @@ MUST_CHECK int images_ref_all(struct store *s, const struct manifest *m, struct 
 void images_unref_all(struct store *s, const struct manifest *m);
 /* Checks the images of the template's disks, and all that is behind them. */
 MUST_CHECK int images_check(struct store *s, const struct manifest *m, check_file_fn *check, struct err *err);
+
+/* ---- staged_image.c ---- */
+
+struct image_facts {
+	enum store_image_type type;
+	uint64_t bytes;
+	const char *backing;
+};
+/* As staged_image_seal(), of a directory with `data` in it that is somewhere else in the store. A failure leaves it there. */
+MUST_CHECK int image_seal_dir(struct store *store, int parent_fd, const char *name, const struct image_facts *facts,
+			      char ret_id[STORE_ID_CHARS + 1], struct err *err);
 
 /* ---- overlays.c ---- */
 

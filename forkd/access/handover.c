@@ -157,6 +157,15 @@ static int add_again(struct handover *h, enum ctl_fd_kind kind, char *id, int fd
 	return handover_add(h, kind, id, own, false, err);
 }
 
+/* Takes the descriptor, also when it fails. */
+static int add_behind(struct handover *h, char *id, int fd, bool qcow2, struct err *err)
+{
+	if (handover_add(h, CTL_FD_DISK_BASE, id, fd, false, err) < 0)
+		return err->num;
+	h->kinds[h->n - 1].format = (uint8_t)format_of(qcow2);
+	return 0;
+}
+
 int handover_image(struct handover *h, struct store *store, char *id, const struct handover_image *image,
 		   struct err *err)
 {
@@ -164,13 +173,16 @@ int handover_image(struct handover *h, struct store *store, char *id, const stru
 		return err->num;
 	h->kinds[h->n - 1].path = image->path;
 	h->kinds[h->n - 1].format = (uint8_t)format_of(image->qcow2);
-	for (unsigned i = 0; image->qcow2 && i < image->behind->n; i++) {
-		const struct store_layer *layer = &image->behind->layers[i];
-		int fd;
-		if (store_layer_open(store, layer, &fd, err) < 0 ||
-		    handover_add(h, CTL_FD_DISK_BASE, id, fd, false, err) < 0)
+	if (image->frozen) {
+		int fd = -1, r = store_overlay_open(store, image->frozen->name, &fd, err);
+		if ((r < 0 ? r : add_behind(h, id, fd, image->frozen->type == STORE_IMAGE_QCOW2, err)) < 0)
 			return err_wrap(err, "disk '%s'", id);
-		h->kinds[h->n - 1].format = (uint8_t)format_of(layer->type == STORE_IMAGE_QCOW2);
+	}
+	for (unsigned i = 0; image->qcow2 && image->behind && i < image->behind->n; i++) {
+		const struct store_layer *layer = &image->behind->layers[i];
+		int fd = -1, r = store_layer_open(store, layer, &fd, err);
+		if ((r < 0 ? r : add_behind(h, id, fd, layer->type == STORE_IMAGE_QCOW2, err)) < 0)
+			return err_wrap(err, "disk '%s'", id);
 	}
 	return 0;
 }

@@ -51,10 +51,11 @@ MUST_CHECK int handover_log(struct handover *h, enum ctl_fd_kind kind, const str
 MUST_CHECK int handover_check_disk(int fd, const char *path, uint64_t bytes, struct err *err);
 /* An image of the store that the VM process writes, or an overlay. */
 struct handover_image {
-	int fd;                           /* stays the caller's */
-	bool qcow2;                       /* else raw, with nothing behind it */
-	char *path;                       /* borrowed: what the VM process calls it; NULL: as configured */
-	const struct store_chain *behind; /* what is behind a qcow2 file */
+	int fd;                              /* stays the caller's */
+	bool qcow2;                          /* else raw, with nothing behind it */
+	char *path;                          /* borrowed: what the VM process calls it; NULL: as configured */
+	const struct record_overlay *frozen; /* the overlay behind a qcow2 file; NULL: none */
+	const struct store_chain *behind;    /* the images behind it; NULL: none */
 };
 /* Adds the image twice, the second time with locks of its own, and the files behind it. */
 MUST_CHECK int handover_image(struct handover *h, struct store *store, char *id, const struct handover_image *image,

@@ -10,26 +10,37 @@
 #include "forkd/errors.h"
 #include "forkd/registry/registry.h"
 
+static void disk_free(struct record_disk *disk)
+{
+	for (uint32_t i = 0; i < disk->n_overlays; i++)
+		free(disk->overlays[i].name);
+	free(disk->overlays);
+	free(disk->id);
+	free(disk->image);
+	free(disk->path);
+}
+
 /* Notes the overlay in the record, which owns it and a reference to the image from then on. */
 static int note(struct forkd *d, const struct ctl_disk *disk, const struct store_overlay *o, const char *image,
 		struct record *r, struct err *err)
 {
 	struct record_disk *more = reallocarray(r->disks, r->n_disks + 1UL, sizeof(*more));
-	struct record_disk new = {
-		.id = strdup(disk->id), .overlay = strdup(o->name), .image = strdup(image), .path = strdup(o->path)
-	};
+	struct record_disk new = { .id = strdup(disk->id),
+				   .overlays = calloc(1, sizeof(*new.overlays)),
+				   .image = strdup(image),
+				   .path = strdup(o->path) };
 
 	if (more)
 		r->disks = more;
-	if (more && new.id &&new.overlay &&new.image &&new.path && store_image_ref(d->store, image, err) >= 0) {
+	if (new.overlays)
+		new.overlays[new.n_overlays++] = (struct record_overlay){ strdup(o->name), (uint8_t)o->type };
+	bool whole = more && new.id &&new.overlays &&new.overlays[0].name &&new.image &&new.path;
+	if (whole && store_image_ref(d->store, image, err) >= 0) {
 		r->disks[r->n_disks++] = new;
 		return 0;
 	}
-	free(new.id);
-	free(new.overlay);
-	free(new.image);
-	free(new.path);
-	return err->code != ERR_NONE ? err->num : err_num(err, ERR_INTERNAL, ENOMEM, "note disk '%s'", disk->id);
+	disk_free(&new);
+	return whole ? err->num : err_num(err, ERR_INTERNAL, ENOMEM, "note disk '%s'", disk->id);
 }
 
 int clone_disk_make(struct forkd *d, const struct ctl_disk *disk, const struct store_chain *chain, struct record *r,
@@ -78,7 +89,8 @@ void clone_clear(struct forkd *d, struct record *r)
 	for (uint32_t i = 0; i < r->n_disks; i++) {
 		if (!drop(d->registry, &r->disks[i]))
 			continue;
-		store_overlay_remove(d->store, r->disks[i].overlay);
+		for (uint32_t k = 0; k < r->disks[i].n_overlays; k++)
+			store_overlay_remove(d->store, r->disks[i].overlays[k].name);
 		store_image_unref(d->store, r->disks[i].image);
 	}
 }

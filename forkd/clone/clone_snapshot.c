@@ -4,9 +4,11 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "forkd/clone/identify.h"
 #include "forkd/clone/life.h"
+#include "forkd/clone/snapshot_disks.h"
 #include "forkd/errors.h"
 #include "forkd/metrics.h"
 #include "forkd/template/import.h"
@@ -56,30 +58,66 @@ static int check_still(struct forkd *d, const struct clone *c, struct err *err)
 		c->record.id);
 }
 
-static int take_snapshot(const struct build *b, struct clone *c, struct ctl_snapshotted *ret, struct err *err)
+/* Has the clone write its snapshot into the directory, and put the new overlays over its disks. */
+static int write_snapshot(struct snapshot_disks *disks, int dir_fd, struct ctl_snapshotted *ret, struct err *err)
 {
-	struct staged *s = NULL;
-	char source[32];
+	struct handover *h = &disks->fds;
+	const struct ctl_snapshot request = { .fds = h->kinds, .n_fds = h->n };
+	int fds[SOCK_FDS_MAX] = { dir_fd };
 
-	build_step(b, "snapshotting");
-	if (store_stage(b->d->store, &s, err) < 0)
-		return err->num;
-	int dir = staged_dir(s);
-	struct control_call call = {
+	if (h->n + 1 > SOCK_FDS_MAX)
+		return fail(err, E_INVALID, "the clone's disks have more than %d files", SOCK_FDS_MAX - 1);
+	memcpy(fds + 1, h->fds, h->n * sizeof(*fds));
+	const struct control_call call = {
 		.op = "snapshot",
+		.rows = ctl_snapshot_fields,
+		.obj = &request,
 		.ret_rows = ctl_snapshotted_fields,
 		.ret = ret,
-		.fds = &dir,
-		.n_fds = 1,
+		.fds = fds,
+		.n_fds = h->n + 1,
 		.timeout_ms = SNAPSHOT_TIMEOUT_MS,
 	};
-	int r = clone_talk(b->d, c, &call, true, err);
-	if (r < 0 && err->code == ERR_CONFLICT && !err->detail) /* the clone runs and has a writable disk */
+	int r = clone_talk(disks->d, disks->c, &call, true, err);
+	if (r < 0 && err->code == ERR_CONFLICT && !err->detail) /* the clone runs and has a disk that it was given */
 		fail_as(err, E_BAD_STATE, NULL);
-	snprintf(source, sizeof(source), "clone:%s", c->record.id);
-	if (r >= 0)
-		r = build_publish(b, &s, source, c->record.template, err);
+	return r;
+}
+
+static int snapshot_with_disks(struct build *b, struct snapshot_disks *disks, struct staged **s,
+			       struct ctl_snapshotted *ret, struct err *err)
+{
+	char source[32];
+
+	if (snapshot_disks_begin(disks, err) < 0 || store_stage(b->d->store, s, err) < 0 ||
+	    write_snapshot(disks, staged_dir(*s), ret, err) < 0)
+		return err->num;
+	if (disks->n > 0)
+		build_step(b, "sealing disks");
+	if (snapshot_disks_seal(disks, err) < 0)
+		return err->num;
+	b->disks.ready = disks->ready;
+	b->disks.n_ready = disks->n;
+	snprintf(source, sizeof(source), "clone:%s", disks->c->record.id);
+	return build_publish(b, s, source, disks->c->record.template, err);
+}
+
+static int take_snapshot(struct build *b, struct clone *c, struct ctl_snapshotted *ret, struct err *err)
+{
+	struct snapshot_disks *disks = calloc(1, sizeof(*disks));
+	struct staged *s = NULL;
+
+	if (!disks)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "snapshot clone '%s'", c->record.id);
+	build_step(b, "snapshotting");
+	disks->d = b->d;
+	disks->c = c;
+	int r = snapshot_with_disks(b, disks, &s, ret, err);
 	staged_discard(s);
+	snapshot_disks_done(disks);
+	free(disks);
+	b->disks.ready = NULL;
+	b->disks.n_ready = 0;
 	return r;
 }
 
@@ -153,7 +191,7 @@ int clone_snapshot(struct forkd *d, struct clone *c, const struct snapshot_wante
 		return err->num;
 	b.owner = least_trusted(d, from->caller, c);
 	b.secrets = c->record.secrets;
-	b.disks.brought = true;
+	b.disks.brought = true; /* those that are not the clone's own */
 	if (build_end(&b, snapshot_held(&b, c, &done, err), err) < 0)
 		return err->num;
 	metrics_observe_us(d->metrics, HISTOGRAM_PAUSE, done.paused_us);

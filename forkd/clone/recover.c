@@ -19,6 +19,7 @@
 #include "forkd/clone/follow.h"
 #include "forkd/clone/identify.h"
 #include "forkd/clone/life.h"
+#include "forkd/clone/snapshot_disks.h"
 #include "forkd/metrics.h"
 #include "forkd/wire/control.h"
 
@@ -277,11 +278,19 @@ static void end_all(struct forkd *d, const struct found *f, const char *parent, 
 
 /* ---- what belongs to no clone ---- */
 
+static bool disk_has_overlay(const struct record_disk *disk, const char *name)
+{
+	for (uint32_t i = 0; i < disk->n_overlays; i++)
+		if (strcmp(disk->overlays[i].name, name) == 0)
+			return true;
+	return false;
+}
+
 static bool has_overlay(const struct found *f, const char *name)
 {
 	for (unsigned i = 0; i < f->n; i++)
 		for (uint32_t k = 0; k < f->all[i]->record.n_disks; k++)
-			if (strcmp(f->all[i]->record.disks[k].overlay, name) == 0)
+			if (disk_has_overlay(&f->all[i]->record.disks[k], name))
 				return true;
 	return false;
 }
@@ -306,6 +315,8 @@ int recover_clones(struct forkd *d, struct err *err)
 	go_on(d, &r.clones);
 	end_all(d, &r.strays, "clones", quit_by);
 	end_all(d, &r.builds, "builds", quit_by);
+	for (unsigned i = 0; i < r.clones.n; i++)
+		snapshot_disks_resolve(d, r.clones.all[i]);
 	if (done >= 0)
 		store_collect(d->store, is_used, &r);
 	clones_unref(d->registry, r.clones.all, r.clones.n);

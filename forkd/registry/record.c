@@ -11,6 +11,7 @@
 
 #include "common/ctl.h"
 #include "forkd/errors.h"
+#include "store/images.h"
 
 enum { RECORD_MAX_BYTES = 1 << 20 };
 
@@ -28,9 +29,15 @@ static const struct field net_fields[] = {
 	F_END,
 };
 
+static const struct field overlay_fields[] = {
+	F(struct record_overlay, name, .flags = F_REQUIRED),
+	F_ENUM(struct record_overlay, type, store_image_types, .flags = F_REQUIRED),
+	F_END,
+};
+
 static const struct field disk_fields[] = {
 	F(struct record_disk, id, .flags = F_REQUIRED),
-	F(struct record_disk, overlay, .flags = F_REQUIRED),
+	F_OBJ_LIST(struct record_disk, overlays, overlay_fields, .flags = F_REQUIRED),
 	F(struct record_disk, image, .flags = F_REQUIRED),
 	F(struct record_disk, path, .flags = F_REQUIRED),
 	F_END,

@@ -33,13 +33,21 @@ struct record_net {
 	char *tap; /* the interface's name at the start; NULL: not known */
 };
 
-/* A disk of the clone's own. */
+/* An overlay in the store. */
+struct record_overlay {
+	char *name;
+	uint8_t type; /* enum store_image_type */
+};
+
+/* A disk of the clone's own. Changed under talk and the registry's lock. */
 struct record_disk {
 	char *id;
-	char *overlay; /* its name in the store */
-	char *image;   /* the id of the image that it began as: the clone has a reference */
-	char *path;    /* of the overlay, for people */
-	bool gone;     /* the clone has neither any more; under the registry's lock, not in clone.json */
+	struct record_overlay
+		*overlays; /* the newest first, which the clone writes; those behind it are to become images */
+	uint32_t n_overlays;
+	char *image; /* the id of the image behind them: the clone has a reference */
+	char *path;  /* of the newest, for people */
+	bool gone;   /* the clone has none of this any more; under the registry's lock, not in clone.json */
 };
 
 struct record {

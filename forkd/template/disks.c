@@ -58,18 +58,25 @@ static int add_disk(struct forkd *d, const struct disks_wanted *wanted, const st
 	return from->readonly ? 0 : own_disk(d, wanted, from, ready, to, err); /* all clones share a read-only one */
 }
 
+static const struct ready_disk *find_ready(const struct disks_wanted *wanted, const char *id, uint32_t place)
+{
+	for (uint32_t i = 0; i < wanted->n_ready; i++) {
+		const struct ready_disk *r = &wanted->ready[i];
+		if (r->image[0] && (r->id ? strcmp(r->id, id) == 0 : i == place))
+			return r;
+	}
+	return NULL;
+}
+
 int disks_list(struct forkd *d, const struct ctl_template *info, const struct disks_wanted *wanted, struct manifest *m,
 	       struct err *err)
 {
 	m->disks = calloc(info->n_disks + 1UL, sizeof(*m->disks));
 	if (!m->disks)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "describe the template");
-	for (uint32_t i = 0; i < info->n_disks; i++) {
-		const struct ready_disk *ready = i < wanted->n_ready && wanted->ready[i].image[0] ? &wanted->ready[i]
-												  : NULL;
-		if (add_disk(d, wanted, &info->disks[i], ready, m, err) < 0)
+	for (uint32_t i = 0; i < info->n_disks; i++)
+		if (add_disk(d, wanted, &info->disks[i], find_ready(wanted, info->disks[i].id, i), m, err) < 0)
 			return err->num;
-	}
 	return 0;
 }
 

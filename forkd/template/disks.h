@@ -16,13 +16,15 @@
 
 /* The image of a disk that is in the store already. */
 struct ready_disk {
+	const char *id;                 /* borrowed; NULL: it is found by its place */
+	char *path;                     /* for whoever made it */
 	char image[STORE_ID_CHARS + 1]; /* "": it is not */
 };
 /* Where the disks that a guest writes come from. */
 struct disks_wanted {
 	const struct caller *who;       /* whose rights count for paths */
 	bool brought;                   /* each clone must bring its own */
-	const struct ready_disk *ready; /* in the order of config.json; whoever lists them keeps the references */
+	const struct ready_disk *ready; /* whoever lists them keeps the references */
 	uint32_t n_ready;
 };
 /*

@@ -32,7 +32,7 @@ TABLES = {
 BY_HAND = {"clone_request.c": "scalars", "api_clones.c": "patch", "api_templates.c": "wanted", "identity.c": "wish_text",
            "exec_wish.c": "exec_body"}
 # Tables of clone.json and of the control protocol.
-INTERNAL = {("record.c", "record"), ("record.c", "record_net"), ("record.c", "record_disk"), ("record.c", "label"), ("record.c", "sock_file"), ("template_host.c", "forked"), ("identity.c", "agent_hello")}
+INTERNAL = {("record.c", "record"), ("record.c", "record_net"), ("record.c", "record_disk"), ("record.c", "record_overlay"), ("record.c", "label"), ("record.c", "sock_file"), ("template_host.c", "forked"), ("identity.c", "agent_hello")}
 # Files that write answers key by key, the schemas of what they write, and their other keys: members of events.
 WRITERS = [
     (["clone_json.c"], ["Clone", "CloneNet", "CloneDisk", "Phases", "Exit"], set()),

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Disks of clones: what the store keeps of a template's, what each clone has of its own, and what is left when they are gone."""
+import contextlib
 import hashlib
+import http.client
 import os
+import random
 import shutil
 import subprocess
+import threading
+import time
 
 from forkdtest import Daemon, ForkdTest
-from kvmtest import MIB, guest, read, tmpfs, wait_for, write
+from kvmtest import FULL, MIB, guest, read, tmpfs, wait_for, write
 from test_qcow2 import qemu_img
 
 ROUNDS = "rounds=0 dev=blk batches=4"
@@ -301,7 +306,7 @@ class Reflinks(DisksTest):
             f.truncate(400 << 20)
         subprocess.run(["mkfs.xfs", "-q", volume], check=True)
         subprocess.run(["mount", "-o", "loop", volume, root], check=True)
-        self.addCleanup(subprocess.run, ["umount", root], check=True)
+        self.addCleanup(wait_for, "the volume to be free", lambda: subprocess.run(["umount", root], stderr=subprocess.DEVNULL).returncode == 0)
         disk = self.disk()
         with open(disk, "r+b") as f:
             f.seek(2 << 20)
@@ -317,3 +322,153 @@ class Reflinks(DisksTest):
             extents = subprocess.run(["filefrag", "-v", c["disks"][0]["path"]], stdout=subprocess.PIPE, text=True, check=True).stdout
             self.assertIn("shared", extents)
         self.assert_kept(d, 1, 3)
+        for name in ("child", "grandchild"):
+            d.must(201, "POST", f"/v1/clones/{clones[0]['id']}/snapshot", {"name": name})
+            self.wait_rounds(clones[0], *d.clone(name, 2))
+
+
+class Snapshots(DisksTest):
+    def daemon(self, more=""):
+        d = Daemon(self)
+        self.image = d.template("t", self.snapshot_of(self.disk(), "image_type=raw" + more))["disks"][0]["image"]
+        return d
+
+    def take(self, d, clone, name):
+        return d.must(201, "POST", f"/v1/clones/{clone['id']}/snapshot", {"name": name})["template"]["disks"][0]["image"]
+
+    def data(self, d, image):
+        return os.path.join(d.store, "images", image, "data")
+
+    def test_of_a_clone_that_writes(self):
+        """Each template has the disk as it was at its pause; all go on, and none sees what another writes later."""
+        d = self.daemon()
+        c = d.clone("t")[0]
+        images, all_of_them = [self.image], [c]
+        for n in range(4):
+            self.wait_rounds(c, n=2)
+            images.append(self.take(d, c, f"child{n}"))
+            all_of_them += d.clone(f"child{n}", 2)
+            self.assertEqual(d.get(f"/v1/clones/{c['id']}")["state"], "running")
+        self.wait_rounds(*all_of_them)
+        self.assertEqual(len(set(images)), 5)
+        self.assert_kept(d, 5, 9)
+        chain = subprocess.run(["qemu-img", "info", "--backing-chain", self.data(d, images[-1])], capture_output=True, text=True)
+        self.assertEqual((chain.returncode, chain.stdout.count("\nfile format:")), (0, 5), chain.stdout + chain.stderr)
+        for image in images[1:]:
+            self.check_image(self.data(d, image))
+        for n in range(4):
+            d.must(200, "POST", f"/v1/templates/child{n}/verify")
+        self.assertEqual(d.get("/v1/templates/child1")["parent"], "t")
+
+    def test_ways_to_the_disk(self):
+        for more in (",direct=on", ",_disable_io_uring=on"):
+            with self.subTest(more):
+                d = self.daemon(more)
+                c = d.clone("t")[0]
+                for name in ("one", "two"):
+                    self.wait_rounds(c)
+                    self.take(d, c, name)
+                    self.wait_rounds(c, *d.clone(name))
+
+    def test_of_a_paused_clone(self):
+        d = self.daemon()
+        c = d.clone("t")[0]
+        self.wait_rounds(c)
+        d.must(200, "PUT", f"/v1/clones/{c['id']}/pause")
+        self.take(d, c, "one")
+        self.take(d, c, "two")      # nothing was written in between
+        d.must(200, "PUT", f"/v1/clones/{c['id']}/resume")
+        self.wait_rounds(c, *d.clone("one"), *d.clone("two"))
+
+    def test_parents_go_first(self):
+        """A template needs its parents' images, not their names."""
+        d = self.daemon()
+        c = d.clone("t")[0]
+        self.wait_rounds(c)
+        self.take(d, c, "child")
+        d.delete([c])
+        d.must(204, "DELETE", "/v1/templates/t")
+        self.assert_kept(d, 2, 0)
+        g = d.clone("child")[0]
+        self.wait_rounds(g)
+        self.take(d, g, "grandchild")
+        d.must(409, "DELETE", "/v1/templates/child")
+        d.delete([g])
+        d.must(204, "DELETE", "/v1/templates/child")
+        self.assert_kept(d, 3, 0)
+        d.stop()
+        d.start()
+        self.assert_kept(d, 3, 0)
+        last = d.clone("grandchild")
+        self.wait_rounds(*last)
+        d.delete(last)
+        d.must(204, "DELETE", "/v1/templates/grandchild")
+        self.assert_kept(d, 0, 0)
+
+    def test_template_goes_while_the_clone_lives(self):
+        """The clone has a reference of its own to what it stands on."""
+        d = self.daemon()
+        c = d.clone("t")[0]
+        self.wait_rounds(c)
+        self.take(d, c, "child")
+        d.must(204, "DELETE", "/v1/templates/child")
+        self.assert_kept(d, 2, 1)
+        d.kill()
+        d.start()
+        self.assert_kept(d, 2, 1)
+        self.take(d, c, "again")
+        self.wait_rounds(c, *d.clone("again"))
+
+    def test_too_deep(self):
+        """A chain has an end: it is refused before it is too long, and the clone goes on."""
+        d = self.daemon()
+        c = d.clone("t")[0]
+        for n in range(14):
+            self.wait_rounds(c, n=1)
+            self.take(d, c, f"t{n}")
+        said = d.refused(409, "invalid_state", "POST", f"/v1/clones/{c['id']}/snapshot", {"name": "more"})
+        self.assertIn("has 15 images behind it", said)
+        self.wait_rounds(c, *d.clone("t13", 2))
+
+    def test_snapshot_fails(self):
+        """Wherever a snapshot fails: the clone goes on, and the next snapshot has all that it wrote."""
+        d = self.daemon()
+        c = d.clone("t")[0]
+        self.wait_rounds(c)
+        os.chmod(os.path.join(d.store, "staging"), 0o500)
+        subprocess.run(["chattr", "+i", os.path.join(d.store, "staging")], check=True)
+        self.addCleanup(subprocess.run, ["chattr", "-i", os.path.join(d.store, "staging")])
+        d.must(500, "POST", f"/v1/clones/{c['id']}/snapshot", {"name": "child"})
+        self.wait_rounds(c)
+        subprocess.run(["chattr", "-i", os.path.join(d.store, "staging")], check=True)
+        self.take(d, c, "child")
+        self.wait_rounds(c, *d.clone("child"))
+
+    def test_daemon_killed(self):
+        """At any moment of a snapshot: no byte is lost, whatever the next daemon finds."""
+        d, draw = self.daemon(), random.Random(self.id())
+        c = d.clone("t")[0]
+        for n in range(30 if FULL else 8):
+            self.wait_rounds(c, n=1)
+            asked = threading.Thread(target=self.ask, args=(d, c, f"k{n}"))
+            asked.start()
+            time.sleep(draw.random() / 40)
+            d.kill()
+            asked.join()
+            d.start()
+            wait_for("the clone to answer", lambda: d.get(f"/v1/clones/{c['id']}").get("responsive"))
+            image = self.take(d, c, f"t{n}")
+            child = d.clone(f"t{n}")
+            self.wait_rounds(c, *child, n=2)
+            d.delete(child)
+            self.check_image(self.data(d, image))
+            d.must(204, "DELETE", f"/v1/templates/t{n}")
+            if d.call("GET", f"/v1/templates/k{n}").status == 200:
+                self.wait_rounds(*d.clone(f"k{n}"))
+            if n % 4 == 3:                      # chains have an end
+                d.delete([c])
+                c = d.clone("t")[0]
+
+    def ask(self, d, clone, name):
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            d.call("POST", f"/v1/clones/{clone['id']}/snapshot", {"name": name})
