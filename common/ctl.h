@@ -20,6 +20,8 @@
  *   hello    struct ctl_hello                         -> struct ctl_hello. First. Version 0 does not know it.
  *   check    struct host_needs                        -> {"ok":true}; an error of code ERR_HOST names what this host lacks
  *   load     struct ctl_load; fds: the template's directory   -> struct ctl_template. Once, before any fork.
+ *   flatten  struct ctl_snapshot, its `fds` all CTL_FD_DISK_BASE: a qcow2 image and what is behind it; fds: an empty file, then those
+ *                                                     -> {"ok":true}; the file is what a guest would read, raw. In a host without a template.
  *   fork     struct ctl_fork; fds: a listening control socket   -> {"ok":true,"pid":n}, fds: a pidfd
  *   event "exited"  struct ctl_exited                 a VM process of this host ended
  *

@@ -22,6 +22,7 @@ int template_list(struct cli *cli);
 int template_show(struct cli *cli);
 int template_delete(struct cli *cli);
 int template_verify(struct cli *cli);
+int template_flatten(struct cli *cli);
 extern const struct option_row template_build_options[], template_create_options[];
 
 /* clone.c: making clones */

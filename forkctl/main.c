@@ -33,6 +33,8 @@ static const struct verb verbs[] = {
 	  template_delete },
 	{ "template verify", "NAME", "Read a template and compare it with its digests", NULL, NULL, 1, 1,
 	  template_verify },
+	{ "template flatten", "NAME", "Make the disks of a template stand alone, without its parents' images", NULL,
+	  NULL, 1, 1, template_flatten },
 	{ "clone", "TEMPLATE", "Make clones of a template and let them run",
 	  "\"{n}\" in a net, a disk, a label or the overrides stands for the number of the clone, from 0 on:\n\n"
 	  "  forkctl clone web -n 3 --net net0=tap{n} --disk disk0=/images/web{n}.img --label job=7",
@@ -46,7 +48,8 @@ static const struct verb verbs[] = {
 	  clone_label_options, 1, ARGS_WORDS_MAX, clone_label },
 	{ "wait", "ID", "Wait until a clone is in a state", NULL, clone_wait_options, 1, 1, clone_wait },
 	{ "snapshot", "ID NAME", "Make a template of a clone, which runs on",
-	  "Disks are not part of it. A clone with a writable disk must be paused: copy the disk before it is resumed.",
+	  "Its disks are part of it, but for those that it was given by a path: such a clone must be paused, and the disk\n"
+	  "copied before it is resumed.",
 	  NULL, 2, 2, clone_snapshot },
 	{ "logs", "ID", "Print what a clone's serial port printed", NULL, console_logs_options, 1, 1, console_logs },
 	{ "exec", "ID [--] COMMAND [ARG…]", "Run a command in a clone", EXEC_HELP, exec_options, 2, ARGS_COMMAND,

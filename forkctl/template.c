@@ -275,26 +275,38 @@ int template_delete(struct cli *cli)
 	return worst;
 }
 
-int template_verify(struct cli *cli)
+/* Has the daemon do something with all of a template that may take a while. `doing`: for a terminal. */
+static int long_work(struct cli *cli, const char *what, const char *doing, const char *done)
 {
 	autoanswer struct answer a = {};
 	autostrbuf struct strbuf path = {};
 	char took[UNIT_TEXT];
 	uint64_t begun_ns = monotonic_ns();
+	bool says = isatty(STDERR_FILENO) && !cli->json;
 
 	path_add(&path, "/v1/templates/", cli->args->words[0]);
-	strbuf_puts(&path, "/verify");
-	if (isatty(STDERR_FILENO) && !cli->json)
-		fprintf(stderr, "%s: reading it all…", cli->args->words[0]);
+	strbuf_puts(&path, what);
+	if (says)
+		fprintf(stderr, "%s: %s…", cli->args->words[0], doing);
 	int status = client_call(cli->client, "POST", path.text, NULL, &a);
-	if (isatty(STDERR_FILENO) && !cli->json)
+	if (says)
 		fprintf(stderr, "\r\033[K");
 	if (status != EXIT_FINE)
 		return status;
 	if (cli->json)
 		puts(a.body.text ? a.body.text : "{}");
 	else
-		printf("template %s is as it was sealed; read and compared in %s\n", cli->args->words[0],
+		printf("template %s %s in %s\n", cli->args->words[0], done,
 		       format_us(took, (monotonic_ns() - begun_ns) / 1000));
 	return EXIT_FINE;
+}
+
+int template_verify(struct cli *cli)
+{
+	return long_work(cli, "/verify", "reading it all", "is as it was sealed; read and compared");
+}
+
+int template_flatten(struct cli *cli)
+{
+	return long_work(cli, "/flatten", "writing its disks anew", "stands alone; written");
 }

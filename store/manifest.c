@@ -76,15 +76,32 @@ int snapshot_check_file(unsigned index, const struct stat *st, struct err *err)
 	return 0;
 }
 
-int manifest_write(int dir_fd, const struct manifest *m, struct err *err)
+static int write_as(int dir_fd, const char *name, const struct manifest *m, struct err *err)
 {
 	autostrbuf struct strbuf out = {};
 
 	fields_save(manifest_fields, m, &out);
 	strbuf_putc(&out, '\n');
 	if (out.failed)
-		return err_num(err, ERR_INTERNAL, ENOMEM, "write %s", manifest_json);
-	return layout_write_file(dir_fd, manifest_json, &out, err);
+		return err_num(err, ERR_INTERNAL, ENOMEM, "write %s", name);
+	return layout_write_file(dir_fd, name, &out, err);
+}
+
+int manifest_write(int dir_fd, const struct manifest *m, struct err *err)
+{
+	return write_as(dir_fd, manifest_json, m, err);
+}
+
+int manifest_replace(int dir_fd, const struct manifest *m, struct err *err)
+{
+	static const char new_name[] = "manifest.json.new";
+
+	(void)unlinkat(dir_fd, new_name, 0); /* of a crash */
+	if (write_as(dir_fd, new_name, m, err) < 0)
+		return err->num;
+	if (renameat(dir_fd, new_name, dir_fd, manifest_json) < 0 || fsync(dir_fd) < 0)
+		return err_sys(err, ERR_INTERNAL, "replace %s", manifest_json);
+	return 0;
 }
 
 static int check_file(const struct store_file *f, unsigned index, struct err *err)

@@ -260,6 +260,48 @@ int store_delete(struct store *s, const char *name, struct err *err)
 	return 0;
 }
 
+/* ---- other images ---- */
+
+/* The directory is writable for the moment: only root needs no right to rename in it. */
+static int replace_manifest(struct store *s, const struct manifest *m, struct err *err)
+{
+	autoclose int dir_fd = -1;
+
+	if (open_template(s, m->name, &dir_fd, err) < 0)
+		return err->num;
+	if (fchmod(dir_fd, 0700) < 0)
+		return err_sys(err, ERR_INTERNAL, "change template '%s'", m->name);
+	int r = manifest_replace(dir_fd, m, err);
+	if (fchmod(dir_fd, 0500) < 0)
+		log_warn("store '%s': template '%s' stays writable: %m", s->root, m->name);
+	return r;
+}
+
+int store_change_images(struct store *s, struct manifest *m, const char *const *images, struct err *err)
+{
+	autofree struct manifest_disk *was = calloc(m->n_disks + 1UL, sizeof(*was));
+	int r = 0;
+
+	if (!was)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "change template '%s'", m->name);
+	memcpy(was, m->disks, m->n_disks * sizeof(*was));
+	for (uint32_t i = 0; i < m->n_disks && r == 0; i++)
+		if (images[i] && !(m->disks[i].image = strdup(images[i])))
+			r = err_num(err, ERR_INTERNAL, ENOMEM, "change template '%s'", m->name);
+	bool refs = r == 0 && images_ref_all(s, m, err) == 0;
+	r = refs ? replace_manifest(s, m, err) : err->num;
+	const struct manifest before = { .disks = was, .n_disks = m->n_disks };
+	if (refs)
+		images_unref_all(s, r == 0 ? &before : m);
+	for (uint32_t i = 0; i < m->n_disks; i++) {
+		if (m->disks[i].image == was[i].image)
+			continue;
+		free(r == 0 ? was[i].image : m->disks[i].image);
+		m->disks[i].image = r == 0 ? m->disks[i].image : was[i].image;
+	}
+	return r;
+}
+
 /* ---- verification ---- */
 
 int store_verify(struct store *s, const char *name, struct err *err)

@@ -155,6 +155,11 @@ void store_release(struct store *store, const char *name);
  */
 MUST_CHECK int store_delete(struct store *store, const char *name, struct err *err);
 /*
+ * Gives the disks of a template other images with the same bytes, in one rename: images[i] is an id for
+ * m->disks[i], or NULL. `m` is what store_manifest() said; its images are changed, too. The caller keeps its references.
+ */
+MUST_CHECK int store_change_images(struct store *store, struct manifest *m, const char *const *images, struct err *err);
+/*
  * Reads a template again and compares digests. ERR_INTERNAL: they differ; the message names the
  * file and the first bad chunk.
  */

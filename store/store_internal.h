@@ -72,6 +72,8 @@ static inline uint64_t timespec_ns(struct timespec t)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 MUST_CHECK int manifest_write(int dir_fd, const struct manifest *m, struct err *err);
+/* The same over a manifest that is there already, in one rename. */
+MUST_CHECK int manifest_replace(int dir_fd, const struct manifest *m, struct err *err);
 /*
  * Reads a manifest, checks it, and compares its name with `name`. -ENOENT (ERR_NOT_FOUND): there is
  * no manifest.

@@ -12,7 +12,8 @@ extern const struct route forkd_routes[];
 extern const unsigned forkd_n_routes;
 
 /* api_templates.c */
-handler_fn api_template_create, api_template_list, api_template_get, api_template_delete, api_template_verify;
+handler_fn api_template_create, api_template_list, api_template_get, api_template_delete, api_template_verify,
+	api_template_flatten;
 /* api_clones.c */
 handler_fn api_clone_create, api_clone_list, api_clone_get, api_clone_delete, api_clone_pause, api_clone_resume;
 handler_fn api_clone_patch, api_clone_wait, api_clone_snapshot;

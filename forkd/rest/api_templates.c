@@ -12,6 +12,7 @@
 #include "forkd/metrics.h"
 #include "forkd/rest/api.h"
 #include "forkd/template/builder.h"
+#include "forkd/template/flatten.h"
 #include "forkd/template/template_host.h"
 #include "forkd/template/templates.h"
 
@@ -218,7 +219,7 @@ int api_template_get(struct forkd *d, struct request *rq, struct reply *reply, s
 	return r;
 }
 
-/* ---- DELETE, verify ---- */
+/* ---- DELETE, verify, flatten ---- */
 
 int api_template_delete(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
 {
@@ -250,4 +251,17 @@ int api_template_verify(struct forkd *d, struct request *rq, struct reply *reply
 		return err->code == ERR_INVALID ? fail_as(err, E_BAD_SNAPSHOT, NULL) : r;
 	strbuf_printf(&reply->body, "{\"name\":\"%s\",\"verified\":true}", rq->param[0]);
 	return 0;
+}
+
+int api_template_flatten(struct forkd *d, struct request *rq, struct reply *reply, struct err *err)
+{
+	struct tmpl *t = NULL;
+
+	if (tmpl_use(d->registry, rq->param[0], &t, err) < 0)
+		return err->num;
+	int r = template_flatten(d, t, err);
+	if (r >= 0)
+		r = template_json(d, t->name, &reply->body, err);
+	tmpl_unuse(d->registry, t);
+	return r;
 }

@@ -21,6 +21,7 @@ const struct route forkd_routes[] = {
 	R("GET", "/v1/templates/{name}", api_template_get),
 	R("DELETE", "/v1/templates/{name}", api_template_delete),
 	R("POST", "/v1/templates/{name}/verify", api_template_verify),
+	R("POST", "/v1/templates/{name}/flatten", api_template_flatten),
 	R("POST", "/v1/templates/{name}/clones", api_clone_create, .takes_fds = true),
 	R("POST", "/v1/templates/{name}/run", api_template_run, .takes_fds = true),
 	R("GET", "/v1/clones", api_clone_list),

@@ -29,8 +29,11 @@ void template_host_unref(struct template_host *h)
 		close(h->control.fd);
 	if (h->process.fd >= 0)
 		close(h->process.fd);
-	for (uint32_t i = 0; h->chains && i < h->info.n_disks; i++)
+	for (uint32_t i = 0; h->chains && i < h->info.n_disks; i++) {
+		if (h->chains[i])
+			store_image_unref(h->d->store, h->chains[i]->layers[0].id);
 		free(h->chains[i]);
+	}
 	free(h->chains);
 	fields_free(ctl_template_fields, &h->info);
 	pthread_mutex_destroy(&h->talk);
@@ -218,7 +221,7 @@ static void warn_of_disks(const struct forkd *d, const struct tmpl *t, const str
 		log_warn("template '%s': %s", t->name, err_line(&err, line, sizeof(line)));
 }
 
-/* Finds the images that belong to the template's disks. */
+/* Finds the images that belong to the template's disks. The host has a reference to each. */
 static int find_chains(struct template_host *h, const struct manifest *m, struct err *err)
 {
 	h->chains = calloc(h->info.n_disks + 1UL, sizeof(struct store_chain *));
@@ -228,11 +231,15 @@ static int find_chains(struct template_host *h, const struct manifest *m, struct
 		int n = LIST_FIND_ID(m->disks, m->n_disks, h->info.disks[i].id);
 		if (n < 0 || !m->disks[n].image)
 			continue;
-		h->chains[i] = malloc(sizeof(struct store_chain));
-		if (!h->chains[i])
+		struct store_chain *chain = malloc(sizeof(*chain));
+		if (!chain)
 			return err_num(err, ERR_INTERNAL, ENOMEM, "load template '%s'", h->name);
-		if (store_chain_read(h->d->store, m->disks[n].image, h->chains[i], err) < 0)
+		if (store_chain_read(h->d->store, m->disks[n].image, chain, err) < 0 ||
+		    store_image_ref(h->d->store, m->disks[n].image, err) < 0) {
+			free(chain);
 			return err_wrap(err, "disk '%s' of template '%s'", m->disks[n].id, h->name);
+		}
+		h->chains[i] = chain;
 	}
 	return 0;
 }

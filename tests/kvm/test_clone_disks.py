@@ -430,6 +430,56 @@ class Snapshots(DisksTest):
         self.assertIn("has 15 images behind it", said)
         self.wait_rounds(c, *d.clone("t13", 2))
 
+    def test_flatten(self):
+        """The template's disks are what they were, in one image; who stands on the others goes on."""
+        d = self.daemon()
+        c = d.clone("t")[0]
+        for n in range(3):
+            self.wait_rounds(c, n=1)
+            image = self.take(d, c, f"t{n}")
+        before = d.clone("t2")[0]
+        bytes_before = self.path("before.raw")
+        qemu_img("convert", "-f", "qcow2", "-O", "raw", self.data(d, image), bytes_before)
+        self.assert_kept(d, 4, 2)
+        flat = d.must(200, "POST", "/v1/templates/t2/flatten")["disks"][0]["image"]
+        self.assertEqual(read(self.data(d, flat)), read(bytes_before))
+        self.assertEqual(d.must(200, "POST", "/v1/templates/t2/flatten")["disks"][0]["image"], flat)
+        self.assert_kept(d, 5, 2)
+        d.must(200, "POST", "/v1/templates/t2/verify")
+        after = d.clone("t2", 2)
+        self.wait_rounds(c, before, *after)
+        self.assertEqual({a["disks"][0]["image"] for a in after}, {flat})
+        d.stop()
+        d.start()
+        d.delete([c, before])
+        for name in ("t", "t0", "t1"):
+            d.must(204, "DELETE", f"/v1/templates/{name}")
+        self.assert_kept(d, 1, 2)
+        self.wait_rounds(*after)
+        self.take(d, after[0], "next")
+        self.assertIn("stands alone", d.ctl("template", "flatten", "next"))
+        self.wait_rounds(*d.clone("next"))
+
+    def test_flatten_compressed(self):
+        """What an import took: compressed clusters, clusters of 512 bytes, and a smaller file behind."""
+        base, over = self.disk(3), self.path("over.qcow2")
+        with open(base, "r+b") as f:
+            for at in range(0, 3 << 20, 200 << 10):
+                f.seek(at)
+                f.write(os.urandom(50 << 10))
+        packed = self.path("packed.qcow2")
+        qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=512", base, packed)
+        qemu_img("create", "-f", "qcow2", "-F", "qcow2", "-b", packed, over, "8M")
+        d = Daemon(self)
+        image = d.template("t", self.snapshot_of(over, "image_type=qcow2,backing_files=on"))["disks"][0]["image"]
+        expected = self.path("expected.raw")
+        qemu_img("convert", "-f", "qcow2", "-O", "raw", over, expected)
+        flat = d.must(200, "POST", "/v1/templates/t/flatten")["disks"][0]["image"]
+        self.assertNotEqual(flat, image)
+        self.assertEqual(read(self.data(d, flat)), read(expected))
+        self.assert_kept(d, 1, 0)
+        self.wait_rounds(*d.clone("t", 2))
+
     def test_snapshot_fails(self):
         """Wherever a snapshot fails: the clone goes on, and the next snapshot has all that it wrote."""
         d = self.daemon()

@@ -16,6 +16,7 @@
 #include "common/ctl.h"
 #include "common/log.h"
 #include "vmm/clone/control.h"
+#include "vmm/clone/flatten.h"
 #include "vmm/state/state.h"
 
 enum { IDLE_MS = 3 };
@@ -396,6 +397,8 @@ static int run_request(struct host *h, struct ctl_packet *p, struct strbuf *out,
 		return greet(p, out, err);
 	if (strcmp(name, "load") == 0)
 		return load_template(h, p, out, err);
+	if (strcmp(name, "flatten") == 0)
+		return flatten_serve(p, out, err);
 	if (strcmp(name, "fork") != 0)
 		return err_set(err, ERR_INVALID, "template host: unknown request '%.32s'", name);
 	struct ctl_fork request;

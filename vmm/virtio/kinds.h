@@ -44,6 +44,11 @@ MUST_CHECK int virtio_blk_resize(struct virtio_dev *vdev, uint64_t bytes, struct
  * file comes first. After an error the disk is as it was. Main thread.
  */
 MUST_CHECK int virtio_blk_put_over(struct virtio_dev *vdev, struct disk_config *cfg, struct err *err);
+/*
+ * Writes what a guest would read of the qcow2 image cfg->fd, with what is behind it, into the empty file: raw,
+ * zeroes as holes. No guest, no lock; not synced.
+ */
+MUST_CHECK int virtio_blk_flatten(const struct disk_config *cfg, int out_fd, struct err *err);
 /* Writes what the page cache has of the image to disk, so that a pause that follows is short. */
 void virtio_blk_sync(struct virtio_dev *vdev);
 /*
