@@ -189,10 +189,14 @@ int qcow2_parse_header(const uint8_t *head, size_t len, uint64_t file_bytes, con
 
 int qcow2_read_header(int fd, uint64_t file_bytes, const char *path, struct qcow2_header *ret, struct err *err)
 {
-	size_t len = file_bytes < QCOW2_HEAD_MAX ? (size_t)file_bytes : QCOW2_HEAD_MAX;
-	autofree uint8_t *head = malloc(len + 1);
-	ssize_t n = head ? io_read(fd, head, len, 0) : -ENOMEM;
+	struct disk_header d = {};
+	ssize_t n = io_read(fd, &d, sizeof(d), 0);
+	uint32_t bits = be32toh(d.cluster_bits);
+	size_t len = bits >= QCOW2_BITS_MIN && bits <= QCOW2_BITS_MAX ? 1UL << bits : sizeof(d);
+	autofree uint8_t *head = malloc(len);
 
+	if (n >= 0)
+		n = head ? io_read(fd, head, len, 0) : -ENOMEM;
 	if (n < 0)
 		return err_num(err, ERR_INTERNAL, (int)-n, "read the header of '%s'", path);
 	return qcow2_parse_header(head, (size_t)n, file_bytes, path, ret, err);

@@ -23,6 +23,7 @@
 #include "forkd/metrics.h"
 #include "forkd/options.h"
 #include "forkd/rest/idempotency.h"
+#include "forkd/template/spare_disks.h"
 #include "forkd/template/template_host.h"
 #include "forkd/template/templates.h"
 #include "forkd/watch/watch.h"
@@ -142,7 +143,7 @@ static int start_parts(struct forkd *d, struct err *err)
 		return err->num;
 	if (templates_load(d->registry, d->store, err) < 0 || watch_start(&d->watcher, err) < 0 ||
 	    follow_start(d, &d->followed, err) < 0 || recover_clones(d, err) < 0 ||
-	    opener_start(d, &d->opener, err) < 0)
+	    opener_start(d, &d->opener, err) < 0 || spare_maker_start(d, &d->spare_maker, err) < 0)
 		return err->num;
 	templates_check_host(d);
 	d->announcer = announce_start(d);
@@ -175,6 +176,7 @@ void forkd_stop(struct forkd *d)
 	opener_stop(d->opener);
 	watch_stop(d->watcher);
 	drop_hosts(d);
+	spare_maker_stop(d->spare_maker);
 	watch_free(d->watcher);
 	announce_free(d->announcer);
 	follow_free(d->followed);

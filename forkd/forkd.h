@@ -26,6 +26,7 @@ struct forkd {
 	struct followed *followed; /* the clones that the watcher watches */
 	struct opener *opener;
 	struct announcer *announcer; /* NULL: none */
+	struct spare_maker *spare_maker;
 	struct idempotency *idempotency;
 	struct admission *admission;
 	const char *runtime_dir; /* of the options, made absolute */

@@ -17,6 +17,7 @@
 #include "forkd/errors.h"
 #include "forkd/events.h"
 #include "forkd/metrics.h"
+#include "forkd/template/spare_disks.h"
 #include "forkd/template/templates.h"
 #include "forkd/watch/watch.h"
 
@@ -312,6 +313,7 @@ int clones_create(struct forkd *d, struct tmpl *t, const struct clone_request *r
 		return err->num;
 	b.jobs = jobs;
 	int r = run(&b, rq, clones, err);
+	spare_disks_fill(b.host);
 	template_host_unref(b.host);
 	if (r < 0)
 		return r;

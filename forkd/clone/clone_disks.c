@@ -9,6 +9,7 @@
 #include "forkd/access/place.h"
 #include "forkd/errors.h"
 #include "forkd/registry/registry.h"
+#include "forkd/template/spare_disks.h"
 
 static void disk_free(struct record_disk *disk)
 {
@@ -43,12 +44,14 @@ static int note(struct forkd *d, const struct ctl_disk *disk, const struct store
 	return whole ? err->num : err_num(err, ERR_INTERNAL, ENOMEM, "note disk '%s'", disk->id);
 }
 
-int clone_disk_make(struct forkd *d, const struct ctl_disk *disk, const struct store_chain *chain, struct record *r,
-		    struct handover *h, struct err *err)
+int clone_disk_make(struct template_host *host, uint32_t i, struct record *r, struct handover *h, struct err *err)
 {
+	struct forkd *d = host->d;
+	const struct ctl_disk *disk = &host->info.disks[i];
+	const struct store_chain *chain = host->chains[i];
 	struct store_overlay o = { .fd = -1 };
 
-	if (store_overlay_make(d->store, chain, &o, err) < 0)
+	if (!spare_disks_take(host, i, &o) && store_overlay_make(d->store, chain, &o, err) < 0)
 		return err_wrap(err, "disk '%s'", disk->id);
 	int result = note(d, disk, &o, chain->layers[0].id, r, err);
 	if (result < 0) {

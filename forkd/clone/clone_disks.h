@@ -9,14 +9,15 @@
 #include "forkd/access/handover.h"
 #include "forkd/forkd.h"
 #include "forkd/registry/record.h"
+#include "forkd/template/template_host.h"
 #include "store/images.h"
 
 /*
- * Makes a disk that begins as the chain, notes it in the record, and lists its descriptors and those of
+ * Makes disk `i` of the host's template, or takes one that was made ahead, notes it in the record, and lists its descriptors and those of
  * what is behind it. After a failure clone_clear() removes what was made.
  */
-MUST_CHECK int clone_disk_make(struct forkd *d, const struct ctl_disk *disk, const struct store_chain *chain,
-			       struct record *r, struct handover *h, struct err *err);
+MUST_CHECK int clone_disk_make(struct template_host *host, uint32_t i, struct record *r, struct handover *h,
+			       struct err *err);
 /* Takes the references of a clone that was found alive. A failure is logged. */
 void clone_disks_found(struct forkd *d, const struct record *r);
 /* Removes what is left of a clone: its place, its sockets, its disks. May be called again. */

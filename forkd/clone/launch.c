@@ -212,7 +212,7 @@ static int add_disk(const struct batch *b, const struct job *j, struct handover 
 	const char *own = j->plan->disks[i].path, *path = own ? own : disk->path;
 
 	if (!own && chain)
-		return clone_disk_make(b->d, disk, chain, &j->c->record, h, err);
+		return clone_disk_make(b->host, i, &j->c->record, h, err);
 	if (!path)
 		return fail(err, E_DISK_SHARED, "disk '%s' has no path: override it", disk->id);
 	const struct caller *who = own ? b->from->caller : &b->host->owner;

@@ -15,6 +15,7 @@
 #include "forkd/metrics.h"
 #include "forkd/options.h"
 #include "forkd/template/disks.h"
+#include "forkd/template/spare_disks.h"
 #include "forkd/template/templates.h"
 #include "forkd/watch/watch.h"
 #include "forkd/wire/control.h"
@@ -29,6 +30,7 @@ void template_host_unref(struct template_host *h)
 		close(h->control.fd);
 	if (h->process.fd >= 0)
 		close(h->process.fd);
+	spare_disks_free(h->spares);
 	for (uint32_t i = 0; h->chains && i < h->info.n_disks; i++) {
 		if (h->chains[i])
 			store_image_unref(h->d->store, h->chains[i]->layers[0].id);
@@ -258,6 +260,8 @@ static int start_with(struct forkd *d, struct tmpl *t, int dir_fd, const struct 
 	h->owner = caller_from_owner(m->owner_uid, OWNER_REMOTE);
 	h->agent = m->agent;
 	h->secrets = m->secrets;
+	h->spares = spare_disks_new(d, h->chains, h->info.n_disks, d->options->park);
+	spare_disks_fill(h);
 	t->host = h;
 	return 0;
 }

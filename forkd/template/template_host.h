@@ -22,7 +22,8 @@ struct template_host {
 	struct ctl_template info; /* fixed after the template was loaded */
 	struct store_chain **
 		chains; /* likewise, in the order of info.disks: what a clone's own disk begins as; NULL: it has none */
-	struct caller owner; /* of the template; the disks in config.json are opened with this caller's rights */
+	struct spare_disks *spares; /* disks made ahead; NULL: none */
+	struct caller owner;        /* of the template; the disks in config.json are opened with this caller's rights */
 	bool agent, secrets; /* of the manifest: the guest has an agent; it has values that nobody else may see */
 	atomic_bool failed;  /* not to be used any more */
 	atomic_uint refs;

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks on the host's /dev/kvm:  bench.py [restore] [clones] [ready] [exec] [io[=net|blk]] [runs=N] [secs=N] [quick]
+"""Benchmarks on the host's /dev/kvm:  bench.py [restore] [clones] [own] [ready] [exec] [io[=net|blk]] [runs=N] [secs=N] [quick]
 
 restore: process start to the first byte of a guest that notices that it was resumed, for our memory modes, the bare KVM
 floor, and, with FORKD_PEERS, Cloud Hypervisor, its snapshot under ours, and Firecracker; all take turns in the same run.
 clones: through the daemon, by the client's clock: request to 201 and the phases of the answer, one at a time with a pause between
 them (a clone is parked) and without parked ones, fifty at once, memory of each; the floor is the bare KVM VM's steps in the same run.
+own: a parked clone with a disk of its own, with one that it is given, and with none, in turns.
 ready: clones of a guest that answers as forkd-agent does: request to resumed beside request to ready, with each phase, parked and not;
 the floor is the agent's part by hand, on a clone that runs. [touch=N]: the guest writes N pages before it acknowledges.
 exec: a command's round trip on a kept connection, beside the guest's echo of as many bytes through the daemon, a request that never
@@ -293,6 +294,56 @@ def show_clones(mib, cpus, park, waits, took_us, private_kib, floor_us):
               file=sys.stderr)
 
 
+# ---- what a clone has of its own
+
+def snapshot_with_disk(b, mib, disk):
+    vmm = Vmm(b, "--kernel", guest("resumed"), "--cmdline", "warm=32", "--memory", f"size={mib}M", "--serial", "tty", "--console", "off",
+              "--disk", f"path={disk},id=root,image_type=raw")
+    vmm.wait_output(rb"\x02")
+    time.sleep(0.3)
+    directory = vmm.snapshot()
+    vmm.stop()
+    return directory
+
+
+def sparse(b, name, gib):
+    path = b.path(name)
+    with open(path, "wb") as f:
+        f.truncate(gib << 30)
+    return path
+
+
+def bench_own(options):
+    """A parked clone with a disk of 2 GiB of its own, with a file that it is given, and without a disk; in turns."""
+    runs = int(options.get("runs", 20 if "quick" in options else 200))
+    b = ForkdBench()
+    b.setUp()
+    try:
+        d = Daemon(b, "--park", 2)
+        disk, given = sparse(b, "disk.img", 2), sparse(b, "given.img", 2)
+        d.template("none", snapshot(b, VMM, 256, 1))
+        d.template("disk", snapshot_with_disk(b, 256, disk))
+        ways = {"no disk": ("none", {}), "a disk by path": ("disk", {"overrides": {"disks": [{"id": "root", "path": given}]}}), "its own disk": ("disk", {})}
+        waits = {name: [] for name in ways}
+        for i in range(-5, runs):
+            for name, (template, body) in ways.items():
+                begin = time.monotonic_ns()
+                clones = d.must(201, "POST", f"/v1/templates/{template}/clones", body)["clones"]
+                took = (time.monotonic_ns() - begin) // 1000
+                d.delete(clones)
+                time.sleep(0.02)
+                if i >= 0:
+                    waits[name].append(took)
+        least = percentile(waits["no disk"], 0.5)
+        print("\nparked clone of 256 MiB, request to 201:", file=sys.stderr)
+        for name, v in waits.items():
+            print(json.dumps({"bench": "own", "what": name, "p50_us": percentile(v, 0.5), "p99_us": percentile(v, 0.99),
+                              "ratio": percentile(v, 0.5) / least, "host": host()}), flush=True)
+            print(f"  {name:16}{percentile(v, 0.5):>8} us p50{percentile(v, 0.99):>8} us p99{percentile(v, 0.5) / least:>8.2f} x no disk", file=sys.stderr)
+    finally:
+        b.doCleanups()
+
+
 # ---- io
 
 SPEED = re.compile(r"speed (.*?): (.*)")
@@ -517,11 +568,13 @@ def main():
     options = dict(w.split("=", 1) if "=" in w else (w, True) for w in words)
     kvmtest.isolate()
     ok = True
-    everything = not {"restore", "clones", "ready", "exec", "io", "qcow2"} & set(options)
+    everything = not {"restore", "clones", "own", "ready", "exec", "io", "qcow2"} & set(options)
     if "restore" in options or everything:
         bench_restore(options)
     if "clones" in options or everything:
         bench_clones(options)
+    if "own" in options or everything:
+        bench_own(options)
     if "ready" in options or everything:
         bench_ready(options)
     if "exec" in options or everything:

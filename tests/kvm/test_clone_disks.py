@@ -57,7 +57,7 @@ class Own(DisksTest):
         """Clones write their disks at once, and none sees another's bytes; the template's stay as they are."""
         disk = self.disk()
         directory = self.snapshot_of(disk)
-        d = Daemon(self)
+        d = Daemon(self, "--park", "0")
         shown = d.template("t", directory)["disks"]
         self.assertEqual([(s["id"], s["path"], s["bytes"], len(s["image"])) for s in shown], [("root", disk, os.stat(disk).st_size, 64)])
         image = os.path.join(d.store, "images", shown[0]["image"], "data")
@@ -91,7 +91,7 @@ class Own(DisksTest):
     def test_path_of_the_request(self):
         """A clone that brings a disk has that one."""
         disk = self.disk()
-        d = Daemon(self)
+        d = Daemon(self, "--park", "0")
         d.template("t", self.snapshot_of(disk))
         mine = self.clone_disk(disk)
         c = d.clone("t", overrides={"disks": [{"id": "root", "path": mine}]})[0]
@@ -103,7 +103,7 @@ class Own(DisksTest):
         """What the store has already is not kept twice, and stays until the last template is gone."""
         disk = self.disk()
         directory = self.snapshot_of(disk)
-        d = Daemon(self)
+        d = Daemon(self, "--park", "0")
         one, two = d.template("one", directory)["disks"][0], d.template("two", directory)["disks"][0]
         self.assertEqual(one["image"], two["image"])
         self.assert_kept(d, 1, 0)
@@ -122,7 +122,7 @@ class Own(DisksTest):
         for name, path, more, images in (("raw", base, {"image_type": "Raw"}, 1), ("qcow2", over, {"image_type": "Qcow2", "backing_files": True}, 3)):
             with self.subTest(name):
                 was = [read(p) for p in (base, over)]
-                d = Daemon(self)
+                d = Daemon(self, "--park", "0")
                 d.must(201, "POST", "/v1/templates", {"name": "t", "ready": {"serial": "round 2"}, "vm": {
                     "payload": {"kernel": guest("devices"), "cmdline": ROUNDS}, "memory": {"size": 64 << 20}, "console": {"mode": "Off"},
                     "disks": [{"id": "root", "path": path, **more}]}})
@@ -132,7 +132,7 @@ class Own(DisksTest):
 
     def test_daemon_killed(self):
         """The next daemon finds the disks of living clones, and removes those of dead ones."""
-        d = Daemon(self)
+        d = Daemon(self, "--park", "0")
         d.template("t", self.snapshot_of(self.disk()))
         alive, dead = d.clone("t", 2)
         d.kill()
@@ -151,11 +151,11 @@ class Own(DisksTest):
 
     def test_clone_of_another_daemon(self):
         """A daemon that does not know the clone does not take its disk away."""
-        d = Daemon(self)
+        d = Daemon(self, "--park", "0")
         d.template("t", self.snapshot_of(self.disk()))
         c = d.clone("t")[0]
         d.kill()
-        other = Daemon(self, root=self.new_dir("other"))
+        other = Daemon(self, "--park", "0", root=self.new_dir("other"))
         other.stop()
         os.rename(other.store, other.store + ".own")
         os.rename(d.store, other.store)
@@ -170,7 +170,7 @@ class Own(DisksTest):
 
     def test_damage(self):
         """An image that is not what was sealed is refused by name, and so is a template without its image."""
-        d = Daemon(self)
+        d = Daemon(self, "--park", "0")
         image = d.template("t", self.snapshot_of(self.disk()))["disks"][0]["image"]
         data = os.path.join(d.store, "images", image, "data")
         os.chmod(data, 0o600)
@@ -193,11 +193,51 @@ class Own(DisksTest):
         root = self.new_dir("small")
         os.mkdir(os.path.join(root, "store"))
         with tmpfs(os.path.join(root, "store"), 7 * MIB):
-            d = Daemon(self, root=root)
+            d = Daemon(self, "--park", "0", root=root)
             d.refused(507, "no_space", "POST", "/v1/templates", {"name": "t", "snapshot": "file://" + directory})
             self.assert_kept(d, 0, 0)
             self.assertEqual(self.kept(d, "staging"), [])
             d.stop()
+
+
+class Spares(DisksTest):
+    """Disks that are made before anybody asks for them."""
+
+    def test_made_and_removed(self):
+        d = Daemon(self, "--park", "3")
+        d.template("t", self.snapshot_of(self.disk()))
+        first = d.clone("t")
+        self.assert_kept(d, 1, 4)
+        ready = set(self.kept(d, "overlays"))
+        taken = d.clone("t", 5)                     # more than there are
+        self.assertEqual(len({c["disks"][0]["path"] for c in taken}), 5)
+        self.assertEqual(len(ready & {c["disks"][0]["path"].split("/")[-2] for c in taken}), 3)
+        self.wait_rounds(*taken)
+        self.assert_kept(d, 1, 9)
+        d.kill()
+        d.start()
+        self.assert_kept(d, 1, 6)                   # what nobody has taken is of no use to the next daemon
+        d.delete(first + d.clone("t"))
+        self.assert_kept(d, 1, 8)
+        d.stop()
+        self.assertEqual(len(self.kept(d, "overlays")), 5)
+        d.start()
+        d.delete(taken)
+        d.must(204, "DELETE", "/v1/templates/t")
+        self.assert_kept(d, 0, 0)
+
+    def test_store_that_is_full(self):
+        """Without a spare disk, a request makes its own, and says what is wrong."""
+        d = Daemon(self, "--park", "1")
+        d.template("t", self.snapshot_of(self.disk()))
+        overlays = os.path.join(d.store, "overlays")
+        subprocess.run(["chattr", "+i", overlays], check=True)
+        self.addCleanup(subprocess.run, ["chattr", "-i", overlays])
+        d.must(500, "POST", "/v1/templates/t/clones", {})
+        wait_for("the thread to give up", lambda: b"no disk is made ahead" in read(d.log))
+        subprocess.run(["chattr", "-i", overlays], check=True)
+        self.wait_rounds(*d.clone("t"))
+        self.assert_kept(d, 1, 2)
 
 
 class Chains(DisksTest):
@@ -206,7 +246,7 @@ class Chains(DisksTest):
         base, middle, top = self.disk(), self.path("middle.qcow2"), self.path("top.qcow2")
         qemu_img("create", "-f", "qcow2", "-F", "raw", "-b", base, middle)
         qemu_img("create", "-f", "qcow2", "-F", "qcow2", "-b", "middle.qcow2", top)
-        d = Daemon(self)
+        d = Daemon(self, "--park", "0")
         d.template("t", self.snapshot_of(top, "image_type=qcow2,backing_files=on"))
         for path in (base, middle, top):
             os.unlink(path)
@@ -221,7 +261,7 @@ class Chains(DisksTest):
         """Each by its own words, and nothing of it stays in the store."""
         base = self.disk()
         directory = self.snapshot_of(base)
-        d = Daemon(self)
+        d = Daemon(self, "--park", "0")
 
         def image(name, behind=None, form="raw"):
             path = self.path(name + ".qcow2")
@@ -276,7 +316,7 @@ class Chains(DisksTest):
             f.write(b"x")
             f.seek(0)
             f.write(read(forged)[:65536])
-        d = Daemon(self)
+        d = Daemon(self, "--park", "0")
         d.template("t", self.copy_snapshot(directory, lambda c: c["disks"][0].update(image_type="Raw")))
         image = d.get("/v1/templates/t")["disks"][0]["image"]
         self.assertEqual(self.kept(d, "images"), [image])       # and nothing of the secret
@@ -289,7 +329,7 @@ class Chains(DisksTest):
         disk = self.disk()
         vmm = self.boot_on(disk)
         directory = vmm.snapshot()
-        d = Daemon(self)
+        d = Daemon(self, "--park", "0")
         body = {"name": "t", "snapshot": "file://" + directory}
         self.assertIn(f"'{disk}' is locked by another VM", d.refused(409, "conflict", "POST", "/v1/templates", body))
         d.must(201, "POST", "/v1/templates", {**body, "disks": "caller"})
@@ -312,7 +352,7 @@ class Reflinks(DisksTest):
             f.seek(2 << 20)
             f.write(os.urandom(4 << 20))
         directory = self.snapshot_of(disk)
-        d = Daemon(self, root=root)
+        d = Daemon(self, "--park", "0", root=root)
         self.addCleanup(d.end)
         d.template("t", directory)
         clones = d.clone("t", 3)
@@ -329,7 +369,7 @@ class Reflinks(DisksTest):
 
 class Snapshots(DisksTest):
     def daemon(self, more=""):
-        d = Daemon(self)
+        d = Daemon(self, "--park", "0")
         self.image = d.template("t", self.snapshot_of(self.disk(), "image_type=raw" + more))["disks"][0]["image"]
         return d
 
@@ -470,7 +510,7 @@ class Snapshots(DisksTest):
         packed = self.path("packed.qcow2")
         qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=512", base, packed)
         qemu_img("create", "-f", "qcow2", "-F", "qcow2", "-b", packed, over, "8M")
-        d = Daemon(self)
+        d = Daemon(self, "--park", "0")
         image = d.template("t", self.snapshot_of(over, "image_type=qcow2,backing_files=on"))["disks"][0]["image"]
         expected = self.path("expected.raw")
         qemu_img("convert", "-f", "qcow2", "-O", "raw", over, expected)
