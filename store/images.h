@@ -47,8 +47,8 @@ struct store_chain {
 /* An image on its way: an empty file that the caller fills, or has filled by a VM process. */
 struct staged_image;
 MUST_CHECK int store_image_stage(struct store *store, struct staged_image **ret, struct err *err);
-/* The file, open for reading and writing. It belongs to the struct. */
-int staged_image_fd(const struct staged_image *s);
+/* The file, open for reading and writing. It belongs to the struct. Whatever it has at the seal is the image. */
+int staged_image_fd(struct staged_image *s);
 /* Copies a file or a block device of `bytes`, by reflink where the file system can. `name` is for messages. */
 MUST_CHECK int staged_image_import(struct staged_image *s, int fd, uint64_t bytes, const char *name, struct err *err);
 /* Makes the file an empty qcow2 image over the chain. */

@@ -2,6 +2,8 @@
 /* Images of the store: what they are called, who refers to them, and what is left when nobody does. */
 #include "store/images.h"
 
+#include <fcntl.h>
+
 #include "common/io.h"
 #include "common/qcow2.h"
 #include "tests/unit/test_store_util.h"
@@ -48,6 +50,28 @@ static bool nothing_used(void *arg, const char *name)
 	(void)arg;
 	(void)name;
 	return false;
+}
+
+/* What a VM writes into a copy before the seal counts, not what was copied. */
+static void is_written_after_the_copy(void **state)
+{
+	char a[STORE_ID_CHARS + 1], b[STORE_ID_CHARS + 1];
+	struct staged_image *image = NULL;
+	struct store *s = open_store();
+	struct err err = {};
+
+	(void)state;
+	assert_ok(make_image(s, "one", STORE_IMAGE_RAW, NULL, a, &err), err);
+	autoclose int fd = open(data_of(a), O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_ok(store_image_stage(s, &image, &err), err);
+	assert_ok(staged_image_import(image, fd, IMAGE_BYTES, "one", &err), err);
+	assert_int_equal(io_write(staged_image_fd(image), "two", 3, 0), 3);
+	assert_ok(staged_image_seal(&image, STORE_IMAGE_RAW, IMAGE_BYTES, NULL, b, &err), err);
+	assert_string_not_equal(a, b);
+	assert_ok(make_image(s, "two", STORE_IMAGE_RAW, NULL, a, &err), err);
+	assert_string_equal(a, b);
+	store_close(s);
 }
 
 static void is_called_by_what_it_is(void **state)
@@ -274,6 +298,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(is_called_by_what_it_is, drop_root),
+		cmocka_unit_test_teardown(is_written_after_the_copy, drop_root),
 		cmocka_unit_test_teardown(goes_with_its_last_reference, drop_root),
 		cmocka_unit_test_teardown(is_kept_by_templates, drop_root),
 		cmocka_unit_test_teardown(stays_when_it_is_unsure, drop_root),
