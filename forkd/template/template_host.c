@@ -248,12 +248,12 @@ static int find_chains(struct template_host *h, const struct manifest *m, struct
 
 static int start_with(struct forkd *d, struct tmpl *t, int dir_fd, const struct manifest *m, struct err *err)
 {
-	struct template_host *h = NULL;
-
 	warn_of_disks(d, t, m);
-	if (template_host_start(d, t->name, dir_fd, d->options->park, &h, err) < 0)
+	if (template_host_start(d, t->name, dir_fd, d->options->park, &t->host, err) < 0)
 		return err->num;
+	struct template_host *h = t->host;
 	if (find_chains(h, m, err) < 0) {
+		t->host = NULL;
 		template_host_stop(h);
 		return err->num;
 	}
@@ -262,7 +262,6 @@ static int start_with(struct forkd *d, struct tmpl *t, int dir_fd, const struct 
 	h->secrets = m->secrets;
 	h->spares = spare_disks_new(d, h->chains, h->info.n_disks, d->options->park);
 	spare_disks_fill(h);
-	t->host = h;
 	return 0;
 }
 

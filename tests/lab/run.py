@@ -9,6 +9,7 @@ import test_boot        # noqa: F401
 import test_snapshot
 import test_clock       # noqa: F401
 import test_checks      # noqa: F401
+import test_disks       # noqa: F401
 import test_fifty       # noqa: F401
 import test_first_command       # noqa: F401
 import test_forkctl     # noqa: F401

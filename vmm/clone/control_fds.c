@@ -156,7 +156,8 @@ static int take(struct vm_config *c, struct ctl_packet *p, uint32_t first, const
 			return err_set(err, ERR_INVALID, "a descriptor for %s '%s' is not expected",
 				       ctl_fd_kinds[what->kind], what->id ? what->id : "");
 		*place = steal_fd(&p->fds[i]);
-		if (what->kind == CTL_FD_DISK && change_image(find_disk(c, what->id), what, err) < 0)
+		struct disk_config *disk = what->kind == CTL_FD_DISK ? find_disk(c, what->id) : NULL;
+		if (disk && change_image(disk, what, err) < 0)
 			return err->num;
 	}
 	return 0;

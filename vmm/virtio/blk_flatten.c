@@ -43,7 +43,7 @@ static int copy_data(const struct layer *l, uint64_t from, uint64_t len, int out
 		ssize_t got = io_read(l->fd, buf, n, from + done);
 		if (got < 0)
 			return err_num(err, ERR_INTERNAL, (int)-got, "read '%s' at byte %llu", l->path,
-				       (unsigned long long)(from + done));
+				       (unsigned long long)from + done);
 		memset(buf + got, 0, n - (size_t)got); /* as a guest reads behind the end of a file */
 		if (put_sparse(out_fd, buf, n, at + done, err) < 0)
 			return err->num;
