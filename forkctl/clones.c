@@ -208,6 +208,17 @@ static void show_exit(struct table *t, const struct json_node *exited)
 		   code ? (unsigned long long)code->num : 0);
 }
 
+/* The clone's own disks, and where they are. */
+static void show_disks(struct table *t, const struct json_node *disks)
+{
+	if (!disks || disks->type != JSON_ARRAY)
+		return;
+	for (json_each(disk, disks)) {
+		table_cell(t, "disk %s", member_text(disk, "id", "?"));
+		table_cell(t, "%s", member_text(disk, "path", "-"));
+	}
+}
+
 static void show_clone(const struct json_node *c)
 {
 	static const char *const texts[] = { "id",          "template",       "memory_restore_mode",
@@ -224,6 +235,7 @@ static void show_clone(const struct json_node *c)
 	show_member(&t, "pid", c, cell_number);
 	table_cell(&t, "net");
 	cell_nets(&t, json_get(c, "net"));
+	show_disks(&t, json_get(c, "disks"));
 	table_cell(&t, "labels");
 	cell_pairs(&t, json_get(c, "labels"));
 	show_member(&t, "ttl_s", c, cell_number);

@@ -231,6 +231,24 @@ static void show_files(const struct json_node *template, struct table *t)
 	}
 }
 
+/* A disk is an image of the store, or a file that all clones read. */
+static void show_disks(const struct json_node *template, struct table *t)
+{
+	const struct json_node *disks = json_get(template, "disks");
+	char bytes_text[UNIT_TEXT];
+
+	if (!disks || disks->type != JSON_ARRAY)
+		return;
+	for (json_each(disk, disks)) {
+		uint64_t bytes = 0;
+		const char *image = member_text(disk, "image", NULL);
+		member_number(disk, "bytes", &bytes);
+		table_cell(t, "disk %s", member_text(disk, "id", "?"));
+		table_cell(t, "%s, %s %s", format_bytes(bytes_text, bytes), image ? "image" : "read-only",
+			   image ? image : member_text(disk, "path", "?"));
+	}
+}
+
 int template_show(struct cli *cli)
 {
 	static const char *const texts[] = { "name",   "state",  "reason",   "step",           "created_at",
@@ -255,6 +273,7 @@ int template_show(struct cli *cli)
 	show_member(&t, "vcpus", template, cell_number);
 	show_member(&t, "clones", template, cell_number);
 	show_files(template, &t);
+	show_disks(template, &t);
 	table_print(&t, stdout);
 	return EXIT_FINE;
 }

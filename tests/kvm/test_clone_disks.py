@@ -73,6 +73,8 @@ class Own(DisksTest):
             config = self.own_api(c, "vm.info")["config"]["disks"][0]
             self.assertEqual((config["path"], config["image_type"]), (c["disks"][0]["path"], "Qcow2"))
         self.assert_kept(d, 1, 4)
+        self.assertIn(paths[0], d.ctl("show", clones[0]["id"]))
+        self.assertIn(f"8.0 MiB, image {shown[0]['image']}", d.ctl("template", "show", "t"))
         d.delete(clones[:2])
         for c in clones[2:]:
             d.must(200, "PUT", f"/v1/clones/{c['id']}/pause")
