@@ -98,11 +98,19 @@ MUST_CHECK int store_overlay_open(struct store *store, const char *name, int *re
 /* Whether a VM has the overlay as the one that it writes. */
 bool store_overlay_is_locked(struct store *store, const char *name);
 /*
- * Makes an overlay an image, as staged_image_seal() does. On success there is no overlay of that name any more;
- * who has it open has the image, or an equal one.
+ * Makes an overlay an image, in two steps, so that its owner can note the id before the overlay is gone.
+ * store_overlay_seal() does all but publish it, and may be done again. store_overlay_publish() is
+ * the end of staged_image_seal(): there is no overlay of that name any more; who has it open has the image, or an equal one.
  */
-MUST_CHECK int store_overlay_seal(struct store *store, const char *name, enum store_image_type type, uint64_t bytes,
-				  const char *backing, char ret_id[STORE_ID_CHARS + 1], struct err *err);
+struct image_facts {
+	enum store_image_type type;
+	uint64_t bytes;
+	const char *backing; /* an id, or NULL */
+};
+MUST_CHECK int store_overlay_seal(struct store *store, const char *name, const struct image_facts *facts,
+				  char ret_id[STORE_ID_CHARS + 1], struct err *err);
+MUST_CHECK int store_overlay_publish(struct store *store, const char *name, const char *id, const char *backing,
+				     struct err *err);
 void store_overlay_remove(struct store *store, const char *name);
 
 /*

@@ -173,15 +173,21 @@ static int rename_backing(struct store *s, const char *name, const char *backing
 	return qcow2_rename_backing(fd, path, type, err);
 }
 
-int store_overlay_seal(struct store *s, const char *name, enum store_image_type type, uint64_t bytes,
-		       const char *backing, char ret_id[STORE_ID_CHARS + 1], struct err *err)
+int store_overlay_seal(struct store *s, const char *name, const struct image_facts *facts,
+		       char ret_id[STORE_ID_CHARS + 1], struct err *err)
 {
 	if (!is_overlay(name))
 		return err_set(err, ERR_INTERNAL, "'%.32s' is no overlay's name", name);
-	if ((backing && rename_backing(s, name, backing, err) < 0) ||
-	    image_seal_dir(s, s->overlays_fd, name, &(struct image_facts){ type, bytes, backing }, ret_id, err) < 0)
+	if ((facts->backing && rename_backing(s, name, facts->backing, err) < 0) ||
+	    image_seal_dir(s, s->overlays_fd, name, facts, ret_id, err) < 0)
 		return err_wrap(err, "overlay '%s'", name);
 	return 0;
+}
+
+int store_overlay_publish(struct store *s, const char *name, const char *id, const char *backing, struct err *err)
+{
+	return image_publish_dir(s, s->overlays_fd, name, id, backing, err) < 0 ? err_wrap(err, "overlay '%s'", name)
+										: 0;
 }
 
 /* An overlay that a VM has though no clone here has it: one of another daemon, with this store and another runtime directory. */

@@ -22,12 +22,11 @@ struct staged_image {
 
 static const char data_name[] = "data";
 
-static void staged_image_free(struct staged_image *s)
+static void staged_image_done(struct staged_image *s)
 {
 	auto_close_p(&s->fd);
 	auto_close_p(&s->dir_fd);
 	fields_free(store_image_fields, &s->image);
-	free(s);
 }
 
 void staged_image_discard(struct staged_image *s)
@@ -36,7 +35,8 @@ void staged_image_discard(struct staged_image *s)
 		return;
 	if (s->dir_name[0])
 		layout_unstage(s->store, s->dir_name);
-	staged_image_free(s);
+	staged_image_done(s);
+	free(s);
 }
 
 int store_image_stage(struct store *store, struct staged_image **ret, struct err *err)
@@ -185,19 +185,15 @@ static int settle(struct staged_image *s, struct err *err)
 }
 
 /* 1: the store has the image already, and the directory is of no use. */
-static int seal_and_publish(struct staged_image *s, const struct image_facts *facts, char ret_id[STORE_ID_CHARS + 1],
-			    struct err *err)
+static int publish(struct staged_image *s, const char *id, const char *backing, struct err *err)
 {
-	if (seal(s, facts, ret_id, err) < 0)
-		return err->num;
-	int r = images_publish(s->store, s->parent_fd, s->dir_name, ret_id, facts->backing, err);
-	if (r != 0)
-		return r;
-	if (settle(s, err) < 0) {
-		store_image_unref(s->store, ret_id);
+	int r = images_publish(s->store, s->parent_fd, s->dir_name, id, backing, err);
+
+	if (r == 0 && settle(s, err) < 0) {
+		store_image_unref(s->store, id);
 		return err->num;
 	}
-	return 0;
+	return r;
 }
 
 int staged_image_seal(struct staged_image **staged, enum store_image_type type, uint64_t bytes, const char *backing,
@@ -205,32 +201,49 @@ int staged_image_seal(struct staged_image **staged, enum store_image_type type, 
 {
 	struct staged_image *s = *staged;
 
-	if (seal_and_publish(s, &(struct image_facts){ type, bytes, backing }, ret_id, err) < 0)
+	if (seal(s, &(struct image_facts){ type, bytes, backing }, ret_id, err) < 0 ||
+	    publish(s, ret_id, backing, err) < 0)
 		return err->num;
 	staged_image_discard(s);
 	*staged = NULL;
 	return 0;
 }
 
+/* ---- a directory that is somewhere else in the store ---- */
+
+static int open_dir(struct store *store, int parent_fd, const char *name, struct staged_image *ret, struct err *err)
+{
+	*ret = (struct staged_image){ .store = store, .parent_fd = parent_fd, .dir_fd = -1, .fd = -1 };
+	fields_init(store_image_fields, &ret->image);
+	snprintf(ret->dir_name, sizeof(ret->dir_name), "%s", name);
+	ret->dir_fd = layout_open_dir(parent_fd, name);
+	return ret->dir_fd < 0 ? err_num(err, ERR_INTERNAL, -ret->dir_fd, "open '%s'", name) : 0;
+}
+
 int image_seal_dir(struct store *store, int parent_fd, const char *name, const struct image_facts *facts,
 		   char ret_id[STORE_ID_CHARS + 1], struct err *err)
 {
-	struct staged_image *s = calloc(1, sizeof(*s));
+	struct staged_image s;
+	int r = open_dir(store, parent_fd, name, &s, err);
 
-	if (!s)
-		return err_num(err, ERR_INTERNAL, ENOMEM, "seal an image");
-	s->store = store;
-	s->parent_fd = parent_fd;
-	s->fd = -1;
-	fields_init(store_image_fields, &s->image);
-	snprintf(s->dir_name, sizeof(s->dir_name), "%s", name);
-	s->dir_fd = layout_open_dir(parent_fd, name);
-	int r = s->dir_fd < 0 ? err_num(err, ERR_INTERNAL, -s->dir_fd, "open '%s'", name)
-			      : seal_and_publish(s, facts, ret_id, err);
+	if (r == 0)
+		r = seal(&s, facts, ret_id, err);
+	staged_image_done(&s);
+	return r;
+}
+
+int image_publish_dir(struct store *store, int parent_fd, const char *name, const char *id, const char *backing,
+		      struct err *err)
+{
+	struct staged_image s;
 	struct err left = {};
 	char line[ERR_MSG_BYTES];
+	int r = open_dir(store, parent_fd, name, &s, err);
+
+	if (r == 0)
+		r = publish(&s, id, backing, err);
 	if (r == 1 && layout_remove(parent_fd, name, &left) < 0)
 		log_warn("store '%s': left behind: %s", store->root, err_line(&left, line, sizeof(line)));
-	staged_image_free(s);
+	staged_image_done(&s);
 	return r < 0 ? r : 0;
 }

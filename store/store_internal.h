@@ -102,14 +102,11 @@ MUST_CHECK int images_check(struct store *s, const struct manifest *m, check_fil
 
 /* ---- staged_image.c ---- */
 
-struct image_facts {
-	enum store_image_type type;
-	uint64_t bytes;
-	const char *backing;
-};
-/* As staged_image_seal(), of a directory with `data` in it that is somewhere else in the store. A failure leaves it there. */
+/* As store_overlay_seal() and store_overlay_publish(), of a directory with `data` in it. A failure leaves it where it is. */
 MUST_CHECK int image_seal_dir(struct store *store, int parent_fd, const char *name, const struct image_facts *facts,
 			      char ret_id[STORE_ID_CHARS + 1], struct err *err);
+MUST_CHECK int image_publish_dir(struct store *store, int parent_fd, const char *name, const char *id,
+				 const char *backing, struct err *err);
 
 /* ---- overlays.c ---- */
 

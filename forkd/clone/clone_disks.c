@@ -34,7 +34,8 @@ static int note(struct forkd *d, const struct ctl_disk *disk, const struct store
 	if (more)
 		r->disks = more;
 	if (new.overlays)
-		new.overlays[new.n_overlays++] = (struct record_overlay){ strdup(o->name), (uint8_t)o->type };
+		new.overlays[new.n_overlays++] =
+			(struct record_overlay){ .name = strdup(o->name), .type = (uint8_t)o->type };
 	bool whole = more && new.id &&new.overlays &&new.overlays[0].name &&new.image &&new.path;
 	if (whole && store_image_ref(d->store, image, err) >= 0) {
 		r->disks[r->n_disks++] = new;
@@ -67,11 +68,36 @@ int clone_disk_make(struct template_host *host, uint32_t i, struct record *r, st
 	return result;
 }
 
-void clone_disks_found(struct forkd *d, const struct record *r)
+/*
+ * Overlays that have become images, though the daemon that saw to it could not say so any more. Returns whether the
+ * disk has a reference to its image.
+ */
+static bool finish_sealing(struct forkd *d, struct record_disk *disk)
+{
+	bool held = false;
+
+	while (disk->n_overlays > 1) {
+		struct record_overlay *oldest = &disk->overlays[disk->n_overlays - 1];
+		struct err none = {};
+		if (!oldest->image || store_image_ref(d->store, oldest->image, &none) < 0)
+			break;
+		if (held)
+			store_image_unref(d->store, disk->image);
+		held = true;
+		store_overlay_remove(d->store, oldest->name);
+		free(oldest->name);
+		free(disk->image);
+		disk->image = oldest->image;
+		disk->n_overlays--;
+	}
+	return held;
+}
+
+void clone_disks_found(struct forkd *d, struct record *r)
 {
 	for (uint32_t i = 0; i < r->n_disks; i++) {
 		struct err err = {};
-		if (store_image_ref(d->store, r->disks[i].image, &err) < 0)
+		if (!finish_sealing(d, &r->disks[i]) && store_image_ref(d->store, r->disks[i].image, &err) < 0)
 			log_warn("clone %s: disk '%s': %s", r->id, r->disks[i].id, err.msg);
 	}
 }

@@ -46,30 +46,35 @@ static int push(struct forkd *d, struct clone *c, struct record_disk *disk, cons
 {
 	struct record_overlay *more = calloc(disk->n_overlays + 1UL, sizeof(*more)), *was = disk->overlays;
 	char *name = strdup(o->name);
+	bool whole = more && name;
 
-	if (!more || !name) {
-		free(more);
-		free(name);
-		return err_num(err, ERR_INTERNAL, ENOMEM, "note disk '%s'", disk->id);
-	}
-	more[0] = (struct record_overlay){ name, (uint8_t)o->type };
-	memcpy(more + 1, was, disk->n_overlays * sizeof(*more));
 	lock(d, c);
-	disk->overlays = more;
-	disk->n_overlays++;
+	bool gone = disk->gone;
+	if (whole && !gone) {
+		more[0] = (struct record_overlay){ .name = name, .type = (uint8_t)o->type };
+		memcpy(more + 1, was, disk->n_overlays * sizeof(*more));
+		disk->overlays = more;
+		disk->n_overlays++;
+	}
 	unlock(d, c);
-	free(was);
-	return 0;
+	if (whole && !gone) {
+		free(was);
+		return 0;
+	}
+	free(more);
+	free(name);
+	return gone ? fail(err, E_CLONE_DIED, "clone '%s' has ended", c->record.id)
+		    : err_num(err, ERR_INTERNAL, ENOMEM, "note disk '%s'", disk->id);
 }
 
-/* Takes overlay `i` out of the record. The caller frees the name. */
-static char *take_out(struct forkd *d, struct clone *c, struct record_disk *disk, uint32_t i)
+/* The caller holds the locks. The overlay's name is the caller's to free. */
+static char *take_out_locked(struct record_disk *disk, uint32_t i)
 {
-	lock(d, c);
 	char *name = disk->overlays[i].name;
+
+	free(disk->overlays[i].image);
 	disk->n_overlays--;
 	memmove(&disk->overlays[i], &disk->overlays[i + 1], (disk->n_overlays - i) * sizeof(*disk->overlays));
-	unlock(d, c);
 	return name;
 }
 
@@ -90,8 +95,11 @@ static void resolve(struct forkd *d, struct clone *c, struct record_disk *disk)
 	if (disk->n_overlays < 2 || store_overlay_is_locked(d->store, disk->overlays[0].name) ||
 	    !store_overlay_is_locked(d->store, disk->overlays[1].name))
 		return;
-	autofree char *name = take_out(d, c, disk, 0);
-	store_overlay_remove(d->store, name);
+	lock(d, c);
+	autofree char *name = disk->gone ? NULL : take_out_locked(disk, 0);
+	unlock(d, c);
+	if (name)
+		store_overlay_remove(d->store, name);
 }
 
 void snapshot_disks_resolve(struct forkd *d, struct clone *c)
@@ -100,23 +108,51 @@ void snapshot_disks_resolve(struct forkd *d, struct clone *c)
 		resolve(d, c, &c->record.disks[i]);
 }
 
+/* Notes what the oldest overlay is about to become, also for the next daemon. */
+static int note_image(struct forkd *d, struct clone *c, struct record_disk *disk, const char *id, struct err *err)
+{
+	char *copy = strdup(id);
+
+	if (!copy)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "seal disk '%s'", disk->id);
+	swap_text(d, c, &disk->overlays[disk->n_overlays - 1].image, copy);
+	return keep(d, c, err);
+}
+
+/*
+ * The oldest overlay is the image `id` now, to which the caller has a reference: the disk takes that over, and lets go of
+ * what stood behind the overlay. A disk that is gone has let go of that already.
+ */
+static void became_image(struct forkd *d, struct clone *c, struct record_disk *disk, char *id)
+{
+	lock(d, c);
+	bool gone = disk->gone;
+	autofree char *let_go = gone ? id : disk->image;
+	autofree char *name = NULL;
+	if (!gone) {
+		disk->image = id;
+		name = take_out_locked(disk, disk->n_overlays - 1);
+	}
+	unlock(d, c);
+	store_image_unref(d->store, let_go);
+}
+
 /* Makes the oldest overlay an image. */
 static int seal_one(struct forkd *d, struct clone *c, struct record_disk *disk, uint64_t bytes, struct err *err)
 {
 	const struct record_overlay *oldest = &disk->overlays[disk->n_overlays - 1];
-	bool raw = oldest->type == STORE_IMAGE_RAW;
+	const struct image_facts facts = { (enum store_image_type)oldest->type, bytes,
+					   oldest->type == STORE_IMAGE_RAW ? NULL : disk->image };
 	char id[STORE_ID_CHARS + 1];
-	autofree char *was = strdup(disk->image), *now = malloc(sizeof(id));
+	autofree char *copy = malloc(sizeof(id));
 
-	if (!was || !now)
+	if (!copy)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "seal disk '%s'", disk->id);
-	if (store_overlay_seal(d->store, oldest->name, (enum store_image_type)oldest->type, bytes, raw ? NULL : was, id,
-			       err) < 0)
+	if (store_overlay_seal(d->store, oldest->name, &facts, id, err) < 0 || note_image(d, c, disk, id, err) < 0 ||
+	    store_overlay_publish(d->store, oldest->name, id, facts.backing, err) < 0)
 		return err_wrap(err, "disk '%s'", disk->id);
-	memcpy(now, id, sizeof(id));
-	swap_text(d, c, &disk->image, steal_ptr(&now));
-	free(take_out(d, c, disk, disk->n_overlays - 1));
-	store_image_unref(d->store, was); /* the new image has a reference of its own, if it is over the old one */
+	memcpy(copy, id, sizeof(id));
+	became_image(d, c, disk, steal_ptr(&copy));
 	return 0;
 }
 

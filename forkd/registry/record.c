@@ -32,6 +32,7 @@ static const struct field net_fields[] = {
 static const struct field overlay_fields[] = {
 	F(struct record_overlay, name, .flags = F_REQUIRED),
 	F_ENUM(struct record_overlay, type, store_image_types, .flags = F_REQUIRED),
+	F(struct record_overlay, image),
 	F_END,
 };
 

@@ -37,6 +37,7 @@ struct record_net {
 struct record_overlay {
 	char *name;
 	uint8_t type; /* enum store_image_type */
+	char *image;  /* the id of the image that it is about to become, or has just become; NULL: not known yet */
 };
 
 /* A disk of the clone's own. Changed under talk and the registry's lock. */

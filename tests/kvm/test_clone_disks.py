@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import http.client
+import json
 import os
 import random
 import shutil
@@ -560,6 +561,46 @@ class Snapshots(DisksTest):
             if n % 4 == 3:                      # chains have an end
                 d.delete([c])
                 c = d.clone("t")[0]
+
+    def test_daemon_ended_before_it_could_say_so(self):
+        """An overlay has become an image, and clone.json knows no more than that it was to: the image is the clone's."""
+        d = self.daemon()
+        c = d.clone("t")[0]
+        path = os.path.join(d.runtime, "clones", c["id"], "clone.json")
+        before = json.loads(read(path))["disks"][0]
+        self.wait_rounds(c)
+        image = self.take(d, c, "one")
+        d.must(204, "DELETE", "/v1/templates/one")
+        d.kill()
+        record = json.loads(read(path))
+        disk = record["disks"][0]
+        disk["overlays"].append({**before["overlays"][0], "image": image})
+        disk["image"] = before["image"]
+        write(path, json.dumps(record).encode())
+        d.start()
+        self.assert_kept(d, 2, 1)
+        self.wait_rounds(c)
+        self.take(d, c, "two")
+        self.wait_rounds(c, *d.clone("two"))
+        d.must(204, "DELETE", f"/v1/clones/{c['id']}")
+
+    def test_ended_while_it_is_sealed(self):
+        """A clone that ends under its snapshot takes nothing with it that others need."""
+        d, draw = self.daemon(), random.Random(self.id())
+        for n in range(20 if FULL else 6):
+            c = d.clone("t")[0]
+            self.wait_rounds(c, n=1)
+            asked = threading.Thread(target=self.ask, args=(d, c, f"k{n}"))
+            asked.start()
+            time.sleep(draw.random() / 40)
+            os.kill(c["pid"], 9)
+            asked.join()
+            if d.call("GET", f"/v1/templates/k{n}").status == 200:
+                d.must(200, "POST", f"/v1/templates/k{n}/verify")
+                self.wait_rounds(*d.clone(f"k{n}"))
+            d.must(204, "DELETE", f"/v1/clones/{c['id']}")
+            d.must(200, "POST", "/v1/templates/t/verify")
+        self.wait_rounds(*d.clone("t"))
 
     def ask(self, d, clone, name):
         with contextlib.suppress(OSError, http.client.HTTPException):
