@@ -65,11 +65,11 @@ def taken(store):
 
 def check_writer(clone):
     """Stops the writer that came with the snapshot. All files up to the last one that was synced are whole."""
-    shell(clone, "pkill -f /run/writer; sleep 1; ! pgrep -f /run/writer")
+    shell(clone, "pkill -f '[/]run/writer'; for n in $(seq 60); do pgrep -f '[/]run/writer' || break; sleep 1; done")
     last = int(shell(clone, "cat /mnt/last"))
     bad = shell(clone, f"for i in $(seq {last}); do yes \"file $i\" | head -c 100000 | cmp -s - /mnt/f$i || echo $i; done")
     check(last > 0 and not bad, f"{clone['id']}: of {last} files these are not whole: {bad}")
-    shell(clone, "umount /mnt")
+    shell(clone, "for n in $(seq 60); do umount /mnt && exit; sleep 1; done; exit 1")     # its last command ends first
     return last
 
 
