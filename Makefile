@@ -22,7 +22,7 @@ PREFIX ?= /usr/local
 export PATH := $(PATH):/usr/sbin:/sbin
 WARN = -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual \
 	-Wwrite-strings -Wvla -Wundef -Wformat=2 -Wimplicit-fallthrough -Wno-gnu-variable-sized-type-not-at-end
-CPPFLAGS += -iquote vmm/$(ARCH) -I. -D_GNU_SOURCE -MMD -MP
+CPPFLAGS += -iquote vmm/$(ARCH) -I. -isystem /usr/include/libnl3 -D_GNU_SOURCE -MMD -MP
 CFLAGS += -std=gnu17 $(OPT) -g $(WARN) -fno-common -fstack-protector-strong -pthread $(SAN)
 LDFLAGS += -pthread $(SAN)
 ifeq ($(SAN),)
@@ -41,7 +41,7 @@ OTHER_ARCH = $(wildcard $(addprefix vmm/,$(addsuffix /*.c,$(filter-out $(ARCH),x
 VMM_SRC = $(filter-out $(OTHER_ARCH),$(wildcard vmm/*/*.c))
 # liburing 2.3's shared library lacks io_uring_enable_rings(): the archive has it
 VMM_LIBS = -l:liburing.a -lhttp_parser -l:libz.a -l:libzstd.a
-FORKD_LIBS = -lhttp_parser -lgnutls -lsystemd -l:liburing.a
+FORKD_LIBS = -lhttp_parser -lgnutls -lsystemd -l:liburing.a -lnftables -lnl-route-3 -lnl-3
 FORKCTL_LIBS = -lcurl -lgnutls -l:liburing.a
 obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 COMMON_LIB = $(BUILD)/libcommon.a

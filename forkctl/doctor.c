@@ -19,11 +19,12 @@
 
 #include "common/ctl.h"
 #include "common/version.h"
+#include "forkctl/doctor.h"
 #include "forkctl/forkctl.h"
 #include "forkctl/probe.h"
 #include "forkctl/table.h"
 
-enum { NOFILE_WANTED = 65536, PIDS_WANTED = 4096, NET_ADMIN = 12, DETAIL_MAX = 2048 };
+enum { NOFILE_WANTED = 65536, PIDS_WANTED = 4096, NET_ADMIN = 12 };
 
 const struct option_row doctor_options[] = {
 	{ "store", "DIR", "the daemon's store; default: where forkd has it by default", 0, false },
@@ -31,19 +32,12 @@ const struct option_row doctor_options[] = {
 	{ NULL, NULL, NULL, 0, false },
 };
 
-enum grade { GRADE_OK, GRADE_WARN, GRADE_FAIL };
-
-struct finding {
-	char detail[DETAIL_MAX], fix[DETAIL_MAX]; /* fix: "" when there is nothing to do */
-};
-
 struct check {
 	const char *name;
 	enum grade (*run)(struct cli *cli, struct finding *f);
 };
 
-static enum grade grade(enum grade g, struct finding *f, const char *fix, const char *fmt, ...) PRINTF_LIKE(4, 5);
-static enum grade grade(enum grade g, struct finding *f, const char *fix, const char *fmt, ...)
+enum grade grade(enum grade g, struct finding *f, const char *fix, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -55,7 +49,7 @@ static enum grade grade(enum grade g, struct finding *f, const char *fix, const 
 }
 
 /* The first line of a small file; false when it cannot be read. */
-static bool read_line(const char *path, char *buf, size_t size)
+bool doctor_read_line(const char *path, char *buf, size_t size)
 {
 	autoclose int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : read(fd, buf, size - 1);
@@ -236,10 +230,10 @@ static uint64_t cgroup_pids(void)
 {
 	char group[512], path[640], text[64];
 
-	if (!read_line("/proc/self/cgroup", group, sizeof(group)) || strncmp(group, "0::", 3) != 0)
+	if (!doctor_read_line("/proc/self/cgroup", group, sizeof(group)) || strncmp(group, "0::", 3) != 0)
 		return UINT64_MAX;
 	snprintf(path, sizeof(path), "/sys/fs/cgroup%s/pids.max", group + 3);
-	if (!read_line(path, text, sizeof(text)) || text[0] < '0' || text[0] > '9')
+	if (!doctor_read_line(path, text, sizeof(text)) || text[0] < '0' || text[0] > '9')
 		return UINT64_MAX;
 	return strtoull(text, NULL, 10);
 }
@@ -254,7 +248,7 @@ static enum grade check_pids(struct cli *cli, struct finding *f)
 	getrlimit(RLIMIT_NPROC, &limit);
 	if (geteuid() != 0 && limit.rlim_max < most)
 		most = limit.rlim_max;
-	if (read_line("/proc/sys/kernel/pid_max", text, sizeof(text)))
+	if (doctor_read_line("/proc/sys/kernel/pid_max", text, sizeof(text)))
 		host = strtoull(text, NULL, 10);
 	most = host < most ? host : most;
 	if (most < PIDS_WANTED)
@@ -275,7 +269,7 @@ static enum grade check_memory(struct cli *cli, struct finding *f)
 	find_number("/proc/meminfo", "MemAvailable:", 10, &available);
 	format_bytes(total_text, total << 10);
 	format_bytes(free_text, available << 10);
-	if (read_line("/proc/sys/vm/overcommit_memory", overcommit, sizeof(overcommit)) && overcommit[0] == '2')
+	if (doctor_read_line("/proc/sys/vm/overcommit_memory", overcommit, sizeof(overcommit)) && overcommit[0] == '2')
 		return grade(GRADE_WARN, f,
 			     "sysctl vm.overcommit_memory=0: clones share most of the memory that they map.",
 			     "vm.overcommit_memory is 2: every clone counts with its whole RAM");
@@ -490,6 +484,9 @@ static const struct check checks[] = {
 	{ "userfaultfd", check_userfaultfd },
 	{ "tun", check_tun },
 	{ "net admin", check_net_admin },
+	{ "networks", doctor_networks },
+	{ "network range", doctor_network_range },
+	{ "firewalls", doctor_firewalls },
 	{ "open files", check_nofile },
 	{ "processes", check_pids },
 	{ "memory", check_memory },

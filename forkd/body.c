@@ -71,13 +71,21 @@ static void ints_text(const struct json_node *node, struct strbuf *out)
 	}
 }
 
-/* Adds the elements, or the members but for `skip` (NULL: all of them). */
-static void children_text(const struct json_node *node, const char *skip, struct strbuf *out)
+static bool is_one_of(const char *key, const char *const *keys)
+{
+	for (; keys && *keys; keys++)
+		if (strcmp(key, *keys) == 0)
+			return true;
+	return false;
+}
+
+/* Adds the elements, or the members but for those of `skip` (NULL: all of them). */
+static void children_text(const struct json_node *node, const char *const *skip, struct strbuf *out)
 {
 	bool object = node->type == JSON_OBJECT, first = true;
 
 	for (json_each(child, node)) {
-		if (object && skip && strcmp(child->key, skip) == 0)
+		if (object && is_one_of(child->key, skip))
 			continue;
 		if (!first)
 			strbuf_putc(out, ',');
@@ -90,10 +98,10 @@ static void children_text(const struct json_node *node, const char *skip, struct
 	}
 }
 
-void json_text_without(const struct json_node *node, const char *key, struct strbuf *out)
+void json_text_without(const struct json_node *node, const char *const *keys, struct strbuf *out)
 {
 	strbuf_putc(out, '{');
-	children_text(node, key, out);
+	children_text(node, keys, out);
 	strbuf_putc(out, '}');
 }
 

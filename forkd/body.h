@@ -17,8 +17,8 @@ MUST_CHECK int body_check_env(const struct json_node *env, const char *what, str
 void wipe_text(char *text);
 /* `,"key":"value"`, or null. */
 void json_member(struct strbuf *out, const char *key, const char *value);
-/* The value as JSON text again; json_text_without() leaves a member of the object out. */
+/* The value as JSON text again; json_text_without() leaves members of the object out, `keys` up to NULL. */
 void json_text(const struct json_node *node, struct strbuf *out);
-void json_text_without(const struct json_node *node, const char *key, struct strbuf *out);
+void json_text_without(const struct json_node *node, const char *const *keys, struct strbuf *out);
 
 #endif

@@ -21,6 +21,7 @@
 #include "forkd/events.h"
 #include "forkd/jobs.h"
 #include "forkd/metrics.h"
+#include "forkd/net/slots.h"
 #include "forkd/options.h"
 #include "forkd/rest/idempotency.h"
 #include "forkd/template/spare_disks.h"
@@ -125,6 +126,9 @@ static void gauges(void *arg, struct strbuf *out)
 		templates += list[i].state == TMPL_READY && !list[i].lacking;
 	free(list);
 	metrics_gauge(out, "forkd_templates", "Templates that are ready.", templates);
+	const struct slots_count networks = slots_count(d->slots);
+	metrics_gauge_of(out, "forkd_networks", "Networks for clones by state.", "state", "ready", networks.ready);
+	metrics_gauge_of(out, "forkd_networks", NULL, "state", "used", networks.used);
 }
 
 /* ---- start and stop ---- */
@@ -142,9 +146,11 @@ static int start_parts(struct forkd *d, struct err *err)
 	    admission_new((uint64_t)opt->memory_reserve_mib << 20, &d->admission, err) < 0)
 		return err->num;
 	if (templates_load(d->registry, d->store, err) < 0 || watch_start(&d->watcher, err) < 0 ||
-	    follow_start(d, &d->followed, err) < 0 || recover_clones(d, err) < 0 ||
-	    opener_start(d, &d->opener, err) < 0 || spare_maker_start(d, &d->spare_maker, err) < 0)
+	    follow_start(d, &d->followed, err) < 0 || slots_start(d, &d->slots, err) < 0 ||
+	    recover_clones(d, err) < 0 || opener_start(d, &d->opener, err) < 0 ||
+	    spare_maker_start(d, &d->spare_maker, err) < 0)
 		return err->num;
+	slots_settle(d->slots);
 	templates_check_host(d);
 	d->announcer = announce_start(d);
 	metrics_set_gauges(d->metrics, gauges, d);
@@ -177,6 +183,7 @@ void forkd_stop(struct forkd *d)
 	watch_stop(d->watcher);
 	drop_hosts(d);
 	spare_maker_stop(d->spare_maker);
+	slots_stop(d->slots);
 	watch_free(d->watcher);
 	announce_free(d->announcer);
 	follow_free(d->followed);

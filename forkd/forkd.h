@@ -29,6 +29,7 @@ struct forkd {
 	struct spare_maker *spare_maker;
 	struct idempotency *idempotency;
 	struct admission *admission;
+	struct slots *slots;     /* networks for clones */
 	const char *runtime_dir; /* of the options, made absolute */
 	char *runtime_path;      /* owns the text of runtime_dir */
 	char *open_socket;       /* path of the open service */

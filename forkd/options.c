@@ -8,7 +8,7 @@
 
 #include "common/ctl.h"
 
-enum kind { STRING, LIST, MIB, PARK, LEVEL, FLAG, ACTION };
+enum kind { STRING, LIST, MIB, PARK, LEVEL, FLAG, NETWORK, SLOTS, SLOTS_MAX, ACTION };
 
 struct row {
 	const char *name, *arg; /* arg NULL: takes none */
@@ -58,6 +58,17 @@ static const struct row rows[] = {
 	    "Refuse clones that would leave the host less free memory than this. Default: 256."),
 	ROW("park", "N", PARK, park,
 	    "Keep so many clones of each template that is in use ready to run, 0 to 64: about 1 MiB of memory each. Default: 2."),
+	ROW("network", "auto|on|off", NETWORK, network,
+	    "Give each clone a network of its own: addresses, a way out, a resolver. off: a bare tap. Default: auto, on where the host "
+	    "can."),
+	ROW("network-slots", "N", SLOTS, network_slots,
+	    "Make so many networks ahead, at the start. Default: 8, when the first clone wants one."),
+	ROW("network-slots-max", "N", SLOTS_MAX, network_slots_max,
+	    "At most so many networks at a time. Default: 1024."),
+	ROW("network-range", "CIDR", STRING, network_range,
+	    "The IPv4 addresses of the networks on the host, two for each. Default: 10.201.0.0/16, or the next free one."),
+	ROW("network-inner", "ADDR/BITS", STRING, network_inner,
+	    "The address of each guest's gateway; the guest has the next one. Default: 172.16.0.1/30."),
 	ROW("log-level", "LEVEL", LEVEL, log_level,
 	    "error, warn, info or debug. Default: info. The log goes to stderr."),
 	ACT("version", OPTIONS_VERSION, "Print the version."),
@@ -121,6 +132,19 @@ static int set_level(enum log_level *member, const char *value, struct err *err)
 	return err_set(err, ERR_INVALID, "'%s' is none of error, warn, info, debug", value);
 }
 
+static int set_network(uint8_t *member, const char *value, struct err *err)
+{
+	static const char *const names[] = { "auto", "on", "off" };
+
+	for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
+		if (strcmp(value, names[i]) == 0) {
+			*member = (uint8_t)i;
+			return 0;
+		}
+	}
+	return err_set(err, ERR_INVALID, "'%s' is none of auto, on, off", value);
+}
+
 static int set_flag(bool *member, const char *value, struct err *err)
 {
 	if (strcmp(value, "true") != 0 && strcmp(value, "false") != 0)
@@ -144,6 +168,13 @@ static int set(struct forkd_options *opt, const struct row *r, const char *value
 		return set_number(member, value, UINT32_MAX, "MiB", err);
 	case PARK:
 		return set_number(member, value, CTL_PARK_MAX, "clones from 0 to 64", err);
+	case NETWORK:
+		return set_network(member, value, err);
+	case SLOTS:
+		opt->has_network_slots = true;
+		return set_number(member, value, NETWORK_SLOTS_LIMIT, "networks from 0 to 16384", err);
+	case SLOTS_MAX:
+		return set_number(member, value, NETWORK_SLOTS_LIMIT, "networks from 0 to 16384", err);
 	case LEVEL:
 		return set_level(member, value, err);
 	case FLAG:
@@ -340,6 +371,8 @@ int options_parse(int argc, char *const *argv, struct forkd_options *opt, struct
 
 	opt->memory_reserve_mib = 256;
 	opt->park = 2;
+	opt->network_slots = 8;
+	opt->network_slots_max = 1024;
 	opt->log_level = LOG_INFO;
 	if (parse_args(argc, argv, opt, given, err) < 0)
 		return err->num;

@@ -9,7 +9,11 @@
 #include "common/err.h"
 #include "common/log.h"
 
+/* auto: where the host can. */
+enum network_mode { NETWORK_AUTO, NETWORK_ON, NETWORK_OFF };
 enum options_action { OPTIONS_RUN, OPTIONS_HELP, OPTIONS_VERSION };
+
+enum { NETWORK_SLOTS_LIMIT = 16384 };
 
 struct forkd_options {
 	enum options_action action;
@@ -22,6 +26,11 @@ struct forkd_options {
 	uint32_t park; /* clones kept ready for each loaded template */
 	enum log_level log_level;
 	bool insecure_plain_http;
+	uint8_t network;                     /* enum network_mode */
+	uint32_t network_slots;              /* networks for clones that are made ahead */
+	bool has_network_slots;              /* the number was given: they are made at the start */
+	uint32_t network_slots_max;          /* all together */
+	char *network_range, *network_inner; /* NULL: the default ones */
 };
 
 /* *opt must be zeroed; options_done() in any case. An error is one of usage. */

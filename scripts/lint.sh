@@ -6,7 +6,7 @@
 set -u
 cd "$(dirname "$0")/.."
 jobs=$(nproc)
-includes="-iquote vmm/x86 -I. -D_GNU_SOURCE -std=gnu17"
+includes="-iquote vmm/x86 -I. -isystem /usr/include/libnl3 -D_GNU_SOURCE -std=gnu17"
 # The test guests are freestanding: the compiler's warnings are all that fits them.
 mapfile -t hosted < <(git ls-files -co --exclude-standard 'common/*.c' 'store/*.c' 'forkd/*.c' 'forkctl/*.c' 'vmm/*.c' 'guest/*.c' 'tests/*.c' ':!tests/guests/*' | sort)
 mapfile -t all < <(git ls-files -co --exclude-standard '*.c' '*.h' | sort)

@@ -31,11 +31,8 @@ static int open_queue(const char *name, bool multi, int *ret_fd, struct err *err
 	return 0;
 }
 
-/*
- * Sets the MAC address of the interface, unless the interface has this address already. A daemon
- * that is not root may change nothing of an interface but the MAC address of a tap of its own.
- */
-static int set_mac(const char *name, int tap_fd, const char *text, struct err *err)
+/* A daemon that is not root may change nothing of an interface but the MAC address of a tap of its own. */
+int taps_set_mac(const char *name, int tap_fd, const char *text, struct err *err)
 {
 	struct ifreq ifr = {};
 	uint8_t mac[MAC_BYTES];
@@ -63,13 +60,13 @@ static int set_mtu(int sock, struct ifreq *ifr, uint16_t mtu, struct err *err)
 	return fail_as(err, E_INVALID, NULL);
 }
 
-static int set_up(const char *name, int tap_fd, const struct tap_settings *settings, struct err *err)
+int taps_settle(const char *name, int tap_fd, const struct tap_settings *settings, struct err *err)
 {
 	struct ifreq ifr = {};
 	autoclose int sock = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	snprintf(ifr.ifr_name, IFNAMSIZ, "%s", name);
-	if (settings->host_mac && set_mac(name, tap_fd, settings->host_mac, err) < 0)
+	if (settings->host_mac && taps_set_mac(name, tap_fd, settings->host_mac, err) < 0)
 		return err->num;
 	if (sock < 0)
 		return err_sys(err, ERR_INTERNAL, "make a socket");
@@ -96,7 +93,7 @@ int taps_open(const char *name, unsigned n, const struct tap_settings *settings,
 		made += r >= 0;
 	}
 	if (r >= 0)
-		r = set_up(name, ret_fds[0], settings, err);
+		r = taps_settle(name, ret_fds[0], settings, err);
 	while (r < 0 && made > 0)
 		close(ret_fds[--made]);
 	return r;

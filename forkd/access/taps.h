@@ -20,6 +20,12 @@ struct tap_settings {
  */
 MUST_CHECK int taps_open(const char *name, unsigned n, const struct tap_settings *settings, int ret_fds[TAP_QUEUES_MAX],
 			 struct err *err);
+/*
+ * Applies the settings to a tap that is open, and brings it up; in the tap's network namespace.
+ * taps_set_mac() works from any: it sets the MAC address, unless the tap has this address already.
+ */
+MUST_CHECK int taps_settle(const char *name, int tap_fd, const struct tap_settings *settings, struct err *err);
+MUST_CHECK int taps_set_mac(const char *name, int tap_fd, const char *text, struct err *err);
 /* The name of the tap that is made for the i-th net of a clone. */
 void taps_auto_name(const char *clone_id, unsigned i, char ret_name[IFNAMSIZ]);
 /*

@@ -17,6 +17,7 @@
 #include "forkd/errors.h"
 #include "forkd/events.h"
 #include "forkd/metrics.h"
+#include "forkd/net/slots.h"
 #include "forkd/template/spare_disks.h"
 #include "forkd/template/templates.h"
 #include "forkd/watch/watch.h"
@@ -274,7 +275,8 @@ static int run(struct batch *b, const struct clone_request *rq, struct clone **c
 {
 	struct clone_plan *plans = NULL;
 
-	if (check_identity(b, rq, err) < 0 || clone_plans(rq, b->host, b->from->n_fds, &plans, err) < 0)
+	if (check_identity(b, rq, err) < 0 ||
+	    clone_plans(rq, b->host, b->from->n_fds, slots_missing(b->d->slots), &plans, err) < 0)
 		return err->num;
 	for (unsigned i = 0; i < b->n; i++)
 		b->jobs[i] = (struct job){ .spec = clone_request_spec(rq, i),

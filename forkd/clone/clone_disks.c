@@ -8,6 +8,7 @@
 #include "common/log.h"
 #include "forkd/access/place.h"
 #include "forkd/errors.h"
+#include "forkd/net/slots.h"
 #include "forkd/registry/registry.h"
 #include "forkd/template/spare_disks.h"
 
@@ -115,6 +116,7 @@ static bool drop(struct registry *reg, struct record_disk *disk)
 void clone_clear(struct forkd *d, struct record *r)
 {
 	place_clear_clone(d, r);
+	slots_give(d->slots, r);
 	for (uint32_t i = 0; i < r->n_disks; i++) {
 		if (!drop(d->registry, &r->disks[i]))
 			continue;

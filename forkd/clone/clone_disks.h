@@ -20,7 +20,7 @@ MUST_CHECK int clone_disk_make(struct template_host *host, uint32_t i, struct re
 			       struct err *err);
 /* Takes the references of a clone that was found, before anybody else knows of it. A failure is logged. */
 void clone_disks_found(struct forkd *d, struct record *r);
-/* Removes what is left of a clone: its place, its sockets, its disks. May be called again. */
+/* Removes what is left of a clone: its place, its sockets, its network, its disks. May be called again. */
 void clone_clear(struct forkd *d, struct record *r);
 
 #endif

@@ -91,6 +91,24 @@ static int plan_nets(const struct clone_spec *s, const struct ctl_template *t, s
 	return 0;
 }
 
+/* The first net that has no tap yet gets the slot. */
+static int plan_slot(const struct clone_spec *s, const struct ctl_template *t, const char *no_slots,
+		     struct clone_plan *plan, struct err *err)
+{
+	if (s->network.given && no_slots)
+		return fail(err, E_BAD_OVERRIDE, "overrides.network: clones have no networks here: %s", no_slots);
+	for (uint32_t n = 0; n < t->n_nets && !no_slots; n++) {
+		if (plan->nets[n].from == NET_AUTO) {
+			plan->nets[n].from = NET_SLOT;
+			return 0;
+		}
+	}
+	if (s->network.given)
+		return fail(err, E_BAD_OVERRIDE,
+			    "overrides.network: the clone has no net without a tap of the request");
+	return 0;
+}
+
 static int plan_disks(const struct clone_spec *s, const struct template_host *host, struct clone_plan *plan,
 		      struct err *err)
 {
@@ -191,7 +209,7 @@ static int check_once(struct onces *o, const struct clone_request *rq, struct er
 }
 
 static int make_plans(const struct clone_request *rq, const struct template_host *host, uint32_t n_fds,
-		      struct clone_plan *plans, struct onces *onces, struct err *err)
+		      const char *no_slots, struct clone_plan *plans, struct onces *onces, struct err *err)
 {
 	const struct ctl_template *t = &host->info;
 	uint32_t next_fd = 0;
@@ -204,7 +222,7 @@ static int make_plans(const struct clone_request *rq, const struct template_host
 		if (!plans[i].nets || !plans[i].disks)
 			return err_num(err, ERR_INTERNAL, ENOMEM, "plan the clones");
 		if (plan_fds(s, t, &plans[i], fd, err) < 0 || plan_nets(s, t, &plans[i], err) < 0 ||
-		    plan_disks(s, host, &plans[i], err) < 0)
+		    plan_slot(s, &host->info, no_slots, &plans[i], err) < 0 || plan_disks(s, host, &plans[i], err) < 0)
 			return rq->n_specs > 1 ? err_wrap(err, "clones[%u]", i) : err->num;
 		if (i < rq->n_specs)
 			collect(onces, s, t, &plans[i], i);
@@ -214,7 +232,7 @@ static int make_plans(const struct clone_request *rq, const struct template_host
 	return 0;
 }
 
-int clone_plans(const struct clone_request *rq, const struct template_host *host, uint32_t n_fds,
+int clone_plans(const struct clone_request *rq, const struct template_host *host, uint32_t n_fds, const char *no_slots,
 		struct clone_plan **ret, struct err *err)
 {
 	struct onces onces = {};
@@ -222,7 +240,7 @@ int clone_plans(const struct clone_request *rq, const struct template_host *host
 
 	if (!plans)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "plan the clones");
-	int r = make_plans(rq, host, n_fds, plans, &onces, err);
+	int r = make_plans(rq, host, n_fds, no_slots, plans, &onces, err);
 	if (r >= 0)
 		r = check_once(&onces, rq, err);
 	free(onces.list);

@@ -56,6 +56,7 @@ static void spec_done(struct clone_spec *s)
 {
 	free(s->overrides);
 	identity_wish_done(&s->identity);
+	net_wish_done(&s->network);
 	objects_free(s->disks, s->n_disks);
 	objects_free(s->nets, s->n_nets);
 	for (uint32_t i = 0; i < s->n_net_fds; i++)
@@ -168,9 +169,10 @@ static int load_overrides(const struct json_node *node, struct clone_spec *s, st
 	    copy_string(json_get(json_get(node, "rng"), "src"), "overrides.rng.src", &s->rng_src, err) < 0 ||
 	    copy_string(json_get(json_get(node, "vsock"), "socket"), "overrides.vsock.socket", &s->vsock_socket, err) <
 		    0 ||
-	    identity_wish_load(json_get(node, "identity"), &s->identity, err) < 0)
+	    identity_wish_load(json_get(node, "identity"), &s->identity, err) < 0 ||
+	    net_wish_load(json_get(node, "network"), &s->network, err) < 0)
 		return err->num;
-	json_text_without(node, "identity", &text);
+	json_text_without(node, (const char *const[]){ "identity", "network", NULL }, &text);
 	if (text.failed)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "load overrides");
 	if (text.len > CTL_PACKET_MAX / 2)

@@ -10,6 +10,7 @@
 
 #include "common/ctl.h"
 #include "forkd/agent/identity.h"
+#include "forkd/net/wish.h"
 #include "forkd/registry/record.h"
 #include "forkd/template/template_host.h"
 
@@ -32,8 +33,9 @@ struct sink {
 enum clone_wait { WAIT_RESUMED, WAIT_READY, WAIT_DEFAULT };
 
 struct clone_spec {
-	char *overrides; /* as JSON text, without "identity"; NULL: none */
+	char *overrides; /* as JSON text, without "identity" and "network"; NULL: none */
 	struct identity_wish identity;
+	struct net_wish network;
 	enum clone_wait wait;
 	struct host_object *disks, *nets;
 	uint32_t n_disks, n_nets;
@@ -68,7 +70,7 @@ const struct clone_spec *clone_request_spec(const struct clone_request *rq, unsi
 /* Where a clone's nets and disks come from, in the order of the template. */
 struct clone_plan {
 	struct net_plan {
-		enum { NET_AUTO, NET_TAP, NET_FDS } from;
+		enum { NET_AUTO, NET_TAP, NET_FDS, NET_SLOT } from;
 		const char *tap;
 		const char *host_mac; /* of the override; NULL: the template's */
 		uint32_t first_fd;    /* index into the request's descriptors */
@@ -81,11 +83,11 @@ struct clone_plan {
 /*
  * Makes a plan for every clone. Refuses unknown ids, a wrong number of descriptors, a disk that the
  * guest writes without a path or an image of its own, and anything used twice. `n_fds` descriptors came with
- * the request. *ret becomes an array of rq->count plans for plans_free(). The plans borrow strings
- * of the request.
+ * the request. `no_slots`: why there are no networks for clones; NULL where the first net without a tap gets
+ * one. *ret becomes an array of rq->count plans for plans_free(). The plans borrow strings of the request.
  */
 MUST_CHECK int clone_plans(const struct clone_request *rq, const struct template_host *host, uint32_t n_fds,
-			   struct clone_plan **ret, struct err *err);
+			   const char *no_slots, struct clone_plan **ret, struct err *err);
 void plans_free(struct clone_plan *plans, unsigned n);
 
 #endif

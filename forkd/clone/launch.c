@@ -19,6 +19,7 @@
 #include "forkd/agent/identity.h"
 #include "forkd/clone/clone_disks.h"
 #include "forkd/errors.h"
+#include "forkd/net/slots.h"
 #include "forkd/template/disks.h"
 #include "forkd/wire/control.h"
 
@@ -89,6 +90,37 @@ static int begin(struct batch *b, struct job *j, struct place *place, struct err
 	return 0;
 }
 
+static int add_all(struct handover *h, char *id, const int *fds, uint32_t n, bool borrowed, struct err *err)
+{
+	for (uint32_t k = 0; k < n; k++)
+		if (handover_add(h, CTL_FD_NET, id, fds[k], borrowed, err) < 0) {
+			while (!borrowed && ++k < n)
+				close(fds[k]);
+			return err->num;
+		}
+	return 0;
+}
+
+/* A net with a network of its own, out of those that are made ahead. */
+static int add_slot(const struct batch *b, const struct job *j, struct handover *h, uint32_t i, struct err *err)
+{
+	struct ctl_net *net = &b->host->info.nets[i];
+	const char *mac = j->plan->nets[i].host_mac;
+	const struct slot_ask ask = {
+		.clone = j->c->record.id,
+		.wish = &j->spec->network,
+		.host_mac = mac ? mac : net->host_mac,
+		.mtu = net->mtu,
+		.queues = net->num_fds,
+		.trusted = b->from->caller->trusted,
+	};
+	int fds[TAP_QUEUES_MAX];
+
+	if (slots_take(b->d->slots, &ask, &j->c->record.net[i], fds, err) < 0)
+		return err_wrap(err, "net '%s'", net->id);
+	return add_all(h, net->id, fds, net->num_fds, false, err);
+}
+
 static int add_taps(const struct batch *b, const struct job *j, struct handover *h, uint32_t i, struct err *err)
 {
 	struct ctl_net *net = &b->host->info.nets[i];
@@ -101,6 +133,8 @@ static int add_taps(const struct batch *b, const struct job *j, struct handover 
 
 	if (net->num_fds > TAP_QUEUES_MAX)
 		return fail(err, E_INVALID, "net '%s' has more than %d queue pairs", net->id, TAP_QUEUES_MAX);
+	if (plan->from == NET_SLOT)
+		return add_slot(b, j, h, i, err);
 	if (plan->from == NET_TAP && !caller->trusted)
 		return fail(err, E_FORBIDDEN, "net '%s': only root may name a tap ('%s'); send its descriptors",
 			    net->id, plan->tap);
@@ -120,13 +154,7 @@ static int add_taps(const struct batch *b, const struct job *j, struct handover 
 		return err_wrap(err, "net '%s'", net->id);
 	if (plan->from == NET_TAP)
 		announce_tap(name);
-	for (uint32_t k = 0; k < net->num_fds; k++)
-		if (handover_add(h, CTL_FD_NET, net->id, fds[k], given, err) < 0) {
-			while (!given && ++k < net->num_fds)
-				close(fds[k]);
-			return err->num;
-		}
-	return 0;
+	return add_all(h, net->id, fds, net->num_fds, given, err);
 }
 
 struct sink_place {

@@ -21,6 +21,7 @@
 #include "forkd/clone/life.h"
 #include "forkd/clone/snapshot_disks.h"
 #include "forkd/metrics.h"
+#include "forkd/net/slots.h"
 #include "forkd/wire/control.h"
 
 enum { HELLO_WAIT_MS = 3000, QUIT_WAIT_MS = 1000 };
@@ -145,11 +146,13 @@ static void look_at_clone(struct recovery *r, int clones_fd, const char *id)
 	clone_disks_found(r->d, &c->record);
 	switch (kin) {
 	case KIN_CLONE:
+		slots_adopt(r->d->slots, &c->record);
 		adopt(r, c);
 		keep(&r->clones, c);
 		return;
 	case KIN_STRAY:
 		log_info("clone %s is ended: %s", id, err_line(&err, line, sizeof(line)));
+		slots_adopt(r->d->slots, &c->record);
 		ask_to_quit(c);
 		keep(&r->strays, c);
 		return;
@@ -158,6 +161,7 @@ static void look_at_clone(struct recovery *r, int clones_fd, const char *id)
 		clone_clear(r->d, &c->record);
 		break;
 	default:
+		slots_adopt(r->d->slots, &c->record);
 		log_error("clone %s is left alone: %s", id, err_line(&err, line, sizeof(line)));
 		keep(&r->left, c);
 		return;

@@ -26,6 +26,12 @@ const struct field label_fields[] = {
 static const struct field net_fields[] = {
 	F(struct record_net, id, .flags = F_REQUIRED),
 	F(struct record_net, tap),
+	F(struct record_net, slot),
+	F(struct record_net, address),
+	F(struct record_net, address6),
+	F(struct record_net, guest_address),
+	F(struct record_net, guest_address6),
+	F(struct record_net, network),
 	F_END,
 };
 

@@ -31,6 +31,8 @@ struct record_net {
 	char *id;
 	bool lost; /* the tap was deleted under the clone; under the registry's lock, not in clone.json */
 	char *tap; /* the interface's name at the start; NULL: not known */
+	/* A net with a slot: its name, its addresses on the host, what the guest has, and the network of the request as JSON. */
+	char *slot, *address, *address6, *guest_address, *guest_address6, *network;
 };
 
 /* An overlay in the store. */

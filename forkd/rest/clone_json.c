@@ -31,6 +31,16 @@ static void add_phases(const struct clone *c, struct strbuf *out)
 	strbuf_putc(out, '}');
 }
 
+static void add_slot(const struct record_net *net, struct strbuf *out)
+{
+	json_member(out, "slot", net->slot);
+	json_member(out, "address", net->address);
+	json_member(out, "address6", net->address6);
+	json_member(out, "guest_address", net->guest_address);
+	json_member(out, "guest_address6", net->guest_address6);
+	strbuf_printf(out, ",\"network\":%s", net->network);
+}
+
 static void add_nets(const struct record *r, struct strbuf *out)
 {
 	strbuf_puts(out, ",\"net\":[");
@@ -38,6 +48,8 @@ static void add_nets(const struct record *r, struct strbuf *out)
 		strbuf_puts(out, i ? ",{\"id\":" : "{\"id\":");
 		strbuf_json(out, r->net[i].id, strlen(r->net[i].id));
 		json_member(out, "tap", r->net[i].tap);
+		if (r->net[i].slot)
+			add_slot(&r->net[i], out);
 		if (r->net[i].lost)
 			strbuf_puts(out, ",\"lost\":true");
 		strbuf_putc(out, '}');

@@ -238,7 +238,7 @@ static void add_config(const struct json_node *vm, bool vmgenid, struct strbuf *
 		json_text(vm, out);
 		return;
 	}
-	json_text_without(vm, "platform", out);
+	json_text_without(vm, (const char *const[]){ "platform", NULL }, out);
 	out->len -= out->len > 0; /* the brace */
 	strbuf_puts(out, vm->count > (platform ? 1 : 0) ? ",\"platform\":" : "\"platform\":");
 	if (is_object && platform->count > 0) {

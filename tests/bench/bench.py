@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks on the host's /dev/kvm:  bench.py [restore] [clones] [own] [ready] [exec] [io[=net|blk]] [runs=N] [secs=N] [quick]
+"""Benchmarks on the host's /dev/kvm:  bench.py [restore] [clones] [own] [ready] [exec] [networks] [io[=net|blk]] [runs=N] [secs=N] [quick]
 
 restore: process start to the first byte of a guest that notices that it was resumed, for our memory modes, the bare KVM
 floor, and, with FORKD_PEERS, Cloud Hypervisor, its snapshot under ours, and Firecracker; all take turns in the same run.
@@ -11,6 +11,7 @@ ready: clones of a guest that answers as forkd-agent does: request to resumed be
 the floor is the agent's part by hand, on a clone that runs. [touch=N]: the guest writes N pages before it acknowledges.
 exec: a command's round trip on a kept connection, beside the guest's echo of as many bytes through the daemon, a request that never
 leaves the daemon, and the echo of a process behind a unix socket; all take turns.
+networks: clones with a network of their own beside bare taps and no net at all, in turns; fifty at once.
 io: block and network speed of the same guest under each program, in turns; "ratio" is ours against the best peer's, above 1
 where ours is faster. io=net: the network alone.
 A JSON line per row (stdout), then a table for people (stderr).
@@ -29,6 +30,7 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "kvm")]
 import kvmtest  # noqa: E402
 from bench_agent import bench_exec, bench_ready  # noqa: E402
+from bench_networks import bench_networks  # noqa: E402
 from benchtest import Bench, ForkdBench, host, peer, percentile, tool  # noqa: E402
 from forkdtest import Daemon  # noqa: E402
 from kvmtest import VMM, Tap, Vmm, guest, wait_for, write  # noqa: E402
@@ -568,7 +570,7 @@ def main():
     options = dict(w.split("=", 1) if "=" in w else (w, True) for w in words)
     kvmtest.isolate()
     ok = True
-    everything = not {"restore", "clones", "own", "ready", "exec", "io", "qcow2"} & set(options)
+    everything = not {"restore", "clones", "own", "ready", "exec", "networks", "io", "qcow2"} & set(options)
     if "restore" in options or everything:
         bench_restore(options)
     if "clones" in options or everything:
@@ -579,6 +581,8 @@ def main():
         bench_ready(options)
     if "exec" in options or everything:
         bench_exec(options)
+    if "networks" in options or everything:
+        bench_networks(options)
     if "io" in options or everything:
         ok = bench_io(options)
     if "qcow2" in options or everything:

@@ -202,7 +202,7 @@ static bool clones(const struct json_node *node)
 	fields_init(ctl_template_fields, &t.info);
 	bool taken = template && fields_load(ctl_template_fields, &t.info, template, "template", &err) == 0 &&
 		     clone_request_load(json_get(node, "body"), &rq, &err) == 0 &&
-		     clone_plans(&rq, &t, fds ? (uint32_t)fds->num : 0, &plans, &err) == 0;
+		     clone_plans(&rq, &t, fds ? (uint32_t)fds->num : 0, NULL, &plans, &err) == 0;
 	if (taken)
 		plans_free(plans, rq.count);
 	fields_free(ctl_template_fields, &t.info);

@@ -64,7 +64,7 @@ class Daemon:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, self.programs[0], "--socket", self.socket, "--store", self.store, "--runtime-dir", self.runtime,
-                 "--vmm", self.programs[1], *self.args],
+                 "--vmm", self.programs[1], *(["--network", "off"] if "--network" not in self.args and self.programs[0] == FORKD else []), *self.args],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
         self.ready = self.process.stdout.readline().decode().strip()
         if not self.ready:

@@ -27,12 +27,16 @@ TABLES = {
     ("builder.c", "ready"): "Ready",
     ("stats.c", "proc_stats"): "Stats",
     ("exec_wish.c", "exec_body"): "ExecRequest",
+    ("wish.c", "net_wish"): "NetworkOverrides",
+    ("wish.c", "port"): "NetworkPort",
+    ("wish.c", "bandwidth"): "NetworkBandwidth",
 }
 # Keys that a handler loads beside its table: the list of them, and the table.
 BY_HAND = {"clone_request.c": "scalars", "api_clones.c": "patch", "api_templates.c": "wanted", "identity.c": "wish_text",
-           "exec_wish.c": "exec_body"}
+           "exec_wish.c": "exec_body", "wish.c": "net_wish"}
 # Tables of clone.json and of the control protocol.
-INTERNAL = {("record.c", "record"), ("record.c", "record_net"), ("record.c", "record_disk"), ("record.c", "record_overlay"), ("record.c", "label"), ("record.c", "sock_file"), ("template_host.c", "forked"), ("identity.c", "agent_hello")}
+INTERNAL = {("record.c", "record"), ("record.c", "record_net"), ("record.c", "record_disk"), ("record.c", "record_overlay"), ("record.c", "label"), ("record.c", "sock_file"), ("template_host.c", "forked"), ("identity.c", "agent_hello"),
+            ("host.c", "host_state")}
 # Files that write answers key by key, the schemas of what they write, and their other keys: members of events.
 WRITERS = [
     (["clone_json.c"], ["Clone", "CloneNet", "CloneDisk", "Phases", "Exit"], set()),
@@ -183,7 +187,7 @@ class ApiSpec(KvmTest):
             for struct, member in re.findall(r"\bF(?:_\w+)?\(struct (\w+),\s*(\w+)", text):
                 rows.setdefault((name, struct), set()).add(member)
             for keys in re.findall(r"by_hand\[\] = \{([^}]*)\}", text):
-                rows[name, BY_HAND[name]] |= set(re.findall(r'"(\w+)"', keys))
+                rows.setdefault((name, BY_HAND[name]), set()).update(re.findall(r'"(\w+)"', keys))
         self.assertEqual(set(rows) - set(TABLES) - INTERNAL, set(), "tables that this test does not know")
         rows["clone_request.c", "scalars"].add("clones")        # stands alone
         rows["stats.c", "proc_stats"] |= set(re.findall(r"F\(struct ctl_stats,\s*(\w+)", source("common/ctl.c"))) - {"state"}

@@ -15,7 +15,8 @@ static const struct template_host template = { .info = { .nets = nets, .n_nets =
 #define RW2 "\"disks\":[{\"id\":\"rw\",\"path\":\"/b\"}]"
 
 /* The request and its plans; the caller frees what came out. */
-static int load(const char *text, struct clone_request *rq, struct clone_plan **plans, uint32_t n_fds, struct err *err)
+static int load_for(const char *text, struct clone_request *rq, struct clone_plan **plans, uint32_t n_fds,
+		    const char *no_slots, struct err *err)
 {
 	autofree char *copy = strdup(text);
 	autojson struct json json = {};
@@ -24,7 +25,12 @@ static int load(const char *text, struct clone_request *rq, struct clone_plan **
 	assert_int_equal(json_parse(&json, copy, strlen(copy), err), 0);
 	if (clone_request_load(&json.nodes[0], rq, err) < 0)
 		return err->num;
-	return clone_plans(rq, &template, n_fds, plans, err);
+	return clone_plans(rq, &template, n_fds, no_slots, plans, err);
+}
+
+static int load(const char *text, struct clone_request *rq, struct clone_plan **plans, uint32_t n_fds, struct err *err)
+{
+	return load_for(text, rq, plans, n_fds, "forkd runs with --network off", err);
 }
 
 static void refuses(void **state)
@@ -158,13 +164,64 @@ static void passes_on(void **state)
 	plans_free(plans, rq.count);
 }
 
+/* The first net without a tap of the request gets the slot, where there are slots. */
+static void plans_slots(void **state)
+{
+	static const struct {
+		const char *net;
+		int first, second;
+	} cases[] = {
+		{ "\"net\":[]", NET_SLOT, NET_AUTO },
+		{ "\"network\":{\"egress\":\"none\"}", NET_SLOT, NET_AUTO },
+		{ "\"net\":[{\"id\":\"net1\",\"tap\":\"t0\"}]", NET_TAP, NET_SLOT },
+		{ "\"net\":[{\"id\":\"net1\",\"tap\":\"t0\"},{\"id\":\"net2\",\"tap\":\"t1\"}]", NET_TAP, NET_TAP },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		autoclonerequest struct clone_request rq = {};
+		autostrbuf struct strbuf text = {};
+		struct clone_plan *plans = NULL;
+		struct err err = {};
+		strbuf_printf(&text, "{\"overrides\":{" RW ",%s}}", cases[i].net);
+		assert_int_equal(load_for(text.text, &rq, &plans, 0, NULL, &err), 0);
+		assert_int_equal(plans[0].nets[0].from, cases[i].first);
+		assert_int_equal(plans[0].nets[1].from, cases[i].second);
+		assert_null(strstr(rq.specs[0].overrides, "network"));
+		plans_free(plans, rq.count);
+	}
+}
+
+static void refuses_networks(void **state)
+{
+	static const struct {
+		const char *net, *off, *msg;
+	} cases[] = {
+		{ "\"network\":{}", "it is dark", "overrides.network: clones have no networks here: it is dark" },
+		{ "\"network\":{},\"net\":[{\"id\":\"net1\",\"tap\":\"t0\"},{\"id\":\"net2\",\"tap\":\"t1\"}]", NULL,
+		  "overrides.network: the clone has no net without a tap of the request" },
+		{ "\"network\":{\"egress\":1}", NULL,
+		  "overrides.network.egress: expected \"open\", \"none\" or an object with allow and deny" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		autoclonerequest struct clone_request rq = {};
+		autostrbuf struct strbuf text = {};
+		struct clone_plan *plans = NULL;
+		struct err err = {};
+		strbuf_printf(&text, "{\"overrides\":{" RW ",%s}}", cases[i].net);
+		assert_true(load_for(text.text, &rq, &plans, 0, cases[i].off, &err) < 0);
+		assert_string_equal(err.msg, cases[i].msg);
+		assert_int_equal(err.detail, E_BAD_OVERRIDE);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(refuses),
-		cmocka_unit_test(defaults),
-		cmocka_unit_test(plans_in_order),
-		cmocka_unit_test(passes_on),
+		cmocka_unit_test(refuses),   cmocka_unit_test(defaults),    cmocka_unit_test(plans_in_order),
+		cmocka_unit_test(passes_on), cmocka_unit_test(plans_slots), cmocka_unit_test(refuses_networks),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
