@@ -3,7 +3,7 @@
 #
 #   make                 programs in build/ (CC=clang works too)
 #   make check           unit tests, tests on /dev/kvm, the short lab: what CI runs
-#   make check-unit check-agent check-kvm check-lab check-api check-peers check-full
+#   make check-unit check-agent check-image check-kvm check-lab check-api check-peers check-full
 #   make check-fuzz check-fuzz-planted fuzz-coverage
 #   make asan tsan       the same programs with sanitizers, in build/asan and build/tsan
 #   make bench lint install guests clean
@@ -35,13 +35,16 @@ endif
 COMMON_SRC = $(wildcard common/*.c)
 STORE_SRC = $(wildcard store/*.c)
 FORKCTL_SRC = $(wildcard forkctl/*.c)
-FORKD_SRC = $(filter-out forkd/main.c,$(wildcard forkd/*.c forkd/*/*.c))
+FORKD_SRC = $(filter-out forkd/main.c forkd/build/%,$(wildcard forkd/*.c forkd/*/*.c))
+# forkd-image, a program of its own: it alone links the libraries for archives and ext4.
+IMAGE_SRC = $(filter-out forkd/build/main.c,$(wildcard forkd/build/*.c))
 # One folder of vmm/ for each architecture; one is built.
 OTHER_ARCH = $(wildcard $(addprefix vmm/,$(addsuffix /*.c,$(filter-out $(ARCH),x86 arm64))))
 VMM_SRC = $(filter-out $(OTHER_ARCH),$(wildcard vmm/*/*.c))
 # liburing 2.3's shared library lacks io_uring_enable_rings(): the archive has it
 VMM_LIBS = -l:liburing.a -lhttp_parser -l:libz.a -l:libzstd.a
 FORKD_LIBS = -lhttp_parser -lgnutls -lsystemd -l:liburing.a -lnftables -lnl-route-3 -lnl-3
+IMAGE_LIBS = -larchive -lext2fs -lcom_err -lgnutls
 FORKCTL_LIBS = -lcurl -lgnutls -l:liburing.a
 obj = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 COMMON_LIB = $(BUILD)/libcommon.a
@@ -55,7 +58,8 @@ GUEST_LIBS = -l:libhttp_parser.a -l:libz.a
 musl_obj = $(patsubst %.c,$(BUILD)/obj-musl/%.o,$(1))
 LIB = $(BUILD)/libvmm.a
 FORKD_LIB = $(BUILD)/libforkd.a
-PROGRAMS = $(addprefix $(BUILD)/,forkd-vmm forkd forkctl forkd-agent)
+IMAGE_LIB = $(BUILD)/libimage.a
+PROGRAMS = $(addprefix $(BUILD)/,forkd-vmm forkd forkd-image forkctl forkd-agent)
 # For programs with OpenSSL in a guest; only where its headers are.
 RAND_MODULE = $(if $(wildcard /usr/include/openssl/core_dispatch.h),$(BUILD)/forkd-rand.so)
 UNIT = $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(wildcard tests/unit/test_*.c))
@@ -77,14 +81,17 @@ $(BUILD)/obj/%.o: %.c Makefile
 $(COMMON_LIB): $(call obj,$(COMMON_SRC))
 $(LIB): $(call obj,$(VMM_SRC))
 $(FORKD_LIB): $(call obj,$(STORE_SRC) $(FORKD_SRC))
+$(IMAGE_LIB): $(call obj,$(IMAGE_SRC))
 $(GUEST_LIB): $(call obj,$(GUEST_SRC))
-$(COMMON_LIB) $(LIB) $(FORKD_LIB) $(GUEST_LIB):
+$(COMMON_LIB) $(LIB) $(FORKD_LIB) $(IMAGE_LIB) $(GUEST_LIB):
 	@rm -f $@
 	ar rcs $@ $^
 $(BUILD)/forkd-vmm: $(BUILD)/obj/vmm/main.o $(LIB) $(COMMON_LIB)
 	$(CC) $(LDFLAGS) $(STATIC) $^ $(VMM_LIBS) -o $@
 $(BUILD)/forkd: $(BUILD)/obj/forkd/main.o $(FORKD_LIB) $(COMMON_LIB)
 	$(CC) $(LDFLAGS) $^ $(FORKD_LIBS) -o $@
+$(BUILD)/forkd-image: $(BUILD)/obj/forkd/build/main.o $(IMAGE_LIB) $(COMMON_LIB)
+	$(CC) $(LDFLAGS) $^ $(IMAGE_LIBS) -o $@
 $(BUILD)/forkctl: $(call obj,$(FORKCTL_SRC)) $(COMMON_LIB)
 	$(CC) $(LDFLAGS) $^ $(FORKCTL_LIBS) -o $@
 ifeq ($(SAN),)
@@ -110,6 +117,10 @@ $(BUILD)/forkd-rand.so: guest/reseed/rand_provider.c
 $(BUILD)/tests/unit/test_guest_%: $(BUILD)/obj/tests/unit/test_guest_%.o $(GUEST_LIB) $(COMMON_LIB)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(GUEST_LIBS) -o $@
+# The same goes for forkd-image.
+$(BUILD)/tests/unit/test_build_%: $(BUILD)/obj/tests/unit/test_build_%.o $(IMAGE_LIB) $(COMMON_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $(filter %.o,$^) $(filter %.a,$^) -lcmocka $(IMAGE_LIBS) -o $@
 AGENT_FUZZ = $(filter $(BUILD)/tests/fuzz/fuzz_agent%,$(FUZZ))
 $(AGENT_FUZZ): $(BUILD)/tests/fuzz/%: $(BUILD)/obj/tests/fuzz/%.o $(GUEST_LIB) $(COMMON_LIB)
 	@mkdir -p $(@D)
@@ -125,6 +136,9 @@ $(BUILD)/tests/fuzz/document.o: tests/fuzz/document.c common/json64.c common/err
 	@mkdir -p $(@D)
 	$(CC) $(filter-out -MMD -MP,$(CPPFLAGS)) -std=gnu17 -O2 -g $(WARN) -r -nostdlib $^ -o $@
 	objcopy -G LLVMFuzzerCustomMutator -G LLVMFuzzerCustomCrossOver -G document_fold -G document_is_good $@
+$(BUILD)/tests/fuzz/fuzz_oci: $(BUILD)/obj/tests/fuzz/fuzz_oci.o $(BUILD)/tests/fuzz/document.o $(IMAGE_LIB) $(COMMON_LIB)
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer $(filter %.o,$^) $(filter %.a,$^) $(IMAGE_LIBS) -o $@
 # Each byte's comparisons tell the fuzzer nothing, and take half of its time.
 build/fuzz/obj/common/json64.o: override SAN += -fno-sanitize-coverage=trace-cmp
 $(BUILD)/obj/tests/fuzz/%: override SAN := $(subst fuzzer-no-link$(comma),,$(SAN))
@@ -144,7 +158,7 @@ helpers: $(HELPERS)
 # Everything that the tests start, and nothing run.
 test-programs: all guests helpers $(UNIT)
 
-check: check-unit check-agent check-kvm check-lab
+check: check-unit check-agent check-image check-kvm check-lab
 
 check-unit: $(UNIT)
 	@failed=0; for t in $(UNIT); do echo "== $$t"; ./$$t || failed=$$((failed + 1)); done; \
@@ -153,6 +167,10 @@ check-unit: $(UNIT)
 # The guest agent on this host, natively, and the client's commands that talk to it
 check-agent: $(BUILD)/forkd-agent $(BUILD)/forkctl $(RAND_MODULE)
 	BUILD=$(BUILD) $(PYTHON) tests/agent/run.py $(TESTS)
+
+# Disk images from layouts, archives and directories; they are mounted, in a mount namespace
+check-image: $(BUILD)/forkd-image $(BUILD)/forkctl $(BUILD)/forkd-agent
+	BUILD=$(BUILD) $(PYTHON) tests/image/run.py $(TESTS)
 
 check-kvm: all guests helpers
 	$(PYTHON) tests/kvm/run.py $(TESTS)
@@ -180,7 +198,7 @@ check-api: all guests
 
 check-full: export FORKD_TEST_FULL = 1
 check-full: FUZZ_SECONDS = 900
-check-full: check-unit check-agent check-kvm check-api check-peers check-fuzz check-fuzz-planted fuzz-coverage
+check-full: check-unit check-agent check-image check-kvm check-api check-peers check-fuzz check-fuzz-planted fuzz-coverage
 	FORKD_LAB_TIMEOUT=4500 FORKD_LAB_MEMORY=6144 scripts/lab.sh -f
 
 asan tsan: SANITIZE = $(SANITIZE_$(shell echo $@ | tr a-z A-Z))
@@ -194,7 +212,7 @@ fuzz: build/fuzz/words.dict
 	$(MAKE) CC=clang BUILD=build/fuzz SAN="$(SANITIZE_FUZZ)" OPT="-O1" $(patsubst $(BUILD)/%,build/fuzz/%,$(FUZZ))
 
 # The names in field tables and the other strings that the readers know.
-build/fuzz/words.dict: $(COMMON_SRC) $(STORE_SRC) $(FORKD_SRC) $(VMM_SRC) $(GUEST_SRC)
+build/fuzz/words.dict: $(COMMON_SRC) $(STORE_SRC) $(FORKD_SRC) $(IMAGE_SRC) $(VMM_SRC) $(GUEST_SRC)
 	@mkdir -p $(@D)
 	grep -ohE '\bF(_[A-Z0-9]+)?\([a-z_ ]+, [a-z0-9_]+|"[A-Za-z_][A-Za-z0-9_-]+"' $^ | \
 		sed -nE 's/.*[, "]([A-Za-z0-9_-]{2,})"?$$/"\1"/p' | sort -u > $@
@@ -214,7 +232,7 @@ fuzz-coverage: fuzz
 
 # Unit tests, the hostile guest, bad input and the daemon on sanitizer builds. Guests are not instrumented.
 check-asan: asan guests helpers
-	$(MAKE) BUILD=build/asan SAN="$(SANITIZE_ASAN)" OPT="-O1" check-unit check-agent
+	$(MAKE) BUILD=build/asan SAN="$(SANITIZE_ASAN)" OPT="-O1" check-unit check-agent check-image
 	BUILD=build/asan $(PYTHON) tests/kvm/run.py test_hostile test_hotplug test_badinput test_template_host test_forkd test_agent_soak
 
 check-tsan: tsan guests helpers
@@ -241,6 +259,6 @@ clean:
 	rm -rf $(BUILD)
 -include $(shell find $(BUILD)/obj $(BUILD)/obj-musl -name '*.d' 2>/dev/null)
 .DEFAULT_GOAL := all
-.PHONY: all helpers test-programs check check-unit check-agent check-kvm check-lab check-peers record-peers check-api check-full check-asan \
+.PHONY: all helpers test-programs check check-unit check-agent check-image check-kvm check-lab check-peers record-peers check-api check-full check-asan \
 	check-tsan fuzz check-fuzz check-fuzz-planted fuzz-coverage asan tsan bench lint install clean
 .SECONDARY:

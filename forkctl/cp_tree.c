@@ -7,54 +7,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
-#include <signal.h>
-#include <spawn.h>
 #include <string.h>
-#include <sys/wait.h>
+#include <sys/stat.h>
 
+#include "forkctl/child.h"
 #include "forkctl/cp.h"
-
-extern char **environ;
-
-/* ---- programs of this host ---- */
-
-/* A program of this host, with `fd` as its descriptor `as` and the signals as they were. -1: said why not. */
-static pid_t start(const char *const *argv, int fd, int as)
-{
-	posix_spawn_file_actions_t files;
-	posix_spawnattr_t attributes;
-	sigset_t none, pipes;
-	pid_t pid = -1;
-
-	sigemptyset(&none);
-	sigemptyset(&pipes);
-	sigaddset(&pipes, SIGPIPE);
-	posix_spawn_file_actions_init(&files);
-	posix_spawnattr_init(&attributes);
-	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-	posix_spawnattr_setsigmask(&attributes, &none);
-	posix_spawnattr_setsigdefault(&attributes, &pipes);
-	if (fd >= 0)
-		posix_spawn_file_actions_adddup2(&files, fd, as);
-	int num = posix_spawnp(&pid, argv[0], &files, &attributes, (char *const *)(uintptr_t)argv, environ);
-	posix_spawn_file_actions_destroy(&files);
-	posix_spawnattr_destroy(&attributes);
-	if (num == 0)
-		return pid;
-	fprintf(stderr, "forkctl: cannot start %s: %s\n", argv[0], strerror(num));
-	return -1;
-}
-
-/* Whether it has ended well. */
-static bool finish(pid_t pid)
-{
-	int status;
-
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return false;
-	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
 
 /* tar in the guest, in a directory. */
 static int guest_tar(struct copy *c, const char *flags, const char *what, const char *path, int in_fd, int out_fd)
@@ -87,13 +44,13 @@ int copy_tree_in(struct copy *c, const char *path)
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return EXIT_FAILED;
 	autoclose int in_fd = ends[0];
-	pid_t pid = start(argv, ends[1], STDOUT_FILENO);
+	pid_t pid = child_start(argv, NULL, ends[1], STDOUT_FILENO);
 	close(ends[1]);
 	if (pid < 0)
 		return EXIT_FAILED;
 	status = guest_tar(c, unpack, NULL, path, in_fd, -1);
 	close(steal_fd(&in_fd)); /* or tar waits for ever for who reads it */
-	return finish(pid) ? status : EXIT_FAILED;
+	return child_finish(pid) ? status : EXIT_FAILED;
 }
 
 /* ---- out of the guest ---- */
@@ -108,8 +65,8 @@ static void scratch_done(struct scratch *s)
 	const char *const argv[] = { "rm", "-rf", "--", s->path, NULL };
 
 	if (s->path) {
-		pid_t pid = start(argv, -1, -1);
-		if (pid < 0 || !finish(pid))
+		pid_t pid = child_start(argv, NULL, -1, -1);
+		if (pid < 0 || !child_finish(pid))
 			fprintf(stderr, "forkctl: '%s' is left behind\n", s->path);
 	}
 	free(s->path);
@@ -144,13 +101,13 @@ static int unpack(struct copy *c, const char *path, const char *into)
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return EXIT_FAILED;
 	autoclose int out_fd = ends[1];
-	pid_t pid = start(argv, ends[0], STDIN_FILENO);
+	pid_t pid = child_start(argv, NULL, ends[0], STDIN_FILENO);
 	close(ends[0]);
 	if (pid < 0)
 		return EXIT_FAILED;
 	int status = guest_tar(c, "-cf", ".", path, -1, out_fd);
 	close(steal_fd(&out_fd));
-	return finish(pid) ? status : EXIT_FAILED;
+	return child_finish(pid) ? status : EXIT_FAILED;
 }
 
 int copy_tree_out(struct copy *c, const char *path)

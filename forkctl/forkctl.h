@@ -78,6 +78,10 @@ extern const struct option_row cp_options[];
 /* forward.c: ports of this host that lead into a guest */
 int forward_ports(struct cli *cli);
 
+/* kernel.c */
+int kernel_fetch(struct cli *cli);
+extern const struct option_row kernel_fetch_options[];
+
 /* doctor.c */
 int doctor(struct cli *cli);
 extern const struct option_row doctor_options[];

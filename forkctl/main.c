@@ -76,6 +76,10 @@ static const struct verb verbs[] = {
 	{ "metrics", "", "Print the daemon's metrics", NULL, NULL, 0, 0, daemon_metrics },
 	{ "version", "", "Print the versions of this program and of the daemon", NULL, NULL, 0, 0, daemon_version },
 	{ "health", "", "Ask the daemon whether it is well", NULL, NULL, 0, 0, daemon_health },
+	{ "kernel fetch", "", "Get a kernel for guests, and its modules, by apt-get; works without the daemon",
+	  "Nothing is installed: the distribution's package is downloaded and unpacked below --to.\n\n"
+	  "  forkd-image --initramfs initrd --kernel-modules \"$(forkctl kernel fetch --json | jq -r .modules)\" --agent forkd-agent",
+	  kernel_fetch_options, 0, 0, kernel_fetch },
 	{ "doctor", "", "Say what this host can do and what is missing; works without the daemon", NULL, doctor_options,
 	  0, 0, doctor },
 	{ NULL, NULL, NULL, NULL, NULL, 0, 0, NULL },

@@ -14,9 +14,10 @@ struct private;
 
 struct agent {
 	struct loop loop;
-	char *default_user;        /* who a request without a user is for; on the heap */
-	struct env env;            /* what every later process has in its environment */
-	struct budget held;        /* by bodies and messages that are not dealt with yet: LIMIT_HELD */
+	char *default_user; /* who a request without a user is for; on the heap */
+	char *default_cwd;  /* where a process starts that says no directory; NULL: the user's home; on the heap */
+	struct env env;     /* what every later process has in its environment */
+	struct budget held; /* by bodies and messages that are not dealt with yet: LIMIT_HELD */
 	struct process *processes; /* guest/process/process.h */
 	unsigned n_processes;
 	size_t process_bytes;    /* of their configurations */

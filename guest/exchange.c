@@ -85,7 +85,7 @@ int ex_user(const struct exchange *ex, struct user *ret_user, struct err *err)
 		return err_set(err, ERR_INVALID, "the header Authorization is not \"Basic base64(user:)\"");
 	if (basic && *basic)
 		name = basic;
-	return user_find(name && *name ? name : ex->agent->default_user, ret_user, err);
+	return name && *name ? user_find(name, ret_user, err) : user_find_spec(ex->agent->default_user, ret_user, err);
 }
 
 void ex_pause_body(struct exchange *ex)

@@ -9,6 +9,8 @@
 #include "common/log.h"
 #include "common/version.h"
 #include "guest/agent.h"
+#include "guest/boot.h"
+#include "guest/image_config.h"
 #include "guest/init.h"
 #include "guest/limits.h"
 #include "guest/options.h"
@@ -64,6 +66,8 @@ static int serve(const struct options *options, struct err *err)
 	if (!agent.default_user)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "start");
 	spawn_raise_files();
+	if (options->image_config && image_config_load(&agent, options->image_config, err) < 0)
+		return err->num;
 	int r = open_all(&api, &daemon, &agent, &private, options, err);
 	if (r == 0) {
 		log_info("forkd-agent %s is ready", FORKD_VERSION);
@@ -76,6 +80,7 @@ static int serve(const struct options *options, struct err *err)
 	loop_done(&agent.loop);
 	env_done(&agent.env);
 	free(agent.default_user);
+	free(agent.default_cwd);
 	return r;
 }
 
@@ -86,6 +91,10 @@ int main(int argc, char **argv)
 	char line[ERR_MSG_BYTES];
 
 	log_init("forkd-agent", LOG_INFO, STDERR_FILENO);
+	if (boot_is_wanted(argv[0]) && boot_run(&err) < 0) {
+		log_error("the system cannot start: %s", err_line(&err, line, sizeof(line)));
+		return 1;
+	}
 	if (options_parse(argc, argv, &options, &err) < 0) {
 		fprintf(stderr, "forkd-agent: %s\n", err_line(&err, line, sizeof(line)));
 		return 2;

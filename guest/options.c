@@ -5,12 +5,22 @@
 #include <getopt.h>
 #include <string.h>
 
-enum { OPT_LISTEN = 256, OPT_LISTEN_PRIVATE, OPT_DEFAULT_USER, OPT_INIT, OPT_STAY, OPT_HELP, OPT_VERSION };
+enum {
+	OPT_LISTEN = 256,
+	OPT_LISTEN_PRIVATE,
+	OPT_DEFAULT_USER,
+	OPT_IMAGE_CONFIG,
+	OPT_INIT,
+	OPT_STAY,
+	OPT_HELP,
+	OPT_VERSION
+};
 
 static const struct option longs[] = {
 	{ "listen", required_argument, NULL, OPT_LISTEN },
 	{ "listen-private", required_argument, NULL, OPT_LISTEN_PRIVATE },
 	{ "default-user", required_argument, NULL, OPT_DEFAULT_USER },
+	{ "image-config", required_argument, NULL, OPT_IMAGE_CONFIG },
 	{ "init", no_argument, NULL, OPT_INIT },
 	{ "stay", no_argument, NULL, OPT_STAY },
 	{ "help", no_argument, NULL, OPT_HELP },
@@ -25,6 +35,7 @@ void options_help(void)
 	     "  --listen-private unix:PATH  the daemon's own port on a unix socket, instead of vsock port 984\n"
 	     "                              (with --listen and without this option: no such port)\n"
 	     "  --default-user NAME         who a request is for that names no user; root\n"
+	     "  --image-config FILE         JSON with Env, User and WorkingDir: what processes have unless a request says otherwise\n"
 	     "  --init [--stay] [--] [COMMAND [ARGUMENT…]]\n"
 	     "                              be the first process of the system: mount, reap, run the command, power off when it\n"
 	     "                              has ended (--stay: stay up)\n"
@@ -55,6 +66,8 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct err
 			r = err_set(err, ERR_INVALID, "--default-user: the name is empty");
 		else if (c == OPT_DEFAULT_USER)
 			o.default_user = optarg;
+		else if (c == OPT_IMAGE_CONFIG)
+			o.image_config = optarg;
 		else if (c == OPT_INIT)
 			o.init = true;
 		else if (c == OPT_STAY)

@@ -107,23 +107,6 @@ int user_find(const char *name, struct user *ret_user, struct err *err)
 	return user_find_in(PASSWD, GROUP, name, ret_user, err);
 }
 
-int group_find(const char *name, gid_t *ret_gid, struct err *err)
-{
-	autofree char *text = text_of(GROUP);
-	char *at = text, *f[4];
-
-	for (int n; (n = next_line(&at, f, 4)) >= 0;)
-		if (n >= 3 && strcmp(f[0], name) == 0 && to_id(f[2], ret_gid))
-			return 0;
-	return err_set(err, ERR_NOT_FOUND, "group '%.64s' does not exist", name);
-}
-
-void user_done(struct user *user)
-{
-	free(user->text);
-	*user = (struct user){};
-}
-
 static char *name_of(const char *path, uint32_t id)
 {
 	autofree char *text = text_of(path);
@@ -134,6 +117,75 @@ static char *name_of(const char *path, uint32_t id)
 		if (n >= 3 && to_id(f[2], &found) && found == id && utf8_valid(f[0]))
 			return strdup(f[0]);
 	return asprintf(&name, "%u", id) < 0 ? NULL : name;
+}
+
+static int group_find_in(const char *path, const char *name, gid_t *ret_gid, struct err *err)
+{
+	autofree char *text = text_of(path);
+	char *at = text, *f[4];
+
+	for (int n; (n = next_line(&at, f, 4)) >= 0;)
+		if (n >= 3 && strcmp(f[0], name) == 0 && to_id(f[2], ret_gid))
+			return 0;
+	return err_set(err, ERR_NOT_FOUND, "group '%.64s' does not exist", name);
+}
+
+/* The user of a number: by the name of its line, or without one. */
+static int user_of_number(const char *passwd, const char *group, uint32_t uid, struct user *ret_user, struct err *err)
+{
+	static char root[] = "/", shell[] = "/bin/sh";
+	autofree char *name = name_of(passwd, uid);
+
+	if (!name)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "user %u", uid);
+	if (*name < '0' || *name > '9')
+		return user_find_in(passwd, group, name, ret_user, err);
+	*ret_user =
+		(struct user){ .name = name, .home = root, .shell = shell, .uid = uid, .n_groups = 1, .text = name };
+	steal_ptr(&name);
+	return 0;
+}
+
+int user_find_spec_in(const char *passwd, const char *group, const char *spec, struct user *ret_user, struct err *err)
+{
+	autofree char *name = strdup(spec);
+	autouser struct user user = {};
+	uint32_t id = 0;
+
+	if (!name)
+		return err_num(err, ERR_INTERNAL, ENOMEM, "user '%.64s'", spec);
+	char *own_group = strchr(name, ':');
+	if (own_group)
+		*own_group++ = '\0';
+	int r = to_id(name, &id) ? user_of_number(passwd, group, id, &user, err)
+				 : user_find_in(passwd, group, name, &user, err);
+	if (r < 0)
+		return r;
+	if (own_group && !to_id(own_group, &id) && group_find_in(group, own_group, &id, err) < 0)
+		return err->num;
+	if (own_group) {
+		user.gid = user.groups[0] = id;
+		user.n_groups = 1;
+	}
+	*ret_user = user;
+	user = (struct user){};
+	return 0;
+}
+
+int user_find_spec(const char *spec, struct user *ret_user, struct err *err)
+{
+	return user_find_spec_in(PASSWD, GROUP, spec, ret_user, err);
+}
+
+int group_find(const char *name, gid_t *ret_gid, struct err *err)
+{
+	return group_find_in(GROUP, name, ret_gid, err);
+}
+
+void user_done(struct user *user)
+{
+	free(user->text);
+	*user = (struct user){};
 }
 
 char *user_name_of(uid_t uid)

@@ -26,6 +26,13 @@ MUST_CHECK int user_find(const char *name, struct user *ret_user, struct err *er
 /* The same with other files, for tests. A group file that is missing has no groups. */
 MUST_CHECK int user_find_in(const char *passwd, const char *group, const char *name, struct user *ret_user,
 			    struct err *err);
+/*
+ * As the configuration of an image says it: NAME, UID, or either with :GROUP or :GID. A number that no line has is
+ * a user without a home, of group 0. With a group the user is in no other.
+ */
+MUST_CHECK int user_find_spec(const char *spec, struct user *ret_user, struct err *err);
+MUST_CHECK int user_find_spec_in(const char *passwd, const char *group, const char *spec, struct user *ret_user,
+				 struct err *err);
 /* The user may be zeroed. */
 void user_done(struct user *user);
 #define autouser __attribute__((cleanup(user_done)))

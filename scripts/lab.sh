@@ -74,7 +74,7 @@ images=$("$root/scripts/lab/images.sh" "$cache" "$kind") || fail "no images, see
 
 vmm=$(find_program "${VMM:-forkd-vmm}") || exit 125
 restore_vmm=$(find_program "${RESTORE_VMM:-$vmm}") || exit 125
-for p in forkd forkd-vmm forkctl forkd-agent; do [ ! -f "$root/build/$p" ] || programs+=("$root/build/$p"); done
+for p in forkd forkd-vmm forkd-image forkctl forkd-agent; do [ ! -f "$root/build/$p" ] || programs+=("$root/build/$p"); done
 [ -z "$peers" ] || for p in cloud-hypervisor ch-remote; do programs+=("$(find_program "$peers/$p")"); done
 programs+=("$vmm" "$restore_vmm")	# last: they may have the name of another
 
@@ -181,6 +181,8 @@ run_qemu() {
 			[ -e "$work/tree$lib" ] || (cd / && cp -L --parents "$lib" "$work/tree/")
 		done
 	done
+	# forkd-image reads names of files as bytes of UTF-8
+	[ ! -e /usr/lib/locale/C.utf8/LC_CTYPE ] || (cd / && cp -L --parents usr/lib/locale/C.utf8/LC_CTYPE "$work/tree/")
 	(cd "$work/tree" && find . | cpio -o -H newc --quiet) > "$work/tests.img"
 	cat "$images/outer.img" "$work/tests.img" > "$work/initrd.img"
 	rm -rf "$work/tree" "$work/tests.img"

@@ -5,13 +5,14 @@
 set -eu
 export PATH=$PATH:/usr/sbin:/sbin	# after `su` dpkg misses its tools
 
-build="gcc clang make pkg-config libc6-dev liburing-dev libhttp-parser-dev libgnutls28-dev libsystemd-dev libnftables-dev libnl-route-3-dev libcurl4-gnutls-dev musl-tools zlib1g-dev libzstd-dev libssl-dev"
+build="gcc clang make pkg-config libc6-dev liburing-dev libhttp-parser-dev libgnutls28-dev libsystemd-dev libnftables-dev libnl-route-3-dev libcurl4-gnutls-dev musl-tools zlib1g-dev libzstd-dev libssl-dev libarchive-dev libext2fs-dev comerr-dev"
 unit="libcmocka-dev xfsprogs e2fsprogs acpica-tools qemu-utils"
 kvm="python3 python3-venv python3-yaml python3-jsonschema openapi-specification curl coreutils procps openssh-client strace dnsmasq-base nftables iptables iproute2 libmicrohttpd-dev"	# libmicrohttpd-dev: for the older release that test_upgrade builds
 lab="qemu-system-x86 busybox-static cpio kmod e2fsprogs xz-utils zstd lz4 iproute2"
 fuzz="libclang-rt-dev llvm patch"
 lint="clang-format clang-tidy cppcheck git"
-packages="$build $unit $kvm $lab $fuzz $lint"
+image="skopeo umoci zstd xz-utils attr libcap2-bin"
+packages="$build $unit $kvm $lab $image $fuzz $lint"
 
 say() { echo "setup: $*"; }
 fail() { echo "setup: $*" >&2; exit 1; }

@@ -128,7 +128,7 @@ static int read_env(struct start *s, const struct agent *agent, const struct jso
 	return r < 0 ? err_num(err, ERR_INTERNAL, -r, "read process.envs") : 0;
 }
 
-static int read_cwd(struct start *s, const struct json_node *process, struct err *err)
+static int read_cwd(struct start *s, const struct agent *agent, const struct json_node *process, struct err *err)
 {
 	const char *cwd;
 
@@ -139,6 +139,8 @@ static int read_cwd(struct start *s, const struct json_node *process, struct err
 		config_string(&s->config, cwd);
 	}
 	strbuf_putc(&s->config, '}');
+	if (!cwd)
+		cwd = agent->default_cwd;
 	return path_resolve(cwd ? cwd : "", s->user.home, &s->cwd, err);
 }
 
@@ -162,7 +164,7 @@ static int read_start(struct start *s, struct exchange *ex, const struct json_no
 	const struct json_node *process;
 
 	if (message_object(message, "process", &process, err) < 0 || read_argv(s, process, err) < 0 ||
-	    read_env(s, ex->agent, process, err) < 0 || read_cwd(s, process, err) < 0 ||
+	    read_env(s, ex->agent, process, err) < 0 || read_cwd(s, ex->agent, process, err) < 0 ||
 	    read_terminal(s, message, err) < 0 || message_string(message, "tag", &s->request.tag, err) < 0)
 		return err->num;
 	s->request.spec.stdin_pipe = true;

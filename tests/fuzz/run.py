@@ -22,7 +22,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.path.join(ROOT, "build", "fuzz")
-SHARES = {"state": 2, "config": 1, "forkd": 1, "agent": 1, "agent_files": 1, "qcow2": 1}
+SHARES = {"state": 2, "config": 1, "forkd": 1, "agent": 1, "agent_files": 1, "qcow2": 1, "oci": 1}
 INPUT_MAX_BYTES = 128 << 10
 LIMITS = ["-timeout=30", "-rss_limit_mb=4096", f"-max_len={INPUT_MAX_BYTES}", "-len_control=0", "-print_final_stats=1",
           "-mutate_depth=1"]        # one change: the next check is behind those that an input passed

@@ -66,10 +66,10 @@ def ask(clone, method, target, body=b"", content_type="application/json"):
     return rest
 
 
-def shell(clone, command):
-    """What the command prints, run by the agent. `clone`: all that is looked at is "vsock_socket"."""
+def shell(clone, command, user=""):
+    """What the command prints, run by the agent, as its default user or another. `clone`: all that is looked at is "vsock_socket"."""
     start = json.dumps({"process": {"cmd": "/bin/sh", "args": ["-c", command]}, "stdin": False}).encode()
-    frames = ask(clone, "POST", "/process.Process/Start", b"\0" + len(start).to_bytes(4, "big") + start, "application/connect+json")
+    frames = ask(clone, "POST", "/process.Process/Start" + (f"?username={user}" if user else ""), b"\0" + len(start).to_bytes(4, "big") + start, "application/connect+json")
     printed, last = b"", False
     while frames:
         length = int.from_bytes(frames[1:5], "big")

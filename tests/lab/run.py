@@ -6,6 +6,7 @@ import sys
 import lab
 import test_agent       # noqa: F401: importing registers its tests
 import test_boot        # noqa: F401
+import test_build       # noqa: F401
 import test_snapshot
 import test_clock       # noqa: F401
 import test_checks      # noqa: F401

@@ -32,9 +32,10 @@ static void request_with_fds(void **state)
 	(void)state;
 	open_pair(pair);
 	ctl_request(&out, "restore", ctl_restore_fields, &rq, "\"overrides\":{\"rng\":{}}");
-	assert_string_equal(out.text,
-			    "{\"op\":\"restore\",\"fds\":[{\"kind\":\"api\"},{\"kind\":\"net\",\"id\":\"net1\"}],"
-			    "\"resume\":true,\"net_held\":false,\"clock\":\"continue\",\"overrides\":{\"rng\":{}}}");
+	assert_string_equal(
+		out.text,
+		"{\"op\":\"restore\",\"fds\":[{\"kind\":\"api\",\"format\":\"configured\"},{\"kind\":\"net\",\"id\":\"net1\",\"format\":\"configured\"}],"
+		"\"resume\":true,\"net_held\":false,\"clock\":\"continue\",\"overrides\":{\"rng\":{}}}");
 	assert_int_equal(ctl_send(pair[0], &out, fds, 2, &err), 0);
 	assert_int_equal(ctl_recv(pair[1], &p, &err), 1);
 	assert_int_equal(p.n_fds, 2);
@@ -128,9 +129,9 @@ static void versions(void **state)
 		{ "{}", 0, NULL },
 		{ "{\"version\":1}", 1, NULL },
 		{ "{\"version\":1,\"oldest\":1}", 1, NULL },
-		{ "{\"version\":9,\"oldest\":1,\"more\":[]}", 2, NULL },
-		{ "{\"version\":9,\"oldest\":3}", -EEXIST,
-		  "it speaks versions 3 to 9 of the control protocol, this one 0 to 2" },
+		{ "{\"version\":9,\"oldest\":1,\"more\":[]}", 3, NULL },
+		{ "{\"version\":9,\"oldest\":4}", -EEXIST,
+		  "it speaks versions 4 to 9 of the control protocol, this one 0 to 3" },
 		{ "{\"version\":-1}", -EINVAL, "hello.version: " },
 		{ "{\"version\":\"1\"}", -EINVAL, "hello.version: " },
 	};

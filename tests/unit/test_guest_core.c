@@ -70,6 +70,51 @@ static void users(void **state)
 	assert_string_equal(u.name ? u.name : "untouched", "untouched");
 }
 
+/* Users as images name them. */
+static void user_specs(void **state)
+{
+	static const struct {
+		const char *spec, *name, *home;
+		uid_t uid;
+		gid_t gid;
+		size_t n_groups;
+	} cases[] = {
+		{ "user", "user", "/home/user", 1000, 1001, 2 },
+		{ "1000", "user", "/home/user", 1000, 1001, 2 },
+		{ "user:wheel", "user", "/home/user", 1000, 10, 1 },
+		{ "1000:4294967294", "user", "/home/user", 1000, 4294967294U, 1 },
+		{ "77", "77", "/", 77, 0, 1 },
+		{ "77:wheel", "77", "/", 77, 10, 1 },
+	};
+	const char *passwd =
+		file("passwd", "root:x:0:0:root:/root:/bin/bash\nuser:x:1000:1001::/home/user:/bin/dash\n");
+	const char *group = file("group", "wheel:x:10:root,user\n");
+	struct err err = {};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		autouser struct user u = {};
+		assert_int_equal(user_find_spec_in(passwd, group, cases[i].spec, &u, &err), 0);
+		assert_string_equal(u.name, cases[i].name);
+		assert_string_equal(u.home, cases[i].home);
+		assert_int_equal(u.uid, cases[i].uid);
+		assert_int_equal(u.gid, cases[i].gid);
+		assert_int_equal(u.n_groups, cases[i].n_groups);
+		assert_int_equal(u.groups[0], cases[i].gid);
+	}
+	for (const char *const *spec =
+		     (const char *const[]){ "", ":", "none", "user:none", "user:", "4294967295", "-1", "77:-1", NULL };
+	     *spec; spec++) {
+		struct user u = {};
+		assert_int_equal(user_find_spec_in(passwd, group, *spec, &u, &err), -ENOENT);
+		assert_null(u.text);
+	}
+	struct user u = {};
+	assert_int_equal(user_find_spec_in("/none", "/none", "5:6", &u, &err), 0); /* an image may have neither file */
+	assert_int_equal(u.gid, 6);
+	user_done(&u);
+}
+
 static void owners(void **state)
 {
 	(void)state;
@@ -285,10 +330,15 @@ static int tear_down(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(users),        cmocka_unit_test(owners),
-		cmocka_unit_test(base64),       cmocka_unit_test(base64_of_all_bytes),
-		cmocka_unit_test(environments), cmocka_unit_test(timers),
-		cmocka_unit_test(children),     cmocka_unit_test(watches),
+		cmocka_unit_test(users),
+		cmocka_unit_test(user_specs),
+		cmocka_unit_test(owners),
+		cmocka_unit_test(base64),
+		cmocka_unit_test(base64_of_all_bytes),
+		cmocka_unit_test(environments),
+		cmocka_unit_test(timers),
+		cmocka_unit_test(children),
+		cmocka_unit_test(watches),
 	};
 
 	return cmocka_run_group_tests_name("guest_core", tests, set_up, tear_down);
