@@ -377,6 +377,16 @@ static int load_one(struct store *s, const char *id, struct err *err)
 	return r;
 }
 
+/* A disk whose image is missing takes nothing from the template's others. */
+static void count_template(struct store *s, const struct manifest *m)
+{
+	for (uint32_t i = 0; i < m->n_disks; i++) {
+		struct err err = {};
+		if (m->disks[i].image && store_image_ref(s, m->disks[i].image, &err) < 0)
+			log_warn("template '%s': disk '%s': %s", m->name, m->disks[i].id, err.msg);
+	}
+}
+
 static void count_templates(struct store *s, char **names)
 {
 	for (; *names; names++) {
@@ -386,8 +396,7 @@ static void count_templates(struct store *s, char **names)
 			is_unsure(s, &err);
 			continue;
 		}
-		if (images_ref_all(s, &m, &err) < 0)
-			log_warn("template '%s': %s", m.name, err.msg);
+		count_template(s, &m);
 		fields_free(manifest_fields, &m);
 	}
 }

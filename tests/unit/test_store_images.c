@@ -127,8 +127,8 @@ static void goes_with_its_last_reference(void **state)
 	store_close(s);
 }
 
-/* A template with one disk of that image. */
-static int publish_with(struct store *s, const char *name, const char *id, struct err *err)
+/* A template with a disk of each image; NULL: of the first one alone. */
+static int publish_with_two(struct store *s, const char *name, const char *id, const char *second, struct err *err)
 {
 	struct staged *staged = NULL;
 	struct manifest m;
@@ -138,8 +138,11 @@ static int publish_with(struct store *s, const char *name, const char *id, struc
 	m.source = strdup("file:///somewhere");
 	m.ram_bytes = MEM_BYTES;
 	m.vcpus = 1;
-	m.disks = calloc(1, sizeof(*m.disks));
+	m.disks = calloc(2, sizeof(*m.disks));
 	m.disks[m.n_disks++] = (struct manifest_disk){ strdup("root"), strdup("/disk"), IMAGE_BYTES, strdup(id) };
+	if (second)
+		m.disks[m.n_disks++] =
+			(struct manifest_disk){ strdup("more"), strdup("/more"), IMAGE_BYTES, strdup(second) };
 	int r = import(s, snapshot, &staged, err);
 	if (r == 0)
 		r = staged_seal(staged, &m, err);
@@ -148,6 +151,34 @@ static int publish_with(struct store *s, const char *name, const char *id, struc
 	staged_discard(staged);
 	fields_free(manifest_fields, &m);
 	return r;
+}
+
+static int publish_with(struct store *s, const char *name, const char *id, struct err *err)
+{
+	return publish_with_two(s, name, id, NULL, err);
+}
+
+/* A template that has lost one image has not lost the others. */
+static void stays_beside_a_missing_one(void **state)
+{
+	char here[STORE_ID_CHARS + 1], lost[STORE_ID_CHARS + 1];
+	struct store *s = open_store();
+	struct err err = {};
+
+	(void)state;
+	assert_ok(make_image(s, "here", STORE_IMAGE_RAW, NULL, here, &err), err);
+	assert_ok(make_image(s, "lost", STORE_IMAGE_RAW, NULL, lost, &err), err);
+	assert_ok(publish_with_two(s, "one", here, lost, &err), err);
+	store_close(s);
+	char path[PATH_BYTES];
+	snprintf(path, sizeof(path), "%s/images/%s", root, lost);
+	remove_path(path);
+	s = open_store();
+	store_collect(s, nothing_used, NULL);
+	assert_int_equal(access(data_of(here), F_OK), 0);
+	assert_ok(store_delete(s, "one", &err), err);
+	assert_int_equal(n_images(), 0);
+	store_close(s);
 }
 
 static void is_kept_by_templates(void **state)
@@ -301,6 +332,7 @@ int main(void)
 		cmocka_unit_test_teardown(is_written_after_the_copy, drop_root),
 		cmocka_unit_test_teardown(goes_with_its_last_reference, drop_root),
 		cmocka_unit_test_teardown(is_kept_by_templates, drop_root),
+		cmocka_unit_test_teardown(stays_beside_a_missing_one, drop_root),
 		cmocka_unit_test_teardown(stays_when_it_is_unsure, drop_root),
 		cmocka_unit_test_teardown(checks_what_was_sealed, drop_root),
 		cmocka_unit_test_teardown(has_an_end, drop_root),
