@@ -8,13 +8,12 @@
 static const char manifest_json[] = "manifest.json";
 /* the manifest of the largest memory has 35 MB */
 #define JSON_MAX_BYTES (256ULL << 20)
-#define MEMORY_MAX_BYTES (1ULL << 40)
 
 const char *const snapshot_files[STORE_FILES] = { "config.json", "memory-ranges", "state.json" };
 
 const struct field store_file_fields[] = {
 	F(struct store_file, name, .flags = F_REQUIRED),
-	F(struct store_file, bytes, .flags = F_REQUIRED, .min = 1, .max = MEMORY_MAX_BYTES),
+	F(struct store_file, bytes, .flags = F_REQUIRED, .min = 1, .max = STORE_FILE_MAX_BYTES),
 	F(struct store_file, allocated_bytes, .flags = F_REQUIRED),
 	F(struct store_file, inode, .flags = F_REQUIRED),
 	F(struct store_file, mtime_ns, .flags = F_REQUIRED),
@@ -59,7 +58,7 @@ const struct field manifest_fields[] = {
 int snapshot_check_file(unsigned index, const struct stat *st, struct err *err)
 {
 	const char *name = snapshot_files[index];
-	uint64_t max = index == STORE_MEMORY ? MEMORY_MAX_BYTES : JSON_MAX_BYTES;
+	uint64_t max = index == STORE_MEMORY ? STORE_FILE_MAX_BYTES : JSON_MAX_BYTES;
 
 	if (S_ISLNK(st->st_mode))
 		return err_set(err, ERR_INVALID, "%s is a symlink", name);

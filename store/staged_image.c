@@ -73,12 +73,23 @@ static int name_data(struct staged_image *s, struct err *err)
 	return s->image.data.name ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "seal an image");
 }
 
+/* A longer one has too many digests to keep, and its image.json would not be read again. */
+static int check_length(uint64_t bytes, const char *name, struct err *err)
+{
+	if (bytes == 0)
+		return err_set(err, ERR_INVALID, "'%s' is empty", name);
+	if (bytes > STORE_FILE_MAX_BYTES)
+		return err_set(err, ERR_INVALID, "'%s' has %llu bytes, an image of a disk has %llu at most", name,
+			       (unsigned long long)bytes, STORE_FILE_MAX_BYTES);
+	return 0;
+}
+
 int staged_image_import(struct staged_image *s, int fd, uint64_t bytes, const char *name, struct err *err)
 {
 	struct store_file *f = &s->image.data;
 
-	if (bytes == 0)
-		return err_set(err, ERR_INVALID, "'%s' is empty", name);
+	if (check_length(bytes, name, err) < 0)
+		return err->num;
 	if (ioctl(s->fd, FICLONE, fd) == 0)
 		return 0; /* the file is read when it is sealed */
 	f->bytes = bytes;
@@ -138,8 +149,10 @@ static int close_data(struct staged_image *s, struct store_source *ret, struct e
 	ret->fd = openat(s->dir_fd, data_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 	if (ret->fd < 0 || fstat(ret->fd, &ret->st) < 0)
 		return err_sys(err, ERR_INTERNAL, "open an image again");
-	if (!S_ISREG(ret->st.st_mode) || ret->st.st_size == 0)
-		return err_set(err, ERR_INVALID, "the image is no file, or an empty one");
+	if (!S_ISREG(ret->st.st_mode))
+		return err_set(err, ERR_INVALID, "the image is no file");
+	if (check_length((uint64_t)ret->st.st_size, data_name, err) < 0)
+		return err->num;
 	return sealed_close_to_others(ret, data_name, err);
 }
 

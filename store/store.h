@@ -27,6 +27,7 @@
 #include "common/host_needs.h"
 
 enum { STORE_FORMAT = 1, STORE_NAME_MAX = 64, STORE_CHUNK_BYTES = 2 << 20, STORE_DIGEST_HEX = 64 };
+#define STORE_FILE_MAX_BYTES (1ULL << 40) /* of guest memory, or of a disk's image */
 /* The files of a snapshot, in the order of manifest.files. */
 enum { STORE_CONFIG, STORE_MEMORY, STORE_STATE, STORE_FILES };
 

@@ -103,6 +103,29 @@ static void is_called_by_what_it_is(void **state)
 	store_close(s);
 }
 
+/* Of files that nobody has written: their length is all that a hostile VM, or a caller, needs to make long. */
+static void has_a_length(void **state)
+{
+	static const uint64_t too_long[] = { STORE_FILE_MAX_BYTES + 1, 2 * STORE_FILE_MAX_BYTES };
+	char id[STORE_ID_CHARS + 1];
+	struct store *s = open_store();
+	struct err err = {};
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_LEN(too_long); i++) {
+		struct staged_image *image = NULL;
+		assert_ok(store_image_stage(s, &image, &err), err);
+		assert_int_equal(ftruncate(staged_image_fd(image), (off_t)too_long[i]), 0);
+		assert_err(staged_image_import(image, staged_image_fd(image), too_long[i], "long", &err), err,
+			   ERR_INVALID, "'long' has");
+		assert_err(staged_image_seal(&image, STORE_IMAGE_RAW, too_long[i], NULL, id, &err), err, ERR_INVALID,
+			   "an image of a disk has 1099511627776 at most");
+		staged_image_discard(image);
+	}
+	assert_int_equal(n_images(), 0);
+	store_close(s);
+}
+
 static void goes_with_its_last_reference(void **state)
 {
 	char base[STORE_ID_CHARS + 1], over[STORE_ID_CHARS + 1];
@@ -330,6 +353,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_teardown(is_called_by_what_it_is, drop_root),
 		cmocka_unit_test_teardown(is_written_after_the_copy, drop_root),
+		cmocka_unit_test_teardown(has_a_length, drop_root),
 		cmocka_unit_test_teardown(goes_with_its_last_reference, drop_root),
 		cmocka_unit_test_teardown(is_kept_by_templates, drop_root),
 		cmocka_unit_test_teardown(stays_beside_a_missing_one, drop_root),
