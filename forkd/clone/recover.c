@@ -36,6 +36,7 @@ struct recovery {
 	struct forkd *d;
 	struct found clones; /* adopted */
 	struct found strays; /* clones that were never handed out */
+	struct found gone;   /* clones that have ended: cleared when the references of all others are counted */
 	struct found left;   /* of which nobody knows whether they live: their disks stay */
 	struct found builds; /* VMs that were to become templates: nobody waits for them any more */
 };
@@ -158,15 +159,13 @@ static void look_at_clone(struct recovery *r, int clones_fd, const char *id)
 		return;
 	case KIN_GONE:
 		log_info("clone %s is gone: %s", id, err_line(&err, line, sizeof(line)));
-		clone_clear(r->d, &c->record);
-		break;
+		keep(&r->gone, c);
+		return;
 	default:
 		slots_adopt(r->d->slots, &c->record);
 		log_error("clone %s is left alone: %s", id, err_line(&err, line, sizeof(line)));
 		keep(&r->left, c);
-		return;
 	}
-	clone_unref(r->d->registry, c);
 }
 
 static void look_at_build(struct recovery *r, int builds_fd, const char *id)
@@ -313,6 +312,8 @@ int recover_clones(struct forkd *d, struct err *err)
 	int done = each_in(&r, "builds", look_at_build, err);
 	if (done >= 0)
 		done = each_in(&r, "clones", look_at_clone, err);
+	for (unsigned i = 0; i < r.gone.n; i++)
+		clone_clear(d, &r.gone.all[i]->record);
 	uint64_t quit_by = deadline_in_ms(QUIT_WAIT_MS);
 	await_answers(d->registry, &r.clones);
 	hand_out(d->registry, &r.clones);
@@ -324,6 +325,7 @@ int recover_clones(struct forkd *d, struct err *err)
 	if (done >= 0)
 		store_collect(d->store, is_used, &r);
 	clones_unref(d->registry, r.clones.all, r.clones.n);
+	clones_unref(d->registry, r.gone.all, r.gone.n);
 	clones_unref(d->registry, r.left.all, r.left.n);
 	clones_unref(d->registry, r.strays.all, r.strays.n);
 	clones_unref(d->registry, r.builds.all, r.builds.n);

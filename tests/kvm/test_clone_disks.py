@@ -503,6 +503,27 @@ class Snapshots(DisksTest):
         self.assertIn("stands alone", d.ctl("template", "flatten", "next"))
         self.wait_rounds(*d.clone("next"))
 
+    def test_flatten_and_killed(self):
+        """Clones that share what no template has any more: the dead ones do not take it from the living one."""
+        d = self.daemon()
+        c = d.clone("t")[0]
+        self.wait_rounds(c, n=1)
+        image = self.take(d, c, "child")
+        d.delete([c])
+        clones = {c["id"]: c for c in d.clone("child", 4)}
+        d.must(200, "POST", "/v1/templates/child/flatten")
+        order = [c for c in os.listdir(os.path.join(d.runtime, "clones")) if c in clones]     # as the next daemon finds them
+        d.kill()
+        for c in order[:-1]:
+            os.kill(clones[c]["pid"], 9)
+        for c in order[:-1]:
+            wait_for("a clone to end", lambda p=clones[c]["pid"]: not os.path.exists(f"/proc/{p}") or b"Z" in read(f"/proc/{p}/stat"))
+        d.start()
+        alive = clones[order[-1]]
+        self.assertTrue(os.path.exists(self.data(d, image)))
+        self.take(d, alive, "next")
+        self.wait_rounds(alive, *d.clone("next"))
+
     def test_flatten_compressed(self):
         """What an import took: compressed clusters, clusters of 512 bytes, and a smaller file behind."""
         base, over = self.disk(3), self.path("over.qcow2")
