@@ -153,6 +153,18 @@ int store_layer_open(struct store *s, const struct store_layer *layer, int *ret_
 	return 0;
 }
 
+static int check_image_data(struct store *s, const char *id, check_file_fn *check, struct err *err)
+{
+	autoclose int dir_fd = -1;
+	struct store_image image;
+
+	if (open_image(s, id, &dir_fd, &image, err) < 0)
+		return err->num;
+	int r = check(dir_fd, &image.data, err);
+	fields_free(store_image_fields, &image);
+	return r < 0 ? err_wrap(err, "image %s is damaged", id) : 0;
+}
+
 /* ---- references ---- */
 
 static struct image_ref **find_locked(struct store *s, const char *id)
@@ -287,18 +299,6 @@ int images_ref_all(struct store *s, const struct manifest *m, struct err *err)
 
 /* ---- all of them ---- */
 
-static int check_image_data(struct store *s, const char *id, check_file_fn *check, struct err *err)
-{
-	autoclose int dir_fd = -1;
-	struct store_image image;
-
-	if (open_image(s, id, &dir_fd, &image, err) < 0)
-		return err->num;
-	int r = check(dir_fd, &image.data, err);
-	fields_free(store_image_fields, &image);
-	return r < 0 ? err_wrap(err, "image %s is damaged", id) : 0;
-}
-
 static int check_chain(struct store *s, const char *id, check_file_fn *check, struct err *err)
 {
 	struct store_chain chain;
@@ -324,8 +324,11 @@ static int publish_locked(struct store *s, int parent_fd, const char *staged, co
 {
 	char fs[FS_NAME];
 
-	if (*find_locked(s, id))
+	if (*find_locked(s, id)) {
+		if (check_image_data(s, id, sealed_check, err) < 0)
+			return err->num; /* the new one is not given up for it */
 		return ref_locked(s, id, err) < 0 ? err->num : 1;
+	}
 	if (backing && ref_locked(s, backing, err) < 0)
 		return err->num;
 	if (add_locked(s, id, backing, err) < 0)

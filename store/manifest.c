@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/log.h"
 #include "store/store_internal.h"
 
 static const char manifest_json[] = "manifest.json";
@@ -98,8 +99,10 @@ int manifest_replace(int dir_fd, const struct manifest *m, struct err *err)
 	(void)unlinkat(dir_fd, new_name, 0); /* of a crash */
 	if (write_as(dir_fd, new_name, m, err) < 0)
 		return err->num;
-	if (renameat(dir_fd, new_name, dir_fd, manifest_json) < 0 || fsync(dir_fd) < 0)
+	if (renameat(dir_fd, new_name, dir_fd, manifest_json) < 0)
 		return err_sys(err, ERR_INTERNAL, "replace %s", manifest_json);
+	if (fsync(dir_fd) < 0) /* it is replaced all the same */
+		log_warn("template '%s': its new %s may not outlast a loss of power: %m", m->name, manifest_json);
 	return 0;
 }
 

@@ -138,7 +138,7 @@ int store_overlay_open(struct store *s, const char *name, int *ret_fd, struct er
 bool store_overlay_is_locked(struct store *s, const char *name)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
-	autoclose int fd = open_data(s, name, O_RDWR);
+	autoclose int fd = open_data(s, name, O_RDONLY);
 
 	return fd >= 0 && fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }

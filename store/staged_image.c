@@ -200,12 +200,14 @@ static int settle(struct staged_image *s, struct err *err)
 /* 1: the store has the image already, and the directory is of no use. */
 static int publish(struct staged_image *s, const char *id, const char *backing, struct err *err)
 {
+	struct err unsettled = {};
+	char line[ERR_MSG_BYTES];
 	int r = images_publish(s->store, s->parent_fd, s->dir_name, id, backing, err);
 
-	if (r == 0 && settle(s, err) < 0) {
-		store_image_unref(s->store, id);
-		return err->num;
-	}
+	if (r == 0 &&
+	    settle(s, &unsettled) < 0) /* the image is there, and may be the only copy of what a guest wrote */
+		log_warn("store '%s': image %s may not outlast a loss of power: %s", s->store->root, id,
+			 err_line(&unsettled, line, sizeof(line)));
 	return r;
 }
 

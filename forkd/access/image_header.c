@@ -45,7 +45,8 @@ static void parse(int fd, int out, uint8_t *head, uint64_t file_bytes, const cha
 
 	if (n < 0)
 		err_num(&found.err, ERR_INTERNAL, (int)-n, "read the header of '%s'", path);
-	else if (close_range(STDERR_FILENO + 1, (unsigned)out - 1, 0) < 0 || close_range((unsigned)out + 1, ~0U, 0) < 0)
+	else if ((out > STDERR_FILENO + 1 && close_range(STDERR_FILENO + 1, (unsigned)out - 1, 0) < 0) ||
+		 close_range((unsigned)out + 1, ~0U, 0) < 0)
 		err_sys(&found.err, ERR_INTERNAL, "close what the daemon has open");
 	else if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) < 0)
 		err_sys(&found.err, ERR_INTERNAL, "enter seccomp's strict mode");

@@ -37,6 +37,7 @@ struct recovery {
 	struct found clones; /* adopted */
 	struct found strays; /* clones that were never handed out */
 	struct found gone;   /* clones that have ended: cleared when the references of all others are counted */
+	bool unsure;         /* what a clone that may live has of disks is not known */
 	struct found left;   /* of which nobody knows whether they live: their disks stay */
 	struct found builds; /* VMs that were to become templates: nobody waits for them any more */
 };
@@ -134,6 +135,16 @@ static void ask_to_quit(const struct clone *c)
 		log_info("%s: %s", c->record.id, err.msg);
 }
 
+/* A process has a lock on the overlay that it writes. */
+static bool has_disk_in_use(const struct forkd *d, const struct record *record)
+{
+	for (uint32_t i = 0; i < record->n_disks; i++)
+		for (uint32_t k = 0; k < record->disks[i].n_overlays; k++)
+			if (store_overlay_is_locked(d->store, record->disks[i].overlays[k].name))
+				return true;
+	return false;
+}
+
 static void look_at_clone(struct recovery *r, int clones_fd, const char *id)
 {
 	autoclose int dir_fd = openat(clones_fd, id, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
@@ -144,7 +155,10 @@ static void look_at_clone(struct recovery *r, int clones_fd, const char *id)
 	if (!c)
 		return;
 	enum kin kin = recognise(r->d, c, dir_fd, &err);
+	if (kin == KIN_GONE && has_disk_in_use(r->d, &c->record))
+		kin = KIN_UNKNOWN; /* its control socket is gone, not its process */
 	clone_disks_found(r->d, &c->record);
+	r->unsure |= kin == KIN_UNKNOWN && !c->record.template;
 	switch (kin) {
 	case KIN_CLONE:
 		slots_adopt(r->d->slots, &c->record);
@@ -322,7 +336,9 @@ int recover_clones(struct forkd *d, struct err *err)
 	end_all(d, &r.builds, "builds", quit_by);
 	for (unsigned i = 0; i < r.clones.n; i++)
 		snapshot_disks_resolve(d, r.clones.all[i]);
-	if (done >= 0)
+	if (r.unsure)
+		log_warn("the disks of no clone are removed: what some clone has is not known");
+	else if (done >= 0)
 		store_collect(d->store, is_used, &r);
 	clones_unref(d->registry, r.clones.all, r.clones.n);
 	clones_unref(d->registry, r.gone.all, r.gone.n);

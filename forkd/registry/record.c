@@ -147,7 +147,12 @@ int record_load(struct record *ret, int dir_fd, bool *ret_committed, struct err 
 	if (json_parse(&json, text, (size_t)n, err) < 0)
 		return err_wrap(err, "clone.json");
 	fields_init(record_fields, ret);
-	return fields_load(record_fields, ret, &json.nodes[0], "clone.json", err);
+	if (fields_load(record_fields, ret, &json.nodes[0], "clone.json", err) < 0)
+		return err->num;
+	for (uint32_t i = 0; i < ret->n_disks; i++)
+		if (ret->disks[i].n_overlays == 0)
+			return err_set(err, ERR_INTERNAL, "clone.json: disk '%s' has no overlay", ret->disks[i].id);
+	return 0;
 }
 
 void labels_free(struct label *labels, uint32_t n)

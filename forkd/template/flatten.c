@@ -71,6 +71,9 @@ static int flatten_image(struct forkd *d, const struct store_chain *chain, char 
 	int r = store_image_stage(d->store, &image, err);
 	if (r >= 0)
 		r = write_raw(d, chain, staged_image_fd(image), err);
+	if (r >= 0 && (uint64_t)lseek(staged_image_fd(image), 0, SEEK_END) != chain->layers[0].bytes)
+		r = fail(err, E_INTERNAL, "a guest sees %llu bytes of it, the image says otherwise",
+			 (unsigned long long)chain->layers[0].bytes);
 	if (r >= 0)
 		r = staged_image_seal(&image, STORE_IMAGE_RAW, chain->layers[0].bytes, NULL, ret_id, err);
 	staged_image_discard(image);
@@ -105,7 +108,16 @@ static int flatten_all(struct flat *f, struct err *err)
 	for (uint32_t i = 0; i < f->m.n_disks; i++)
 		if (flatten_disk(f, i, err) < 0)
 			return err->num;
-	return f->any ? store_change_images(f->d->store, &f->m, f->images, err) : 0;
+	return 0;
+}
+
+/* No host may start between the two: it would look for the old images. */
+static int change_images(struct flat *f, struct tmpl *t, struct err *err)
+{
+	pthread_mutex_lock(&t->host_lock);
+	int r = store_change_images(f->d->store, &f->m, f->images, err);
+	pthread_mutex_unlock(&t->host_lock);
+	return r;
 }
 
 static int flatten_locked(struct forkd *d, struct tmpl *t, struct err *err)
@@ -115,6 +127,8 @@ static int flatten_locked(struct forkd *d, struct tmpl *t, struct err *err)
 	if (store_manifest(d->store, t->name, &f.m, err) < 0)
 		return err->num;
 	int r = flatten_all(&f, err);
+	if (r >= 0 && f.any)
+		r = change_images(&f, t, err);
 	for (uint32_t i = 0; f.ids && i < f.m.n_disks; i++)
 		if (f.ids[i][0])
 			store_image_unref(d->store, f.ids[i]);
@@ -128,7 +142,8 @@ static int flatten_locked(struct forkd *d, struct tmpl *t, struct err *err)
 
 int template_flatten(struct forkd *d, struct tmpl *t, struct err *err)
 {
-	pthread_mutex_lock(&one_at_a_time);
+	if (pthread_mutex_trylock(&one_at_a_time) != 0) /* this may take long, and takes a thread of the front */
+		return fail(err, E_BUSY, "another template is made flat just now");
 	int r = flatten_locked(d, t, err);
 	pthread_mutex_unlock(&one_at_a_time);
 	return r;

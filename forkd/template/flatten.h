@@ -9,7 +9,7 @@
 /*
  * Gives the template raw images with the same bytes and nothing behind them. The caller has the template in use
  * (tmpl_use()). Clones that are alive keep what they stand on. After a failure the template is as it was.
- * One template at a time; others wait.
+ * E_BUSY: another template is made flat just now.
  */
 MUST_CHECK int template_flatten(struct forkd *d, struct tmpl *t, struct err *err);
 

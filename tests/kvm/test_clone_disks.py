@@ -524,6 +524,51 @@ class Snapshots(DisksTest):
         self.take(d, alive, "next")
         self.wait_rounds(alive, *d.clone("next"))
 
+    def test_flatten_at_once(self):
+        """Requests for it do not queue up in the daemon: one of them is done, the others are told so, or find it done."""
+        d = self.daemon()
+        c = d.clone("t")[0]
+        self.wait_rounds(c)
+        self.take(d, c, "child")
+        answers, threads = [], [threading.Thread(target=lambda: answers.append(d.call("POST", "/v1/templates/child/flatten"))) for _ in range(8)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertIn(200, [a.status for a in answers])
+        self.assertEqual({(a.status, a.json.get("code")) for a in answers} - {(200, None), (429, "busy")}, set())
+        self.wait_rounds(c, *d.clone("child", 2))
+
+    def test_damaged_twin(self):
+        """A damaged image of the store is not taken for a sound one that is the same."""
+        disk = self.disk()
+        directory = self.snapshot_of(disk)
+        d = Daemon(self, "--park", "0")
+        image = d.template("t", directory)["disks"][0]["image"]
+        os.chmod(self.data(d, image), 0o600)
+        with open(self.data(d, image), "r+b") as f:
+            f.write(b"x")
+        self.assertIn(f"image {image} is damaged", d.refused(500, "internal", "POST", "/v1/templates", {"name": "u", "snapshot": "file://" + directory}))
+        d.must(204, "DELETE", "/v1/templates/t")
+        d.template("u", directory)
+        self.wait_rounds(*d.clone("u"))
+
+    def test_control_socket_that_is_gone(self):
+        """Somebody has swept the runtime directory: a clone that lives keeps its disk."""
+        d = self.daemon()
+        c = d.clone("t")[0]
+        d.kill()
+        control = os.path.join(d.runtime, "clones", c["id"], "control.sock")
+        os.rename(control, control + ".away")
+        d.start()
+        self.assertTrue(os.path.exists(c["disks"][0]["path"]))
+        self.assertIn("is left alone", read(d.log).decode())
+        d.kill()
+        os.rename(control + ".away", control)
+        d.start()
+        self.take(d, c, "child")
+        self.wait_rounds(c, *d.clone("child"))
+
     def test_flatten_compressed(self):
         """What an import took: compressed clusters, clusters of 512 bytes, and a smaller file behind."""
         base, over = self.disk(3), self.path("over.qcow2")
