@@ -220,13 +220,23 @@ static int parse_packet(struct ctl_packet *p, size_t len, struct err *err)
 	return 1;
 }
 
+static ssize_t receive(int fd, struct ctl_packet *p, struct err *err)
+{
+	return sock_recv(fd, p->text, CTL_PACKET_MAX + 1, p->fds, &p->n_fds, err);
+}
+
 int ctl_recv(int fd, struct ctl_packet *p, struct err *err)
 {
 	ctl_packet_done(p);
 	p->text = malloc(CTL_PACKET_MAX + 2);
 	if (!p->text)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "receive a control packet");
-	ssize_t n = sock_recv(fd, p->text, CTL_PACKET_MAX + 1, p->fds, &p->n_fds, err);
+	ssize_t n = receive(fd, p, err);
+	if (n ==
+	    -ECONNRESET) { /* the other side has not read all and has closed: this is said once, before what it has sent */
+		*err = (struct err){};
+		n = receive(fd, p, err);
+	}
 	if (n <= 0)
 		return (int)n;
 	return parse_packet(p, (size_t)n, err);

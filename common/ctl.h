@@ -247,7 +247,7 @@ void ctl_packet_done(struct ctl_packet *p);
 MUST_CHECK int ctl_send(int fd, const struct strbuf *text, const int *fds, uint32_t n_fds, struct err *err);
 /*
  * Receives one packet; waits as long as the socket's SO_RCVTIMEO allows. 1: a packet came; 0: end
- * of file; -EAGAIN: time is over, without an error message.
+ * of file, also when the other side has closed without having read all; -EAGAIN: time is over, without an error message.
  */
 MUST_CHECK int ctl_recv(int fd, struct ctl_packet *p, struct err *err);
 

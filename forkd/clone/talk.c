@@ -342,6 +342,7 @@ static int broken_off(struct forkd *d, struct clone *c, struct err *err)
 {
 	if (clone_state(d->registry, c) == CLONE_DELETING)
 		return fail(err, E_BAD_STATE, "clone '%s' was deleted meanwhile", c->record.id);
+	clone_read_rest(d, c); /* it may have said why it ends */
 	clone_hang_up(d, c);
 	if (has_ended(c, END_WAIT_MS))
 		return fail_as(err, E_CLONE_DIED, "clone '%s'", c->record.id);

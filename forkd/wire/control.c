@@ -72,7 +72,7 @@ int control_reply(int fd, uint64_t deadline_ns, event_fn *on_event, void *arg, s
 		r = ctl_recv(fd, p, err);
 		if (r == -EAGAIN)
 			continue;
-		if (r == 0 || (r < 0 && err->num == -ECONNRESET))
+		if (r == 0)
 			return peer_ended(err);
 		if (r < 0)
 			return err->num;

@@ -32,10 +32,10 @@ static void request_with_fds(void **state)
 	(void)state;
 	open_pair(pair);
 	ctl_request(&out, "restore", ctl_restore_fields, &rq, "\"overrides\":{\"rng\":{}}");
-	assert_string_equal(
-		out.text,
-		"{\"op\":\"restore\",\"fds\":[{\"kind\":\"api\",\"format\":\"configured\"},{\"kind\":\"net\",\"id\":\"net1\",\"format\":\"configured\"}],"
-		"\"resume\":true,\"net_held\":false,\"clock\":\"continue\",\"overrides\":{\"rng\":{}}}");
+	assert_string_equal(out.text,
+			    "{\"op\":\"restore\",\"fds\":[{\"kind\":\"api\",\"format\":\"configured\"},"
+			    "{\"kind\":\"net\",\"id\":\"net1\",\"format\":\"configured\"}],"
+			    "\"resume\":true,\"net_held\":false,\"clock\":\"continue\",\"overrides\":{\"rng\":{}}}");
 	assert_int_equal(ctl_send(pair[0], &out, fds, 2, &err), 0);
 	assert_int_equal(ctl_recv(pair[1], &p, &err), 1);
 	assert_int_equal(p.n_fds, 2);
@@ -51,6 +51,29 @@ static void request_with_fds(void **state)
 	assert_int_equal(err.code, ERR_NONE);
 	close_pair(pair);
 	assert_int_equal(count_fds(), before);
+}
+
+/* A process that ends says why, though it has not read what was sent to it meanwhile. */
+static void last_word_of_one_that_has_not_read(void **state)
+{
+	const struct ctl_exiting e = { .reason = (char[]){ "the end" } };
+	autostrbuf struct strbuf request = {}, last = {};
+	autoctl struct ctl_packet p = {};
+	struct err err = {};
+	int pair[2];
+
+	(void)state;
+	open_pair(pair);
+	ctl_request(&request, "stats", NULL, NULL, NULL);
+	ctl_event(&last, "exiting", ctl_exiting_fields, &e);
+	assert_int_equal(ctl_send(pair[0], &request, NULL, 0, &err), 0);
+	assert_int_equal(ctl_send(pair[1], &last, NULL, 0, &err), 0);
+	close(pair[1]);
+	assert_int_equal(ctl_recv(pair[0], &p, &err), 1);
+	assert_string_equal(json_get(p.json.nodes, "reason")->str, "the end");
+	assert_int_equal(ctl_recv(pair[0], &p, &err), 0);
+	assert_int_equal(err.code, ERR_NONE);
+	close(pair[0]);
 }
 
 static void replies(void **state)
@@ -171,6 +194,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(request_with_fds),
+		cmocka_unit_test(last_word_of_one_that_has_not_read),
 		cmocka_unit_test(replies),
 		cmocka_unit_test(not_packets),
 		cmocka_unit_test(versions),
