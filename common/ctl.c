@@ -71,11 +71,13 @@ const struct field ctl_status_fields[] = {
 	F(struct ctl_status, version),
 	F(struct ctl_status, oldest),
 	F(struct ctl_status, net_held),
+	F(struct ctl_status, reboots),
 	F_END,
 };
 
 const struct field ctl_state_fields[] = {
 	F(struct ctl_state, state, .flags = F_REQUIRED),
+	F(struct ctl_state, reboots),
 	F_LIST(struct ctl_state, lost_nets),
 	F_END,
 };
@@ -93,6 +95,7 @@ const struct field ctl_snapshot_fields[] = {
 
 const struct field ctl_snapshotted_fields[] = {
 	F(struct ctl_snapshotted, paused_us),
+	F(struct ctl_snapshotted, reboots),
 	F_END,
 };
 
@@ -148,6 +151,8 @@ const struct field ctl_template_fields[] = {
 	F(struct ctl_template, has_serial),
 	F(struct ctl_template, has_console),
 	F(struct ctl_template, has_vsock),
+	F(struct ctl_template, kernel),
+	F(struct ctl_template, initramfs),
 	F(struct ctl_template, host_cpu),
 	F_OBJ(struct ctl_template, needs, host_needs_fields),
 	F_END,

@@ -43,7 +43,7 @@
  *                                                        pass from now on; done already: fine.
  *   stats                                             -> struct ctl_stats
  *   quit                                              -> {"ok":true} when no vCPU can run and taps, disks and locks are free; then exits
- *   event "state"   struct ctl_state                  changed through its own API socket, a net lost its tap, or a new connection: the newest
+ *   event "state"   struct ctl_state                  changed through its own API socket, a reboot, a net lost its tap, or a new connection: the newest
  *                                                     state. Those that did not fit into the socket in between are not sent.
  *   event "exiting" {"reason":"text","code":n}        the guest or the VM API ended it; the process exits next
  *
@@ -79,8 +79,8 @@ enum ctl_fd_kind {
 	CTL_FD_SERIAL_SOCKET, /* listening stream socket of the serial port */
 	CTL_FD_CONSOLE_LOG,   /* the same two of the virtio console */
 	CTL_FD_CONSOLE_SOCKET,
-	CTL_FD_KERNEL,
-	CTL_FD_INITRAMFS, /* boot only */
+	CTL_FD_KERNEL, /* a regular file; with a restore: what the VM boots when its guest resets, else the VM ends then */
+	CTL_FD_INITRAMFS, /* likewise, if the configuration has one */
 	CTL_FD_VSOCK,     /* listening stream socket of the vsock device */
 	CTL_FD_DISK_BASE, /* a file behind a disk's qcow2 image, in order, read-only; with id and format */
 };
@@ -140,10 +140,12 @@ struct ctl_status {
 	uint64_t restored_ns, resumed_ns; /* CLOCK_MONOTONIC, 0: not yet */
 	uint32_t version, oldest;         /* as in ctl_hello */
 	bool net_held;
+	uint32_t reboots; /* of the VM, in this process */
 };
 
 struct ctl_state {
 	char *state;
+	uint32_t reboots;
 	char **lost_nets; /* ids of those whose taps were deleted */
 	uint32_t n_lost_nets;
 };
@@ -161,6 +163,7 @@ struct ctl_snapshot {
 
 struct ctl_snapshotted {
 	uint64_t paused_us; /* how long the guest stood still; 0: it was paused before */
+	uint32_t reboots;   /* before the snapshot */
 };
 
 struct ctl_net_released {
@@ -199,6 +202,7 @@ struct ctl_template {
 	struct ctl_disk *disks;
 	uint32_t n_disks;
 	bool has_serial, has_console, has_vsock; /* the guest has the device */
+	char *kernel, *initramfs;                /* paths of what it has booted; initramfs NULL: none */
 	char *host_cpu;                          /* the CPU and its rate, in words */
 	struct host_needs needs;
 };

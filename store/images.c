@@ -279,27 +279,9 @@ void store_image_unref(struct store *s, const char *id)
 	empty_trash(s, &removed);
 }
 
-void images_unref_all(struct store *s, const struct manifest *m)
-{
-	for (uint32_t i = 0; i < m->n_disks; i++)
-		if (m->disks[i].image)
-			store_image_unref(s, m->disks[i].image);
-}
-
-int images_ref_all(struct store *s, const struct manifest *m, struct err *err)
-{
-	for (uint32_t i = 0; i < m->n_disks; i++)
-		if (m->disks[i].image && store_image_ref(s, m->disks[i].image, err) < 0) {
-			struct manifest before = { .disks = m->disks, .n_disks = i };
-			images_unref_all(s, &before);
-			return err_wrap(err, "disk '%s'", m->disks[i].id);
-		}
-	return 0;
-}
-
 /* ---- all of them ---- */
 
-static int check_chain(struct store *s, const char *id, check_file_fn *check, struct err *err)
+int image_check_chain(struct store *s, const char *id, check_file_fn *check, struct err *err)
 {
 	struct store_chain chain;
 
@@ -308,14 +290,6 @@ static int check_chain(struct store *s, const char *id, check_file_fn *check, st
 	for (unsigned i = 0; i < chain.n; i++)
 		if (check_image_data(s, chain.layers[i].id, check, err) < 0)
 			return err->num;
-	return 0;
-}
-
-int images_check(struct store *s, const struct manifest *m, check_file_fn *check, struct err *err)
-{
-	for (uint32_t i = 0; i < m->n_disks; i++)
-		if (m->disks[i].image && check_chain(s, m->disks[i].image, check, err) < 0)
-			return err_wrap(err, "disk '%s'", m->disks[i].id);
 	return 0;
 }
 
@@ -383,10 +357,10 @@ static int load_one(struct store *s, const char *id, struct err *err)
 /* A disk whose image is missing takes nothing from the template's others. */
 static void count_template(struct store *s, const struct manifest *m)
 {
-	for (uint32_t i = 0; i < m->n_disks; i++) {
+	for (uint32_t i = 0; i < images_places(m); i++) {
 		struct err err = {};
-		if (m->disks[i].image && store_image_ref(s, m->disks[i].image, &err) < 0)
-			log_warn("template '%s': disk '%s': %s", m->name, m->disks[i].id, err.msg);
+		if (images_at(m, i) && store_image_ref(s, images_at(m, i), &err) < 0)
+			log_warn("template '%s': %s", m->name, err.msg);
 	}
 }
 

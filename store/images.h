@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * Images of disks in the store, and the overlays that clones write. An image is a file that nobody
+ * Images of disks and of what a machine boots, and the overlays that clones write. An image is a file that nobody
  * changes any more. Its id is the digest of what it is, so two equal ones are one. An image may have
  * another one behind it (`backing`), and templates, images and clones refer to images; the last
  * reference gone, the image is removed. Any thread, one at a time for one struct staged_image.

@@ -31,6 +31,12 @@ static const struct field disk_fields[] = {
 	F_END,
 };
 
+static const struct field payload_fields[] = {
+	F(struct manifest_payload, kernel, .flags = F_REQUIRED),
+	F(struct manifest_payload, initramfs),
+	F_END,
+};
+
 static const struct field agent_fields[] = {
 	F(struct manifest_agent, version, .flags = F_REQUIRED),
 	F(struct manifest_agent, protocol, .flags = F_REQUIRED),
@@ -52,6 +58,7 @@ const struct field manifest_fields[] = {
 	F_OBJ_PTR(struct manifest, needs, host_needs_fields),
 	F_OBJ_PTR(struct manifest, agent, agent_fields),
 	F_OBJ_LIST(struct manifest, disks, disk_fields),
+	F_OBJ_PTR(struct manifest, payload, payload_fields),
 	F_OBJ_LIST(struct manifest, files, store_file_fields, .flags = F_REQUIRED, .count = STORE_FILES),
 	F_END,
 };

@@ -193,14 +193,14 @@ static int fill_manifest(struct staged *s, struct manifest *m, struct err *err)
 /* The references are the struct's until the template is published. */
 static int take_images(struct staged *s, const struct manifest *m, struct err *err)
 {
-	s->images = calloc(m->n_disks + 1UL, sizeof(*s->images));
+	s->images = calloc(images_places(m) + 1UL, sizeof(*s->images));
 	if (!s->images)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "seal '%s'", m->name);
 	if (images_ref_all(s->store, m, err) < 0)
 		return err->num;
-	for (uint32_t i = 0; i < m->n_disks; i++)
-		if (m->disks[i].image)
-			snprintf(s->images[s->n_images++], sizeof(*s->images), "%s", m->disks[i].image);
+	for (uint32_t i = 0; i < images_places(m); i++)
+		if (images_at(m, i))
+			snprintf(s->images[s->n_images++], sizeof(*s->images), "%s", images_at(m, i));
 	return 0;
 }
 

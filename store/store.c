@@ -290,7 +290,7 @@ int store_change_images(struct store *s, struct manifest *m, const char *const *
 			r = err_num(err, ERR_INTERNAL, ENOMEM, "change template '%s'", m->name);
 	bool refs = r == 0 && images_ref_all(s, m, err) == 0;
 	r = refs ? replace_manifest(s, m, err) : err->num;
-	const struct manifest before = { .disks = was, .n_disks = m->n_disks };
+	const struct manifest before = { .disks = was, .n_disks = m->n_disks, .payload = m->payload };
 	if (refs)
 		images_unref_all(s, r == 0 ? &before : m);
 	for (uint32_t i = 0; i < m->n_disks; i++) {

@@ -10,7 +10,7 @@
  *   ROOT/lock                locked by the daemon that uses the store
  *   ROOT/templates/NAME/     config.json memory-ranges state.json manifest.json; files have mode
  *                            0400, the directory 0500
- *   ROOT/images/, ROOT/overlays/   the disks of templates and clones: store/images.h
+ *   ROOT/images/, ROOT/overlays/   disks, kernels and what clones write: store/images.h
  *   ROOT/staging/RANDOM/     being written; removed at the next start
  *   ROOT/trash/RANDOM/       being removed; likewise
  *
@@ -46,6 +46,11 @@ struct manifest_disk {
 	char *image; /* what each clone's own disk begins as (store/images.h); NULL: all clones share the read-only `path` */
 };
 
+/* What a clone of the template boots again when its guest resets: images of the store. */
+struct manifest_payload {
+	char *kernel, *initramfs; /* initramfs NULL: none */
+};
+
 /* The agent in the guest, which waits with all other processes frozen. */
 struct manifest_agent {
 	char *version;
@@ -68,6 +73,7 @@ struct manifest {
 	struct manifest_agent *agent; /* NULL: the guest has none, or was not frozen by it */
 	struct manifest_disk *disks;  /* all but those that each clone must bring; made by an older forkd: none */
 	uint32_t n_disks;
+	struct manifest_payload *payload; /* NULL: a clone ends when its guest resets */
 	struct store_file *files;
 	uint32_t n_files; /* STORE_FILES */
 };

@@ -94,10 +94,18 @@ MUST_CHECK int images_publish(struct store *s, int parent_fd, const char *staged
 MUST_CHECK int image_write(int dir_fd, const struct store_image *image, struct err *err);
 /* Removes what has no reference. */
 void images_collect(struct store *s);
-/* Takes a reference to the image of each of the template's disks, or lets go of them. */
+/* Checks the data of an image, and of all that is behind it. */
+MUST_CHECK int image_check_chain(struct store *s, const char *id, check_file_fn *check, struct err *err);
+
+/* ---- template_images.c ---- */
+
+/* How many places for images a template has, of its disks and its payload; the id in one of them, or NULL. */
+uint32_t images_places(const struct manifest *m);
+const char *images_at(const struct manifest *m, uint32_t place);
+/* Takes a reference to each of the template's images, or lets go of them. */
 MUST_CHECK int images_ref_all(struct store *s, const struct manifest *m, struct err *err);
 void images_unref_all(struct store *s, const struct manifest *m);
-/* Checks the images of the template's disks, and all that is behind them. */
+/* Checks the template's images, and all that is behind them. */
 MUST_CHECK int images_check(struct store *s, const struct manifest *m, check_file_fn *check, struct err *err);
 
 /* ---- staged_image.c ---- */

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/log.h"
 #include "forkd/clone/identify.h"
 #include "forkd/clone/life.h"
 #include "forkd/clone/snapshot_disks.h"
@@ -84,13 +85,26 @@ static int write_snapshot(struct snapshot_disks *disks, int dir_fd, struct ctl_s
 	return r;
 }
 
+/* A guest that has rebooted after the freeze was not frozen in the snapshot. */
+static int check_frozen(struct forkd *d, const struct clone *c, uint32_t reboots, struct err *err)
+{
+	pthread_mutex_lock(&d->registry->lock);
+	bool managed = c->record.identity != IDENTITY_UNMANAGED, same = c->record.frozen_reboots == reboots;
+	pthread_mutex_unlock(&d->registry->lock);
+	if (!managed || same)
+		return 0;
+	return fail(err, E_BAD_STATE,
+		    "clone '%s' rebooted meanwhile, so no clone of the snapshot could be made unique: try again",
+		    c->record.id);
+}
+
 static int snapshot_with_disks(struct build *b, struct snapshot_disks *disks, struct staged **s,
 			       struct ctl_snapshotted *ret, struct err *err)
 {
 	char source[32];
 
 	if (snapshot_disks_begin(disks, err) < 0 || store_stage(b->d->store, s, err) < 0 ||
-	    write_snapshot(disks, staged_dir(*s), ret, err) < 0)
+	    write_snapshot(disks, staged_dir(*s), ret, err) < 0 || check_frozen(b->d, disks->c, ret->reboots, err) < 0)
 		return err->num;
 	if (disks->n > 0)
 		build_step(b, "sealing disks");
@@ -128,7 +142,8 @@ static int take_snapshot(struct build *b, struct clone *c, struct ctl_snapshotte
 static int hold(struct forkd *d, struct clone *c, bool *ret_ran, struct err *err)
 {
 	pthread_mutex_lock(&d->registry->lock);
-	bool managed = c->record.identity != IDENTITY_UNMANAGED, frozen = c->record.frozen;
+	bool managed = c->record.identity != IDENTITY_UNMANAGED;
+	bool frozen = c->record.frozen && c->record.frozen_reboots == c->reboots;
 	enum clone_state state = c->state;
 	pthread_mutex_unlock(&d->registry->lock);
 	*ret_ran = state == CLONE_RUNNING;
@@ -143,27 +158,36 @@ static int hold(struct forkd *d, struct clone *c, bool *ret_ran, struct err *err
 		    c->record.id);
 }
 
-/* What the agent of the clone's template has said of itself. NULL in *ret: there is none. */
-static int agent_of(struct forkd *d, const struct clone *c, struct manifest *m, const struct manifest_agent **ret,
-		    struct err *err)
+/* Reads the manifest of the clone's template. Without it the snapshot of a clone with an agent is not possible. */
+static int read_parent(struct forkd *d, const struct clone *c, struct manifest *m, struct err *err)
 {
-	if (c->record.identity == IDENTITY_UNMANAGED)
+	char line[ERR_MSG_BYTES];
+	struct err why = {};
+
+	if (store_manifest(d->store, c->record.template, m, &why) >= 0)
 		return 0;
-	if (store_manifest(d->store, c->record.template, m, err) < 0) {
-		int r = clone_check_lives(c, clone_state(d->registry, c), err); /* otherwise its template may be gone */
-		return r < 0 ? r : err->num;
+	if (clone_check_lives(c, clone_state(d->registry, c), err) < 0) /* otherwise its template may be gone */
+		return err->num;
+	if (c->record.identity == IDENTITY_UNMANAGED) {
+		log_warn("clone %s: %s", c->record.id, err_line(&why, line, sizeof(line)));
+		return 0;
 	}
-	*ret = m->agent;
-	return 0;
+	*err = why;
+	return err->num;
 }
 
 static int snapshot_held(struct build *b, struct clone *c, struct ctl_snapshotted *ret, struct err *err)
 {
+	struct payload_images payload = {};
 	struct manifest m = {};
 	bool ran = false;
 
 	fields_init(manifest_fields, &m);
-	int r = agent_of(b->d, c, &m, &b->agent, err);
+	int r = read_parent(b->d, c, &m, err);
+	b->agent = c->record.identity == IDENTITY_UNMANAGED ? NULL : m.agent;
+	if (r >= 0)
+		payload_inherit(b->d, b->t->name, &m, &payload);
+	b->payload.ready = &payload;
 	pthread_mutex_lock(&c->life);
 	if (r >= 0)
 		r = hold(b->d, c, &ran, err);
@@ -172,8 +196,10 @@ static int snapshot_held(struct build *b, struct clone *c, struct ctl_snapshotte
 	if (ran)
 		clone_thaw_or_warn(b->d, c);
 	pthread_mutex_unlock(&c->life);
+	payload_images_done(b->d, &payload);
 	fields_free(manifest_fields, &m);
 	b->agent = NULL;
+	b->payload.ready = NULL;
 	return r;
 }
 

@@ -110,11 +110,13 @@ static int release(struct forkd *d, const struct identify *i, struct err *err)
 	/* Written before anybody sees it: what was called unique gets no other identity from the next daemon. */
 	unique.identity = IDENTITY_UNIQUE;
 	unique.frozen = i->pause;
+	unique.frozen_reboots = c->reboots;
 	if (keep_record(d, c, &unique, err) < 0)
 		return err->num;
 	pthread_mutex_lock(&d->registry->lock);
 	c->record.identity = IDENTITY_UNIQUE;
 	c->record.frozen = i->pause;
+	c->record.frozen_reboots = unique.frozen_reboots;
 	if (i->pause)
 		c->first_state = CLONE_PAUSED;
 	c->ready_ns = monotonic_ns();
@@ -278,6 +280,7 @@ static int set_frozen(struct forkd *d, struct clone *c, bool frozen, struct err 
 	pthread_mutex_lock(&d->registry->lock);
 	bool before = c->record.frozen;
 	c->record.frozen = frozen;
+	c->record.frozen_reboots = c->reboots;
 	enum clone_state state = c->state;
 	pthread_mutex_unlock(&d->registry->lock);
 	int r = clone_check_lives(c, state, err); /* otherwise its directory may be gone */
@@ -341,11 +344,11 @@ static int keep_thawed(struct forkd *d, struct clone *c, struct err *err)
 int clone_thaw(struct forkd *d, struct clone *c, struct err *err)
 {
 	pthread_mutex_lock(&d->registry->lock);
-	bool frozen = c->record.frozen;
+	bool frozen = c->record.frozen, rebooted = c->record.frozen_reboots != c->reboots;
 	pthread_mutex_unlock(&d->registry->lock);
 	if (!frozen)
 		return 0;
-	if (command(d, c, agent_thaw, err) < 0)
+	if (!rebooted && command(d, c, agent_thaw, err) < 0)
 		return err_wrap(err, "thaw");
 	return keep_thawed(d, c, err);
 }

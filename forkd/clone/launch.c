@@ -261,7 +261,8 @@ static int gather(const struct batch *b, const struct job *j, const struct place
 
 	if (j->spec->rng_src && check_rng(j->spec->rng_src, err) < 0)
 		return err->num;
-	if (handover_socket(h, CTL_FD_API, place, "api.sock", NULL, err) < 0)
+	if (handover_socket(h, CTL_FD_API, place, "api.sock", NULL, err) < 0 ||
+	    payload_hand_over(h, b->d->store, &b->host->payload, err) < 0)
 		return err->num;
 	for (uint32_t i = 0; i < info->n_disks; i++)
 		if (add_disk(b, j, h, i, err) < 0)

@@ -53,6 +53,14 @@ void clone_take_state(struct forkd *d, struct clone *c, const char *text)
 	pthread_mutex_unlock(&d->registry->lock);
 }
 
+static void take_reboots(struct forkd *d, struct clone *c, const struct json_node *n)
+{
+	pthread_mutex_lock(&d->registry->lock);
+	if (n && n->type == JSON_INT && !n->negative && n->num <= UINT32_MAX)
+		c->reboots = (uint32_t)n->num;
+	pthread_mutex_unlock(&d->registry->lock);
+}
+
 /*
  * Marks the clone's nets whose taps were deleted, and emits an event for each net that is new among
  * these.
@@ -86,8 +94,10 @@ static void take_event(struct forkd *d, struct clone *c, const struct ctl_packet
 		return;
 	if (strcmp(event->str, "state") == 0 && state && state->type == JSON_STRING)
 		clone_take_state(d, c, state->str);
-	if (strcmp(event->str, "state") == 0)
+	if (strcmp(event->str, "state") == 0) {
 		take_lost_nets(d, c, json_get(root, "lost_nets"));
+		take_reboots(d, c, json_get(root, "reboots"));
+	}
 	if (strcmp(event->str, "exiting") != 0)
 		return;
 	fields_init(ctl_exiting_fields, &e);
@@ -164,6 +174,7 @@ static void take_hello(struct forkd *d, struct clone *c, const struct ctl_packet
 		pthread_mutex_lock(&d->registry->lock);
 		c->restored_ns = s.restored_ns;
 		c->resumed_ns = s.resumed_ns;
+		c->reboots = s.reboots;
 		c->version = r;
 		pthread_mutex_unlock(&d->registry->lock);
 		clone_take_state(d, c, s.state);

@@ -67,6 +67,7 @@ const struct field record_fields[] = {
 	F_ENUM(struct record, clock, ctl_clocks), /* absent in records of earlier versions, whose clocks advance */
 	F_ENUM(struct record, identity, identity_states),
 	F(struct record, frozen),
+	F(struct record, frozen_reboots),
 	F(struct record, wished),
 	F(struct record, secrets),
 	F_OBJ_LIST(struct record, net, net_fields),

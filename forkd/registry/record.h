@@ -60,6 +60,7 @@ struct record {
 	uint8_t memory_restore_mode, clock; /* enum ctl_memory_mode, enum ctl_clock */
 	uint8_t identity;                   /* enum identity_state; under the registry's lock */
 	bool frozen;                        /* the guest's processes stand still, or are about to; likewise */
+	uint32_t frozen_reboots;            /* how often the guest had rebooted then */
 	bool wished;                        /* the request had overrides.identity, which no later daemon knows */
 	bool secrets; /* the guest has been given values that nobody else may see, or its template has them */
 	struct record_net *net;

@@ -48,6 +48,7 @@ struct clone {
 	bool listed, has_status;
 	/* When each phase was over, CLOCK_MONOTONIC; 0: not (yet, or unknown). agent_ns: the agent has answered. */
 	uint64_t restored_ns, resumed_ns, agent_ns, identity_ns, ready_ns;
+	uint32_t reboots; /* of the VM, as far as its process has said */
 	char *exit_reason;
 	int32_t exit_code, status; /* status: as of waitpid() */
 	uint64_t exited_ns;

@@ -91,6 +91,7 @@ static void add_made(struct forkd *d, const struct clone *c, struct strbuf *out)
 	json_member(out, "identity", identity_states[r->identity]);
 	if (r->secrets)
 		strbuf_puts(out, ",\"secrets\":true");
+	strbuf_printf(out, ",\"reboots\":%u", c->reboots);
 	json_member(out, "memory_restore_mode", ctl_memory_modes[r->memory_restore_mode]);
 	json_member(out, "clock", ctl_clocks[r->clock]);
 	add_phases(c, out);

@@ -80,7 +80,8 @@ int template_json(struct forkd *d, const char *name, struct strbuf *out, struct 
 		strbuf_printf(out, ",\"protocol\":%u}", m.agent->protocol);
 	} else
 		strbuf_puts(out, "null");
-	strbuf_printf(out, ",\"secrets\":%s", m.secrets ? "true" : "false");
+	strbuf_printf(out, ",\"secrets\":%s,\"reboots\":%s", m.secrets ? "true" : "false",
+		      m.payload ? "true" : "false");
 	json_member(out, "program_version", m.program_version);
 	strbuf_printf(out, ",\"format\":%u,\"clones\":%u", m.format, registry_count(d->registry, name));
 	add_files(&m, out);

@@ -46,6 +46,7 @@ struct vm_build {
 	uint64_t delay_ms;
 	struct vm_build_wish wish;
 	struct build_disks disks;
+	struct payload_images payload;
 	int control, pidfd;
 	pid_t pid;
 	char *exit_reason;
@@ -166,6 +167,7 @@ void vm_build_free(struct vm_build *v)
 		place_clear(v->d, "builds", v->id);
 	place_done(&v->place);
 	build_disks_done(&v->disks);
+	payload_images_done(v->d, &v->payload);
 	vm_needs_done(&v->needs);
 	free(v->serial_log);
 	free(v->wanted);
@@ -403,9 +405,11 @@ static int publish(struct vm_build *v, struct build *b, struct staged **s, struc
 	b->agent = v->by_agent ? &agent : NULL;
 	b->disks.ready = v->disks.ready;
 	b->disks.n_ready = v->disks.n;
+	b->payload.ready = &v->payload;
 	int r = build_publish(b, s, "vm", NULL, err);
 	b->agent = NULL;
 	b->disks.n_ready = 0;
+	b->payload.ready = NULL;
 	return r;
 }
 
@@ -415,7 +419,8 @@ int vm_build_run(struct vm_build *v, struct build *b, const struct origin *from,
 
 	if (v->needs.n_disks > 0)
 		build_step(b, "copying disks");
-	if (build_disks_stage(v->d, &v->needs, &v->disks, err) < 0)
+	if (build_disks_stage(v->d, &v->needs, &v->disks, err) < 0 ||
+	    payload_copy(v->d, b->t->name, &v->needs.fds, &v->payload, err) < 0)
 		return err->num;
 	build_step(b, "booting");
 	if (start_process(v, err) < 0 || boot(v, err) < 0)

@@ -69,6 +69,17 @@ static int describe_agent(const struct build *b, struct manifest *m, struct err 
 	return m->agent->version ? 0 : err_num(err, ERR_INTERNAL, ENOMEM, "describe the template");
 }
 
+/* Lists the disks, and what boots; what the store does not have yet is copied. */
+static int take_files(const struct build *b, const struct ctl_template *info, struct manifest *m, struct err *err)
+{
+	struct disks_wanted disks = b->disks;
+	struct payload_wanted payload = b->payload;
+
+	disks.who = payload.who = &b->owner;
+	payload.name = b->t->name;
+	return disks_list(b->d, info, &disks, m, err) < 0 ? err->num : payload_list(b->d, info, &payload, m, err);
+}
+
 static int seal(const struct build *b, struct staged *s, struct manifest *m, const char *source, const char *parent,
 		struct err *err)
 {
@@ -98,17 +109,16 @@ int build_publish(const struct build *b, struct staged **s, const char *source, 
 		host->info.needs = (struct host_needs){};
 	}
 	m.owner_uid = b->owner.local ? b->owner.uid : OWNER_REMOTE;
-	struct disks_wanted disks = b->disks;
-	disks.who = &b->owner;
 	int r = describe_agent(b, &m, err);
 	if (r >= 0)
-		r = disks_list(b->d, &host->info, &disks, &m, err);
+		r = take_files(b, &host->info, &m, err);
 	template_host_stop(host);
 	if (r >= 0)
 		r = disks_check(b->d, &m, err);
 	if (r >= 0)
 		r = seal(b, *s, &m, source, parent, err);
 	disks_release(b->d, &m);
+	payload_release(b->d, &m);
 	fields_free(manifest_fields, &m);
 	return r < 0 ? r : staged_publish(s, b->t->name, err);
 }
@@ -137,10 +147,11 @@ int snapshot_source_open(const struct forkd *d, const struct caller *c, const ch
 	return 0;
 }
 
-int build_from_files(const struct build *b, const struct snapshot_source *files, const char *source, struct err *err)
+int build_from_files(struct build *b, const struct snapshot_source *files, const char *source, struct err *err)
 {
 	struct staged *s = NULL;
 
+	b->payload.by_name = true;
 	build_step(b, "importing");
 	int r = store_stage(b->d->store, &s, err);
 	if (r >= 0)

@@ -12,6 +12,7 @@
 #include "forkd/forkd.h"
 #include "forkd/registry/registry.h"
 #include "forkd/template/disks.h"
+#include "forkd/template/payload.h"
 
 /* A template on its way. */
 struct build {
@@ -20,6 +21,7 @@ struct build {
 	const struct manifest_agent *agent; /* borrowed; NULL: the guest was not frozen by an agent */
 	bool secrets;                       /* the guest has values that nobody else may see */
 	struct disks_wanted disks;          /* `who` is set by build_publish() */
+	struct payload_wanted payload;      /* likewise, and `name` */
 	struct caller owner; /* the paths in config.json are opened with this caller's rights, also for clones */
 	uint64_t begun_ns;   /* CLOCK_MONOTONIC at the request's first byte */
 };
@@ -54,7 +56,7 @@ MUST_CHECK int snapshot_source_open(const struct forkd *d, const struct caller *
 				    struct snapshot_source *ret, struct err *err);
 void snapshot_source_close(struct snapshot_source *s);
 /* Imports and publishes the template from the files of a snapshot. `source` names the snapshot. */
-MUST_CHECK int build_from_files(const struct build *b, const struct snapshot_source *files, const char *source,
+MUST_CHECK int build_from_files(struct build *b, const struct snapshot_source *files, const char *source,
 				struct err *err);
 
 #endif

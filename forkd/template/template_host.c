@@ -252,7 +252,7 @@ static int start_with(struct forkd *d, struct tmpl *t, int dir_fd, const struct 
 	if (template_host_start(d, t->name, dir_fd, d->options->park, &t->host, err) < 0)
 		return err->num;
 	struct template_host *h = t->host;
-	if (find_chains(h, m, err) < 0) {
+	if (find_chains(h, m, err) < 0 || payload_find(d->store, m, &h->payload, err) < 0) {
 		t->host = NULL;
 		template_host_stop(h);
 		return err->num;

@@ -11,6 +11,7 @@
 #include "forkd/access/caller.h"
 #include "forkd/forkd.h"
 #include "forkd/registry/registry.h"
+#include "forkd/template/payload.h"
 #include "store/images.h"
 
 struct template_host {
@@ -22,8 +23,9 @@ struct template_host {
 	struct ctl_template info; /* fixed after the template was loaded */
 	struct store_chain **
 		chains; /* likewise, in the order of info.disks: what a clone's own disk begins as; NULL: it has none */
-	struct spare_disks *spares; /* disks made ahead; NULL: none */
-	struct caller owner;        /* of the template; the disks in config.json are opened with this caller's rights */
+	struct spare_disks *spares;    /* disks made ahead; NULL: none */
+	struct payload_layers payload; /* what a clone boots when its guest resets */
+	struct caller owner; /* of the template; the disks in config.json are opened with this caller's rights */
 	bool agent, secrets; /* of the manifest: the guest has an agent; it has values that nobody else may see */
 	atomic_bool failed;  /* not to be used any more */
 	atomic_uint refs;

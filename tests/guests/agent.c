@@ -3,7 +3,8 @@
  * Test guest that answers on vsock as forkd-agent does: port 983 (the API) and port 984 (the daemon's
  * alone), HTTP/1.1. It prints "agent: ready" when it listens, and a line for each private request. On
  * 983, GET /health is answered 204, GET /head and /files with the request itself, GET /garbage with what is no
- * HTTP, GET /flood without an end, GET /silent not at all, and all else with the request's own body.
+ * HTTP, GET /flood without an end, GET /silent not at all, and all else with the request's own body. GET /reboot resets
+ * the machine.
  *
  * GET /self says who this guest is by the last identity that it has acknowledged, whether it stands still, and whether
  * it has gone on before an identity came that is not of the same name ("ran"). A file in /kept/ is counted as it comes: its
@@ -508,6 +509,8 @@ static void answer_request(struct conn *c)
 	else if (begins(c, "GET /silent ")) {
 		note("agent: silent\n");
 		c->silent = true;
+	} else if (begins(c, "GET /reboot ")) {
+		outb(0x64, 0xfe);
 	} else if (begins(c, "GET /flood ")) {
 		write_text(c, "HTTP/1.1 200 OK\r\n\r\n", 19);
 		c->floods = true;

@@ -11,7 +11,7 @@ import struct
 
 import test_hotplug
 import test_template_host
-from kvmtest import Tap, call, only_forkd, wait_for
+from kvmtest import Tap, call, guest, only_forkd, wait_for
 
 HOST_MAC, GATEWAY = "02:00:00:00:0a:01", "10.0.0.1"
 PING = "rounds=0 dev=net ping=1 pause=20"
@@ -65,7 +65,7 @@ class Held(test_hotplug.Hotplug):
         tap = self.gateway()
         clone, capture = test_template_host.Clone(host, name), Capture(self, tap)
         self.assertIn("there is no VM", str(clone.ask("net_release")[0]))
-        answer = clone.restore(nets=[("net", tap.fds[0])], more=more)
+        answer = clone.restore(nets=[("net", tap.fds[0])], more=more, kernel=guest("devices"))
         self.assertEqual((answer.get("state"), answer.get("net_held")), ("Running", bool(more.get("net_held"))), answer)
         return clone, capture, tap
 
@@ -126,6 +126,23 @@ class Held(test_hotplug.Hotplug):
         self.wait_rounds(child, 3)
         self.assertEqual(self.stats(child)[0], 0)
         self.assertEqual(capture.taken()[0], RARP)
+
+    def test_reboot(self):
+        """A guest that resets before it is released is as silent as before; one that was released is not held again."""
+        host = test_template_host.Host(self, self.pinging())
+        clone, capture, _ = self.begin(host, "c", net_held=True)
+        self.wait_held(clone, capture, 3)
+        self.assertEqual(call(clone.api, "PUT", "vm.reboot").status, 204)
+        self.wait_held(clone, capture, 3)
+        self.assertTrue(clone.ask("hello")[0]["net_held"])
+        clone.ask("net_release")
+        self.wait_rounds(clone, 3)
+        self.assertEqual(call(clone.api, "PUT", "vm.reboot").status, 204)
+        self.assertEqual((clone.ask("hello")[0]["net_held"], clone.ask("hello")[0]["reboots"]), (False, 2))
+        wait_for("another boot", lambda: clone.output().count(b"devices: cpus") == 2)
+        before = self.stats(clone)[1]
+        wait_for("frames of the guest", lambda: self.stats(clone)[1] > before + 3)
+        self.assertEqual(self.stats(clone)[0], 0)
 
     def test_card_that_comes_later(self):
         """A net that is added by the VM's API is held like the others."""

@@ -131,8 +131,8 @@ class Clone:
                 return answer, got
             self.events.append(answer)
 
-    def restore(self, resume=True, disks=(), nets=(), overrides=None, more=None):
-        """`disks`: (id, path), `nets`: (id, descriptor)."""
+    def restore(self, resume=True, disks=(), nets=(), overrides=None, more=None, kernel=None):
+        """`disks`: (id, path), `nets`: (id, descriptor), `kernel`: a path."""
         what, fds, mine = [], [], []
         log = os.open(self.log_path, os.O_RDWR | os.O_CREAT, 0o600)
         api = socket.socket(socket.AF_UNIX)
@@ -142,6 +142,10 @@ class Clone:
             what.append({"kind": kind})
             fds.append(fd)
         mine.append(log)
+        if kernel:
+            mine.append(os.open(kernel, os.O_RDONLY))
+            what.append({"kind": "kernel"})
+            fds.append(mine[-1])
         for name, path in disks:
             for kind in ("disk", "disk_lock"):
                 mine.append(os.open(path, os.O_RDWR))

@@ -63,6 +63,20 @@ class VmGenId(KvmTest):
             again.stop()
         self.assertEqual(len(found), 1 + 2 * len(modes()))
 
+    def test_reboot(self):
+        """The same machine has the same id, unless it is a copy by then."""
+        vmm = self.with_id()
+        first = self.wait_id(lambda: vmm.output)
+        vmm.put("vm.reboot")
+        self.assertEqual(self.wait_id(lambda: vmm.output, 2), first)
+        directory = vmm.snapshot()
+        vmm.stop()
+        clone = self.restore(directory)
+        second = self.wait_id(lambda: clone.output)
+        self.assertNotEqual(second, first)
+        clone.put("vm.reboot")
+        self.assertEqual(self.wait_id(lambda: clone.output, 2), second)
+
     def test_clones(self):
         """Each one of a template host, parked or not; and with a resume that comes later."""
         vmm = self.with_id()

@@ -18,6 +18,7 @@ import test_hotplug     # noqa: F401
 import test_identity    # noqa: F401
 import test_io          # noqa: F401
 import test_nested      # noqa: F401
+import test_reboot       # noqa: F401
 import test_vmgenid     # noqa: F401
 import test_guide       # noqa: F401
 import test_peers       # noqa: F401

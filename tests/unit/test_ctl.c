@@ -87,7 +87,7 @@ static void replies(void **state)
 	(void)state;
 	open_pair(pair);
 	ctl_reply(&out, ctl_snapshotted_fields, &s);
-	assert_string_equal(out.text, "{\"ok\":true,\"paused_us\":1234}");
+	assert_string_equal(out.text, "{\"ok\":true,\"paused_us\":1234,\"reboots\":0}");
 	assert_int_equal(ctl_send(pair[0], &out, NULL, 0, &err), 0);
 	assert_int_equal(ctl_recv(pair[1], &p, &err), 1);
 	assert_int_equal(ctl_parse_reply(&p, ctl_snapshotted_fields, &got, &err), 0);
@@ -193,12 +193,9 @@ static void error_of_a_newer_release(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(request_with_fds),
-		cmocka_unit_test(last_word_of_one_that_has_not_read),
-		cmocka_unit_test(replies),
-		cmocka_unit_test(not_packets),
-		cmocka_unit_test(versions),
-		cmocka_unit_test(error_of_a_newer_release),
+		cmocka_unit_test(request_with_fds), cmocka_unit_test(last_word_of_one_that_has_not_read),
+		cmocka_unit_test(replies),          cmocka_unit_test(not_packets),
+		cmocka_unit_test(versions),         cmocka_unit_test(error_of_a_newer_release),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

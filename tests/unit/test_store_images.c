@@ -150,8 +150,9 @@ static void goes_with_its_last_reference(void **state)
 	store_close(s);
 }
 
-/* A template with a disk of each image; NULL: of the first one alone. */
-static int publish_with_two(struct store *s, const char *name, const char *id, const char *second, struct err *err)
+/* A template with a disk of each image (`second` NULL: of the first one alone), and, unless NULL, what its clones boot again. */
+static int publish_all(struct store *s, const char *name, const char *const ids[2],
+		       const struct manifest_payload *boots, struct err *err)
 {
 	struct staged *staged = NULL;
 	struct manifest m;
@@ -162,10 +163,15 @@ static int publish_with_two(struct store *s, const char *name, const char *id, c
 	m.ram_bytes = MEM_BYTES;
 	m.vcpus = 1;
 	m.disks = calloc(2, sizeof(*m.disks));
-	m.disks[m.n_disks++] = (struct manifest_disk){ strdup("root"), strdup("/disk"), IMAGE_BYTES, strdup(id) };
-	if (second)
+	m.disks[m.n_disks++] = (struct manifest_disk){ strdup("root"), strdup("/disk"), IMAGE_BYTES, strdup(ids[0]) };
+	if (ids[1])
 		m.disks[m.n_disks++] =
-			(struct manifest_disk){ strdup("more"), strdup("/more"), IMAGE_BYTES, strdup(second) };
+			(struct manifest_disk){ strdup("more"), strdup("/more"), IMAGE_BYTES, strdup(ids[1]) };
+	if (boots) {
+		m.payload = calloc(1, sizeof(*m.payload));
+		m.payload->kernel = strdup(boots->kernel);
+		m.payload->initramfs = boots->initramfs ? strdup(boots->initramfs) : NULL;
+	}
 	int r = import(s, snapshot, &staged, err);
 	if (r == 0)
 		r = staged_seal(staged, &m, err);
@@ -178,7 +184,7 @@ static int publish_with_two(struct store *s, const char *name, const char *id, c
 
 static int publish_with(struct store *s, const char *name, const char *id, struct err *err)
 {
-	return publish_with_two(s, name, id, NULL, err);
+	return publish_all(s, name, (const char *const[]){ id, NULL }, NULL, err);
 }
 
 /* A template that has lost one image has not lost the others. */
@@ -191,7 +197,7 @@ static void stays_beside_a_missing_one(void **state)
 	(void)state;
 	assert_ok(make_image(s, "here", STORE_IMAGE_RAW, NULL, here, &err), err);
 	assert_ok(make_image(s, "lost", STORE_IMAGE_RAW, NULL, lost, &err), err);
-	assert_ok(publish_with_two(s, "one", here, lost, &err), err);
+	assert_ok(publish_all(s, "one", (const char *const[]){ here, lost }, NULL, &err), err);
 	store_close(s);
 	char path[PATH_BYTES];
 	snprintf(path, sizeof(path), "%s/images/%s", root, lost);
@@ -201,6 +207,58 @@ static void stays_beside_a_missing_one(void **state)
 	assert_int_equal(access(data_of(here), F_OK), 0);
 	assert_ok(store_delete(s, "one", &err), err);
 	assert_int_equal(n_images(), 0);
+	store_close(s);
+}
+
+static int publish_that_boots(struct store *s, const char *name, const char *id, const struct manifest_payload *boots,
+			      struct err *err)
+{
+	return publish_all(s, name, (const char *const[]){ id, NULL }, boots, err);
+}
+
+/* A kernel is kept like a disk: as long as a template needs it, by the next daemon too, and checked with the template. */
+static void kernels_are_kept_by_templates(void **state)
+{
+	char disk[STORE_ID_CHARS + 1], kernel[STORE_ID_CHARS + 1], initramfs[STORE_ID_CHARS + 1];
+	struct manifest_payload both = { kernel, initramfs }, one = { kernel, NULL };
+	struct store *s = open_store();
+	struct manifest m = {};
+	struct err err = {};
+	int dir_fd = -1;
+
+	(void)state;
+	assert_ok(make_image(s, "disk", STORE_IMAGE_RAW, NULL, disk, &err), err);
+	assert_ok(make_image(s, "kernel", STORE_IMAGE_RAW, NULL, kernel, &err), err);
+	assert_ok(make_image(s, "initramfs", STORE_IMAGE_RAW, NULL, initramfs, &err), err);
+	assert_ok(publish_that_boots(s, "both", disk, &both, &err), err);
+	assert_ok(publish_that_boots(s, "one", disk, &one, &err), err);
+	store_image_unref(s, disk);
+	store_image_unref(s, kernel);
+	store_image_unref(s, initramfs);
+	store_close(s);
+	s = open_store();
+	store_collect(s, nothing_used, NULL);
+	assert_int_equal(n_images(), 3);
+	assert_ok(store_manifest(s, "both", &m, &err), err);
+	assert_string_equal(m.payload->initramfs, initramfs);
+	const char *const same[] = { disk };
+	assert_ok(store_change_images(s, &m, same, &err), err); /* the kernel has one reference afterwards, as before */
+	fields_free(manifest_fields, &m);
+	assert_ok(store_delete(s, "both", &err), err);
+	assert_int_equal(n_images(), 2);
+	assert_int_equal(chmod(data_of(kernel), 0600), 0);
+	assert_int_equal(truncate(data_of(kernel), 1), 0);
+	assert_err(store_acquire(s, "one", &dir_fd, &err), err, ERR_INTERNAL, "kernel\nimage");
+	assert_ok(store_delete(s, "one", &err), err);
+	assert_int_equal(n_images(), 0);
+	both.initramfs[0] = 'g';
+	assert_ok(make_image(s, "disk", STORE_IMAGE_RAW, NULL, disk, &err), err);
+	assert_ok(make_image(s, "kernel", STORE_IMAGE_RAW, NULL, kernel, &err), err);
+	assert_err(publish_that_boots(s, "three", disk, &both, &err), err, ERR_INTERNAL,
+		   "initramfs\nthe store has no image");
+	store_image_unref(s, disk);
+	store_image_unref(s, kernel);
+	assert_int_equal(n_images(), 0); /* the refused template has kept nothing */
 	store_close(s);
 }
 
@@ -357,6 +415,7 @@ int main(void)
 		cmocka_unit_test_teardown(goes_with_its_last_reference, drop_root),
 		cmocka_unit_test_teardown(is_kept_by_templates, drop_root),
 		cmocka_unit_test_teardown(stays_beside_a_missing_one, drop_root),
+		cmocka_unit_test_teardown(kernels_are_kept_by_templates, drop_root),
 		cmocka_unit_test_teardown(stays_when_it_is_unsure, drop_root),
 		cmocka_unit_test_teardown(checks_what_was_sealed, drop_root),
 		cmocka_unit_test_teardown(has_an_end, drop_root),

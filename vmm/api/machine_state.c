@@ -27,7 +27,9 @@ struct vmm {
 	bool owns_fds;           /* the VM owns the descriptors in config: kept for a reboot, closed with config */
 	struct vmm_owner *owner; /* NULL: run by hand */
 	enum vm_state state;
-	bool ended; /* an owned VM has ended, and never runs again */
+	uint32_t reboots;
+	bool ended;       /* an owned VM has ended, and never runs again */
+	char *end_reason; /* heap: why a reboot was not possible */
 };
 
 static void end(struct vmm *vmm, const char *reason, int exit_code)
@@ -45,11 +47,30 @@ static void set_state(struct vmm *vmm, enum vm_state state)
 		vmm->owner->state_changed(vmm->owner);
 }
 
+/* Ends the VM, for which there is no machine any more, or no kernel. */
+static void end_unbooted(struct vmm *vmm, const char *what, const struct err *err)
+{
+	char line[ERR_MSG_BYTES];
+
+	log_error("%s: %s", what, err_line(err, line, sizeof(line)));
+	free(steal_ptr(&vmm->end_reason));
+	if (asprintf(&vmm->end_reason, "%s: %s", what, line) < 0)
+		vmm->end_reason = NULL;
+	end(vmm, vmm->end_reason ? vmm->end_reason : what, vmm->vm ? 0 : 1);
+}
+
+static void on_guest_reset(struct vmm *vmm)
+{
+	struct err err = {};
+
+	log_guest(LOG_INFO, "the guest reset");
+	if (vmm_reboot(vmm, &err) < 0 && !vmm->ended)
+		end_unbooted(vmm, "the guest reset", &err);
+}
+
 static void on_guest_event(struct vm *vm, uint64_t events)
 {
 	struct vmm *vmm = vm->owner;
-	struct err err = {};
-	char line[ERR_MSG_BYTES];
 
 	if ((events & GUEST_TAP_LOST) && vmm->owner)
 		vmm->owner->state_changed(vmm->owner);
@@ -62,12 +83,8 @@ static void on_guest_event(struct vm *vm, uint64_t events)
 		log_info("the guest powered off");
 		event_emit("vm", "shutdown", NULL, NULL);
 		end(vmm, "the guest powered off", 0);
-	} else if (vmm->owner) {
-		log_info("the guest reset");
-		end(vmm, "the guest reset", 0);
-	} else if (vmm_reboot(vmm, &err) < 0) {
-		log_error("%s", err_line(&err, line, sizeof(line)));
-		loop_stop(vmm->loop, 1);
+	} else {
+		on_guest_reset(vmm);
 	}
 }
 
@@ -116,6 +133,7 @@ void vmm_free(struct vmm *vmm)
 		return;
 	drop_vm(vmm);
 	drop_config(vmm);
+	free(vmm->end_reason);
 	free(vmm);
 }
 
@@ -171,11 +189,11 @@ static int check_config(const struct vmm *vmm, struct err *err)
 	return vm_config_check(&vmm->config, err) < 0 ? err_wrap(err, "Failed to validate config") : 0;
 }
 
-static int boot_machine(struct vmm *vmm, struct err *err)
+static int boot_machine(struct vmm *vmm, const struct vm_boot *how, struct err *err)
 {
 	struct vm *vm;
 
-	if (check_config(vmm, err) < 0 || vm_new_boot(vmm->loop, &vmm->config, &vm, err) < 0)
+	if (check_config(vmm, err) < 0 || vm_new_boot(vmm->loop, &vmm->config, how, &vm, err) < 0)
 		return err->num;
 	adopt(vmm, vm, VM_RUNNING);
 	if (vm_resume(vm, true, err) < 0) {
@@ -194,7 +212,7 @@ int vmm_boot(struct vmm *vmm, struct err *err)
 	event_emit("vm", "booting", NULL, NULL);
 	if (!vmm->has_config)
 		return err_set(err, ERR_NOT_FOUND, "VM config is missing");
-	if (boot_machine(vmm, err) < 0)
+	if (boot_machine(vmm, &(struct vm_boot){}, err) < 0)
 		return err->num;
 	event_emit("vm", "booted", NULL, NULL);
 	return 0;
@@ -449,6 +467,11 @@ void vmm_release(struct vmm *vmm)
 		vm_config_close_fds(&vmm->config);
 }
 
+uint32_t vmm_reboots(const struct vmm *vmm)
+{
+	return vmm->reboots;
+}
+
 unsigned vmm_lost_nets(struct vmm *vmm, char *ret_ids[MAX_PCI_SLOTS])
 {
 	return vmm->vm ? devices_lost_nets(vmm->vm, ret_ids) : 0;
@@ -456,6 +479,8 @@ unsigned vmm_lost_nets(struct vmm *vmm, char *ret_ids[MAX_PCI_SLOTS])
 
 int vmm_list_own_pages(const struct vmm *vmm, struct own_pages *ret, struct err *err)
 {
+	if (vmm->vm->mem.backing != GMEM_FILE_COW)
+		return err_set(err, ERR_CONFLICT, "the VM's memory does not begin as a template's");
 	return own_pages_list(&vmm->vm->mem, ret, err);
 }
 
@@ -687,16 +712,33 @@ int vmm_delete(struct vmm *vmm, struct err *err)
 	return 0;
 }
 
-int vmm_reboot(struct vmm *vmm, struct err *err)
+/* A VM that is run by hand opens what it boots by name; an owned one has got descriptors, or no kernel. */
+static int check_reboot(const struct vmm *vmm, struct err *err)
 {
-	if (vmm->owner)
-		return err_set(err, ERR_INTERNAL, "a clone cannot be rebooted: delete it and take another");
-	event_emit("vm", "rebooting", NULL, NULL);
+	const struct payload_config *p = vmm->config.payload;
+
 	if (!vmm->vm)
 		return err_set(err, ERR_NOT_FOUND, "VM is not created");
+	if (!vmm->owner || (p && p->kernel_fd > 0 && (!p->initramfs || p->initramfs_fd > 0)))
+		return 0;
+	return err_set(err, ERR_INTERNAL, "the VM cannot boot again: its template has not kept the kernel");
+}
+
+int vmm_reboot(struct vmm *vmm, struct err *err)
+{
+	event_emit("vm", "rebooting", NULL, NULL);
+	if (check_reboot(vmm, err) < 0)
+		return err->num;
+	const struct vm_boot how = { .clock = vmm->vm->clock, .hold_nets = vmm->vm->env.nets_held };
 	drop_vm(vmm);
-	if (boot_machine(vmm, err) < 0)
-		return err_wrap(err, "reboot");
+	if (boot_machine(vmm, &how, err) < 0) {
+		err_wrap(err, "reboot");
+		if (vmm->owner)
+			end_unbooted(vmm, "the VM ended", err);
+		return err->num;
+	}
+	vmm->reboots++;
+	set_state(vmm, VM_RUNNING);
 	event_emit("vm", "rebooted", NULL, NULL);
 	return 0;
 }

@@ -22,7 +22,7 @@ struct vmm;
 struct vmm_owner {
 	/* The VM ended, by itself or through its API; the loop stops next. */
 	void (*ended)(struct vmm_owner *owner, const char *reason, int exit_code);
-	/* The VM runs now, or is paused now; or one of its nets has lost its tap. */
+	/* The VM runs now, or is paused now, or was rebooted; or one of its nets has lost its tap. */
 	void (*state_changed)(struct vmm_owner *owner);
 	/*
 	 * Opens a directory that the API's user named, if that user may write there, and says whose
@@ -33,8 +33,8 @@ struct vmm_owner {
 
 struct vmm *vmm_new(struct loop *loop, struct err *err);
 /*
- * To be called first of all. An owned VM ends where another VM would be rebooted. Once the owned VM
- * has ended, no other VM is created or restored in its place.
+ * To be called first of all. An owned VM whose configuration has no descriptor of a kernel ends where
+ * another VM would be rebooted. Once the owned VM has ended, no other VM is created or restored in its place.
  */
 void vmm_set_owner(struct vmm *vmm, struct vmm_owner *owner);
 void vmm_free(struct vmm *vmm);
@@ -72,9 +72,14 @@ MUST_CHECK int vmm_snapshot_at(struct vmm *vmm, const struct snapshot_dir *dir, 
 void vmm_release(struct vmm *vmm);
 /* "Created", "Running", "Paused"; "Parked" between vmm_park() and vmm_unpark(). */
 const char *vmm_state(const struct vmm *vmm);
+/* How often vmm_reboot() has built the machine anew. */
+uint32_t vmm_reboots(const struct vmm *vmm);
 /* As devices_lost_nets(). */
 unsigned vmm_lost_nets(struct vmm *vmm, char *ret_ids[MAX_PCI_SLOTS]);
-/* As own_pages_list() and own_pages_make(). There is a VM, maybe a parked one. */
+/*
+ * As own_pages_list() and own_pages_make(). There is a VM, maybe a parked one. ERR_CONFLICT: its memory is no
+ * mapping of a template's, or not any more.
+ */
 MUST_CHECK int vmm_list_own_pages(const struct vmm *vmm, struct own_pages *ret, struct err *err);
 void vmm_make_own_pages(struct vmm *vmm, const struct own_pages *list);
 /* As devices_sync_disk(), of a running VM. */
@@ -123,6 +128,10 @@ MUST_CHECK int vmm_nmi(struct vmm *vmm, struct err *err);
 MUST_CHECK int vmm_shutdown(struct vmm *vmm, struct err *err);
 /* Ends the VM, if there is one, and forgets its configuration. */
 MUST_CHECK int vmm_delete(struct vmm *vmm, struct err *err);
+/*
+ * Builds the machine anew, from the descriptors and names in the configuration, and lets it run. An owned VM
+ * whose old machine is gone and whose new one cannot be built ends.
+ */
 MUST_CHECK int vmm_reboot(struct vmm *vmm, struct err *err);
 /* Writes the JSON of vm.info, and of vm.counters. */
 MUST_CHECK int vmm_info(struct vmm *vmm, struct strbuf *out, struct err *err);

@@ -98,6 +98,7 @@ static void say_state(struct owned_vm *c)
 	char *lost[MAX_PCI_SLOTS];
 	const struct ctl_state state = {
 		.state = (char *)(uintptr_t)vmm_state(c->vmm),
+		.reboots = vmm_reboots(c->vmm),
 		.lost_nets = lost,
 		.n_lost_nets = vmm_lost_nets(c->vmm, lost),
 	};
@@ -159,6 +160,7 @@ static int answer_status(struct owned_vm *c, struct strbuf *out)
 		.version = ctl_ours.version,
 		.oldest = ctl_ours.oldest,
 		.net_held = vmm_holds_nets(c->vmm),
+		.reboots = vmm_reboots(c->vmm),
 	};
 
 	ctl_reply(out, ctl_status_fields, &status);
@@ -322,7 +324,7 @@ static int snapshot_paused(struct owned_vm *c, int dir_fd, struct vm_config *ove
 
 static int snapshot(struct owned_vm *c, int dir_fd, struct vm_config *over, struct strbuf *out, struct err *err)
 {
-	struct ctl_snapshotted answer = {};
+	struct ctl_snapshotted answer = { .reboots = vmm_reboots(c->vmm) };
 	bool runs = strcmp(vmm_state(c->vmm), "Running") == 0;
 
 	if (runs && check_disks_rest(vmm_config(c->vmm), over, err) < 0)

@@ -151,6 +151,8 @@ static int describe(const struct template *t, struct strbuf *out, struct err *er
 		.has_serial = c->serial.mode != CONSOLE_OFF,
 		.has_console = c->console.mode != CONSOLE_OFF,
 		.has_vsock = c->vsock != NULL,
+		.kernel = c->payload->kernel,
+		.initramfs = c->payload->initramfs,
 		.host_cpu = host_cpu,
 	};
 

@@ -210,6 +210,9 @@ const struct field platform_fields[] = {
 	F_UNSUPPORTED("iommufd_fd"),
 	F(struct platform_config, vfio_p2p_dma, .flags = F_REFUSE, .def = true),
 	F(struct platform_config, vmgenid, .opt = "vmgenid", .flags = F_OMIT),
+	F(struct platform_config, generation_low, .flags = F_RUNTIME),
+	F(struct platform_config, generation_high, .flags = F_RUNTIME),
+	F(struct platform_config, has_generation, .flags = F_RUNTIME),
 	F_END,
 };
 

@@ -162,6 +162,9 @@ struct platform_config {
 	uint8_t iommu_address_width_bits;
 	bool iommufd, vfio_p2p_dma;
 	bool vmgenid; /* the guest has a generation id: see vmm/core/arch.h */
+	/* The id that this machine has, also after a reboot: it is no part of config.json. */
+	uint64_t generation_low, generation_high;
+	bool has_generation;
 };
 
 struct vm_config {

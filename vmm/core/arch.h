@@ -65,6 +65,8 @@ uint32_t arch_pci_unseen(struct vm *vm);
  * ERR_INVALID: the configuration has the device, and the snapshot's state has not.
  */
 MUST_CHECK int arch_generation_renew(struct vm *vm, struct err *err);
+/* The same for a guest that boots: a machine that had an id before the boot keeps it. */
+MUST_CHECK int arch_generation_set(struct vm *vm, struct err *err);
 /* Tells the guest that it has a new generation id. After the interrupt controller is there. Main thread. */
 void arch_generation_tell(struct vm *vm);
 /* The interrupt line of the serial port. */

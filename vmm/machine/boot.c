@@ -68,12 +68,15 @@ static const struct step boot_steps[] = {
 	{},
 };
 
-int vm_new_boot(struct loop *loop, struct vm_config *config, struct vm **ret_vm, struct err *err)
+int vm_new_boot(struct loop *loop, struct vm_config *config, const struct vm_boot *how, struct vm **ret_vm,
+		struct err *err)
 {
 	struct vm *vm = build_new(loop, config, err);
 
 	if (!vm)
 		return err->num;
+	vm->clock = how->clock;
+	vm->env.nets_held = how->hold_nets;
 	if (build_run(boot_steps, vm->build, err) < 0) {
 		vm_free(vm);
 		return err->num;

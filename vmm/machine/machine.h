@@ -49,8 +49,14 @@ struct vm {
 	enum clock_choice clock;   /* how the guest's clocks go on at each resume */
 };
 
+/* What a machine that boots takes over from the one that ran before it in this process; zeros: nothing. */
+struct vm_boot {
+	enum clock_choice clock;
+	bool hold_nets; /* as after devices_hold_nets() */
+};
 /* Builds a machine that boots config->payload. Its vCPUs are parked. */
-MUST_CHECK int vm_new_boot(struct loop *loop, struct vm_config *config, struct vm **ret_vm, struct err *err);
+MUST_CHECK int vm_new_boot(struct loop *loop, struct vm_config *config, const struct vm_boot *how, struct vm **ret_vm,
+			   struct err *err);
 /* How a machine comes from its snapshot. */
 struct vm_restore {
 	enum restore_mode mode;

@@ -283,7 +283,7 @@ static int write_acpi(struct vm *vm, struct err *err)
 	    mptable_build(cpus->boot_vcpus, &cfg.topology, SMBIOS_GPA + mp, smbios + mp, room - mp) > room - mp)
 		return err_set(err, ERR_INTERNAL, "the SMBIOS and MP tables of %u vCPUs do not fit", cpus->boot_vcpus);
 	vm->arch.vmgenid_gpa = cfg.vmgenid ? ACPI_VMGENID_GPA : 0;
-	return arch_generation_renew(vm, err) < 0 ? err->num : write_reset_vector(vm, err);
+	return arch_generation_set(vm, err) < 0 ? err->num : write_reset_vector(vm, err);
 }
 
 /* struct hvm_start_info and what it points to (Xen: public/arch-x86/hvm/start_info.h). */
