@@ -49,7 +49,9 @@ static void check_test(const char *name)
 	char path[160];
 	const char *last = strrchr(name, '.');
 	int module = (int)strcspn(name, ".");
-	static const char *const places[][2] = { { "unit", "c" }, { "kvm", "py" }, { "agent", "py" } };
+	static const char *const places[][2] = {
+		{ "unit", "c" }, { "kvm", "py" }, { "agent", "py" }, { "image", "py" }
+	};
 
 	for (size_t i = 0; i < ARRAY_LEN(places); i++) {
 		snprintf(path, sizeof(path), "tests/%s/%.*s.%s", places[i][0], module, name, places[i][1]);
