@@ -50,7 +50,7 @@ static void check_test(const char *name)
 	const char *last = strrchr(name, '.');
 	int module = (int)strcspn(name, ".");
 	static const char *const places[][2] = {
-		{ "unit", "c" }, { "kvm", "py" }, { "agent", "py" }, { "image", "py" }
+		{ "unit", "c" }, { "kvm", "py" }, { "agent", "py" }, { "image", "py" }, { "lab", "py" }
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(places); i++) {
