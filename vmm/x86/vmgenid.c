@@ -16,7 +16,7 @@ static int write_id(struct vm *vm, struct platform_config *platform, struct err 
 {
 	uint64_t id[2] = {};
 
-	static_assert(sizeof(id) == ACPI_VMGENID_BYTES);
+	static_assert(sizeof(id) == ACPI_VMGENID_BYTES, "an id fits");
 	if (platform && platform->has_generation)
 		memcpy(id, (uint64_t[]){ platform->generation_low, platform->generation_high }, sizeof(id));
 	else if (getrandom(id, sizeof(id), 0) != sizeof(id))
