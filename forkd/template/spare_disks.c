@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "common/clock.h"
@@ -94,6 +95,19 @@ static unsigned count(struct spare_disks *s, uint32_t i)
 	return n;
 }
 
+/* Has the kernel read what a VM reads first of a qcow2 file, whose holes cost it pages the first time. */
+static void read_ahead(const struct store_overlay *o)
+{
+	struct stat st;
+	char buf[16384];
+
+	if (o->type != STORE_IMAGE_QCOW2 || fstat(o->fd, &st) < 0)
+		return;
+	for (off_t at = 0; at < st.st_size; at += (off_t)sizeof(buf))
+		if (pread(o->fd, buf, sizeof(buf), at) <= 0)
+			return;
+}
+
 /* Only one thread makes disks, so there is a place for each. */
 static bool make_one(struct spare_disks *s, uint32_t i)
 {
@@ -105,6 +119,7 @@ static bool make_one(struct spare_disks *s, uint32_t i)
 		log_warn("no disk is made ahead: %s", err_line(&err, line, sizeof(line)));
 		return false;
 	}
+	read_ahead(&o);
 	pthread_mutex_lock(&s->lock);
 	s->disks[i].ready[s->disks[i].n++] = o;
 	pthread_mutex_unlock(&s->lock);
