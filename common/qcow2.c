@@ -202,6 +202,16 @@ int qcow2_read_header(int fd, uint64_t file_bytes, const char *path, struct qcow
 	return qcow2_parse_header(head, (size_t)n, file_bytes, path, ret, err);
 }
 
+char *qcow2_backing_path(const char *image, const char *name)
+{
+	const char *slash = strrchr(image, '/');
+	char *path = NULL;
+
+	if (name[0] == '/' || !slash)
+		return strdup(name);
+	return asprintf(&path, "%.*s/%s", (int)(slash - image), image, name) < 0 ? NULL : path;
+}
+
 /* ---- a new image ---- */
 
 /* Clusters of a new image, in their order: the header, the refcount table, its first block, the L1 table. */

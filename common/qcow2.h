@@ -70,6 +70,11 @@ MUST_CHECK int qcow2_parse_header(const uint8_t *head, size_t len, uint64_t file
 MUST_CHECK int qcow2_create(int fd, uint64_t bytes, const char *backing, const char *backing_format, struct err *err);
 
 /*
+ * Where the file is that the image at `image` names as its backing file: a relative name counts from the folder
+ * of that image. On the heap; NULL: no memory.
+ */
+char *qcow2_backing_path(const char *image, const char *name);
+/*
  * Changes what an image that qcow2_create() made names as its backing file. Nobody else has it open for
  * writing. ERR_INVALID: it was not made by qcow2_create(). Not synced.
  */

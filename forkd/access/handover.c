@@ -166,6 +166,17 @@ static int add_behind(struct handover *h, char *id, int fd, bool qcow2, struct e
 	return 0;
 }
 
+int handover_chain(struct handover *h, struct store *store, char *id, const struct store_chain *chain, struct err *err)
+{
+	for (unsigned i = 0; i < chain->n; i++) {
+		const struct store_layer *layer = &chain->layers[i];
+		int fd = -1, r = store_layer_open(store, layer, &fd, err);
+		if ((r < 0 ? r : add_behind(h, id, fd, layer->type == STORE_IMAGE_QCOW2, err)) < 0)
+			return err->num;
+	}
+	return 0;
+}
+
 int handover_image(struct handover *h, struct store *store, char *id, const struct handover_image *image,
 		   struct err *err)
 {
@@ -178,11 +189,7 @@ int handover_image(struct handover *h, struct store *store, char *id, const stru
 		if ((r < 0 ? r : add_behind(h, id, fd, image->frozen->type == STORE_IMAGE_QCOW2, err)) < 0)
 			return err_wrap(err, "disk '%s'", id);
 	}
-	for (unsigned i = 0; image->qcow2 && image->behind && i < image->behind->n; i++) {
-		const struct store_layer *layer = &image->behind->layers[i];
-		int fd = -1, r = store_layer_open(store, layer, &fd, err);
-		if ((r < 0 ? r : add_behind(h, id, fd, layer->type == STORE_IMAGE_QCOW2, err)) < 0)
-			return err_wrap(err, "disk '%s'", id);
-	}
+	if (image->qcow2 && image->behind && handover_chain(h, store, id, image->behind, err) < 0)
+		return err_wrap(err, "disk '%s'", id);
 	return 0;
 }

@@ -60,6 +60,9 @@ struct handover_image {
 /* Adds the image twice, the second time with locks of its own, and the files behind it. */
 MUST_CHECK int handover_image(struct handover *h, struct store *store, char *id, const struct handover_image *image,
 			      struct err *err);
+/* Adds the images of a chain, in order. `id` NULL: of no disk. */
+MUST_CHECK int handover_chain(struct handover *h, struct store *store, char *id, const struct store_chain *chain,
+			      struct err *err);
 /*
  * Adds a disk as two descriptors: one for I/O, one for the lock. The path is opened with the rights
  * of `who`: the caller for a path of the request, the template's owner for a path of the template.

@@ -66,17 +66,6 @@ static int open_file(const struct forkd *d, const struct caller *who, const char
 	return bytes > 0 ? 0 : fail(err, E_INVALID, "'%s' is empty", path);
 }
 
-/* The path of what an image names: relative names count from the image's folder. NULL: no memory. */
-static char *path_behind(const char *image, const char *name)
-{
-	const char *slash = strrchr(image, '/');
-	char *path = NULL;
-
-	if (name[0] == '/' || !slash)
-		return strdup(name);
-	return asprintf(&path, "%.*s/%s", (int)(slash - image), image, name) < 0 ? NULL : path;
-}
-
 static int type_behind(const char *path, const struct qcow2_header *h, enum store_image_type *ret, struct err *err)
 {
 	for (unsigned i = 0; store_image_types[i]; i++)
@@ -114,7 +103,7 @@ static int add_file(const struct forkd *d, const struct caller *who, struct disk
 	f->bytes = h.bytes;
 	if (!h.backing[0])
 		return 0;
-	*ret_next = path_behind(path, h.backing);
+	*ret_next = qcow2_backing_path(path, h.backing);
 	return !*ret_next ? err_num(err, ERR_INTERNAL, ENOMEM, "open '%s'", path) : type_behind(path, &h, type, err);
 }
 

@@ -23,21 +23,6 @@ struct flat {
 	bool any;
 };
 
-static int list_files(struct forkd *d, const struct store_chain *chain, int out_fd, struct handover *h, struct err *err)
-{
-	if (handover_add(h, CTL_FD_DISK, NULL, out_fd, true, err) < 0)
-		return err->num;
-	for (unsigned i = 0; i < chain->n; i++) {
-		int fd;
-		if (store_layer_open(d->store, &chain->layers[i], &fd, err) < 0 ||
-		    handover_add(h, CTL_FD_DISK_BASE, NULL, fd, false, err) < 0)
-			return err->num;
-		h->kinds[h->n - 1].format = chain->layers[i].type == STORE_IMAGE_QCOW2 ? CTL_FORMAT_QCOW2
-										       : CTL_FORMAT_RAW;
-	}
-	return 0;
-}
-
 /* A host of its own reads the images, which guests have written. */
 static int write_raw(struct forkd *d, const struct store_chain *chain, int out_fd, struct err *err)
 {
@@ -46,7 +31,9 @@ static int write_raw(struct forkd *d, const struct store_chain *chain, int out_f
 
 	if (!h)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "flatten an image");
-	int r = list_files(d, chain, out_fd, h, err);
+	int r = handover_add(h, CTL_FD_DISK, NULL, out_fd, true, err);
+	if (r >= 0)
+		r = handover_chain(h, d->store, NULL, chain, err);
 	if (r >= 0)
 		r = template_host_start(d, "none", -1, 0, &host, err);
 	const struct ctl_snapshot request = { .fds = h->kinds + 1, .n_fds = h->n - 1 };

@@ -12,17 +12,6 @@ enum { RAW, QCOW2 };
 
 static const char *const formats[] = { [RAW] = "raw", [QCOW2] = "qcow2" };
 
-/* Where a backing file is: its name counts from the folder of the image that names it. NULL: no memory. */
-static char *backing_path(const char *image, const char *name)
-{
-	const char *slash = strrchr(image, '/');
-	char *path = NULL;
-
-	if (name[0] == '/' || !slash)
-		return strdup(name);
-	return asprintf(&path, "%.*s/%s", (int)(slash - image), image, name) < 0 ? NULL : path;
-}
-
 /* Refuses what is no file, and a file that the chain has already. */
 static int check_file(const struct blk *blk, struct layer *l, uint64_t *ret_bytes, struct err *err)
 {
@@ -116,7 +105,7 @@ static int add_backing(struct blk *blk, const struct disk_config *cfg, struct qc
 	if (given && i == cfg->n_base_fds)
 		return err_set(err, ERR_INVALID, "qcow2 image '%s' has '%s' behind it, which did not come", image,
 			       h->backing);
-	*l = (struct layer){ .fd = -1, .lock_fd = -1, .path = backing_path(image, h->backing) };
+	*l = (struct layer){ .fd = -1, .lock_fd = -1, .path = qcow2_backing_path(image, h->backing) };
 	blk->n_layers++;
 	if (!l->path)
 		return err_num(err, ERR_INTERNAL, ENOMEM, "open the backing file of '%s'", image);
